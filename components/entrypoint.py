@@ -1,0 +1,209 @@
+"""From a container's command line to a library call and back: the contract between Kubeflow and every step.
+
+A step is started either by Kubeflow with one `--executor-input` JSON message, or by hand with plain flags. Both become the
+same `StepRun`. Bad input ends with exit code 2 and one line; `executor_output.json` is written last, when all outputs are
+complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, NoReturn
+
+from llm_retriever import files
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.settings import SettingsClass, build, parameters
+
+MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
+EXIT_FAILED = 1
+
+
+@dataclasses.dataclass
+class StepRun(Generic[SettingsClass]):
+    """One execution of a step: where its inputs lie, where its outputs go, and its settings.
+
+    Attributes:
+        inputs: Path of every input artifact, by name.
+        outputs: Path that every output artifact must be written to, by name.
+        metadata: Numbers and texts that Kubeflow shows beside an output artifact; filled by the step.
+        results: Output parameters; filled by the step.
+    """
+
+    settings: SettingsClass
+    inputs: dict[str, Path]
+    outputs: dict[str, Path]
+    metadata: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    results: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Generic[SettingsClass]):
+    """A step as its `__main__.py` declares it.
+
+    Attributes:
+        name: Folder under `components/`.
+        settings: Its settings class in `llm_retriever.settings`.
+        run: The adapter: unpacks a `StepRun` and calls the library. Heavy imports happen inside.
+        inputs: Name and meaning of the input artifacts.
+        outputs: Name and meaning of the output artifacts.
+        results: Name and meaning of the output parameters.
+    """
+
+    name: str
+    settings: type[SettingsClass]
+    run: Callable[[StepRun[SettingsClass]], None]
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    results: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def main(self, arguments: list[str] | None = None) -> NoReturn:
+        """Runs the step with a command line and ends the process: 0 done, 2 bad input, 1 anything else."""
+        sys.exit(self.execute(arguments))
+
+    def execute(self, arguments: list[str] | None = None) -> int:
+        """Runs the step with a command line and returns its exit code."""
+        given = self.parser().parse_args(arguments)
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            if given.executor_input is not None:
+                self._run_for_kubeflow(given.executor_input)
+            else:
+                self._run_by_hand(given)
+        except InputError as error:
+            if given.debug:
+                traceback.print_exc()
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+            return EXIT_BAD_INPUT
+        except Exception as error:
+            if not given.debug:
+                print(
+                    f"{self.name}: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr, flush=True
+                )
+            else:
+                traceback.print_exc()
+            return EXIT_FAILED
+        return 0
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The command line: a flag for every artifact and setting, or `--executor-input` alone."""
+        summary = (self.settings.__doc__ or "").strip()
+        parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=summary)
+        parser.add_argument("--executor-input", metavar="JSON", help="Kubeflow's message; replaces all other flags.")
+        parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        for title, artifacts in (("inputs", self.inputs), ("outputs", self.outputs)):
+            group = parser.add_argument_group(title)
+            for name, meaning in artifacts.items():
+                group.add_argument(_flag(name), dest=name, metavar="PATH", help=_escaped(meaning))
+        group = parser.add_argument_group("settings")
+        for name, p in parameters(self.settings).items():
+            shown = f"{p.help} (default: {p.default!r})"
+            if p.choices:
+                shown = f"{p.help} One of {', '.join(repr(c) for c in p.choices)} (default: {p.default!r})"
+            group.add_argument(_flag(name), dest=name, metavar=p.type.__name__.upper(), help=_escaped(shown))
+        return parser
+
+    def _run_by_hand(self, given: argparse.Namespace) -> None:
+        missing = [name for name in (*self.inputs, *self.outputs) if getattr(given, name) is None]
+        if missing:
+            raise InputError("is missing", field=_flag(missing[0]), mend="give it a path; --help lists all flags")
+        names = parameters(self.settings)
+        settings = build(self.settings, {n: getattr(given, n) for n in names if getattr(given, n) is not None})
+        inputs = {name: Path(getattr(given, name)) for name in self.inputs}
+        _check_present(inputs)
+        run = StepRun(settings, inputs, {name: Path(getattr(given, name)) for name in self.outputs})
+        self.run(run)
+        for name, value in run.results.items():
+            print(f"{name}: {value}")
+
+    def _run_for_kubeflow(self, text: str) -> None:
+        message = ExecutorInput(text)
+        settings = build(self.settings, message.parameters)
+        _check_present(message.inputs)
+        run = StepRun(settings, message.inputs, message.outputs)
+        self.run(run)
+        message.finish(run)
+
+
+class ExecutorInput:
+    """Kubeflow's message to a step, and the answer to it.
+
+    Args:
+        text: What the launcher puts for the placeholder `{{$}}`.
+
+    Raises:
+        InputError: The text is not such a message.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            message = json.loads(text)
+            outputs = message["outputs"]
+            self._target = Path(outputs["outputFile"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"not an executor input ({error})", field="--executor-input", mend="leave it to Kubeflow"
+            ) from None
+        given = message.get("inputs", {})
+        self.parameters: dict[str, Any] = given.get("parameterValues", {})
+        self.inputs = {name: local_path(value["artifacts"][0]) for name, value in given.get("artifacts", {}).items()}
+        self._artifacts = {name: value["artifacts"][0] for name, value in outputs.get("artifacts", {}).items()}
+        self.outputs = {name: local_path(artifact) for name, artifact in self._artifacts.items()}
+        for path in (self._target, *self.outputs.values()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def finish(self, run: StepRun[Any]) -> None:
+        """Writes `executor_output.json`; every output artifact is named in it, because an unnamed one is lost locally."""
+        answer = {
+            "parameterValues": run.results,
+            "artifacts": {name: {"artifacts": [self._answer(name, run)]} for name in self._artifacts},
+        }
+        with files.atomic_file(self._target) as draft:
+            draft.write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
+
+    def _answer(self, name: str, run: StepRun[Any]) -> dict[str, Any]:
+        artifact = self._artifacts[name]
+        kept = {key: artifact[key] for key in ("name", "uri") if key in artifact}
+        metadata = {**artifact.get("metadata", {}), **run.metadata.get(name, {})}
+        return {**kept, "metadata": {key: value for key, value in metadata.items() if _is_presentable(value)}}
+
+
+def local_path(artifact: Mapping[str, Any]) -> Path:
+    """Where the launcher put an artifact, or wants it to be put."""
+    uri = artifact["uri"]
+    scheme = next((s for s in MOUNTS if uri.startswith(s)), None)
+    mounted = MOUNTS[scheme] + uri[len(scheme) :] if scheme else uri
+    return Path(artifact.get("customPath") or mounted)
+
+
+def _is_presentable(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _check_present(inputs: Mapping[str, Path]) -> None:
+    for name, path in inputs.items():
+        if not path.exists():
+            raise InputError(
+                "no such file or directory", file=path, field=_flag(name), mend="give the output of an earlier step"
+            )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM becomes an ordinary exit, so that temporary files are removed and checkpoints written."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,145 @@
+"""The card of a retriever: everything that must be the same in training and in encoding, and where the model comes from.
+
+A model without a card is not encoded with. An index remembers the digest of the card and refuses queries of another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.methods import Method, Wording
+
+CARD_FILE = "retriever_card.json"
+LINEAGE_FILE = "backbone.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what was done (`ql`, `contrastive`, `pretraining`), how, and with which data.
+
+    Attributes:
+        settings: Resolved hyper-parameters (the recipe with every override).
+        data: Digest of the training data.
+        seconds: Wall-clock time.
+        examples: Training examples seen.
+    """
+
+    stage: str
+    settings: dict[str, Any]
+    data: str = ""
+    seconds: float = 0.0
+    examples: int = 0
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model's weights come from.
+
+    Attributes:
+        source: Directory name, URI or hub id of the backbone.
+        revision: Commit of a hub model, else "".
+        digest: SHA-256 over the backbone's weight files.
+        stages: What was trained on top of it, in order.
+    """
+
+    source: str
+    revision: str = ""
+    digest: str = ""
+    stages: tuple[Stage, ...] = ()
+
+    def then(self, stage: Stage) -> Lineage:
+        """The lineage of a model after one more stage."""
+        return dataclasses.replace(self, stages=(*self.stages, stage))
+
+
+@dataclass(frozen=True)
+class RetrieverCard:
+    """How a retriever words texts, reads out vectors and scores, and where it comes from."""
+
+    method: str
+    recipe: str
+    query: Wording
+    passage: Wording
+    embedding_tokens: tuple[str, ...]
+    pooling: str
+    attention: str
+    padding_side: str
+    normalise: bool
+    title_joiner: str
+    query_length: int
+    passage_length: int
+    lineage: Lineage
+    score: str = "inner_product"
+    weights: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, method: Method, lineage: Lineage, *, weights: str = "", versions: dict[str, str] | None = None
+    ) -> RetrieverCard:
+        """The card of a model that is used the way `method` says; `weights` is the SHA-256 over its weight files."""
+        shared = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(method)}
+        values = {name: getattr(method, name) for name in shared}
+        return cls(method=method.name, lineage=lineage, weights=weights, versions=versions or {}, **values)
+
+    def digest(self) -> str:
+        """SHA-256 over all that decides the vectors: wording, read-out, lengths and weights (not the versions)."""
+        content = dataclasses.asdict(self)
+        del content["versions"], content["lineage"]
+        return files.digest(content)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the card into a retriever's directory."""
+        files.write_json(Path(directory) / CARD_FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> RetrieverCard:
+        """Reads the card of a retriever's directory.
+
+        Raises:
+            InputError: There is no card, or it is not one.
+        """
+        path = Path(directory) / CARD_FILE
+        content = files.read_json(
+            path, mend="give the output of tune_retriever; a model without a card is not encoded with"
+        )
+        return _validated(cls, content, path)
+
+
+def save_lineage(directory: str | Path, lineage: Lineage) -> None:
+    """Writes a backbone's lineage into its directory."""
+    files.write_json(Path(directory) / LINEAGE_FILE, dataclasses.asdict(lineage))
+
+
+def load_lineage(directory: str | Path) -> Lineage:
+    """Reads a backbone's lineage.
+
+    Raises:
+        InputError: The directory is not the output of fetch_backbone or adapt_backbone.
+    """
+    path = Path(directory) / LINEAGE_FILE
+    return _validated(Lineage, files.read_json(path, mend="give the output of fetch_backbone or adapt_backbone"), path)
+
+
+def _validated(kind: Any, content: Any, path: Path) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            first["msg"], file=path, field=where, mend="make it anew with the step that wrote it"
+        ) from None
+
+
+def weights_digest(directory: str | Path) -> str:
+    """SHA-256 over the names and bytes of a model directory's safetensors files."""
+    weights = sorted(Path(directory).glob("*.safetensors"))
+    return files.digest([[path.name, files.sha256_of_file(path)] for path in weights])

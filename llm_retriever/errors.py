@@ -1,0 +1,43 @@
+"""The one error that users cause: it names the place and the mend, and ends a step with exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EXIT_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """Something that was given to a step cannot be used as it is.
+
+    Args:
+        problem: What is wrong, without a full stop: ``"the text is empty"``.
+        file: The file or URI at fault.
+        line: Its 1-based line number.
+        field: The field, parameter or column at fault.
+        mend: What to do about it: ``"remove the line or give it a text"``.
+
+    ``str(error)`` is one line: ``corpus.jsonl:17: field "text": the text is empty; remove the line or give it a text``.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        mend: str = "",
+    ) -> None:
+        self.problem, self.file, self.line, self.field, self.mend = problem, file, line, field, mend
+        super().__init__(self._one_line())
+
+    def _one_line(self) -> str:
+        place = "" if self.file is None else str(self.file)
+        if place and self.line is not None:
+            place += f":{self.line}"
+        parts = [place] if place else []
+        if self.field is not None:
+            parts.append(f'field "{self.field}"')
+        parts.append(self.problem + (f"; {self.mend}" if self.mend else ""))
+        return " ".join(": ".join(parts).split())
