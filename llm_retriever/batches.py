@@ -1,0 +1,55 @@
+"""Rows of token ids into padded tensors, and hidden states into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple_of: int = 1) -> dict[str, Tensor]:
+    """Pads rows of ids to the longest one.
+
+    Args:
+        rows: Token ids, one sequence a row.
+        pad: Id that fills up; masks come from the lengths, so it may also be a real token's id.
+        side: `left` or `right`.
+        multiple_of: The width is rounded up to a multiple of this.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 [rows, width]; the mask is 1 on real tokens.
+    """
+    width = max((len(row) for row in rows), default=0)
+    width = -(-width // multiple_of) * multiple_of
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def read_out(hidden: Tensor, mask: Tensor, pooling: str, normalise: bool) -> Tensor:
+    """Reads one vector a row out of the last hidden states.
+
+    Args:
+        hidden: Float [rows, width, dimension].
+        mask: [rows, width]; non-zero on real tokens, on whichever side the padding is.
+        pooling: `last` = the state at the last real token (the embedding token).
+        normalise: Scale each vector to length 1.
+
+    Returns:
+        float32 [rows, dimension].
+
+    Raises:
+        ValueError: The pooling is unknown.
+    """
+    if pooling != "last":
+        raise ValueError(f"unknown pooling {pooling!r}")
+    width = mask.shape[1]
+    last = width - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
+    vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
+    return functional.normalize(vectors, dim=-1) if normalise else vectors
