@@ -60,6 +60,25 @@ CheckpointUri = Annotated[
 CheckpointMinutes = Annotated[float, Field(gt=0, description="Minutes between checkpoints.")]
 
 
+SourceFingerprint = Annotated[
+    str,
+    Field(
+        description="What fingerprint_sources saw at the source; it has no effect but that a changed source is not taken "
+        "from Kubeflow's cache."
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class FingerprintSettings:
+    """`fingerprint_sources`: what the corpus and the backbone consist of right now, so that changes are noticed."""
+
+    corpus_uri: Annotated[str, Field(min_length=1, description="Source of the collection, as for prepare_corpus.")] = (
+        "demo:python-docs"
+    )
+    backbone: Annotated[str, Field(min_length=1, description="The backbone, as for fetch_backbone.")] = "scratch:small"
+
+
 @dataclasses.dataclass(frozen=True)
 class CorpusSettings:
     """`prepare_corpus`: where the collection comes from and how it is cleaned."""
@@ -92,6 +111,7 @@ class CorpusSettings:
         int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
     ] = 0
     seed: Seed = 17
+    source_fingerprint: SourceFingerprint = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +138,7 @@ class BackboneSettings:
     ] = 8192
     precision: Precision = "auto"
     seed: Seed = 17
+    source_fingerprint: SourceFingerprint = ""
 
 
 @dataclasses.dataclass(frozen=True)

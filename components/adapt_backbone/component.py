@@ -1,0 +1,42 @@
+"""What Kubeflow sees of the step `adapt_backbone`."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, HTML, Input, Metrics, Model, Output
+
+from components.definition import container, documented
+from components.adapt_backbone.__main__ import STEP
+
+
+@dsl.container_component
+@documented(STEP)
+def adapt_backbone(
+    backbone: Input[Model],
+    collection: Input[Dataset],
+    training_set: Input[Dataset],
+    adapted: Output[Model],
+    curves: Output[HTML],
+    metrics: Output[Metrics],
+    method: str,
+    recipe: str,
+    tune: str,
+    corruption_ratio: float,
+    corruption_unit: str,
+    attention_block: str,
+    loss_on: str,
+    query_length: int,
+    passage_length: int,
+    epochs: float,
+    max_steps: int,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int,
+    gradient_checkpointing: str,
+    precision: str,
+    deepspeed: str,
+    processes: int,
+    checkpoint_uri: str,
+    checkpoint_minutes: float,
+    seed: int,
+) -> dsl.ContainerSpec:
+    """Stage one: prepares the backbone for embedding, by query-likelihood modelling or not at all."""
+    return container(STEP, "gpu")

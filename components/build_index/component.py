@@ -1,0 +1,23 @@
+"""What Kubeflow sees of the step `build_index`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components.definition import container, documented
+from components.build_index.__main__ import STEP
+
+
+@dsl.container_component
+@documented(STEP)
+def build_index(
+    retriever: Input[Model],
+    collection: Input[Dataset],
+    index: Output[Artifact],
+    passage_length: int,
+    batch_tokens: int,
+    shard_passages: int,
+    dtype: str,
+    precision: str,
+) -> dsl.ContainerSpec:
+    """Encodes the corpus in shards and describes them as a searchable index."""
+    return container(STEP, "gpu")

@@ -1,0 +1,42 @@
+"""What Kubeflow sees of the step `tune_retriever`."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, HTML, Input, Metrics, Model, Output
+
+from components.definition import container, documented
+from components.tune_retriever.__main__ import STEP
+
+
+@dsl.container_component
+@documented(STEP)
+def tune_retriever(
+    adapted: Input[Model],
+    collection: Input[Dataset],
+    training_set: Input[Dataset],
+    retriever: Output[Model],
+    curves: Output[HTML],
+    metrics: Output[Metrics],
+    method: str,
+    recipe: str,
+    tune: str,
+    passages_per_query: int,
+    temperature: float,
+    lora_rank: int,
+    lora_alpha: int,
+    query_length: int,
+    passage_length: int,
+    epochs: float,
+    max_steps: int,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int,
+    gradient_checkpointing: str,
+    precision: str,
+    deepspeed: str,
+    processes: int,
+    checkpoint_uri: str,
+    checkpoint_minutes: float,
+    seed: int,
+) -> dsl.ContainerSpec:
+    """Stage two: contrastive tuning with hard and in-batch negatives."""
+    return container(STEP, "gpu")
