@@ -1,0 +1,219 @@
+"""The training set: for every training query its positives and its mined hard negatives, each with its provenance.
+
+Texts stay in the collection; `training_set.jsonl` holds ids, one query a line, and `training_set.json` the recipe that
+made it and its counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+
+if TYPE_CHECKING:
+    from llm_retriever.collection import Collection
+
+EXAMPLES_FILE = "training_set.jsonl"
+MANIFEST_FILE = "training_set.json"
+FORMAT = 1
+MEND_DIRECTORY = "give the output of mine_negatives"
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A hard negative and where it was found.
+
+    Attributes:
+        id: Id of the passage.
+        source: Which miner found it: ``"bm25"``.
+        rank: Its 1-based rank in that miner's list.
+        score: Its score there, in that miner's own unit.
+    """
+
+    id: str
+    source: str
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A training query with the ids of its positives (at least one) and its negatives (there may be none)."""
+
+    query_id: str
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[Negative, ...]
+
+
+class TrainingSet:
+    """A training set on disk; examples are read one at a time.
+
+    Args:
+        directory: Where `training_set.jsonl` and `training_set.json` lie.
+        manifest: The content of `training_set.json`.
+        known: The ids that positives and negatives may name; None = they are not checked.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], known: Container[str] | None = None) -> None:
+        self.directory, self.manifest, self._known = directory, manifest, known
+
+    @classmethod
+    def open(cls, path: str | Path, collection: Collection | None = None) -> TrainingSet:
+        """Opens a training set; with the `collection` it belongs to, every id that it names is checked as it is read.
+
+        Raises:
+            InputError: The directory is not a training set, or was mined from another collection.
+        """
+        directory = Path(path)
+        file = directory / MANIFEST_FILE
+        manifest = files.read_json(file, mend=MEND_DIRECTORY)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("examples"), int):
+            raise InputError("not the manifest of a training set", file=file, field="examples", mend=MEND_DIRECTORY)
+        if not (directory / EXAMPLES_FILE).is_file():
+            raise InputError("no such file", file=directory / EXAMPLES_FILE, mend=MEND_DIRECTORY)
+        if collection is None:
+            return cls(directory, manifest)
+        if manifest.get("collection") != collection.fingerprint:
+            raise InputError(
+                f"mined from another collection than {collection.directory}",
+                file=file,
+                field="collection",
+                mend="mine the negatives again from this collection",
+            )
+        return cls(directory, manifest, collection.lookup())
+
+    def __len__(self) -> int:
+        return int(self.manifest["examples"])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the examples."""
+        return files.sha256_of_file(self.directory / EXAMPLES_FILE)
+
+    def examples(self) -> Iterator[TrainingExample]:
+        """Streams the examples in the order of the file.
+
+        Raises:
+            InputError: A line is not a usable example, or there are not as many as the manifest says.
+        """
+        path = self.directory / EXAMPLES_FILE
+        number = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007 - the count is checked after the loop
+                yield _example(line, path, number, self._known)
+        if number != len(self):
+            raise InputError(
+                f"has {number} examples where {MANIFEST_FILE} says {len(self)}", file=path, mend="mine it again"
+            )
+
+
+def check(training_set: TrainingSet, collection: Collection) -> None:
+    """Reads every example and looks every id up in `collection`.
+
+    Raises:
+        InputError: The first line that is unusable or names a passage that the collection does not have.
+    """
+    for _ in TrainingSet(training_set.directory, training_set.manifest, collection.lookup()).examples():
+        pass
+
+
+def write_training_set(
+    directory: str | Path,
+    examples: Iterable[TrainingExample],
+    recipe: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    collection: Collection,
+) -> dict[str, Any]:
+    """Writes a training set; `directory` appears when it is complete.
+
+    Args:
+        directory: Where to; an existing one is replaced.
+        examples: Read once, written as they come.
+        recipe: How the negatives were chosen: sources, depth, rank floor, score ceiling, seed.
+        counts: What came of it. Read after the last example, so that a generator can fill it.
+        collection: Where the ids belong to.
+
+    Returns:
+        The manifest.
+    """
+    written = 0
+    with files.atomic_directory(directory) as draft:
+        with (draft / EXAMPLES_FILE).open("w", encoding="utf-8", newline="\n") as lines:
+            for example in examples:
+                lines.write(_as_line(example))
+                written += 1
+        manifest = {
+            "format": FORMAT,
+            "examples": written,
+            "collection": collection.fingerprint,
+            "recipe": dict(recipe),
+            "counts": dict(counts),
+            "sha256": files.sha256_of_file(draft / EXAMPLES_FILE),
+        }
+        files.write_json(draft / MANIFEST_FILE, manifest)
+    return manifest
+
+
+def _as_line(example: TrainingExample) -> str:
+    row = {
+        "query_id": example.query_id,
+        "query": example.query,
+        "positives": [{"id": passage} for passage in example.positives],
+        "negatives": [{"id": n.id, "source": n.source, "rank": n.rank, "score": n.score} for n in example.negatives],
+    }
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _example(line: bytes, path: Path, number: int, known: Container[str] | None) -> TrainingExample:
+    """Turns a line into an example, or tells what is wrong with it."""
+
+    def fault(problem: str, field: str | None, mend: str) -> InputError:
+        return InputError(problem, file=path, line=number, field=field, mend=mend)
+
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise fault(f"not valid JSON ({error})", None, "mend the line or mine again") from None
+    if not isinstance(row, dict):
+        raise fault("not a JSON object", None, "mend the line or mine again")
+    for field, kind in (("query_id", str), ("query", str), ("positives", list), ("negatives", list)):
+        if not isinstance(row.get(field), kind):
+            what = "the wrong type" if field in row else "missing"
+            raise fault(f"is {what}", field, f"give a {'text' if kind is str else 'list'}")
+    if not row["query"].strip():
+        raise fault("the query is empty", "query", "remove the line or give it a text")
+    if not row["positives"]:
+        raise fault("the query has no positives", "positives", "remove the line or name a relevant passage")
+    try:
+        positives = tuple(_passage_id(entry) for entry in row["positives"])
+        negatives = tuple(_negative(entry) for entry in row["negatives"])
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"an entry is missing {error}" if isinstance(error, KeyError) else str(error)
+        raise fault(problem, "negatives" if "positives" in locals() else "positives", "mine again") from None
+    for field, ids in (("positives", positives), ("negatives", tuple(n.id for n in negatives))):
+        unknown = None if known is None else next((i for i in ids if i not in known), None)
+        if unknown is not None:
+            raise fault(f"names passage {unknown!r}, which is not in the collection", field, "remove it or mine again")
+    return TrainingExample(row["query_id"], row["query"], positives, negatives)
+
+
+def _passage_id(entry: dict[str, Any]) -> str:
+    identifier = entry["id"]
+    if not isinstance(identifier, str):
+        raise TypeError(f"id {identifier!r} is not a text")
+    return identifier
+
+
+def _negative(entry: dict[str, Any]) -> Negative:
+    rank, score = int(entry["rank"]), float(entry["score"])
+    if not math.isfinite(score):
+        raise ValueError(f"the score of {entry['id']!r} is not a number")
+    return Negative(_passage_id(entry), str(entry["source"]), rank, score)
