@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES_FILE = "training_set.jsonl"
 MANIFEST_FILE = "training_set.json"
 FORMAT = 1
+FIELDS = (("query_id", str, "text"), ("query", str, "text"), ("positives", list, "list"), ("negatives", list, "list"))
 MEND_DIRECTORY = "give the output of mine_negatives"
 
 
@@ -107,7 +108,7 @@ class TrainingSet:
         path = self.directory / EXAMPLES_FILE
         number = 0
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 - the count is checked after the loop
+            for number, line in enumerate(lines, 1):
                 yield _example(line, path, number, self._known)
         if number != len(self):
             raise InputError(
@@ -156,7 +157,6 @@ def write_training_set(
             "collection": collection.fingerprint,
             "recipe": dict(recipe),
             "counts": dict(counts),
-            "sha256": files.sha256_of_file(draft / EXAMPLES_FILE),
         }
         files.write_json(draft / MANIFEST_FILE, manifest)
     return manifest
@@ -173,47 +173,52 @@ def _as_line(example: TrainingExample) -> str:
 
 
 def _example(line: bytes, path: Path, number: int, known: Container[str] | None) -> TrainingExample:
-    """Turns a line into an example, or tells what is wrong with it."""
-
-    def fault(problem: str, field: str | None, mend: str) -> InputError:
-        return InputError(problem, file=path, line=number, field=field, mend=mend)
-
     try:
-        row = json.loads(line)
+        return _validated(json.loads(line), known)
     except ValueError as error:
-        raise fault(f"not valid JSON ({error})", None, "mend the line or mine again") from None
+        problem, field = f"not valid JSON ({error})", None
+    except _Fault as fault:
+        problem, field = fault.problem, fault.field
+    raise InputError(problem, file=path, line=number, field=field, mend="correct the line, or mine again")
+
+
+class _Fault(Exception):
+    def __init__(self, problem: str, field: str | None = None) -> None:
+        self.problem, self.field = problem, field
+
+
+def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
     if not isinstance(row, dict):
-        raise fault("not a JSON object", None, "mend the line or mine again")
-    for field, kind in (("query_id", str), ("query", str), ("positives", list), ("negatives", list)):
-        if not isinstance(row.get(field), kind):
-            what = "the wrong type" if field in row else "missing"
-            raise fault(f"is {what}", field, f"give a {'text' if kind is str else 'list'}")
+        raise _Fault("not a JSON object")
+    for field, kind, wanted in FIELDS:
+        if field not in row:
+            raise _Fault("is missing", field)
+        if not isinstance(row[field], kind):
+            raise _Fault(f"is not a {wanted}", field)
     if not row["query"].strip():
-        raise fault("the query is empty", "query", "remove the line or give it a text")
+        raise _Fault("the query is empty", "query")
     if not row["positives"]:
-        raise fault("the query has no positives", "positives", "remove the line or name a relevant passage")
-    try:
-        positives = tuple(_passage_id(entry) for entry in row["positives"])
-        negatives = tuple(_negative(entry) for entry in row["negatives"])
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"an entry is missing {error}" if isinstance(error, KeyError) else str(error)
-        raise fault(problem, "negatives" if "positives" in locals() else "positives", "mine again") from None
-    for field, ids in (("positives", positives), ("negatives", tuple(n.id for n in negatives))):
-        unknown = None if known is None else next((i for i in ids if i not in known), None)
-        if unknown is not None:
-            raise fault(f"names passage {unknown!r}, which is not in the collection", field, "remove it or mine again")
-    return TrainingExample(row["query_id"], row["query"], positives, negatives)
+        raise _Fault("the query has no positives", "positives")
+    positives = tuple(_passage_id(entry, "positives", known) for entry in row["positives"])
+    return TrainingExample(
+        row["query_id"], row["query"], positives, tuple(_negative(entry, known) for entry in row["negatives"])
+    )
 
 
-def _passage_id(entry: dict[str, Any]) -> str:
-    identifier = entry["id"]
+def _passage_id(entry: Any, field: str, known: Container[str] | None) -> str:
+    identifier = entry.get("id") if isinstance(entry, dict) else None
     if not isinstance(identifier, str):
-        raise TypeError(f"id {identifier!r} is not a text")
+        raise _Fault("an entry has no id", field)
+    if known is not None and identifier not in known:
+        raise _Fault(f"names passage {identifier!r}, which is not in the collection", field)
     return identifier
 
 
-def _negative(entry: dict[str, Any]) -> Negative:
-    rank, score = int(entry["rank"]), float(entry["score"])
-    if not math.isfinite(score):
-        raise ValueError(f"the score of {entry['id']!r} is not a number")
-    return Negative(_passage_id(entry), str(entry["source"]), rank, score)
+def _negative(entry: Any, known: Container[str] | None) -> Negative:
+    identifier = _passage_id(entry, "negatives", known)
+    source, rank, score = entry.get("source"), entry.get("rank"), entry.get("score")
+    if not isinstance(source, str) or not isinstance(rank, int):
+        raise _Fault(f"passage {identifier!r} lacks its source or its rank", "negatives")
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        raise _Fault(f"the score of passage {identifier!r} is not a number", "negatives")
+    return Negative(identifier, source, rank, float(score))
