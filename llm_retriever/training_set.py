@@ -177,28 +177,28 @@ def _example(line: bytes, path: Path, number: int, known: Container[str] | None)
         return _validated(json.loads(line), known)
     except ValueError as error:
         problem, field = f"not valid JSON ({error})", None
-    except _Fault as fault:
+    except _LineError as fault:
         problem, field = fault.problem, fault.field
     raise InputError(problem, file=path, line=number, field=field, mend="correct the line, or mine again")
 
 
-class _Fault(Exception):
+class _LineError(Exception):
     def __init__(self, problem: str, field: str | None = None) -> None:
         self.problem, self.field = problem, field
 
 
 def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
     if not isinstance(row, dict):
-        raise _Fault("not a JSON object")
+        raise _LineError("not a JSON object")
     for field, kind, wanted in FIELDS:
         if field not in row:
-            raise _Fault("is missing", field)
+            raise _LineError("is missing", field)
         if not isinstance(row[field], kind):
-            raise _Fault(f"is not a {wanted}", field)
+            raise _LineError(f"is not a {wanted}", field)
     if not row["query"].strip():
-        raise _Fault("the query is empty", "query")
+        raise _LineError("the query is empty", "query")
     if not row["positives"]:
-        raise _Fault("the query has no positives", "positives")
+        raise _LineError("the query has no positives", "positives")
     positives = tuple(_passage_id(entry, "positives", known) for entry in row["positives"])
     return TrainingExample(
         row["query_id"], row["query"], positives, tuple(_negative(entry, known) for entry in row["negatives"])
@@ -208,9 +208,9 @@ def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
 def _passage_id(entry: Any, field: str, known: Container[str] | None) -> str:
     identifier = entry.get("id") if isinstance(entry, dict) else None
     if not isinstance(identifier, str):
-        raise _Fault("an entry has no id", field)
+        raise _LineError("an entry has no id", field)
     if known is not None and identifier not in known:
-        raise _Fault(f"names passage {identifier!r}, which is not in the collection", field)
+        raise _LineError(f"names passage {identifier!r}, which is not in the collection", field)
     return identifier
 
 
@@ -218,7 +218,7 @@ def _negative(entry: Any, known: Container[str] | None) -> Negative:
     identifier = _passage_id(entry, "negatives", known)
     source, rank, score = entry.get("source"), entry.get("rank"), entry.get("score")
     if not isinstance(source, str) or not isinstance(rank, int):
-        raise _Fault(f"passage {identifier!r} lacks its source or its rank", "negatives")
+        raise _LineError(f"passage {identifier!r} lacks its source or its rank", "negatives")
     if not isinstance(score, int | float) or not math.isfinite(score):
-        raise _Fault(f"the score of passage {identifier!r} is not a number", "negatives")
+        raise _LineError(f"the score of passage {identifier!r} is not a number", "negatives")
     return Negative(identifier, source, rank, float(score))
