@@ -273,7 +273,7 @@ class EvaluationSettings:
         str, Field(description="Query splits to evaluate, separated by commas; empty = all but train.")
     ] = ""
     depth: Annotated[int, Field(ge=1, le=10_000, description="Passages searched per query.")] = 1000
-    metrics: Annotated[
+    measures: Annotated[
         str, Field(min_length=1, description="Metrics, separated by commas: mrr@K, ndcg@K, recall@K, map.")
     ] = "mrr@10,ndcg@10,recall@100,recall@1000"
     primary_metric: Annotated[

@@ -21,7 +21,7 @@ def evaluate(
     metrics: Output[Metrics],
     splits: str,
     depth: int,
-    metrics: str,
+    measures: str,
     primary_metric: str,
     relevance_level: int,
     query_length: int,
