@@ -1,0 +1,203 @@
+"""Runs a compiled pipeline on this machine: KFP's own orchestrator, each container's command as a host process.
+
+KFP's subprocess runner refuses container components and has no place to plug in another runner; what can be exchanged is
+the handler of a task, which the orchestrator looks up anew for every task. Everything else (order, placeholders, artifacts,
+cache) stays KFP's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kfp import components, local
+from kfp.local import pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
+
+from llm_retriever.errors import EXIT_BAD_INPUT
+from llm_retriever.progress import seconds_as_text
+
+ROOT = Path(__file__).parents[1]
+CACHE_HIT = re.compile(r"Task (\S+) cache hit")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecord:
+    """What became of one step: `ran`, `cached` or `failed`, in how many seconds and with how many bytes at its peak."""
+
+    name: str
+    outcome: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclasses.dataclass
+class Journal:
+    """The steps so far; prints one line when a step starts and one when it ends."""
+
+    steps: int
+    records: list[StepRecord] = dataclasses.field(default_factory=list)
+    exit_code: int = 0
+
+    def started(self, name: str) -> None:
+        """Announces a step."""
+        _say(f"[{len(self.records) + 1}/{self.steps}] {name} …")
+
+    def ended(self, record: StepRecord) -> None:
+        """Records a step and reports on it."""
+        self.records.append(record)
+        count = f"[{len(self.records)}/{self.steps}] {record.name}"
+        if record.outcome == "cached":
+            _say(f"{count}: unchanged, taken from the cache")
+        else:
+            _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}, peak {record.peak_bytes / 2**20:,.0f} MiB")
+
+
+class HostTask(task_handler_interface.ITaskHandler):
+    """One container command as a process of this machine, with this Python instead of the image's."""
+
+    journal: ClassVar[Journal]
+
+    def __init__(
+        self,
+        image: str,
+        full_command: list[str],
+        pipeline_root: str,
+        runner: local.SubprocessRunner,
+        env_vars: dict[str, str] | None = None,
+    ) -> None:
+        program, *arguments = full_command  # placeholders are already replaced
+        self.command = [sys.executable if program == "python" else program, *arguments]
+        self.name = full_command[2].removeprefix("components.")
+        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+    def run(self) -> status.Status:
+        """Runs the step to its end."""
+        self.journal.started(self.name)
+        started = time.monotonic()
+        process = subprocess.Popen(self.command, env=self.environment)
+        try:
+            _, wait_status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        code = process.returncode = os.waitstatus_to_exitcode(wait_status)
+        outcome = "done" if code == 0 else "stopped by bad input" if code == EXIT_BAD_INPUT else f"FAILED (exit code {code})"
+        self.journal.exit_code = code if code in (0, EXIT_BAD_INPUT) else 1
+        # ru_maxrss is in KiB on Linux and in bytes on macOS.
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self.journal.ended(StepRecord(self.name, outcome, time.monotonic() - started, peak))
+        return status.Status.SUCCESS if code == 0 else status.Status.FAILURE
+
+
+class _OnlySteps(logging.Filter):
+    """Drops KFP's running commentary from the root logger, and tells the journal of cache hits."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self.journal = journal
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        hit = CACHE_HIT.search(record.getMessage())
+        if hit:
+            self.journal.ended(StepRecord(hit.group(1).replace("-", "_"), "cached"))
+        return False
+
+
+@contextlib.contextmanager
+def tasks_on_this_machine(journal: Journal) -> Iterator[None]:
+    """While this is open, KFP's local tasks are processes of this machine and report to `journal`."""
+    original = subprocess_task_handler.SubprocessTaskHandler
+    handler = type("JournalledHostTask", (HostTask,), {"journal": journal})
+    only_steps = _OnlySteps(journal)
+    logging.getLogger().addFilter(only_steps)
+    subprocess_task_handler.SubprocessTaskHandler = handler
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
+            yield
+    finally:
+        subprocess_task_handler.SubprocessTaskHandler = original
+        logging.getLogger().removeFilter(only_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRun:
+    """The end of a run: its outputs (artifacts by name), its steps, and the exit code it should have."""
+
+    outputs: dict[str, Any]
+    records: list[StepRecord]
+    exit_code: int
+
+
+def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache: bool = True) -> LocalRun:
+    """Runs a compiled pipeline on this machine.
+
+    Args:
+        package: The YAML that would be uploaded to Kubeflow.
+        arguments: Pipeline parameters that differ from their defaults.
+        root: Everything goes here: `root/runs` and `root/cache`.
+        cache: Take unchanged steps from the cache; a change of this project's code makes every step new.
+    """
+    specification = components.load_component_from_file(str(package)).pipeline_spec
+    for task in specification.root.dag.tasks.values():
+        task.ClearField("retry_policy")  # a pod may come back on another node; a process here would fail the same way
+    journal = Journal(steps=len(specification.root.dag.tasks))
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root / "runs"),
+        raise_on_error=False,
+        enable_caching=cache,
+        cache_root=str(root / "cache" / code_digest()[:16]),
+    )
+    with tasks_on_this_machine(journal):
+        outputs = pipeline_orchestrator.run_local_pipeline(specification, arguments)
+    return LocalRun(outputs, journal.records, journal.exit_code)
+
+
+def code_digest() -> str:
+    """SHA-256 over the code that steps run; it enters the cache's place as an image's digest enters Kubeflow's keys."""
+    hashed = hashlib.sha256(sys.version.encode())
+    for package in ("llm_retriever", "components"):
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in {".py", ".jinja"}:
+                hashed.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()
+
+
+def timing_table(records: list[StepRecord]) -> str:
+    """Steps, outcomes and times, for the terminal."""
+    width = max((len(record.name) for record in records), default=0)
+    rows = [
+        f"  {r.name:<{width}}  {r.outcome:<8}  {seconds_as_text(r.seconds):>7}  {r.peak_bytes / 2**20:>8,.0f} MiB"
+        for r in records
+    ]
+    total = seconds_as_text(sum(record.seconds for record in records))
+    return "\n".join([*rows, f"  {'total':<{width}}  {'':<8}  {total:>7}"])
+
+
+def print_end(run: LocalRun, root: Path) -> None:
+    """Prints the results, the steps with their times, and where the report lies."""
+    print(timing_table(run.records), file=sys.stderr)
+    if run.exit_code:
+        return
+    for name, suffix in (("summary", ".md"), ("report", ".html")):
+        target = root / f"{name}{suffix}"
+        target.write_bytes(Path(run.outputs[name].uri).read_bytes())
+        print(target.read_text() if suffix == ".md" else f"report: {target}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
