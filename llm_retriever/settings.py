@@ -118,7 +118,7 @@ class CorpusSettings:
 class BackboneSettings:
     """`fetch_backbone`: which causal LM everything starts from."""
 
-    backbone: Annotated[
+    source: Annotated[
         str,
         Field(
             min_length=1,

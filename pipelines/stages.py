@@ -44,13 +44,13 @@ STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_U
 def parameter_name(prefix: str, setting: str) -> str:
     """The pipeline's name for a step's setting: `mine`, `depth` -> `mine_depth`; seed and the like belong to the run.
 
-    >>> parameter_name("backbone", "backbone"), parameter_name("tune", "seed"), parameter_name("tune", "processes")
+    >>> parameter_name("backbone", "source"), parameter_name("tune", "seed"), parameter_name("tune", "processes")
     ('backbone', 'run_seed', 'tune_gpus')
     """
     if setting in SHARED:
         return f"run_{setting}"
-    if setting == "backbone":
-        return setting
+    if (prefix, setting) == ("backbone", "source"):
+        return "backbone"
     return f"{prefix}_{RENAMED.get(setting, setting)}"
 
 

@@ -57,7 +57,7 @@ def train_retriever(
     corpus_cpus: str = "2",
     corpus_memory: str = "8Gi",
     # backbone
-    backbone: str = BackboneSettings.backbone,
+    backbone: str = BackboneSettings.source,
     backbone_revision: str = BackboneSettings.revision,
     backbone_scratch_tokens: int = BackboneSettings.scratch_tokens,
     backbone_scratch_vocabulary: int = BackboneSettings.scratch_vocabulary,

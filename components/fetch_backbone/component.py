@@ -12,7 +12,7 @@ from components.fetch_backbone.__main__ import STEP
 def fetch_backbone(
     collection: Input[Dataset],
     backbone: Output[Model],
-    backbone: str,
+    source: str,
     revision: str,
     scratch_tokens: int,
     scratch_vocabulary: int,

@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first target makes; nothing else has to be installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint compile golden readmes bench clean
+
+help:                       ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+run: $(VENV)/installed      ## run the demo on this machine; ARGS="corpus_uri=DIR adapt_method=none" changes parameters
+	$(BIN)/python -m pipelines run-local $(ARGS)
+
+test: $(VENV)/installed     ## linters and tests; TESTS=tests/mining runs a part
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/installed     ## linters alone
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+compile: $(VENV)/installed  ## write build/train_retriever.yaml; ARGS="--preset NAME" bakes a preset in
+	$(BIN)/python -m pipelines compile $(ARGS)
+
+golden: $(VENV)/installed   ## accept the compiled pipelines as they are now
+	$(BIN)/python -m tests.pipelines.golden
+
+readmes: $(VENV)/installed  ## write the components' READMEs anew from their signatures
+	$(BIN)/python -m pipelines.readmes
+
+bench: $(VENV)/installed    ## list the benchmarks and how to run them
+	@grep -h -A1 '^"""' benchmarks/*.py | grep -v '^--' ; echo "run: $(BIN)/python benchmarks/NAME.py --help"
+
+clean:                      ## remove runs, caches and checkpoints, but not .venv
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache
+
+# torch comes first: deepspeed is a source package that needs it, and the same pin brings the CUDA build where that is the default.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("llm-retriever needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@

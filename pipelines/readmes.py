@@ -1,0 +1,60 @@
+"""Writes each component's README from what it declares, so that the two never differ."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from components.entrypoint import Step
+from llm_retriever import files
+from llm_retriever.settings import Parameter, parameters
+
+FOLDER = Path(__file__).parents[1] / "components"
+
+
+def steps() -> list[str]:
+    """All steps, by the name of their folder."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
+
+
+def readme(name: str) -> str:
+    """The README of one step, in Markdown."""
+    step: Step[Any] = importlib.import_module(f"components.{name}.__main__").STEP
+    component = getattr(importlib.import_module(f"components.{name}.component"), name)
+    summary = component.description.split("\n\n")[0]
+    sections = [
+        f"# {name}\n\n{summary}\n",
+        _table("Inputs", {n: ("artifact", m) for n, m in step.inputs.items()}),
+        _table("Outputs", {n: ("artifact", m) for n, m in step.outputs.items()} | {n: ("parameter", m) for n, m in step.results.items()}),
+        _settings(list(parameters(step.settings).values())),
+        f"## By hand\n\n```\npython -m components.{name} --help\n```\n\nThe flags are the names above with `-` for `_`. "
+        "Exit codes: 0 done, 2 bad input (one line says what and where), 1 anything else; `--debug` shows the traceback.\n",
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _table(title: str, rows: dict[str, tuple[str, str]]) -> str:
+    if not rows:
+        return ""
+    lines = [f"| `{name}` | {kind} | {_cell(meaning)} |" for name, (kind, meaning) in rows.items()]
+    return "\n".join([f"## {title}\n", "| name | kind | meaning |", "|---|---|---|", *lines, ""])
+
+
+def _settings(settings: list[Parameter]) -> str:
+    lines = [f"| `{p.name}` | {p.type.__name__} | `{p.default!r}` | {_cell(_help(p))} |" for p in settings]
+    return "\n".join(["## Settings\n", "| name | type | default | meaning |", "|---|---|---|---|", *lines, ""])
+
+
+def _help(parameter: Parameter) -> str:
+    choices = ", ".join(f"`{choice!r}`" for choice in parameter.choices)
+    return f"{parameter.help} One of {choices}." if choices else parameter.help
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for step_name in steps():
+        files.write_text(FOLDER / step_name / "README.md", readme(step_name))

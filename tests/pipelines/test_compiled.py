@@ -1,0 +1,135 @@
+"""The compiled pipelines: accepted as they are, and only with what a real KFP backend resolves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from components.definition import image
+
+from pipelines.stages import STAGES
+from tests.pipelines.golden import DIRECTORY, PIPELINES, compiled
+
+GPU_STEPS = {"adapt-backbone", "tune-retriever", "build-index", "evaluate"}
+NEVER_CACHED = {"fingerprint-sources", "promote"}
+
+
+@pytest.fixture(scope="module", params=sorted(PIPELINES))
+def pipeline(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return next(yaml.safe_load_all(compiled(request.param)))
+
+
+def executors(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = pipeline["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): e["container"] for name, e in found.items() if "container" in e}
+
+
+def tasks(pipeline: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    dags = [pipeline["root"]["dag"], *(c["dag"] for c in pipeline["components"].values() if "dag" in c)]
+    for dag in dags:
+        yield from dag["tasks"].items()
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings(part)
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_the_compiled_pipeline_is_the_accepted_one(name: str) -> None:
+    accepted = (DIRECTORY / f"{name}.yaml").read_text()
+    assert compiled(name) == accepted, "if this is wanted, run `make golden` and read the difference before you commit it"
+
+
+def test_commands_are_plain_programs(pipeline: dict[str, Any]) -> None:
+    for name, container in executors(pipeline).items():
+        assert container["command"] == ["python", "-m", f"components.{name.replace('-', '_')}"]
+
+
+def test_the_executor_input_is_the_only_placeholder_among_the_arguments(pipeline: dict[str, Any]) -> None:
+    for container in executors(pipeline).values():
+        assert container["args"] == ["--executor-input", "{{$}}"]
+
+
+def test_nothing_uses_concatenation_or_if_present(pipeline: dict[str, Any]) -> None:
+    assert [text for text in strings(pipeline) if '"IfPresent"' in text or '"Concat"' in text] == []
+
+
+def test_every_task_passes_everything_that_its_component_declares(pipeline: dict[str, Any]) -> None:
+    for _, task in tasks(pipeline):
+        declared = pipeline["components"][task["componentRef"]["name"]].get("inputDefinitions", {})
+        passed = task.get("inputs", {})
+        for kind in ("parameters", "artifacts"):
+            missing = set(declared.get(kind, {})) - set(passed.get(kind, {}))
+            optional = {n for n, d in declared.get(kind, {}).items() if d.get("isOptional")}
+            assert missing == set()
+            assert optional == set()
+
+
+def test_constants_hold_no_pipeline_placeholder_inside_other_text(pipeline: dict[str, Any]) -> None:
+    for _, task in tasks(pipeline):
+        for text in strings(task.get("inputs", {})):
+            if "{{$.pipeline_" in text:
+                assert re.fullmatch(r"\{\{\$\.pipeline_\w+\}\}", text)
+
+
+def test_retries_outlast_the_step(pipeline: dict[str, Any]) -> None:
+    policies = {name: task["retryPolicy"] for name, task in tasks(pipeline) if "retryPolicy" in task}
+    assert policies
+    assert {policy["backoffMaxDuration"] for policy in policies.values()} == {"604800s"}
+
+
+def test_only_steps_that_look_outside_are_never_cached(pipeline: dict[str, Any]) -> None:
+    uncached = {name for name, task in tasks(pipeline) if not task.get("cachingOptions", {}).get("enableCache")}
+    assert uncached == NEVER_CACHED & set(dict(tasks(pipeline)))
+
+
+def test_gpu_steps_request_their_accelerator_and_cpu_steps_do_not(pipeline: dict[str, Any]) -> None:
+    requesting = {n for n, c in executors(pipeline).items() if "accelerator" in c.get("resources", {})}
+    assert requesting == GPU_STEPS & set(executors(pipeline))
+    for name in requesting:
+        accelerator = executors(pipeline)[name]["resources"]["accelerator"]
+        assert accelerator["resourceType"].startswith("{{$.inputs.parameters[")
+        assert accelerator["resourceCount"].startswith("{{$.inputs.parameters[")
+
+
+def test_gpu_steps_get_shared_memory() -> None:
+    platform = list(yaml.safe_load_all(compiled("train_retriever")))[1]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {n.removeprefix("exec-") for n, s in settings.items() if "emptyDirMounts" in s}
+    assert mounted == GPU_STEPS
+    assert all(settings[f"exec-{n}"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm" for n in mounted)
+
+
+def test_every_parameter_of_the_form_is_documented_and_sorted_by_stage(pipeline: dict[str, Any]) -> None:
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, p in form.items() if len(p.get("description", "")) < 15] == []
+    assert [name for name in form if name.split("_")[0] not in STAGES] == []
+    assert [name for name, p in form.items() if "defaultValue" not in p] == []
+
+
+def test_images_are_named_in_one_place(pipeline: dict[str, Any]) -> None:
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert form["run_cpu_image"]["defaultValue"] == image("cpu")
+    assert form["run_gpu_image"]["defaultValue"] == image("gpu")
+    assert {c["image"] for c in executors(pipeline).values()} == {
+        "{{$.inputs.parameters['pipelinechannel--run_cpu_image']}}",
+        "{{$.inputs.parameters['pipelinechannel--run_gpu_image']}}",
+    }
+
+
+def test_no_credentials_but_by_reference_to_a_secret() -> None:
+    documents = list(yaml.safe_load_all(compiled("train_retriever")))
+    secrets = json.dumps(documents[1])
+    assert "secretName" in secrets
+    assert not re.search(r"AKIA|aws_secret_access_key\s*=", json.dumps(documents))
