@@ -1,0 +1,258 @@
+"""What a store can do, and what every store checks: keys that stay below it, complete transfers, checksums."""
+
+from __future__ import annotations
+
+import abc
+import builtins
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.progress import Progress
+
+MANIFEST = "published.json"
+PARTIAL = ".partial"
+PARALLEL_FILES = 8
+_MEGABYTE = 1_000_000
+# A transfer below both takes moments; nobody wants a progress line for it.
+_SILENT_BYTES, _SILENT_FILES = 64 * _MEGABYTE, 500
+
+
+class Entry(NamedTuple):
+    """One stored object.
+
+    Attributes:
+        key: Its name relative to the store, with "/" between folders.
+        size: Bytes.
+        etag: Changes when the content changes; comparable only within one store.
+    """
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(abc.ABC):
+    """A tree of objects below one URI.
+
+    Keys and prefixes are relative to the store. A prefix is a folder: "a" means "a/…" and not "ab". Every failure that
+    the user can mend (no such bucket, access refused, nothing there) is an `InputError` that names the URI.
+
+    Args:
+        uri: Where the store's root is, without a slash at its end.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    @abc.abstractmethod
+    def list(self, prefix: str = "") -> builtins.list[Entry]:
+        """All objects below a prefix, by key; empty where there is nothing."""
+
+    @abc.abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+
+    @abc.abstractmethod
+    def read(self, key: str) -> bytes:
+        """The content of a small object.
+
+        Raises:
+            InputError: There is no such object.
+        """
+
+    @abc.abstractmethod
+    def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
+        """Writes a small object; readers see the old content or the new, never a part of it.
+
+        Raises:
+            FileExistsError: `only_if_absent` and there is one; of several such writers exactly one succeeds.
+        """
+
+    @abc.abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Removes the object of this key and all objects below this prefix, if any."""
+
+    @abc.abstractmethod
+    def _send(self, transfers: Sequence[tuple[Path, str]], moved: Callable[[int], None]) -> None:
+        """Copies files to keys, in parallel; calls `moved` with the bytes of every part."""
+
+    @abc.abstractmethod
+    def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
+        """Copies objects to files, in parallel; calls `moved` with the bytes of every part."""
+
+    def uri_of(self, key: str = "") -> str:
+        """The full URI of a key."""
+        return f"{self.uri}/{key}" if key else self.uri
+
+    def upload(self, directory: str | Path, prefix: str = "") -> builtins.list[str]:
+        """Copies all files of a directory below a prefix and returns their keys; partial files of killed writers stay.
+
+        Raises:
+            InputError: There is no such directory, or it holds no file.
+        """
+        directory = Path(directory)
+        found = files_below(directory)
+        if not found:
+            raise InputError("no files to upload", file=directory, mend="give a directory that holds files")
+        transfers = [(directory / name, joined(prefix, name)) for name in found]
+        size = sum(path.stat().st_size for path, _ in transfers)
+        with TransferProgress(f"upload to {self.uri_of(safe_key(prefix))}", size, len(transfers)) as progress:
+            self._send(transfers, progress.moved)
+        return [key for _, key in transfers]
+
+    def download(self, prefix: str, directory: str | Path, *, only: Callable[[str], bool] | None = None) -> None:
+        """Copies all objects below a prefix into a directory, and verifies them where the prefix has a manifest.
+
+        Every file appears under its name only when complete. Other files of the directory stay.
+
+        Args:
+            prefix: What to copy; "" is the whole store.
+            directory: Made if need be.
+            only: Chooses by name (relative to `prefix`); None takes all.
+
+        Raises:
+            InputError: There is nothing, a key would leave the directory, or a file is not what its manifest says.
+        """
+        directory = Path(directory)
+        wanted = self._checked_names(prefix, only)
+        transfers = [(entry, directory / name) for name, entry in wanted.items()]
+        for parent in {path.parent for _, path in transfers}:
+            parent.mkdir(parents=True, exist_ok=True)
+        size = sum(entry.size for entry, _ in transfers)
+        with TransferProgress(f"download {self.uri_of(safe_key(prefix))}", size, len(transfers)) as progress:
+            self._receive(transfers, progress.moved)
+        if self.exists(joined(prefix, MANIFEST)):
+            verify(directory, json.loads(self.read(joined(prefix, MANIFEST))), self.uri_of(safe_key(prefix)), only)
+
+    def _checked_names(self, prefix: str, only: Callable[[str], bool] | None) -> dict[str, Entry]:
+        cut = len(joined(prefix, "x")) - 1
+        named = {entry.key[cut:]: entry for entry in self.list(prefix)}
+        for name, entry in named.items():
+            if not is_safe(name) or any(str(above) in named for above in PurePosixPath(name).parents):
+                raise InputError(
+                    f"the key {entry.key!r} does not fit into a directory", file=self.uri, mend="rename or remove it"
+                )
+        wanted = {name: entry for name, entry in named.items() if only is None or only(name)}
+        if not wanted:
+            raise InputError("nothing is there", file=self.uri_of(safe_key(prefix)), mend="check the URI")
+        return wanted
+
+
+class TransferProgress:
+    """Progress in megabytes that several threads feed; silent on small transfers."""
+
+    def __init__(self, what: str, size: int, number: int) -> None:
+        quiet = size < _SILENT_BYTES and number < _SILENT_FILES
+        self._progress = Progress(what, total=max(1, round(size / _MEGABYTE)), unit="MB", quiet=quiet)
+        self._bytes, self._lock = 0, threading.Lock()
+
+    def moved(self, number: int) -> None:
+        """Counts bytes; s3transfer takes some back (a negative number) when it repeats a part."""
+        with self._lock:
+            self._bytes += number
+            whole = round(self._bytes / _MEGABYTE) - self._progress.done
+            if whole:
+                self._progress.update(whole)
+
+    def __enter__(self) -> TransferProgress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+
+def is_safe(key: str) -> bool:
+    """Whether a key, as a path, stays below the directory that it is put into."""
+    parts = key.split("/")
+    return all(part not in ("", ".", "..") for part in parts) and "\\" not in key and "\0" not in key
+
+
+def safe_key(key: str) -> str:
+    """The key without slashes at its ends.
+
+    Raises:
+        InputError: It would leave the store.
+    """
+    stripped = key.strip("/")
+    if stripped and not is_safe(stripped):
+        raise InputError(f"{key!r} is not a key below a store", mend='use names between single slashes, without ".."')
+    return stripped
+
+
+def joined(prefix: str, name: str) -> str:
+    """The key of a name below a prefix."""
+    return "/".join(part for part in (safe_key(prefix), safe_key(name)) if part)
+
+
+def files_below(directory: Path) -> builtins.list[str]:
+    """Names of all files of a directory, relative to it and sorted; drafts of unfinished writers are left out."""
+    if not directory.is_dir():
+        raise InputError("no such directory", file=directory, mend="give an existing directory")
+    found = []
+    for folder, _, names in os.walk(directory, followlinks=True):
+        base = Path(folder).relative_to(directory)
+        if any(part.startswith(".") and part.endswith(PARTIAL) for part in base.parts):
+            continue
+        found += [(base / n).as_posix() for n in names if not (n.startswith(".") and n.endswith(PARTIAL))]
+    return sorted(found)
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    """Names, sizes and SHA-256 of all files of a directory, as `verify` reads them."""
+    names = [name for name in files_below(directory) if name != MANIFEST]
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        sums = list(pool.map(lambda name: files.sha256_of_file(directory / name), names))
+    rows = [
+        {"name": name, "size": (directory / name).stat().st_size, "sha256": checksum}
+        for name, checksum in zip(names, sums, strict=True)
+    ]
+    return {"format": 1, "files": rows}
+
+
+def verify(directory: Path, manifest: dict[str, Any], source: str, only: Callable[[str], bool] | None = None) -> None:
+    """Compares the files of a directory with a manifest.
+
+    Raises:
+        InputError: A file is missing, or its bytes are others.
+    """
+    rows = [row for row in manifest["files"] if only is None or only(row["name"])]
+
+    def problem(row: dict[str, Any]) -> str:
+        path = directory / row["name"]
+        if not is_safe(row["name"]) or not path.is_file():
+            return f"{row['name']!r} is missing"
+        same = path.stat().st_size == row["size"] and files.sha256_of_file(path) == row["sha256"]
+        return "" if same else f"{row['name']!r} does not have the checksum of the manifest"
+
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        for found in pool.map(problem, rows):
+            if found:
+                raise InputError(found, file=source, mend="fetch it again; if that does not help, publish it again")
+
+
+def in_parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> None:
+    """Calls `work` with every item in a few threads; the first failure stops the rest and is raised."""
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def etag_of(data: bytes) -> str:
+    """A short digest of small contents."""
+    return hashlib.sha256(data).hexdigest()[:32]

@@ -1,0 +1,214 @@
+"""A store that is a prefix of an S3 bucket, through boto3."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from s3transfer.manager import TransferManager
+from s3transfer.subscribers import BaseSubscriber
+
+from llm_retriever.errors import InputError
+from llm_retriever.stores.interface import PARTIAL, Entry, Store, joined, safe_key
+
+_MEBIBYTE = 2**20
+PART_BYTES = 16 * _MEBIBYTE
+CONCURRENCY = 16
+ATTEMPTS = 6
+_KEYS_PER_DELETE = 1000
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_ACCESS = "check the bucket's policy and the credentials in the environment"
+# What a user can mend, by S3's error code. Only the code is shown: a server's message may repeat an access key.
+_MENDS = {
+    "NoSuchBucket": ("the bucket does not exist", "create it, or correct the URI and the endpoint"),
+    "InvalidBucketName": ("that is not a bucket name", "correct the URI"),
+    "AccessDenied": ("access is refused", _ACCESS),
+    "AllAccessDisabled": ("access is refused", _ACCESS),
+    "403": ("access is refused", _ACCESS),
+    "InvalidAccessKeyId": ("access is refused: the access key is unknown", _ACCESS),
+    "SignatureDoesNotMatch": ("access is refused: the secret key does not fit", _ACCESS),
+    "ExpiredToken": ("access is refused: the session token has expired", "renew the credentials in the environment"),
+    "InvalidToken": ("access is refused: the session token is not valid", "renew the credentials in the environment"),
+    "PermanentRedirect": ("the bucket is in another region", "set AWS_REGION to the bucket's region"),
+    "AuthorizationHeaderMalformed": ("the bucket is in another region", "set AWS_REGION to the bucket's region"),
+}
+
+
+class S3Store(Store):
+    """A store that is a prefix of an S3 bucket.
+
+    Args:
+        uri: `s3://bucket` or `s3://bucket/prefix`.
+
+    Raises:
+        InputError: The URI names no bucket, or carries credentials.
+    """
+
+    def __init__(self, uri: str) -> None:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if "@" in bucket:
+            raise InputError(
+                "credentials do not belong into a URI", file="s3://…", mend="put them into the environment"
+            )
+        if not bucket:
+            raise InputError("the URI names no bucket", file=uri, mend="give s3://bucket/prefix")
+        self.bucket, self.prefix = bucket, safe_key(prefix)
+        super().__init__(f"s3://{bucket}/{self.prefix}".rstrip("/"))
+        self._client = _client()
+
+    def list(self, prefix: str = "") -> builtins.list[Entry]:
+        """All objects below a prefix, by key."""
+        start = self._key(prefix)
+        cut = len(self._key("x")) - 1
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{start}/" if start else ""
+        )
+        with self._explained(prefix):
+            # A key that ends with a slash is how other tools make an empty folder visible.
+            found = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
+        return sorted(Entry(row["Key"][cut:], row["Size"], row["ETag"].strip('"')) for row in found)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        # Unlike HEAD, which answers 404 to both, a listing tells a missing key from a missing bucket.
+        with self._explained(key):
+            answer = self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(key), MaxKeys=1)
+        return any(row["Key"] == self._key(key) for row in answer.get("Contents", []))
+
+    def read(self, key: str) -> bytes:
+        """The content of an object; a connection that breaks off is taken up again."""
+        for attempt in range(ATTEMPTS):
+            try:
+                with self._explained(key):
+                    content: bytes = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+                return content
+            except (IncompleteReadError, HTTPClientError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
+        """Writes an object in a single request, which S3 makes atomic."""
+        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
+        with self._explained(key):
+            try:
+                self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
+            except ClientError as error:
+                # 409: another conditional write of the same key is under way.
+                if error.response["ResponseMetadata"].get("HTTPStatusCode") in (409, 412):
+                    raise FileExistsError(self.uri_of(key)) from None
+                raise
+
+    def delete(self, prefix: str) -> None:
+        """Removes an object and all objects below this prefix, if any."""
+        keys = [self._key(entry.key) for entry in self.list(prefix)]
+        if prefix and self.exists(prefix):
+            keys.append(self._key(prefix))
+        with self._explained(prefix):
+            for start in range(0, len(keys), _KEYS_PER_DELETE):
+                rows = [{"Key": key} for key in keys[start : start + _KEYS_PER_DELETE]]
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": rows, "Quiet": True})
+                for error in answer.get("Errors", []):
+                    raise self._explanation(error.get("Code", ""), prefix)
+
+    def _send(self, transfers: Sequence[tuple[Path, str]], moved: Callable[[int], None]) -> None:
+        with self._explained(""), TransferManager(self._client, _TRANSFER) as manager:
+            futures = [
+                manager.upload(str(path), self.bucket, self._key(key), subscribers=[_Moved(moved)])
+                for path, key in transfers
+            ]
+            for future in futures:
+                future.result()
+
+    def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
+        # s3transfer itself writes to a temporary name, but one that a killed process leaves as an ordinary file.
+        drafts = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}") for _, path in transfers]
+        try:
+            with self._explained(""), TransferManager(self._client, _TRANSFER) as manager:
+                futures = [
+                    manager.download(self.bucket, self._key(entry.key), str(draft), subscribers=[_Moved(moved)])
+                    for (entry, _), draft in zip(transfers, drafts, strict=True)
+                ]
+                for future in futures:
+                    future.result()
+            for (_, path), draft in zip(transfers, drafts, strict=True):
+                draft.replace(path)
+        finally:
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
+
+    def _key(self, key: str) -> str:
+        return joined(self.prefix, key)
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            raise self._explanation(error.response.get("Error", {}).get("Code", ""), key) from None
+        except (NoCredentialsError, PartialCredentialsError):
+            raise InputError(
+                "there are no credentials for S3", file=self.uri, mend="put them into the environment"
+            ) from None
+        except ParamValidationError:
+            raise InputError("that is not a bucket name", file=self.uri, mend="correct the URI") from None
+        except EndpointConnectionError:
+            raise InputError(
+                "the S3 endpoint cannot be reached", file=self.uri, mend="check AWS_ENDPOINT_URL_S3 and the network"
+            ) from None
+        except (IncompleteReadError, HTTPClientError):
+            raise
+        except (BotoCoreError, Boto3Error) as error:
+            raise OSError(f"{self.uri}: the transfer failed ({type(error).__name__})") from None
+
+    def _explanation(self, code: str, key: str) -> Exception:
+        if code in _MISSING:
+            return InputError("no such object", file=self.uri_of(safe_key(key)), mend="check the URI")
+        if code in _MENDS:
+            problem, mend = _MENDS[code]
+            return InputError(problem, file=self.uri, mend=mend)
+        return OSError(f"{self.uri}: S3 answers {code or 'with an error'}")
+
+
+class _Moved(BaseSubscriber):
+    """Hands the bytes of every transferred part to a function."""
+
+    def __init__(self, moved: Callable[[int], None]) -> None:
+        self._moved = moved
+
+    def on_progress(self, future: Any, bytes_transferred: int, **rest: Any) -> None:
+        """Called by s3transfer, from its threads."""
+        self._moved(bytes_transferred)
+
+
+_TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+
+
+def _client() -> Any:
+    """A client whose endpoint, region and credentials come from the environment."""
+    settings: dict[str, Any] = {"retries": {"mode": "standard"}, "max_pool_connections": CONCURRENCY + 4}
+    if "AWS_MAX_ATTEMPTS" not in os.environ:
+        settings["retries"]["total_max_attempts"] = ATTEMPTS
+    own_endpoint = any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+        # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
+        settings["request_checksum_calculation"] = "when_required"
+    return boto3.session.Session().client("s3", config=Config(**settings))
