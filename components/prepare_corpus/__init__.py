@@ -1,0 +1,1 @@
+"""Step: reads a source, validates, normalises, removes duplicates, splits and fingerprints it."""

@@ -1,0 +1,33 @@
+"""The program of the step `prepare_corpus`."""
+
+from __future__ import annotations
+
+from components.entrypoint import Step, StepRun
+from llm_retriever.settings import CorpusSettings
+
+
+def run(step: StepRun[CorpusSettings]) -> None:
+    """Prepares the collection and tells what is in it."""
+    from llm_retriever import collection, files
+    from llm_retriever.statistics import statistics_markdown
+
+    manifest = collection.prepare(step.settings, step.outputs["collection"])
+    files.write_text(step.outputs["statistics"], statistics_markdown(manifest))
+    step.results["fingerprint"] = manifest["fingerprint"]
+    step.metadata["collection"] = {name: manifest["counts"][name] for name in ("passages", "queries", "judgments")}
+    step.metadata["collection"]["fingerprint"] = manifest["fingerprint"]
+
+
+STEP = Step(
+    name="prepare_corpus",
+    settings=CorpusSettings,
+    run=run,
+    outputs={
+        "collection": "The collection: passages, queries, judgments and a manifest.",
+        "statistics": "What is in the collection and what was changed on the way, as Markdown.",
+    },
+    results={"fingerprint": "SHA-256 over the collection's content."},
+)
+
+if __name__ == "__main__":
+    STEP.main()

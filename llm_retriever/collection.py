@@ -1,0 +1,231 @@
+"""The collection: passages, queries and judgments in the layout that every step reads.
+
+`corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (BEIR's columns, with header) and
+`collection.json`. Passages are streamed or looked up by id; they are never all in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.settings import CorpusSettings
+
+CORPUS_FILE = "corpus.jsonl"
+QUERIES_FILE = "queries.jsonl"
+QRELS_DIRECTORY = "qrels"
+MANIFEST_FILE = "collection.json"
+BAD_LINES_FILE = "bad_lines.jsonl"
+QRELS_HEADER = "query-id\tcorpus-id\tscore\n"
+FORMAT = 1
+MEND = "give the output of prepare_corpus"
+LINE_BYTES = 4096
+ID_PREFIX = b'{"_id": "'
+
+
+class Passage(NamedTuple):
+    """A passage of the corpus; the title may be empty."""
+
+    id: str
+    title: str
+    text: str
+
+
+class Collection:
+    """A prepared collection.
+
+    Args:
+        directory: Where it lies.
+        manifest: The content of its `collection.json`.
+
+    Attributes:
+        fingerprint: SHA-256 (hex) over the normalised content: equal for equal collections, wherever they come from.
+        splits: Names of the splits, train first where there is one.
+        passage_count: Number of passages.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory, self.manifest = directory, manifest
+        self.fingerprint: str = manifest["fingerprint"]
+        self.splits: list[str] = list(manifest["splits"])
+        self.passage_count: int = manifest["counts"]["passages"]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Collection:
+        """Opens a directory that `prepare` wrote.
+
+        Raises:
+            InputError: It is not one, or it is not whole.
+        """
+        directory = Path(path)
+        if not directory.is_dir():
+            raise InputError("no such directory", file=directory, mend=MEND)
+        manifest = files.read_json(directory / MANIFEST_FILE, mend=MEND)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, mend=MEND)
+        for name, size in manifest["files"].items():
+            file = directory / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise InputError("is missing or was changed", file=file, mend="prepare the collection again")
+        return cls(directory, manifest)
+
+    def passages(self) -> Iterator[Passage]:
+        """Streams the corpus in its order."""
+        with (self.directory / CORPUS_FILE).open("rb") as corpus:
+            for line in corpus:
+                yield _passage(line)
+
+    def queries(self, split: str) -> dict[str, str]:
+        """Text by query id for the queries that a split judges, in the order of the source.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        judged = {query for query, _, _ in self._judgments(split)}
+        with (self.directory / QUERIES_FILE).open("rb") as lines:
+            rows = (json.loads(line) for line in lines)
+            return {row["_id"]: row["text"] for row in rows if row["_id"] in judged}
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Grade by passage id by query id; grades of 1 and more are relevant.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        found: dict[str, dict[str, int]] = {}
+        for query, passage, grade in self._judgments(split):
+            found.setdefault(query, {})[passage] = grade
+        return found
+
+    def lookup(self) -> PassageLookup:
+        """Random access to the passages by id; reads the corpus once to find where they lie."""
+        return PassageLookup(self.directory / CORPUS_FILE)
+
+    def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
+        if split not in self.splits:
+            raise InputError(
+                f"there is no split {split!r}",
+                file=self.directory / MANIFEST_FILE,
+                field="splits",
+                mend=f"the collection has {', '.join(self.splits)}",
+            )
+        with (self.directory / QRELS_DIRECTORY / f"{split}.tsv").open(encoding="utf-8") as lines:
+            next(lines)
+            for line in lines:
+                query, passage, grade = line.rstrip("\n").split("\t")
+                yield query, passage, int(grade)
+
+
+class PassageLookup:
+    """Passages by id in 16 bytes of memory each: sorted 8-byte hashes of the ids, and where each line begins.
+
+    Two ids may share a hash; the id that is read decides. It can be pickled, and shared by forked processes, because it
+    reads at positions (`pread`) instead of moving through the file.
+
+    Args:
+        corpus: A `corpus.jsonl` that `prepare` wrote.
+    """
+
+    def __init__(self, corpus: Path) -> None:
+        self.corpus = corpus
+        hashes, offsets = array("Q"), array("Q")
+        offset = 0
+        with corpus.open("rb") as lines:
+            for line in lines:
+                hashes.append(_hash(_id(line)))
+                offsets.append(offset)
+                offset += len(line)
+        unsorted = np.frombuffer(hashes, np.uint64)
+        order = np.argsort(unsorted, kind="stable")
+        self._hashes, self._offsets = unsorted[order], np.frombuffer(offsets, np.uint64)[order]
+        self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self.corpus, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, passage_id: object) -> bool:
+        return isinstance(passage_id, str) and self._find(passage_id) is not None
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        """Reads a passage; KeyError when there is none of this id."""
+        passage = self._find(passage_id)
+        if passage is None:
+            raise KeyError(passage_id)
+        return passage
+
+    def _find(self, passage_id: str) -> Passage | None:
+        wanted = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
+        position = int(np.searchsorted(self._hashes, wanted))
+        while position < len(self._hashes) and self._hashes[position] == wanted:
+            passage = _passage(self._line(int(self._offsets[position])))
+            if passage.id == passage_id:
+                return passage
+            position += 1
+        return None
+
+    def _line(self, offset: int) -> bytes:
+        line = bytearray()
+        while b"\n" not in (piece := os.pread(self._descriptor, LINE_BYTES, offset + len(line))):
+            line += piece
+            if not piece:
+                return bytes(line)
+        return bytes(line + piece[: piece.index(b"\n")])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def prepare(settings: CorpusSettings, directory: Path) -> dict[str, Any]:
+    """Makes a collection from a source; see `llm_retriever.preparation`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: The source cannot be used; `directory` is left as it was.
+    """
+    from llm_retriever import preparation
+
+    return preparation.prepare(settings, directory)
+
+
+def passage_line(passage: Passage) -> str:
+    """The line of `corpus.jsonl` for a passage, with its end."""
+    return json.dumps({"_id": passage.id, "title": passage.title, "text": passage.text}, ensure_ascii=False) + "\n"
+
+
+def _passage(line: bytes) -> Passage:
+    row = json.loads(line)
+    return Passage(row["_id"], row["title"], row["text"])
+
+
+def _id(line: bytes) -> bytes:
+    """The id of a corpus line, without parsing the line where the id needs no unescaping."""
+    if line.startswith(ID_PREFIX):
+        end = line.index(b'"', len(ID_PREFIX))
+        found = line[len(ID_PREFIX) : end]
+        if b"\\" not in found:
+            return found
+    return _passage(line).id.encode()
+
+
+def _hash(passage_id: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(passage_id, digest_size=8).digest(), "little")

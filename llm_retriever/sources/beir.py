@@ -1,0 +1,151 @@
+"""BEIR: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (query-id, corpus-id, score).
+
+On the Hugging Face hub the same three come as parquet or JSON lines in folders of shards; both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm_retriever.errors import InputError
+from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, lines, records
+from llm_retriever.sources.rows import (
+    JudgmentRow,
+    PassageRow,
+    Place,
+    QueryRow,
+    Row,
+    checked_id,
+    checked_split,
+    grade_of,
+    identifier,
+    text_of,
+    title_of,
+)
+
+QRELS_SUFFIXES = (".tsv", ".tsv.gz", *SUFFIXES)
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+COLUMNS = ("query-id", "corpus-id", "score")
+
+
+class BeirDirectory:
+    """A directory in BEIR's layout; see `llm_retriever.sources.Source` for what is done with it."""
+
+    def __init__(self, directory: Path, shown: str) -> None:
+        self.directory, self.shown = directory, shown
+
+    @classmethod
+    def recognises(cls, directory: Path) -> bool:
+        """Whether there is a corpus, and queries or qrels beside it."""
+        parts = [bool(_files(directory, name, SUFFIXES)) for name in ("corpus", "queries")]
+        return all(parts) or (any(parts) and (directory / "qrels").is_dir())
+
+    def rows(self, bad: BadLines) -> Iterator[Row]:
+        """Queries and judgments first: they are small, so that what is wrong with them shows early."""
+        yield from self._queries(bad)
+        yield from self._judgments(bad)
+        yield from self._passages(bad)
+
+    def _queries(self, bad: BadLines) -> Iterator[Row]:
+        for file in self._named("queries"):
+            for place, record in records(file, bad):
+                with bad.tolerated(record, kind="query", row_id=record.get("_id")):
+                    yield QueryRow(place, identifier(record, "_id", place), text_of(record, "text", place))
+
+    def _passages(self, bad: BadLines) -> Iterator[Row]:
+        for file in self._named("corpus"):
+            for place, record in records(file, bad):
+                with bad.tolerated(record, kind="passage", row_id=record.get("_id")):
+                    id_, title = identifier(record, "_id", place), title_of(record, place)
+                    yield PassageRow(place, id_, title, text_of(record, "text", place))
+
+    def _named(self, name: str) -> list[SourceFile]:
+        found = _files(self.directory, name, SUFFIXES)
+        if not found:
+            file = f"{self.shown}/{name}.jsonl"
+            raise InputError("no such file", file=file, mend="a BEIR source has corpus.jsonl, queries.jsonl and qrels/")
+        return [self._source_file(path) for path in found]
+
+    def _judgments(self, bad: BadLines) -> Iterator[Row]:
+        folders = [self.directory / name for name in ("qrels", "default", "data")]
+        found = next((paths for folder in folders if (paths := _inside(folder, QRELS_SUFFIXES))), [])
+        if not found:
+            raise InputError(
+                "no qrels: nothing says which passages answer which query",
+                file=f"{self.shown}/qrels",
+                mend="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
+            )
+        for path in found:
+            file = self._source_file(path)
+            split = checked_split(SHARD.sub("", path.name.split(".")[0]), file.shown)
+            yield from some_judgments(file, self._judgments_of(file, split, bad), bad)
+
+    def _judgments_of(self, file: SourceFile, split: str, bad: BadLines) -> Iterator[Row]:
+        if file.path.name.endswith((".tsv", ".tsv.gz")):
+            yield from tsv_judgments(file, split, bad)
+            return
+        for place, record in records(file, bad):
+            with bad.tolerated(record):
+                query, passage = (identifier(record, column, place) for column in COLUMNS[:2])
+                yield JudgmentRow(place, split, query, passage, grade_of(record.get("score"), "score", place))
+
+    def _source_file(self, path: Path) -> SourceFile:
+        return SourceFile(path, f"{self.shown}/{path.relative_to(self.directory).as_posix()}")
+
+
+def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
+    """Judgments of a file of BEIR's three columns or TREC's four; a header line is skipped.
+
+    Raises:
+        InputError: A line has other columns, or a grade that is not a whole number.
+    """
+    for place, line in lines(file, bad):
+        if place.line == 1 and line.split()[-1].lower() in ("score", "relevance", "grade", "label", "rel"):
+            continue
+        with bad.tolerated(line):
+            yield _judgment(line, split, place)
+
+
+def _judgment(line: str, split: str, place: Place) -> JudgmentRow:
+    columns = line.split("\t") if "\t" in line else line.split()
+    columns = [column.strip() for column in columns]
+    if len(columns) == 4:
+        del columns[1]
+    if len(columns) != 3:
+        raise InputError(
+            f"{len(columns)} columns",
+            file=place.file,
+            line=place.line,
+            mend="write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC)",
+        )
+    query, passage, grade = columns
+    ids = checked_id(query, COLUMNS[0], place), checked_id(passage, COLUMNS[1], place)
+    return JudgmentRow(place, split, *ids, grade_of(grade, COLUMNS[2], place))
+
+
+def some_judgments(file: SourceFile, rows: Iterator[Row], bad: BadLines) -> Iterator[Row]:
+    """The rows themselves.
+
+    Raises:
+        InputError: There was none in the whole file.
+    """
+    before, none = bad.count, True
+    for row in rows:
+        none = False
+        yield row
+    if none and bad.count == before:
+        raise InputError("holds no judgment", file=file.shown, mend="add judgments, or remove the file")
+
+
+def _files(directory: Path, name: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The file `name` with one of the suffixes, or the shards in the folder `name`."""
+    single = [directory / (name + suffix) for suffix in suffixes]
+    return [path for path in single if path.is_file()][:1] or _inside(directory / name, suffixes)
+
+
+def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(suffixes))

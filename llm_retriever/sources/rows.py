@@ -1,0 +1,226 @@
+"""The three kinds of rows every source is read into: normalised, checked one by one, and knowing where they come from.
+
+What concerns several rows together (ids that repeat, judgments of unknown passages) is checked in
+`llm_retriever.preparation`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from typing import Any, NamedTuple
+
+from llm_retriever.errors import InputError
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+NOT_IN_AN_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Place(NamedTuple):
+    """Where a row comes from: a file as its owner knows it, and a 1-based line."""
+
+    file: str
+    line: int
+
+
+class PassageRow(NamedTuple):
+    """A passage; `may_repeat` where the format writes the same passage once per query that needs it."""
+
+    place: Place
+    id: str
+    title: str
+    text: str
+    may_repeat: bool = False
+
+    def content(self) -> bytes:
+        """16 bytes that are the same for passages of the same title and text."""
+        return hashlib.blake2b(f"{self.title}\n{self.text}".encode(), digest_size=16).digest()
+
+
+class QueryRow(NamedTuple):
+    """A query; `may_repeat` where the format may write it more than once."""
+
+    place: Place
+    id: str
+    text: str
+    may_repeat: bool = False
+
+
+class JudgmentRow(NamedTuple):
+    """How relevant a passage is to a query: 0 or less = not, 1 and more = relevant, to that grade."""
+
+    place: Place
+    split: str
+    query_id: str
+    passage_id: str
+    grade: int
+
+
+Row = PassageRow | QueryRow | JudgmentRow
+
+
+def normalise(text: str) -> str:
+    """Brings a text to Unicode NFC, makes control characters spaces, every run of white space one space, and strips it.
+
+    Example:
+        >>> normalise(" cafe\\u0301\\tau\\nlait ")
+        'café au lait'
+    """
+    text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        text = CONTROL.sub(" ", text)
+    return " ".join(text.split())
+
+
+def identifier(record: dict[str, Any], field: str, place: Place) -> str:
+    """The id in a field of a record; a whole number counts as its digits.
+
+    Raises:
+        InputError: It is missing, of another type, empty, or would break the columns of a TREC run.
+    """
+    value = _present(record, field, place)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _wrong_type(value, "a text", field, place)
+    return checked_id(value, field, place)
+
+
+def checked_id(value: str, field: str, place: Place) -> str:
+    """The id itself, when it can stand in a TREC run.
+
+    Raises:
+        InputError: It is empty or holds white space, control characters or half a character.
+    """
+    if not value:
+        raise InputError("the id is empty", file=place.file, line=place.line, field=field, mend="give it an id")
+    if NOT_IN_AN_ID.search(value):
+        raise InputError(
+            f"the id {value!r} holds white space or control characters",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend="write ids without them: a TREC run separates its columns by white space",
+        )
+    if not value.isprintable():
+        _check_encodable(value, field, place)
+    return value
+
+
+def text_of(record: dict[str, Any], field: str, place: Place) -> str:
+    """The normalised text in a field of a record.
+
+    Raises:
+        InputError: It is missing, not a text, or empty.
+    """
+    value = _present(record, field, place)
+    if not isinstance(value, str):
+        raise _wrong_type(value, "a text", field, place)
+    return checked_text(value, field, place)
+
+
+def checked_text(value: str, field: str, place: Place) -> str:
+    """The text normalised.
+
+    Raises:
+        InputError: Nothing is left, or it holds half a character.
+    """
+    text = normalise(value)
+    if not text:
+        raise InputError(
+            "the text is empty",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend="remove the line or give it a text",
+        )
+    if not text.isprintable():
+        _check_encodable(text, field, place)
+    return text
+
+
+def title_of(record: dict[str, Any], place: Place, field: str = "title") -> str:
+    """The normalised title of a record; missing, null and ``-`` mean that there is none.
+
+    Raises:
+        InputError: It is there and not a text.
+    """
+    value = record.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong_type(value, "a text", field, place)
+    title = normalise(value)
+    if not title.isprintable():
+        _check_encodable(title, field, place)
+    return "" if title == "-" else title
+
+
+def grade_of(value: Any, field: str, place: Place) -> int:
+    """The grade of a judgment, from a whole number or its digits.
+
+    Raises:
+        InputError: It is not a whole number.
+    """
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"the grade {value!r} is not a whole number",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend="grades are 0 (not relevant), 1, 2, …",
+        ) from None
+
+
+def checked_split(name: str, file: str) -> str:
+    """The name of a split, when it can be a file name.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not SPLIT_NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot name a split", file=file, mend="name the file with letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+def _present(record: dict[str, Any], field: str, place: Place) -> Any:
+    if record.get(field) is None:
+        raise InputError(
+            "the field is missing",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend=f"the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
+        )
+    return record[field]
+
+
+def _wrong_type(value: Any, wanted: str, field: str, place: Place) -> InputError:
+    return InputError(
+        f"must be {wanted}, not {type(value).__name__}",
+        file=place.file,
+        line=place.line,
+        field=field,
+        mend="correct it",
+    )
+
+
+def _check_encodable(text: str, field: str, place: Place) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            "holds half a character (a lone surrogate)",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend="write the character whole",
+        ) from None

@@ -1,0 +1,52 @@
+"""Which files of a directory hold training examples, and of which split: shared by Tevatron's and FlagEmbedding's layouts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.errors import InputError
+from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, records
+
+CORPUS = re.compile(r"(^|[-_.])(corpus|collection)([-_.]|$)")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "validation": "dev",
+    "valid": "dev",
+    "val": "dev",
+    "test": "test",
+}
+
+
+def files_with_records(directory: Path) -> list[Path]:
+    """JSON-lines and parquet files in a directory and its folders, by name; hidden ones are left out."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES))
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts))
+
+
+def is_corpus(path: Path, directory: Path) -> bool:
+    """Whether a file is a corpus by its name or its folder's."""
+    return any(CORPUS.search(part.lower()) for part in path.relative_to(directory).parts)
+
+
+def split_of(path: Path, directory: Path) -> str:
+    """The split a file's name tells (``train-00000-of-00002.parquet``, ``msmarco.dev.jsonl``, ``test/1.jsonl``), else train."""
+    words = re.split(r"[-_./]", path.relative_to(directory).as_posix().lower())
+    return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
+
+
+def source_file(path: Path, directory: Path, shown: str) -> SourceFile:
+    """The file, with the name its owner knows it by."""
+    return SourceFile(path, f"{shown}/{path.relative_to(directory).as_posix()}")
+
+
+def first_record(path: Path) -> dict[str, Any]:
+    """The first usable record of a file, to recognise a layout by its fields; empty where there is none."""
+    try:
+        bad = BadLines(0, path)
+        return next((record for _, record in records(SourceFile(path, path.name), bad)), {})
+    except InputError:
+        return {}

@@ -1,0 +1,73 @@
+"""What a collection holds and what was changed on the way to it, as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CHANGES = {
+    "duplicates_merged": "passages merged into one of the same title and text",
+    "passages_left_out": "passages left out by `max_passages`",
+    "queries_unjudged": "queries left out because no split judges them",
+    "queries_dropped": "training queries dropped because they lost their positives or had none",
+    "judgments_dropped": "judgments dropped because their query or passage was set aside",
+    "judgments_merged": "judgments merged because they say the same, or their passages were merged",
+    "bad_lines": "bad lines set aside in `bad_lines.jsonl`",
+}
+
+
+def statistics_markdown(manifest: dict[str, Any]) -> str:
+    """Renders the content of `collection.json` for people."""
+    counts = manifest["counts"]
+    parts = [
+        "# Collection",
+        "",
+        f"{counts['passages']:,} passages, {counts['queries']:,} queries, {counts['judgments']:,} judgments.",
+        "",
+        *_table(("split", "queries", "judgments", "judgments per query"), _split_rows(manifest["splits"])),
+        *_table(("words in a", "mean", "median", "95th percentile", "longest"), _word_rows(manifest["words"])),
+        "## What was changed",
+        "",
+        *_changes(counts),
+        "",
+        "## Where it comes from",
+        "",
+        *_table(("", ""), _origin_rows(manifest)),
+    ]
+    if counts["train_queries_in_evaluation"]:
+        number = counts["train_queries_in_evaluation"]
+        parts += [f"**Attention**: {number:,} training queries have the text of an evaluation query.", ""]
+    return "\n".join(parts)
+
+
+def _split_rows(splits: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{n['queries']:,}", f"{n['judgments']:,}", f"{n['judgments'] / n['queries']:.2f}")
+        for name, n in splits.items()
+    ]
+
+
+def _word_rows(words: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    return [(kind, *(f"{n[key]:,}" for key in ("mean", "median", "p95", "max"))) for kind, n in words.items()]
+
+
+def _changes(counts: dict[str, int]) -> list[str]:
+    lines = [f"- {counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts[name]]
+    return lines or ["Nothing but white space and Unicode form."]
+
+
+def _origin_rows(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
+    source = {name: value for name, value in manifest["source"].items() if not isinstance(value, dict)}
+    versions = manifest["source"].get("versions", {})
+    rows = [(name, f"`{value}`") for name, value in source.items()]
+    if versions:
+        rows.append(("made from", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return [*rows, ("licence", str(manifest["licence"])), ("fingerprint", f"`{manifest['fingerprint']}`")]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [head, tuple("---" if i == 0 else "---:" for i in range(len(head))), *rows]
+    return [*("| " + " | ".join(_cell(value) for value in row) + " |" for row in cells), ""]
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ")
