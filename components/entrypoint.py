@@ -25,6 +25,7 @@ from llm_retriever.settings import SettingsClass, build, parameters
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 
 @dataclasses.dataclass
@@ -83,6 +84,9 @@ class Step(Generic[SettingsClass]):
                 traceback.print_exc()
             print(f"{self.name}: {error}", file=sys.stderr, flush=True)
             return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted", file=sys.stderr, flush=True)
+            return EXIT_INTERRUPTED
         except Exception as error:
             if not given.debug:
                 print(
@@ -126,7 +130,9 @@ class Step(Generic[SettingsClass]):
 
     def _run_for_kubeflow(self, text: str) -> None:
         message = ExecutorInput(text)
-        settings = build(self.settings, message.parameters)
+        # Kubeflow adds parameters of its own, such as the image that a task was given.
+        given = {name: value for name, value in message.parameters.items() if name in parameters(self.settings)}
+        settings = build(self.settings, given)
         _check_present(message.inputs)
         run = StepRun(settings, message.inputs, message.outputs)
         self.run(run)

@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser("run-local", help="run the compiled pipeline on this machine")
     running.add_argument("--preset", default="demo-cpu", help="(default: %(default)s)")
-    running.add_argument("--root", type=Path, default=BUILD, help="outputs, cache and checkpoints (default: %(default)s)")
+    running.add_argument(
+        "--root", type=Path, default=BUILD, help="outputs, cache and checkpoints (default: %(default)s)"
+    )
     running.add_argument("--no-cache", action="store_true", help="run every step anew")
     running.add_argument("parameters", nargs="*", metavar="key=value", help="what differs from the preset")
     running.set_defaults(command=run_command)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kfp import components, local
-from kfp.local import pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
+from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
 from llm_retriever.progress import seconds_as_text
@@ -60,7 +60,9 @@ class Journal:
         if record.outcome == "cached":
             _say(f"{count}: unchanged, taken from the cache")
         else:
-            _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}, peak {record.peak_bytes / 2**20:,.0f} MiB")
+            _say(
+                f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}, peak {record.peak_bytes / 2**20:,.0f} MiB"
+            )
 
 
 class HostTask(task_handler_interface.ITaskHandler):
@@ -94,7 +96,9 @@ class HostTask(task_handler_interface.ITaskHandler):
             process.wait()
             raise
         code = process.returncode = os.waitstatus_to_exitcode(wait_status)
-        outcome = "done" if code == 0 else "stopped by bad input" if code == EXIT_BAD_INPUT else f"FAILED (exit code {code})"
+        outcome = (
+            "done" if code == 0 else "stopped by bad input" if code == EXIT_BAD_INPUT else f"FAILED (exit code {code})"
+        )
         self.journal.exit_code = code if code in (0, EXIT_BAD_INPUT) else 1
         # ru_maxrss is in KiB on Linux and in bytes on macOS.
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -113,24 +117,30 @@ class _OnlySteps(logging.Filter):
         hit = CACHE_HIT.search(record.getMessage())
         if hit:
             self.journal.ended(StepRecord(hit.group(1).replace("-", "_"), "cached"))
-        return False
+        return record.levelno >= logging.WARNING and "finished with status" not in record.getMessage()
 
 
 @contextlib.contextmanager
 def tasks_on_this_machine(journal: Journal) -> Iterator[None]:
     """While this is open, KFP's local tasks are processes of this machine and report to `journal`."""
-    original = subprocess_task_handler.SubprocessTaskHandler
+    original, original_line = subprocess_task_handler.SubprocessTaskHandler, logging_utils.print_horizontal_line
     handler = type("JournalledHostTask", (HostTask,), {"journal": journal})
     only_steps = _OnlySteps(journal)
-    logging.getLogger().addFilter(only_steps)
+    commentary = logging.getLogger()
+    level = commentary.level
+    commentary.setLevel(logging.INFO)
+    commentary.addFilter(only_steps)
     subprocess_task_handler.SubprocessTaskHandler = handler
+    logging_utils.print_horizontal_line = lambda: None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
             yield
     finally:
         subprocess_task_handler.SubprocessTaskHandler = original
-        logging.getLogger().removeFilter(only_steps)
+        logging_utils.print_horizontal_line = original_line
+        commentary.removeFilter(only_steps)
+        commentary.setLevel(level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,4 +210,5 @@ def print_end(run: LocalRun, root: Path) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(line + "\n")  # KFP indents whatever is printed while a task runs
+    sys.stderr.flush()

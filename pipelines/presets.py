@@ -59,7 +59,9 @@ def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"{assignment!r} is not of the form key=value", mend="write for instance adapt_method=none")
+            raise InputError(
+                f"{assignment!r} is not of the form key=value", mend="write for instance adapt_method=none"
+            )
         values[name] = _typed(name, text, known)
     return values
 
@@ -67,7 +69,9 @@ def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
 def _typed(name: str, text: str, known: dict[str, Any]) -> Any:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        raise InputError("is no parameter of this pipeline", field=name, mend=f"did you mean {near[0]}?" if near else "")
+        raise InputError(
+            "is no parameter of this pipeline", field=name, mend=f"did you mean {near[0]}?" if near else ""
+        )
     wanted = type(known[name])
     if wanted is str:
         return text
@@ -78,7 +82,9 @@ def _typed(name: str, text: str, known: dict[str, Any]) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not wanted:
-        raise InputError(f"{text!r} is not of type {wanted.__name__}", field=name, mend=f"give for instance {known[name]!r}")
+        raise InputError(
+            f"{text!r} is not of type {wanted.__name__}", field=name, mend=f"give for instance {known[name]!r}"
+        )
     return value
 
 

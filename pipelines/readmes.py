@@ -26,7 +26,11 @@ def readme(name: str) -> str:
     sections = [
         f"# {name}\n\n{summary}\n",
         _table("Inputs", {n: ("artifact", m) for n, m in step.inputs.items()}),
-        _table("Outputs", {n: ("artifact", m) for n, m in step.outputs.items()} | {n: ("parameter", m) for n, m in step.results.items()}),
+        _table(
+            "Outputs",
+            {n: ("artifact", m) for n, m in step.outputs.items()}
+            | {n: ("parameter", m) for n, m in step.results.items()},
+        ),
         _settings(list(parameters(step.settings).values())),
         f"## By hand\n\n```\npython -m components.{name} --help\n```\n\nThe flags are the names above with `-` for `_`. "
         "Exit codes: 0 done, 2 bad input (one line says what and where), 1 anything else; `--debug` shows the traceback.\n",
