@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STEPS = sorted(path.parent.name for path in ROOT.glob("components/*/component.py"))
-HEAVY = {"torch", "transformers", "peft", "deepspeed", "pyserini", "jnius", "faiss", "kfp", "scipy", "matplotlib", "pandas"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "pyserini",
+    "jnius",
+    "faiss",
+    "kfp",
+    "scipy",
+    "matplotlib",
+    "pandas",
+}
 
 
 def imports(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
@@ -69,7 +81,9 @@ def test_modules_do_not_import_each_other_in_circles() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_starts_without_loading_anything_heavy(step: str) -> None:
     program = f"import sys, components.{step}.__main__ as m; m.STEP.parser(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
     assert HEAVY & set(loaded) == set()
 
 

@@ -1,10 +1,10 @@
 """What Kubeflow sees of the step `adapt_backbone`."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, HTML, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
-from components.definition import container, documented
 from components.adapt_backbone.__main__ import STEP
+from components.definition import container, documented
 
 
 @dsl.container_component

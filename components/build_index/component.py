@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from components.definition import container, documented
 from components.build_index.__main__ import STEP
+from components.definition import container, documented
 
 
 @dsl.container_component

@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `evaluate`."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, HTML, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
 from components.definition import container, documented
 from components.evaluate.__main__ import STEP

@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `tune_retriever`."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, HTML, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
 from components.definition import container, documented
 from components.tune_retriever.__main__ import STEP

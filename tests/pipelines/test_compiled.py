@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from components.definition import image
 
+from components.definition import image
 from pipelines.stages import STAGES
 from tests.pipelines.golden import DIRECTORY, PIPELINES, compiled
 
@@ -48,7 +48,9 @@ def strings(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("name", sorted(PIPELINES))
 def test_the_compiled_pipeline_is_the_accepted_one(name: str) -> None:
     accepted = (DIRECTORY / f"{name}.yaml").read_text()
-    assert compiled(name) == accepted, "if this is wanted, run `make golden` and read the difference before you commit it"
+    assert compiled(name) == accepted, (
+        "if this is wanted, run `make golden` and read the difference before you commit it"
+    )
 
 
 def test_commands_are_plain_programs(pipeline: dict[str, Any]) -> None:
