@@ -1,9 +1,37 @@
-"""Starting a training in this process or, through torchrun, in several; how its errors and its end come back."""
+"""Starting a training in this process or, through torchrun, in several; how its errors and its end come back.
+
+Run as a module it is one of those processes: `python -m llm_retriever.launching MODULE JOB.json`.
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from llm_retriever import files
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+
+STOP_FILE = "LLM_RETRIEVER_STOP_FILE"
+"""Environment variable: a file whose appearance asks a training to save and stop."""
+LAUNCHER = "LLM_RETRIEVER_LAUNCHER"
+"""Environment variable: process id of the step that started a training process."""
+EXIT_STOPPED = 128 + signal.SIGTERM
+LAST_LINES = 30
+SHOWN = "\x1e"
+"""Starts a line of a training process that the step shows; the rest is only logged."""
 
 
 def resolve_processes(wanted: int) -> int:
@@ -16,8 +44,8 @@ def resolve_processes(wanted: int) -> int:
 def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int, deepspeed: str = "off") -> None:
     """Calls `work(job)` of `module`, in this process or in several.
 
-    With one process and without DeepSpeed the call is made here. Otherwise `torchrun --standalone` starts the processes,
-    each of which calls `work(job)`; rank 0 shows progress; the whole log is `training.log` in `directory`.
+    With one process and without DeepSpeed the call is made here. Otherwise `torchrun --standalone` starts the
+    processes, each of which calls `work(job)`; rank 0 shows progress; the whole log is `training.log` in `directory`.
 
     Args:
         module: Dotted name of a module with `work(job: dict) -> None`.
@@ -31,4 +59,133 @@ def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int,
         RuntimeError: A process failed otherwise; with the last lines of the log.
         SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
     """
-    raise NotImplementedError
+    if processes == 1 and deepspeed == "off":
+        importlib.import_module(module).work(job)
+        return
+    files.write_json(directory / "job.json", job)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += [f"--nproc-per-node={processes}", "-m", "llm_retriever.launching", module, str(directory / "job.json")]
+    child = subprocess.Popen(
+        command,
+        env=_environment(directory, processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    with _stopping(child, directory / "stop"):
+        last = _relayed(child, directory / "training.log")
+        code = child.wait()
+    _conclude(code, directory, last)
+
+
+def _environment(directory: Path, processes: int) -> dict[str, str]:
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONWARNINGS": "ignore",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        **os.environ,
+        "OMP_NUM_THREADS": str(min(threads, int(os.environ.get("OMP_NUM_THREADS") or threads))),
+        "PYTHONUNBUFFERED": "1",
+        STOP_FILE: str(directory / "stop"),
+        LAUNCHER: str(os.getpid()),
+    }
+
+
+@contextlib.contextmanager
+def _stopping(child: subprocess.Popen[str], stop: Path) -> Iterator[None]:
+    """While inside, SIGTERM asks the training to save and stop; an exception ends it at once."""
+
+    def ask(*_: Any) -> None:
+        stop.touch()
+
+    stop.unlink(missing_ok=True)
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, ask) if listens else None
+    try:
+        yield
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _relayed(child: subprocess.Popen[str], log: Path) -> list[str]:
+    """Shows the lines meant for people, writes all of them to `log`, and returns the last ones."""
+    last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+    with log.open("w", encoding="utf-8") as file:
+        for line in child.stdout or ():
+            shown = line.startswith(SHOWN)
+            line = line.removeprefix(SHOWN)
+            file.write(line)
+            file.flush()
+            last.append(line.rstrip())
+            if shown:
+                print(line, end="", file=sys.stderr, flush=True)
+    return list(last)
+
+
+def _conclude(code: int, directory: Path, last: list[str]) -> None:
+    if code == 0:
+        return
+    refusal = directory / "refusal.json"
+    if refusal.exists():
+        raise InputError(**json.loads(refusal.read_text(encoding="utf-8")))
+    if (directory / "stop").exists():
+        raise SystemExit(EXIT_STOPPED)
+    raise RuntimeError("a training process failed; the end of its log:\n" + "\n".join(last))
+
+
+class _Shown(io.TextIOBase):
+    """Standard error of a training process: marks its lines, so that the step shows them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._at_start = stream, True
+
+    def write(self, text: str) -> int:
+        """Writes `text`, with a mark before each line."""
+        for line in text.splitlines(keepends=True):
+            self._stream.write(SHOWN + line if self._at_start else line)
+            self._at_start = line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes everything on."""
+        self._stream.flush()
+
+
+def main(module: str, job_file: str) -> int:
+    """One training process; returns its exit code."""
+    threading.Thread(target=_end_with, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
+    path, errors = Path(job_file), sys.stderr
+    if os.environ["RANK"] == "0":
+        sys.stderr = _Shown(errors)  # type: ignore[assignment]
+    try:
+        importlib.import_module(module).work(json.loads(path.read_text(encoding="utf-8")))
+    except InputError as error:
+        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
+        named["file"] = None if error.file is None else str(error.file)
+        files.write_json(path.with_name("refusal.json"), named)
+        return EXIT_BAD_INPUT
+    except Exception:
+        traceback.print_exc(file=errors)
+        return 1
+    return 0
+
+
+def _end_with(launcher: int) -> None:
+    """Ends this process when the step that started it is gone: an orphan must not go on writing checkpoints."""
+    while True:
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from llm_retriever.trainer import Plan
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -25,17 +28,13 @@ def prepare_deepspeed() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def zero_configuration(
-    stage: str, *, precision: str, micro_batch_size: int, accumulation: int, world: int
-) -> dict[str, Any]:
+def zero_configuration(stage: str, precision: str, plan: Plan) -> dict[str, Any]:
     """DeepSpeed's configuration for a ZeRO stage; the optimizer and the schedule are the Trainer's own.
 
     Args:
         stage: `zero1`, `zero2` or `zero3`.
         precision: `bf16` or `fp32`.
-        micro_batch_size: Examples that one process holds at once.
-        accumulation: Micro-batches per update.
-        world: Processes.
+        plan: Batch sizes.
     """
     zero: dict[str, Any] = {"stage": STAGES[stage], "overlap_comm": torch.cuda.is_available()}
     if stage == "zero3":
@@ -45,12 +44,33 @@ def zero_configuration(
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": False},
         "gradient_clipping": 1.0,
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": micro_batch_size * accumulation * world,
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_batch_size": plan.micro_batch_size * plan.accumulation * plan.world,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
+
+
+@contextlib.contextmanager
+def sharded_loading(stage: str, precision: str) -> Iterator[None]:
+    """Under ZeRO-3, models that are loaded inside this context are sharded as they are read; else nothing happens."""
+    if stage != "zero3":
+        yield
+        return
+    prepare_deepspeed()
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    alone = Plan(1, 1, world_size(), 1, 1, 1, 0)
+    kept_alive = HfDeepSpeedConfig(zero_configuration(stage, precision, alone))
+    yield
+    del kept_alive
+    unset_hf_deepspeed_config()
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def full_parameters(model: nn.Module, *, trainable_only: bool) -> Iterator[tuple[str, Tensor]]:

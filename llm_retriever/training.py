@@ -1,11 +1,11 @@
-"""What adaptation and contrastive tuning share: the Hugging Face Trainer with our loss, schedule, progress and checkpoints."""
+"""What adaptation and contrastive tuning share: one call that trains, with schedule, precision, progress and resume."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +13,23 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer_callback import PrinterCallback
 
 from llm_retriever import files
+from llm_retriever.checkpoints import Checkpoints, StopRequest, Timer
 from llm_retriever.errors import InputError
+from llm_retriever.launching import STOP_FILE
 from llm_retriever.methods import Schedule
+from llm_retriever.precision import resolve_precision
+from llm_retriever.progress import Progress
+from llm_retriever.settings import as_dict
+from llm_retriever.sharding import prepare_deepspeed, world_size, zero_configuration
+from llm_retriever.trainer import Conductor, LossTrainer, Plan
 
 LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
-"""`loss(model, batch)`: the mean loss over this process's batch, a scalar; it gathers from other processes by itself."""
+"""`loss(model, batch)`: the mean loss over this process's batch, a scalar; it gathers from other processes itself."""
 
 
 class TrainingDataset(Protocol):
@@ -77,13 +87,38 @@ class TrainingLog:
         return cls(**files.read_json(path))
 
 
-def resolve_precision(wanted: str) -> str:
-    """`bf16` or `fp32`: `auto` takes bf16 where the GPU or processor computes it natively."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+def training_run(settings: Any, title: str, output: Path, *digests: str) -> TrainingRun:
+    """Resolves the settings of `adapt_backbone` or `tune_retriever` into a run.
+
+    Args:
+        settings: With precision, deepspeed, seed, checkpoint_uri, checkpoint_minutes.
+        title: What progress shows.
+        output: The step's output directory; without a checkpoint_uri the checkpoints lie beside it.
+        digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
+            goes on from them.
+    """
+    inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith("checkpoint_")}
+    key = files.digest([type(settings).__name__, inputs, list(digests)])[:16]
+    directory, mirror = output.parent / f".{output.name}.checkpoints" / key, ""
+    if settings.checkpoint_uri.startswith("s3://"):
+        mirror = f"{settings.checkpoint_uri.rstrip('/')}/{key}"
+    elif settings.checkpoint_uri:
+        directory = Path(settings.checkpoint_uri) / key
+    return TrainingRun(
+        title=title,
+        precision=resolve_precision(settings.precision),
+        deepspeed=settings.deepspeed,
+        seed=settings.seed,
+        checkpoints=directory,
+        checkpoint_minutes=settings.checkpoint_minutes,
+        mirror=mirror,
+    )
+
+
+def discard_checkpoints(run: TrainingRun) -> None:
+    """Removes the checkpoints of a training whose result is complete, locally and in the store."""
+    if run.checkpoints is not None:
+        Checkpoints(run.checkpoints, run.mirror).discard()
 
 
 def train(
@@ -112,7 +147,123 @@ def train(
         The log; the same in every process.
 
     Raises:
-        InputError: The dataset is too small for the processes, the batch cannot be divided, or the loss left the numbers.
+        InputError: The dataset is too small, the batch cannot be divided, or the loss became infinite or NaN.
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
-    raise NotImplementedError
+    plan = planned(schedule, len(dataset), world_size())
+    checkpoints = Checkpoints(run.checkpoints, run.mirror) if run.checkpoints else None
+    with tempfile.TemporaryDirectory() as scratch, StopRequest(_stop_file()) as stop:
+        arguments = _arguments(plan, schedule, run, Path(scratch))
+        trainer = LossTrainer(model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, callbacks=[])
+        resumed = _restored(trainer, checkpoints)
+        conductor = _conductor(trainer, plan, run, stop, resumed)
+        with conductor.progress:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        if run.deepspeed != "off":
+            unset_hf_deepspeed_config()  # Else models that are loaded from now on would be sharded, too.
+        # The Trainer wraps the forward of the model it was given; the caller gets it back as it was.
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    if conductor.stopped:
+        raise SystemExit(128 + 15)
+    return _log(trainer.state.log_history, plan.examples(trainer.state.global_step))
+
+
+def planned(schedule: Schedule, examples: int, world: int) -> Plan:
+    """Deals `examples` into micro-batches and updates.
+
+    The micro-batch is the largest divisor of a process's share of the batch that is at most the wanted one, and no
+    larger than the dataset allows. Warm-up takes at most a tenth of the updates.
+
+    Raises:
+        InputError: The batch cannot be divided among the processes, or there are fewer examples than processes.
+    """
+    if schedule.batch_size % world:
+        raise InputError(
+            f"{schedule.batch_size} queries cannot be divided among {world} processes",
+            field="batch_size",
+            mend=f"use a multiple of {world}",
+        )
+    if examples < world:
+        raise InputError(f"{examples} training examples for {world} processes", mend="use fewer processes or more data")
+    share = schedule.batch_size // world
+    most = min(schedule.micro_batch_size, share, examples // world)
+    micro = next(size for size in range(most, 0, -1) if share % size == 0)
+    accumulation, micro_batches = share // micro, examples // (micro * world)
+    per_epoch = math.ceil(micro_batches / accumulation)
+    updates = schedule.max_steps if schedule.max_steps > 0 else max(1, math.ceil(schedule.epochs * per_epoch))
+    warmup = math.ceil(schedule.warmup * updates) if schedule.warmup < 1 else int(schedule.warmup)
+    return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, min(warmup, math.ceil(updates / 10)))
+
+
+def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) -> TrainingArguments:
+    deepspeed = None
+    if run.deepspeed != "off":
+        prepare_deepspeed()
+        deepspeed = zero_configuration(run.deepspeed, run.precision, plan)
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(run.checkpoints or scratch),
+        per_device_train_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=plan.accumulation,
+        max_steps=plan.updates,
+        warmup_steps=plan.warmup,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="linear",
+        optim="adamw_torch" if deepspeed else "adamw_torch_fused",
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=1.0,
+        bf16=run.precision == "bf16",
+        use_cpu=not on_gpu,
+        activation_checkpointing=schedule.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        deepspeed=deepspeed,
+        seed=run.seed,
+        data_seed=run.seed,
+        remove_unused_columns=False,
+        dataloader_drop_last=True,
+        dataloader_num_workers=2 if on_gpu else 0,
+        dataloader_pin_memory=on_gpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        ddp_find_unused_parameters=False,
+        ddp_timeout=7200,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # Several GPUs in one process would mean nn.DataParallel.
+    return arguments
+
+
+def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None) -> Path | None:
+    """The checkpoint to go on from; process 0 tidies and fetches, then all see the same."""
+    if checkpoints is None:
+        return None
+    if trainer.is_world_process_zero():
+        checkpoints.restore()
+    trainer.accelerator.wait_for_everyone()
+    return checkpoints.latest()
+
+
+def _conductor(
+    trainer: LossTrainer, plan: Plan, run: TrainingRun, stop: StopRequest, resumed: Path | None
+) -> Conductor:
+    done = plan.examples(int(resumed.name.rpartition("-")[2])) if resumed else 0
+    quiet = not trainer.is_world_process_zero()
+    progress = Progress(run.title, plan.examples(plan.updates), "pairs", done=done, quiet=quiet)
+    timer = Timer(run.checkpoint_minutes) if run.checkpoints else None
+    conductor = Conductor(trainer, plan, progress, stop, timer)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(conductor)
+    return conductor
+
+
+def _stop_file() -> Path | None:
+    named = os.environ.get(STOP_FILE)
+    return Path(named) if named else None
+
+
+def _log(history: list[dict[str, float]], examples: int) -> TrainingLog:
+    steps = [entry for entry in history if "loss" in entry]
+    return TrainingLog(steps, steps[-1]["seconds"] if steps else 0.0, examples)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel, AutoModelForCausalLM
+
+from llm_retriever.batches import padded
+from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
+from llm_retriever.sharding import full_parameters, sharded_loading
 from llm_retriever.training import TrainingRun
+
+MINIMUM_COSINE = 0.9999
+logger = logging.getLogger(__name__)
 
 
 def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool) -> Any:
     """Loads a causal LM for training; sharded from the start under ZeRO-3.
 
-    Weights are fp32, or bf16 where they stay frozen (LoRA) or DeepSpeed keeps fp32 copies and the precision is bf16.
+    Weights are fp32, or bf16 where the precision is bf16 and they stay frozen (LoRA) or DeepSpeed keeps fp32 copies.
 
     Args:
         directory: A backbone directory.
@@ -22,16 +41,40 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool) -
         head: True = with the language-model head (`AutoModelForCausalLM`); False = the inner model, whose output is
             `last_hidden_state`.
     """
-    raise NotImplementedError
+    halved = run.precision == "bf16" and (tune == "lora" or run.deepspeed != "off")
+    with sharded_loading(run.deepspeed, run.precision):
+        return _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
 
 
-def attach_lora(model: Any, lora: Lora, seed: int) -> Any:
-    """Puts a fresh LoRA adapter on a model; only the adapter is trainable then.
+def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
+    kind = AutoModelForCausalLM if head else AutoModel
+    return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+
+
+def attach_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
+    """Puts a fresh LoRA adapter on a model; only the adapter is trainable then, in fp32.
 
     Raises:
         InputError: The model has none of the projections that the adapter is for.
     """
-    raise NotImplementedError
+    torch.manual_seed(seed)
+    has_head = model.get_output_embeddings() is not None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM" if has_head else "FEATURE_EXTRACTION",
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(
+            f"no LoRA adapter fits {type(model).__name__} ({error})", field="tune", mend="use tune=full"
+        ) from None
+    # Without gradients at the input embeddings, checkpointed layers of a frozen base train nothing.
+    adapted.enable_input_require_grads()
+    return adapted
 
 
 def save_model(
@@ -46,7 +89,9 @@ def save_model(
     """Saves a trained model completely; every process must call it, rank 0 writes.
 
     `merged` becomes a causal LM with its head and tokenizer; with LoRA, `adapter` becomes a PEFT directory. Works on a
-    plain, PEFT, DDP-trained or ZeRO-1/2/3-trained model, with or without head.
+    plain, PEFT, DDP-trained or ZeRO-1/2/3-trained model, with or without head. Merging happens in fp32. What is written
+    is read again and must give the same hidden states on `probe`. The dtype is the one `base` was saved in; where
+    rounding to it would lose the comparison, fp32.
 
     Args:
         model: What was given to `training.train`.
@@ -59,4 +104,101 @@ def save_model(
     Raises:
         RuntimeError: The adapter did not train, or merging changed the vectors.
     """
-    raise NotImplementedError
+    is_lora, first = isinstance(model, PeftModel), not dist.is_initialized() or dist.get_rank() == 0
+    gathered = full_parameters(model, trainable_only=is_lora)
+    trained = {name: value for name, value in gathered if first}
+    if first:
+        rows = [list(ids) for ids in probe] or _random_rows(model.config.vocab_size)
+        if is_lora:
+            _check_trained(trained)
+            place = adapter or merged / "adapter"
+            _save_adapter(model, trained, place)
+            make = functools.partial(_merged, base, place, rows)
+        else:
+            make = functools.partial(_filled, base, trained, rows)
+        _save_compared(make, rows, saved_dtype(base), merged)
+        tokenizer.save_pretrained(merged)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _check_trained(adapter: dict[str, Tensor]) -> None:
+    unchanged = [name for name, value in adapter.items() if "lora_B" in name and not value.any()]
+    if unchanged:
+        raise RuntimeError(f"the adapter did not train: {len(unchanged)} matrices are still zero, first {unchanged[0]}")
+
+
+def _save_adapter(model: PeftModel, trained: dict[str, Tensor], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    named = {name.removeprefix("module."): value.float().contiguous() for name, value in trained.items()}
+    state = get_peft_model_state_dict(model, state_dict=named, save_embedding_layers=False)
+    save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.inference_mode, config.base_model_name_or_path = True, None
+    config.save_pretrained(str(directory))
+
+
+def load_adapter(model: Any, directory: Path) -> PeftModel:
+    """Puts a saved adapter on `model`: a causal LM, or its inner model, whichever the adapter was trained on."""
+    kind = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
+    target = model.base_model if kind == "FEATURE_EXTRACTION" and model.get_output_embeddings() is not None else model
+    return PeftModel.from_pretrained(target, str(directory), autocast_adapter_dtype=False)
+
+
+def _merged(base: Path, adapter: Path, rows: list[list[int]]) -> tuple[Any, Tensor]:
+    """The base with the adapter merged into it, in fp32, and the hidden states before merging."""
+    whole = _load(base, head=True, dtype=torch.float32)
+    adapted = load_adapter(whole, adapter)
+    expected = hidden_states(whole, rows)
+    adapted.merge_and_unload()
+    return whole, expected
+
+
+def _filled(base: Path, trained: dict[str, Tensor], rows: list[list[int]]) -> tuple[Any, Tensor]:
+    """The base with all its weights replaced by the trained ones, in fp32, and its hidden states."""
+    whole = _load(base, head=True, dtype=torch.float32)
+    inner = whole.base_model
+    target = whole if any(name.startswith(f"{whole.base_model_prefix}.") for name in trained) else inner
+    missing = target.load_state_dict(trained, strict=False).unexpected_keys
+    if missing:
+        raise RuntimeError(f"{base} has no weights named {missing[0]}")
+    whole.tie_weights()
+    return whole, hidden_states(whole, rows)
+
+
+def _save_compared(
+    make: Callable[[], tuple[Any, Tensor]], rows: list[list[int]], dtype: torch.dtype, directory: Path
+) -> None:
+    """Saves what `make` makes, in `dtype` if that agrees with fp32, else in fp32."""
+    for wanted in dict.fromkeys((dtype, torch.float32)):
+        whole, expected = make()
+        whole.to(wanted).save_pretrained(directory)
+        saved = hidden_states(_load(directory, head=True, dtype=torch.float32), rows)
+        worst = functional.cosine_similarity(saved, expected, dim=-1).min().item()
+        if worst >= MINIMUM_COSINE:
+            return
+        logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", wanted, worst)
+    raise RuntimeError(f"saving changed the model: its hidden states agree only to a cosine of {worst:.5f}")
+
+
+def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Last hidden states of a causal LM at the real tokens of `rows`, float32 [tokens, dimension]."""
+    batch = padded(rows, pad=0)
+    with torch.no_grad():
+        states = model.base_model(**batch).last_hidden_state
+    return states[batch["attention_mask"].bool()].float()
+
+
+def saved_dtype(directory: Path) -> torch.dtype:
+    """The dtype of most weights in a model directory."""
+    named = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    found: Counter[str] = Counter()
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as weights:
+            found.update(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
+    return named.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
+
+
+def _random_rows(vocabulary: int) -> list[list[int]]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(vocabulary, (8, 24), generator=draw).tolist()
