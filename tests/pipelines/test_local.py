@@ -1,0 +1,119 @@
+"""The compiled pipeline on this machine: every real step at the smallest size, the cache, and failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_backbone, write_beir
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "adapt_method": "ql",
+    "adapt_batch_size": 8,
+    "adapt_micro_batch_size": 8,
+    "adapt_max_steps": 3,
+    "tune_batch_size": 8,
+    "tune_micro_batch_size": 8,
+    "tune_max_steps": 3,
+    "tune_passages_per_query": 3,
+    "tune_query_length": 160,
+    "tune_passage_length": 200,
+    "adapt_passage_length": 200,
+    "mine_depth": 20,
+    "run_precision": "fp32",
+}
+
+
+def run_local(root: Path, **parameters: Any) -> subprocess.CompletedProcess[str]:
+    given = [f"{name}={value}" for name, value in {**SMALL, **parameters}.items()]
+    command = [sys.executable, "-m", "pipelines", "run-local", "--root", str(root), *given]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sources")
+    return {"corpus_uri": write_beir(root / "corpus"), "backbone": write_backbone(root / "backbone")}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="module")
+def first(root: Path, sources: dict[str, Path]) -> subprocess.CompletedProcess[str]:
+    return run_local(root, **sources)
+
+
+def test_the_whole_pipeline_runs_and_publishes(first: subprocess.CompletedProcess[str], root: Path) -> None:
+    assert first.returncode == 0, first.stderr[-3000:]
+    for number, step in enumerate(("fingerprint_sources", "prepare_corpus"), 1):
+        assert f"[{number}/9] {step}: done in " in first.stderr
+    assert "[9/9] promote: done in " in first.stderr
+    assert f"report: {root / 'report.html'}" in first.stdout
+    assert (root / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    alias = json.loads((root / "published" / "production.json").read_text())
+    assert alias
+
+
+def test_the_evaluation_compares_the_retriever_with_bm25_and_the_backbone(
+    first: subprocess.CompletedProcess[str], root: Path
+) -> None:
+    [path] = root.glob("runs/*/evaluate/evaluation/evaluation.json")
+    evaluation = json.loads(path.read_text())
+    systems = evaluation["splits"]["test"]["systems"]
+    assert {"retriever", "BM25", "backbone"} <= set(systems)
+    assert 0 < systems["BM25"]["ndcg@10"] <= 1
+    assert systems["retriever"]["ndcg@10"] != systems["backbone"]["ndcg@10"]
+
+
+def test_a_second_run_takes_unchanged_steps_from_the_cache(
+    first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
+) -> None:
+    second = run_local(root, **sources)
+    assert second.returncode == 0, second.stderr[-3000:]
+    cached = [line.split()[1].rstrip(":") for line in second.stderr.splitlines() if "taken from the cache" in line]
+    assert sorted(cached) == sorted(
+        [
+            "prepare_corpus",
+            "fetch_backbone",
+            "mine_negatives",
+            "adapt_backbone",
+            "tune_retriever",
+            "build_index",
+            "evaluate",
+        ]
+    )
+
+
+def test_a_changed_parameter_runs_only_what_depends_on_it(
+    first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
+) -> None:
+    third = run_local(root, **sources, eval_depth=20)
+    ran = [line.split()[1].rstrip(":") for line in third.stderr.splitlines() if ": done in " in line]
+    assert ran == ["fingerprint_sources", "evaluate", "promote"]
+
+
+def test_a_changed_source_is_noticed_and_bad_input_fails_the_run(
+    first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
+) -> None:
+    corpus = sources["corpus_uri"] / "corpus.jsonl"
+    original = corpus.read_text()
+    corpus.write_text(original + "not json\n")
+    try:
+        failed = run_local(root, **sources)
+    finally:
+        corpus.write_text(original)
+    assert failed.returncode == 2
+    assert f"corpus.jsonl:{original.count(chr(10)) + 1}" in failed.stderr
+    assert "prepare_corpus: stopped by bad input" in failed.stderr
+    assert "mine_negatives" not in failed.stderr
