@@ -76,7 +76,7 @@ class Checkpoints:
         from llm_retriever.store import open_store
 
         store = open_store(self.mirror)
-        old = {entry.key.split("/")[0].removesuffix(".json") for entry in store.list("checkpoint-")}
+        old = {match[0] for match in (NAME.match(entry.key) for entry in store.list()) if match}
         store.upload(checkpoint, checkpoint.name)
         store.write(_mark(checkpoint).name, _mark(checkpoint).read_bytes())
         for name in old - {checkpoint.name}:
@@ -87,7 +87,7 @@ class Checkpoints:
         from llm_retriever.store import open_store
 
         store, here = open_store(self.mirror), self.latest()
-        marks = [e.key for e in store.list("checkpoint-") if "/" not in e.key and e.key.endswith(".json")]
+        marks = [e.key for e in store.list() if NAME.match(e.key) and "/" not in e.key and e.key.endswith(".json")]
         newest = max(marks, key=lambda key: _update(Path(key)), default=None)
         if newest is None or (here is not None and _update(here) >= _update(Path(newest))):
             return
