@@ -179,7 +179,7 @@ class Preparation:
         """Checks what judgments, queries and passages say about each other.
 
         Raises:
-            InputError: There are no passages or no judgments, a judgment names what is not there or contradicts another,
+            InputError: There are no passages or no judgments, a judgment names what is unknown or contradicts another,
                 or a training query has no positive.
         """
         self._check_there_is_something()
@@ -244,12 +244,13 @@ class Preparation:
                 self.counts["queries"] += 1
 
     def _write_qrels(self, split: str) -> None:
-        number = 0
+        judgments = 0
         with (self.draft / collection.QRELS_DIRECTORY / f"{split}.tsv").open("w", encoding="utf-8") as file:
             file.write(collection.QRELS_HEADER)
-            for number, row in enumerate(self.ledger.final_judgments(split), start=1):
+            for row in self.ledger.final_judgments(split):
                 file.write("\t".join(map(str, row)) + "\n")
-        self.splits[split] = {"queries": self.ledger.number_of_queries(split), "judgments": number}
+                judgments += 1
+        self.splits[split] = {"queries": self.ledger.number_of_queries(split), "judgments": judgments}
 
     def _thin_corpus(self) -> None:
         """Makes the corpus a subset: the judged passages, and others up to the number wanted."""

@@ -31,7 +31,7 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
         "",
         "## Where it comes from",
         "",
-        *_table(("", ""), _origin_rows(manifest)),
+        *_origin(manifest),
     ]
     if counts["train_queries_in_evaluation"]:
         number = counts["train_queries_in_evaluation"]
@@ -55,13 +55,13 @@ def _changes(counts: dict[str, int]) -> list[str]:
     return lines or ["Nothing but white space and Unicode form."]
 
 
-def _origin_rows(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
+def _origin(manifest: dict[str, Any]) -> list[str]:
     source = {name: value for name, value in manifest["source"].items() if not isinstance(value, dict)}
     versions = manifest["source"].get("versions", {})
-    rows = [(name, f"`{value}`") for name, value in source.items()]
+    lines = [f"- {name}: `{value}`" for name, value in source.items()]
     if versions:
-        rows.append(("made from", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    return [*rows, ("licence", str(manifest["licence"])), ("fingerprint", f"`{manifest['fingerprint']}`")]
+        lines.append("- made from: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return [*lines, f"- licence: {manifest['licence']}", f"- fingerprint: `{manifest['fingerprint']}`", ""]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -37,7 +37,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened_source(uri: str, format: str = "auto") -> Iterator[Source]:  # noqa: A002
+def opened_source(uri: str, format: str = "auto") -> Iterator[Source]:
     """Opens a directory, an `s3://` prefix, an `hf://datasets/…` repository or a `demo:` collection.
 
     What was downloaded is removed when the block ends.
@@ -76,7 +76,7 @@ def _directory_source(
     shown: str,
     format: str,
     description: dict[str, Any],
-    licence: str = LICENCE_UNKNOWN,  # noqa: A002
+    licence: str = LICENCE_UNKNOWN,
 ) -> Source:
     if not directory.is_dir():
         problem = "is a file, not a directory" if directory.exists() else "no such directory"

@@ -1,4 +1,4 @@
-"""BEIR: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (query-id, corpus-id, score).
+"""BEIR: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (query, passage, grade).
 
 On the Hugging Face hub the same three come as parquet or JSON lines in folders of shards; both are read.
 """

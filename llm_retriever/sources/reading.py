@@ -19,7 +19,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
 class SourceFile(NamedTuple):
-    """A file of a source: where it lies now, and what its owner calls it (they differ for a copy of an s3:// prefix)."""
+    """A file of a source: where it lies now, and what its owner calls it (they differ for a copy from s3://)."""
 
     path: Path
     shown: str

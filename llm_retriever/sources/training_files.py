@@ -1,4 +1,4 @@
-"""Which files of a directory hold training examples, and of which split: shared by Tevatron's and FlagEmbedding's layouts."""
+"""Which files hold training examples, and of which split: shared by Tevatron's and FlagEmbedding's layouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_corpus(path: Path, directory: Path) -> bool:
 
 
 def split_of(path: Path, directory: Path) -> str:
-    """The split a file's name tells (``train-00000-of-00002.parquet``, ``msmarco.dev.jsonl``, ``test/1.jsonl``), else train."""
+    """The split that a file's name tells (``train-00000-of-00002.parquet``, ``test/1.jsonl``), else train."""
     words = re.split(r"[-_./]", path.relative_to(directory).as_posix().lower())
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
 
