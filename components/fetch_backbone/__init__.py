@@ -1,0 +1,1 @@
+"""Brings the causal LM that everything starts from."""
