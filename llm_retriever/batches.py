@@ -53,3 +53,28 @@ def read_out(hidden: Tensor, mask: Tensor, pooling: str, normalise: bool) -> Ten
     last = width - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
     vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
     return functional.normalize(vectors, dim=-1) if normalise else vectors
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Groups rows of similar length into batches of at most `budget` tokens, padding included; longest rows first.
+
+    The longest first, so that what does not fit into memory fails at once and the time left is not underestimated.
+
+    Args:
+        lengths: Tokens of each row.
+        budget: Rows times width of a batch; a single row that is longer makes a batch of its own.
+
+    Returns:
+        Positions in `lengths`, each exactly once.
+
+    Example:
+        >>> token_batches([2, 9, 3, 8], budget=20)
+        [[1, 3], [2, 0]]
+    """
+    batches: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches
