@@ -12,12 +12,13 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.stores.interface import MANIFEST, Entry, Store, manifest_of
 from llm_retriever.stores.local import LocalStore
 
-__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "is_local", "open_store", "publish"]
+__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "is_local", "manifest_of", "open_store", "publish"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -79,16 +80,21 @@ def fetched(uri: str | Path, cache_parent: Path | None = None) -> Iterator[Path]
         yield Path(copy)
 
 
-def publish(directory: str | Path, uri: str) -> None:
+def publish(directory: str | Path, uri: str, manifest: dict[str, Any] | None = None) -> None:
     """Uploads a directory's files, and last a manifest with their SHA-256: a prefix without one is not complete.
 
     What is published stays: publishing the same files again does nothing.
 
+    Args:
+        directory: What to publish.
+        uri: Where to.
+        manifest: Its `manifest_of`, if known already; files are read once more if not.
+
     Raises:
         InputError: There is something else published at `uri`, or the store cannot be used.
     """
-    store, manifest = open_store(uri), manifest_of(Path(directory))
-    text = json.dumps(manifest, indent=2) + "\n"
+    store = open_store(uri)
+    text = json.dumps(manifest or manifest_of(Path(directory)), indent=2) + "\n"
     if not store.exists(MANIFEST):
         store.upload(directory)
         with contextlib.suppress(FileExistsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -31,10 +32,12 @@ class S3Server:
         self.bucket = "models"
         self.fault: Fault | None = None
         self.requests: list[tuple[str, str]] = []
+        self.headers: list[set[str]] = []
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        self.headers.append({name for name in environ if name.startswith("HTTP_")})
         answer = self.fault(environ) if self.fault else None
         if answer is None:
             return self._moto(environ, start_response)
@@ -56,6 +59,7 @@ class S3Server:
             "no_proxy": "127.0.0.1,localhost",
         }
 
+    @functools.cache  # noqa: B019  (one server, for the whole run)
     def client(self) -> Any:
         """A plain client, to look at the bucket past the code under test."""
         import boto3
@@ -97,6 +101,7 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serv
         client.delete_bucket(Bucket=row["Name"])
     client.create_bucket(Bucket=s3_process.bucket)
     s3_process.requests.clear()
+    s3_process.headers.clear()
     yield s3_process
     s3_process.fault = None
 

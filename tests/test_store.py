@@ -230,6 +230,24 @@ def test_a_server_that_stays_busy_ends_the_transfer_with_its_uri(s3: S3Server, m
         open_store(f"s3://{s3.bucket}").list()
 
 
+@pytest.mark.parametrize(("calculation", "sent"), [("when_supported", True), ("when_required", False), (None, False)])
+def test_checksums_travel_with_the_parts_where_the_server_supports_them(
+    s3: S3Server, directory: Path, monkeypatch: pytest.MonkeyPatch, calculation: str | None, sent: bool
+) -> None:
+    if calculation:
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", calculation)
+    open_store(f"s3://{s3.bucket}").upload(directory)
+    assert any(name.startswith("HTTP_X_AMZ_CHECKSUM") for names in s3.headers for name in names) is sent
+
+
+def test_a_named_endpoint_needs_no_host_name_per_bucket(
+    s3: S3Server, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint.replace("127.0.0.1", "localhost"))
+    open_store(f"s3://{s3.bucket}").upload(directory)
+    assert all(path.startswith(f"/{s3.bucket}") for _, path in s3.requests)
+
+
 # ---- publishing
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -204,11 +205,18 @@ _TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=P
 
 def _client() -> Any:
     """A client whose endpoint, region and credentials come from the environment."""
+    # Making one takes longer than most requests. A forked process must not share its parent's connections.
+    return _client_of(os.getpid(), tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+
+
+@functools.lru_cache(maxsize=4)
+def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
+    given = dict(environment)
     settings: dict[str, Any] = {"retries": {"mode": "standard"}, "max_pool_connections": CONCURRENCY + 4}
-    if "AWS_MAX_ATTEMPTS" not in os.environ:
+    if "AWS_MAX_ATTEMPTS" not in given:
         settings["retries"]["total_max_attempts"] = ATTEMPTS
-    own_endpoint = any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+    own_endpoint = given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL")
+    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in given:
         # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
         settings["request_checksum_calculation"] = "when_required"
     return boto3.session.Session().client("s3", config=Config(**settings))

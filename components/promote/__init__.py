@@ -1,0 +1,1 @@
+"""Decides whether the retriever replaces the one in production, and publishes it."""
