@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,30 +20,35 @@ _TERMS = _DRAW.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)
 _SHINGLE_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-def first_of_each(texts: Sequence[str], *, shingle: int, similarity: float) -> list[bool]:
-    """Marks the texts that are not nearly the same as an earlier marked one.
+class NearDuplicates:
+    """Remembers texts and tells whether a further one says nearly the same.
 
     Args:
-        texts: In order of preference.
         shingle: Words in a shingle; 1 compares the words alone.
         similarity: Estimated Jaccard similarity from which two texts count as nearly the same.
 
-    Returns:
-        One truth value a text; letter case and punctuation play no part.
+    Example:
+        >>> seen = NearDuplicates(shingle=1, similarity=0.75)
+        >>> seen.adds("Close the file."), seen.adds("close the file"), seen.adds("Open a socket.")
+        (True, False, True)
     """
-    kept: list[bool] = []
-    signatures: list[np.ndarray] = []
-    buckets: dict[bytes, list[int]] = {}
-    for i, text in enumerate(texts):
-        signature = _signature(text, shingle)
-        signatures.append(signature)
-        bands = list(_bands(signature))
-        near = {j for band in bands for j in buckets.get(band, ())}
-        kept.append(not any(np.mean(signatures[j] == signature) >= similarity for j in near))
-        if kept[-1]:
-            for band in bands:
-                buckets.setdefault(band, []).append(i)
-    return kept
+
+    def __init__(self, *, shingle: int, similarity: float) -> None:
+        self.shingle, self.similarity = shingle, similarity
+        self._buckets: dict[bytes, list[np.ndarray]] = {}
+
+    def adds(self, text: str) -> bool:
+        """Whether the text is new, and is remembered; letter case and punctuation play no part."""
+        signature = _signature(text, self.shingle)
+        raw = signature.tobytes()
+        size = len(raw) // BANDS
+        bands = [bytes([i]) + raw[i * size : (i + 1) * size] for i in range(BANDS)]
+        near = {id(other): other for band in bands for other in self._buckets.get(band, ())}
+        if any((other == signature).sum() >= self.similarity * HASHES for other in near.values()):
+            return False
+        for band in bands:
+            self._buckets.setdefault(band, []).append(signature)
+        return True
 
 
 def _signature(text: str, shingle: int) -> np.ndarray:
@@ -56,8 +60,3 @@ def _signature(text: str, shingle: int) -> np.ndarray:
         shingles = (shingles * _SHINGLE_FACTOR) ^ words[offset : offset + length]
     mixed = shingles * _FACTORS + _TERMS
     return (mixed ^ (mixed >> np.uint64(31))).min(axis=1)
-
-
-def _bands(signature: np.ndarray) -> Iterator[bytes]:
-    for number, band in enumerate(signature.reshape(BANDS, -1)):
-        yield bytes([number]) + band.tobytes()

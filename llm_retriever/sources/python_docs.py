@@ -7,6 +7,8 @@ Near-duplicates are removed, and splits are made of whole modules and packages, 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from llm_retriever.progress import Progress
 from llm_retriever.sources.docstrings import Documented, documented
-from llm_retriever.sources.near_duplicates import first_of_each
+from llm_retriever.sources.near_duplicates import NearDuplicates
 from llm_retriever.sources.reading import BadLines
 from llm_retriever.sources.rows import JudgmentRow, PassageRow, Place, QueryRow, Row, normalise
 
@@ -28,15 +30,6 @@ EDITION = "1"
 LICENCE = "documentation of Python (PSF-2.0) and of the packages under 'versions', each under its own licence"
 # Read in this order until there are enough passages; what is not installed is left out.
 PACKAGES = (
-    "numpy",
-    "scipy",
-    "pandas",
-    "networkx",
-    "matplotlib",
-    "torch.nn",
-    "torch.optim",
-    "torch.distributions",
-    "torch.utils",
     "huggingface_hub",
     "pydantic",
     "jinja2",
@@ -46,10 +39,18 @@ PACKAGES = (
     "requests",
     "urllib3",
     "boto3",
+    "numpy",
+    "scipy",
+    "pandas",
+    "networkx",
+    "torch.nn",
+    "torch.optim",
+    "torch.distributions",
+    "matplotlib",
     "statsmodels",
     "sympy",
 )
-ENOUGH_PASSAGES = 10_000
+ENOUGH_PASSAGES = 9_000
 MOST_OF_A_PACKAGE = 1_600
 LARGEST_EVALUATION_GROUP = 120
 EVALUATION_QUERIES = {"test": 600, "dev": 400}
@@ -69,6 +70,14 @@ NOT_DOCUMENTATION = {
     "site-packages",
     "dist-packages",
     "lib-dynload",
+    "__pycache__",
+    "_distutils_hack",
+    "_examples",
+    "_testing",
+    "_vendor",
+    "_vendored",
+    "_external",
+    "_lib",
     "vendor",
     "vendored",
     "packages",
@@ -92,8 +101,10 @@ class Entry(NamedTuple):
 
     def text(self) -> str:
         """The passage: signature and body; the summary only where it is no query."""
-        summary = "" if self.thing.makes_a_query() else self.thing.summary
-        return normalise(" ".join(part for part in (self.thing.signature + ".", summary, self.thing.body) if part))
+        summary = "" if self.thing.makes_a_query else self.thing.summary
+        return normalise(
+            " ".join(part for part in (self.thing.signature.rstrip(" …") + ".", summary, self.thing.body) if part)
+        )
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +125,7 @@ def rows(bad: BadLines) -> Iterator[Row]:
     for number, entry in enumerate(entries, start=1):
         place, name = Place(URI, number), entry.thing.name
         yield PassageRow(place, name, name, entry.text())
-        if entry.thing.makes_a_query():
+        if entry.thing.makes_a_query:
             query_id = f"q:{name}"
             yield QueryRow(place, query_id, normalise(entry.thing.summary))
             yield JudgmentRow(place, split[entry.group], query_id, name, 1)
@@ -122,20 +133,37 @@ def rows(bad: BadLines) -> Iterator[Row]:
 
 def _entries() -> list[Entry]:
     found: list[Entry] = []
-    with Progress("read documentation", total=ENOUGH_PASSAGES, unit="passages") as progress:
+    summaries = NearDuplicates(shingle=1, similarity=0.75)
+    passages = NearDuplicates(shingle=3, similarity=0.5)
+    with _no_garbage_collection(), Progress("read documentation", ENOUGH_PASSAGES, "passages") as progress:
         for package in ("", *PACKAGES):
-            found = _distinct(found + _selection(list(_of_package(package))))
+            for entry in _selection(list(_of_package(package))):
+                summary, body = entry.thing.summary, entry.thing.body
+                if summaries.adds(summary or body) and passages.adds(f"{summary} {body}"):
+                    found.append(entry)
             progress.update(len(found) - progress.done)
             if len(found) >= ENOUGH_PASSAGES:
                 break
     return found
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Syntax trees have no cycles; looking for some in them takes a quarter of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _selection(entries: list[Entry]) -> list[Entry]:
     """A package's share of the collection, drawn by name: mostly what makes queries, and not too much of one package."""
     entries = list({entry.thing.name: entry for entry in reversed(entries)}.values())[::-1]
-    asked = _drawn([entry for entry in entries if entry.thing.makes_a_query()], MOST_OF_A_PACKAGE)
-    others = [entry for entry in entries if not entry.thing.makes_a_query() and len(entry.text().split()) >= 8]
+    asked = _drawn([entry for entry in entries if entry.thing.makes_a_query], MOST_OF_A_PACKAGE)
+    others = [entry for entry in entries if not entry.thing.makes_a_query and len(entry.text().split()) >= 8]
     names = {entry.thing.name for entry in asked}
     names |= {
         entry.thing.name
@@ -152,14 +180,6 @@ def _draw(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def _distinct(entries: list[Entry]) -> list[Entry]:
-    """Without those whose summary, or whose passage, is nearly that of an earlier one."""
-    kept = first_of_each([entry.thing.summary for entry in entries], shingle=1, similarity=0.75)
-    entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-    kept = first_of_each([f"{entry.thing.summary} {entry.thing.body}" for entry in entries], shingle=3, similarity=0.5)
-    return [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-
-
 def _of_package(package: str) -> Iterator[Entry]:
     """The documented things of a package, or of the standard library (``""``)."""
     top, _, inner = package.partition(".")
@@ -168,18 +188,20 @@ def _of_package(package: str) -> Iterator[Entry]:
         return
     start = root / inner.replace(".", "/") if inner else root
     for path in _python_files(start):
-        module = ".".join([*([top] if top else []), *path.relative_to(root).with_suffix("").parts])
-        module = module.removesuffix(".__init__")
-        if any(
-            part.startswith("_") or part in NOT_DOCUMENTATION or part.startswith("test_") for part in module.split(".")
-        ):
-            continue
-        group = module.partition(".")[0]
-        try:
-            for thing in documented(path.read_text(encoding="utf-8"), module):
-                yield Entry(group, thing)
-        except (SyntaxError, ValueError):
-            continue
+        module = _public_name(top, path.relative_to(root))
+        if module:
+            group = module.partition(".")[0]
+            with contextlib.suppress(SyntaxError, ValueError):
+                for thing in documented(path.read_text(encoding="utf-8"), module):
+                    yield Entry(group, thing)
+
+
+def _public_name(top: str, path: Path) -> str:
+    """The name of a file's module without its private parts, behind which public names are often implemented."""
+    parts = path.with_suffix("").parts
+    if parts[-1] in NOT_DOCUMENTATION or parts[-1].startswith("test_") or (not top and parts[0].startswith("_")):
+        return ""
+    return ".".join(part for part in (top, *parts) if part and not part.startswith("_"))
 
 
 def _root(top: str) -> Path | None:
@@ -193,7 +215,7 @@ def _root(top: str) -> Path | None:
 
 def _python_files(start: Path) -> Iterator[Path]:
     for directory, folders, names in os.walk(start):
-        folders[:] = sorted(n for n in folders if n not in NOT_DOCUMENTATION and not n.startswith(("_", ".")))
+        folders[:] = sorted(n for n in folders if n not in NOT_DOCUMENTATION and not n.startswith("."))
         for name in sorted(names):
             if name.endswith(".py"):
                 yield Path(directory) / name
@@ -203,7 +225,7 @@ def _splits(entries: list[Entry]) -> dict[str, str]:
     """Split by group: groups are drawn for test, then for dev, until these have their queries; the rest is for training."""
     sizes: dict[str, int] = {}
     for entry in entries:
-        sizes[entry.group] = sizes.get(entry.group, 0) + entry.thing.makes_a_query()
+        sizes[entry.group] = sizes.get(entry.group, 0) + entry.thing.makes_a_query
     split = dict.fromkeys(sizes, "train")
     drawn = sorted((group for group, size in sizes.items() if 0 < size <= LARGEST_EVALUATION_GROUP), key=_draw)
     for name, wanted in EVALUATION_QUERIES.items():
