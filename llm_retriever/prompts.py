@@ -12,9 +12,15 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
 
+CHARACTERS_PER_TOKEN = 12
+"""Longer than the words of any language on average: so many characters a token surely fill the room."""
+Encoded = tuple[list[int], list[tuple[int, int]]]
+
 
 class PromptEncoder:
     """Words texts and turns them into token ids.
+
+    A text is tokenised as text: a literal `</s>` in it does not become the end-of-sequence token.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer (offsets are needed to cut).
@@ -23,14 +29,20 @@ class PromptEncoder:
         closing: Ids appended after the suffix: the embedding tokens.
 
     Raises:
-        InputError: The prompt alone leaves no room for a text within `length`.
+        InputError: The prompt alone leaves no room for a text within `length`, or the tokenizer gives no offsets.
     """
 
     def __init__(self, tokenizer: Any, wording: Wording, length: int, closing: Sequence[int]) -> None:
+        if not tokenizer.is_fast:
+            raise InputError(
+                "is a slow tokenizer, which gives no offsets to cut texts by",
+                file=tokenizer.name_or_path,
+                mend="use a backbone with a tokenizer.json",
+            )
         self.tokenizer, self.wording, self.length = tokenizer, wording, length
         self.opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.closing = list(closing)
-        self._prefix, self._suffix = self._plain(wording.prefix), self._plain(wording.suffix)
+        self._prefix, self._suffix = plain_ids(tokenizer, [wording.prefix, wording.suffix])
         prompt = len(self.opening) + len(self._prefix) + len(self._suffix) + len(self.closing)
         if prompt >= length:
             raise InputError(
@@ -38,9 +50,8 @@ class PromptEncoder:
                 field="length",
                 mend=f"use at least {prompt + 8}",
             )
-
-    def _plain(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._room = length - len(self.opening) - len(self.closing)
+        self._body_room = length - prompt
 
     def ids(self, text: str) -> list[int]:
         """Token ids of one worded text, at most `length` of them."""
@@ -48,43 +59,77 @@ class PromptEncoder:
 
     def batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several worded texts; the tokenizer works on them in parallel."""
+        if not texts:
+            return []
         bodies = [text.strip() for text in texts]
-        room = self.length - len(self.opening) - len(self.closing)
-        worded = self._pieces(bodies, room) if self.wording.tokenise == "pieces" else self._whole(bodies, room)
-        return [[*self.opening, *ids, *self.closing] for ids in worded]
+        if self.wording.tokenise == "pieces":
+            return self.around(self.body_ids(bodies))
+        return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
 
-    def _pieces(self, bodies: list[str], room: int) -> list[list[int]]:
-        room -= len(self._prefix) + len(self._suffix)
-        encoded = self.tokenizer(bodies, add_special_tokens=False)["input_ids"] if bodies else []
-        return [[*self._prefix, *ids[:room], *self._suffix] for ids in encoded]
+    def around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
+        """Puts the prompt around bodies that are ids already, and cuts them to fit (`pieces`)."""
+        head, tail = [*self.opening, *self._prefix], [*self._suffix, *self.closing]
+        return [[*head, *ids[: self._body_room], *tail] for ids in bodies]
 
-    def _whole(self, bodies: list[str], room: int) -> list[list[int]]:
-        prefix, suffix = self.wording.prefix, self.wording.suffix
+    def body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
+        """Ids of texts without their prompt, each at least as far as there is room for it."""
+        starts = [self._start_of(body) for body in bodies]
+        found = plain_ids(self.tokenizer, starts)
+        short = [i for i, ids in enumerate(found) if len(ids) < self._body_room and len(starts[i]) < len(bodies[i])]
+        for i, ids in zip(short, plain_ids(self.tokenizer, [bodies[i] for i in short]), strict=True):
+            found[i] = ids
+        return found
+
+    def _start_of(self, body: str) -> str:
+        """The start of a very long text, up to a space: a book is not tokenised for its first page."""
+        most = CHARACTERS_PER_TOKEN * self.length
+        return body[: body.rfind(" ", 0, most)].rstrip() if len(body) > most and " " in body[:most] else body
+
+    def _whole(self, bodies: list[str]) -> list[list[int]]:
+        """Ids of whole strings; those that are too long lose the end of their body, again and again until all fit."""
+        kept = [self._start_of(body) for body in bodies]
+        found = self._encoded(kept)
+        short = [i for i, (ids, _) in enumerate(found) if len(ids) <= self._room and len(kept[i]) < len(bodies[i])]
+        self._encode_again(short, bodies, found)
+        for i in short:
+            kept[i] = bodies[i]
+        while long := [i for i, (ids, _) in enumerate(found) if len(ids) > self._room]:
+            for i in long:
+                # Joined at the seams, an empty body can take more ids than the two pieces that were measured.
+                found[i] = found[i] if kept[i] else ([*self._prefix, *self._suffix], [])
+                kept[i] = self._cut(kept[i], *found[i])
+            self._encode_again([i for i in long if len(found[i][0]) > self._room], kept, found)
+        return [ids for ids, _ in found]
+
+    def _encode_again(self, chosen: list[int], bodies: list[str], found: list[Encoded]) -> None:
+        for i, encoded in zip(chosen, self._encoded([bodies[i] for i in chosen]), strict=True):
+            found[i] = encoded
+
+    def _encoded(self, bodies: list[str]) -> list[Encoded]:
+        """Ids and character offsets of bodies in their prompt."""
         if not bodies:
             return []
         encoded = self.tokenizer(
-            [prefix + body + suffix for body in bodies], add_special_tokens=False, return_offsets_mapping=True
+            [self.wording.prefix + body + self.wording.suffix for body in bodies],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
         )
-        return [
-            ids if len(ids) <= room else self._cut(body, offsets, len(ids) - room, room)
-            for body, ids, offsets in zip(bodies, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
 
-    def _cut(self, body: str, offsets: list[tuple[int, int]], excess: int, room: int) -> list[int]:
-        """Drops the last `excess` tokens of the body by their offsets, and repeats until the string fits."""
-        start, prefix, suffix = len(self.wording.prefix), self.wording.prefix, self.wording.suffix
-        while True:
-            inside = [begin for begin, end in offsets if begin >= start and end <= start + len(body)]
-            keep = inside[-excess] - start if excess < len(inside) else 0
-            body = body[: min(keep, len(body) - 1)].rstrip() if body else body
-            encoded = self.tokenizer(prefix + body + suffix, add_special_tokens=False, return_offsets_mapping=True)
-            ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-            if len(ids) <= room:
-                return ids
-            if not body:
-                # Joined at the seams, an empty body can take more ids than the two pieces that were measured.
-                return [*self._prefix, *self._suffix]
-            excess = len(ids) - room
+    def _cut(self, body: str, ids: list[int], offsets: list[tuple[int, int]]) -> str:
+        """The body without its last tokens, as many as are too many, and shorter by one character at least."""
+        first, last = len(self.wording.prefix), len(self.wording.prefix) + len(body)
+        inside, excess = [begin for begin, end in offsets if begin >= first and end <= last], len(ids) - self._room
+        keep = inside[-excess] - first if excess < len(inside) else 0
+        return body[: max(0, min(keep, len(body) - 1))].rstrip()
+
+
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts as they stand: nothing added, and the names of special tokens in them are ordinary characters."""
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def passage_text(title: str, text: str, joiner: str = " ") -> str:

@@ -1,0 +1,76 @@
+"""Four-dimensional attention masks: which position sees which, as floats that are added to the attention scores.
+
+transformers 5 hands a caller's mask [rows, 1, width, width] to the attention as it is, so no model has to be patched.
+Every mask is 0 where a position is seen and one huge negative number where it is not. It is never boolean, which eager
+attention would add as 0 and 1 without a word, and never holds minus infinity, which makes NaN of a row that sees nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEAST = {torch.float32: torch.finfo(torch.bfloat16).min}
+"""The blocking number where it is not the dtype's least: fp32's own would become minus infinity if cast to bf16."""
+
+
+def causal(real: Tensor, dtype: torch.dtype) -> Tensor:
+    """Every position sees itself and the real positions before it: `A(i) = {k..i}` with k pads on the left.
+
+    Args:
+        real: [rows, width]; non-zero on real tokens. The pads may be on either side.
+        dtype: What the model computes in.
+
+    Returns:
+        Float [rows, 1, width, width].
+    """
+    return _additive(_causal(real), dtype)
+
+
+def attention_block(real: Tensor, embedding: Tensor, dtype: torch.dtype) -> Tensor:
+    """What follows the embedding token [E] sees of the text before it only what [E] makes of it (LLM-QL, Eq. 6).
+
+    With e = position of [E] and k pads on the left, `A(i) = {k..i}` for i ≤ e and `A(i) = {e..i}` for i > e.
+
+    Args:
+        real: [rows, width]; non-zero on real tokens. The pads may be on either side.
+        embedding: int64 [rows]; each row's own e, pads counted; the first one if there are several embedding tokens.
+        dtype: What the model computes in.
+
+    Returns:
+        Float [rows, 1, width, width].
+    """
+    position = torch.arange(real.shape[1], device=real.device)
+    after = position[None, :, None] > embedding[:, None, None]
+    before = position[None, None, :] < embedding[:, None, None]
+    return _additive(_causal(real) & ~(after & before), dtype)
+
+
+def check(mask: Tensor) -> Tensor:
+    """Returns `mask` if it is one that every attention implementation understands alike.
+
+    Raises:
+        ValueError: It is not a float [rows, 1, width, width] of finite numbers.
+    """
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"a mask has the shape [rows, 1, width, width], not {list(mask.shape)}")
+    if not mask.is_floating_point():
+        raise ValueError(f"a mask is added to the scores: {mask.dtype} is silently wrong under eager attention")
+    if not torch.isfinite(mask).all():
+        raise ValueError("a mask with infinite entries makes NaN of rows that see nothing")
+    return mask
+
+
+def _causal(real: Tensor) -> Tensor:
+    """Boolean [rows, width, width], row by column."""
+    width = real.shape[1]
+    triangle = torch.ones(width, width, dtype=torch.bool, device=real.device).tril()
+    return triangle & real.bool()[:, None, :]
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A pad sees itself: a row that sees nothing would average over everything, and is NaN in some kernels."""
+    alone = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
+    blocked = ~(seen | alone)
+    mask = torch.zeros(blocked.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(blocked, LEAST.get(dtype, torch.finfo(dtype).min)).unsqueeze(1)
