@@ -1,0 +1,34 @@
+"""The program of the step `mine_negatives`."""
+
+from __future__ import annotations
+
+from components.entrypoint import Step, StepRun
+from llm_retriever.settings import MiningSettings
+
+
+def run(step: StepRun[MiningSettings]) -> None:
+    """Mines the negatives and makes the BM25 runs."""
+    from llm_retriever.mining import negatives
+
+    names = ("training_set", "bm25_runs", "statistics")
+    manifest = negatives.mine(step.settings, step.inputs["collection"], *(step.outputs[name] for name in names))
+    counts = manifest["counts"]
+    step.metadata["training_set"] = {name: counts[name] for name in ("queries", "examples", "negatives")}
+    step.metadata["training_set"]["collection"] = manifest["collection"]
+    step.metadata["bm25_runs"] = {"collection": manifest["collection"]}
+
+
+STEP = Step(
+    name="mine_negatives",
+    settings=MiningSettings,
+    run=run,
+    inputs={"collection": "The output of prepare_corpus; it must have a split `train`."},
+    outputs={
+        "training_set": "Training queries with their positives, their hard negatives and where each was found.",
+        "bm25_runs": "A TREC run of BM25 for every other split, the baseline of evaluate.",
+        "statistics": "What was mined, as Markdown: counts, ranks, scores, queries dropped and why.",
+    },
+)
+
+if __name__ == "__main__":
+    STEP.main()

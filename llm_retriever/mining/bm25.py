@@ -1,0 +1,111 @@
+"""BM25 over a collection: starts Lucene in a process of its own, asks it, and ends it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, TextIO, cast
+
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+
+WORKER = "llm_retriever.mining.lucene"
+SECONDS_TO_END = 10.0
+
+Ranking = list[tuple[str, float]]
+
+
+class BM25:
+    """Searches the passages of a collection with Lucene's BM25.
+
+    Used in a `with` statement. Indexing begins at once, beside whatever this process does next; it is waited for by the
+    first search. The index lies in a temporary directory and goes when the statement ends.
+
+    Args:
+        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer.
+        k1: Term saturation.
+        b: Length normalisation.
+        threads: Threads that index and search; 0 = one per processor that this process may use.
+
+    Example:
+        ``with BM25(collection, k1=0.9, b=0.4) as bm25: dict(bm25.search({"q1": "what is a glacier"}, depth=10))``
+    """
+
+    def __init__(self, collection: Collection, *, k1: float, b: float, threads: int = 0) -> None:
+        self._collection, self._k1, self._b = collection, k1, b
+        self._threads = threads
+
+    def __enter__(self) -> BM25:
+        self._directory = tempfile.TemporaryDirectory(prefix="bm25-", ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii"
+        )
+        self._requests, self._answers = cast(TextIO, self._process.stdin), cast(TextIO, self._process.stdout)
+        self._indexed = -1
+        job = {"collection": str(self._collection.directory.resolve()), "index": self._directory.name}
+        self._ask({**job, "k1": self._k1, "b": self._b, "threads": self._threads})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                self._process.kill()
+            self._process.communicate(timeout=SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        finally:
+            self._directory.cleanup()
+
+    def wait(self) -> int:
+        """Waits until the index is built; returns how many passages are in it."""
+        if self._indexed < 0:
+            self._indexed = int(self._answer()["indexed"])
+        return self._indexed
+
+    def search(self, queries: Mapping[str, str], depth: int) -> Iterator[tuple[str, Ranking]]:
+        """Searches, and yields the query id and its at most `depth` passages with their scores, best first.
+
+        Equal scores are in the order of the passage ids, whatever the number of threads. A query of which no word is
+        in the collection has an empty ranking. To be read to its end before the next search.
+
+        Raises:
+            InputError: There is no Java to run Lucene on.
+            RuntimeError: Lucene's process ended; its own messages stand before this one.
+        """
+        if not queries:
+            return
+        self.wait()
+        self._ask({"queries": list(queries.values()), "depth": depth})
+        names = list(queries)
+        done = 0
+        while done < len(names):
+            hits = self._answer()["hits"]
+            for position in range(done, done + len(hits)):
+                yield names[position], [(hit["docid"], hit["score"]) for hit in hits[str(position)]]
+            done += len(hits)
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        try:
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line.endswith("\n"):
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        if "problem" in answer:
+            raise InputError(**answer)
+        return answer
+
+    def _died(self) -> RuntimeError:
+        return RuntimeError(f"Lucene's process ended with code {self._process.wait()}; see its messages above")
