@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -93,6 +93,11 @@ class Retriever:
     def dimension(self) -> int:
         """Numbers in a vector."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """Arithmetic of the model; vectors are float32 in any case."""
+        return "bf16" if self.model.dtype == torch.bfloat16 else "fp32"
 
     def encode_queries(
         self,

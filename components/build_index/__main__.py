@@ -1,0 +1,31 @@
+"""The program of the step `build_index`."""
+
+from __future__ import annotations
+
+from components.entrypoint import Step, StepRun
+from llm_retriever.settings import IndexSettings
+
+
+def run(step: StepRun[IndexSettings]) -> None:
+    """Encodes the collection with the retriever and writes the index."""
+    from llm_retriever.indexing.build import build_index
+
+    inputs, index = step.inputs, step.outputs["index"]
+    manifest = build_index(inputs["retriever"], inputs["collection"], index, step.settings)
+    shown = {name: manifest[name] for name in ("kind", "metric", "count", "dimension", "dtype", "card", "collection")}
+    step.metadata["index"] = {**shown, **manifest["timings"], "shards": len(manifest["shards"])}
+
+
+STEP = Step(
+    name="build_index",
+    settings=IndexSettings,
+    run=run,
+    inputs={
+        "retriever": "Retriever from tune_retriever.",
+        "collection": "Collection from prepare_corpus.",
+    },
+    outputs={"index": "Shards of vectors and passage ids, and manifest.json."},
+)
+
+if __name__ == "__main__":
+    STEP.main()

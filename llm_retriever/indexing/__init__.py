@@ -1,0 +1,1 @@
+"""A corpus as vectors on disk, and the exact search over them."""

@@ -1,0 +1,187 @@
+"""A shard on disk: a NumPy matrix of vectors, and the passage ids of its rows as UTF-8 lines.
+
+Neither is ever read into memory as a whole: the matrix is mapped, and ids are decoded where a search hits them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+MEND = "build the index anew with build_index"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the manifest says of a shard.
+
+    Attributes:
+        file: The matrix, .npy, [count, dimension].
+        ids: The ids, one a line, in the order of the rows.
+        count: Passages.
+        sha256: Of the matrix file.
+        ids_sha256: Of the ids file.
+        largest_norm: Length of its longest vector.
+        tokens: Tokens that went through the model, padding left out.
+        slots: Tokens that went through the model, padding included.
+        seconds: Wall-clock time of encoding it.
+    """
+
+    file: str
+    ids: str
+    count: int
+    sha256: str
+    ids_sha256: str
+    largest_norm: float
+    tokens: int
+    slots: int
+    seconds: float
+
+    def is_intact(self, directory: Path) -> bool:
+        """Whether both files have the bytes that they were written with."""
+        return all(
+            (directory / name).is_file() and files.sha256_of_file(directory / name) == digest
+            for name, digest in ((self.file, self.sha256), (self.ids, self.ids_sha256))
+        )
+
+    def matrix(self, directory: Path, dimension: int, dtype: str) -> NDArray[Any]:
+        """The vectors, mapped from the file, [count, dimension].
+
+        Raises:
+            InputError: The file is missing, cut off, or of another shape or type.
+        """
+        path = directory / self.file
+        try:
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"the vectors cannot be read ({error})", file=path, mend=MEND) from None
+        if matrix.shape != (self.count, dimension) or matrix.dtype != DTYPES[dtype]:
+            found = f"{matrix.dtype} {list(matrix.shape)}"
+            wanted = f"{DTYPES[dtype]} {[self.count, dimension]}"
+            raise InputError(f"holds {found}, the manifest says {wanted}", file=path, mend=MEND)
+        return matrix
+
+    def passage_ids(self, directory: Path) -> PassageIds:
+        """The ids of the rows.
+
+        Raises:
+            InputError: The file is missing, or has not `count` ids.
+        """
+        path = directory / self.ids
+        if not path.is_file():
+            raise InputError("no such file", file=path, mend=MEND)
+        ids = PassageIds(path)
+        if len(ids) != self.count:
+            raise InputError(f"holds {len(ids)} ids, the manifest says {self.count}", file=path, mend=MEND)
+        return ids
+
+
+class PassageIds:
+    """Ids by row in 8 bytes of memory each; the file itself is mapped.
+
+    Args:
+        path: A file that `write_ids` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+        self._ends = np.flatnonzero(self._bytes == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: int) -> str:
+        start = self._ends[row - 1] + 1 if row else 0
+        return self._bytes[start : self._ends[row]].tobytes().decode()
+
+
+def write_ids(path: Path, ids: Iterable[str]) -> None:
+    """Writes ids as UTF-8 lines.
+
+    Raises:
+        InputError: An id holds a line break.
+    """
+    with files.atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        for passage_id in ids:
+            if "\n" in passage_id:
+                raise InputError(f"the passage id {passage_id!r} holds a line break", field="_id")
+            file.write(passage_id + "\n")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json` of an index.
+
+    Attributes:
+        kind: `flat`: every vector is compared.
+        metric: `inner_product`.
+        count: Passages.
+        dimension: Numbers in a vector.
+        dtype: `fp32` or `fp16`, as stored.
+        shards: In the order of the collection.
+        card: Digest of the retriever's card.
+        collection: Fingerprint of the collection.
+        settings: As resolved: passage length, arithmetic, …
+        timings: Seconds, passages and tokens per second, padding share.
+        versions: Of the libraries that made it.
+    """
+
+    kind: str
+    metric: str
+    count: int
+    dimension: int
+    dtype: str
+    shards: tuple[Shard, ...]
+    card: str
+    collection: str
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Manifest:
+        """Reads the manifest of an index.
+
+        Raises:
+            InputError: The directory is not an index of this format.
+        """
+        path = Path(directory) / MANIFEST_FILE
+        content = files.read_json(path, mend="give the output of build_index")
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != "flat":
+            raise InputError(f"not an index of format {FORMAT}", file=path, field="format", mend=MEND)
+        try:
+            manifest = TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(first["msg"], file=path, field=where, mend=MEND) from None
+        _check(manifest, path)
+        return manifest
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
+    if any(Path(name).name != name for name in names):
+        raise InputError("names a file outside the index", file=path, field="shards", mend=MEND)
+    if manifest.dtype not in DTYPES:
+        raise InputError(f"unknown type {manifest.dtype!r}", file=path, field="dtype", mend=MEND)
+    if sum(shard.count for shard in manifest.shards) != manifest.count:
+        raise InputError("the shards do not add up to the count", file=path, field="count", mend=MEND)
