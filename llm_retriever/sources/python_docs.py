@@ -60,6 +60,8 @@ NOT_DOCUMENTATION = {
     "tests",
     "testing",
     "conftest",
+    "distutils",
+    "v1",
     "idlelib",
     "idle_test",
     "lib2to3",
