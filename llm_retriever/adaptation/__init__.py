@@ -1,0 +1,1 @@
+"""Stage one: what is done to a causal LM before it is tuned to retrieve."""
