@@ -84,6 +84,8 @@ def _environment(directory: Path, processes: int) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
         "GLOO_SOCKET_IFNAME": "lo",
+        "ACCELERATE_LOG_LEVEL": "ERROR",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONWARNINGS": "ignore",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -137,7 +139,9 @@ def _conclude(code: int, directory: Path, last: list[str]) -> None:
         raise InputError(**json.loads(refusal.read_text(encoding="utf-8")))
     if (directory / "stop").exists():
         raise SystemExit(EXIT_STOPPED)
-    raise RuntimeError("a training process failed; the end of its log:\n" + "\n".join(last))
+    failure = directory / "failure.txt"
+    told = failure.read_text(encoding="utf-8") if failure.exists() else "\n".join(last)
+    raise RuntimeError(f"a training process failed:\n{told.rstrip()}")
 
 
 class _Shown(io.TextIOBase):
@@ -173,6 +177,8 @@ def main(module: str, job_file: str) -> int:
         return EXIT_BAD_INPUT
     except Exception:
         traceback.print_exc(file=errors)
+        with contextlib.suppress(FileExistsError), path.with_name("failure.txt").open("x", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
         return 1
     return 0
 

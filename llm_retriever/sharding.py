@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from llm_retriever.trainer import Plan
 
+COLLECTIVE_SECONDS = 7200
+"""The longest that processes wait for each other: one of them may be writing a large model."""
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
@@ -59,6 +62,7 @@ def sharded_loading(stage: str, precision: str) -> Iterator[None]:
         yield
         return
     prepare_deepspeed()
+    _join_processes()
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     alone = Plan(1, 1, world_size(), 1, 1, 1, 0)
@@ -66,6 +70,16 @@ def sharded_loading(stage: str, precision: str) -> Iterator[None]:
     yield
     del kept_alive
     unset_hf_deepspeed_config()
+
+
+def _join_processes() -> None:
+    """Starts the process group: sharding needs it before the Trainer would start it."""
+    import deepspeed
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=COLLECTIVE_SECONDS))
 
 
 def world_size() -> int:

@@ -25,7 +25,7 @@ from llm_retriever.methods import Schedule
 from llm_retriever.precision import resolve_precision
 from llm_retriever.progress import Progress
 from llm_retriever.settings import as_dict
-from llm_retriever.sharding import prepare_deepspeed, world_size, zero_configuration
+from llm_retriever.sharding import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
 from llm_retriever.trainer import Conductor, LossTrainer, Plan
 
 LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
@@ -230,7 +230,7 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False,
-        ddp_timeout=7200,
+        ddp_timeout=COLLECTIVE_SECONDS,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # Several GPUs in one process would mean nn.DataParallel.
     return arguments

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -48,7 +50,22 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool) -
 
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
     kind = AutoModelForCausalLM if head else AutoModel
-    return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    with quiet():
+        return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no reports of transformers: an inner model is meant to leave the head unused."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def attach_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
@@ -172,7 +189,8 @@ def _save_compared(
     """Saves what `make` makes, in `dtype` if that agrees with fp32, else in fp32."""
     for wanted in dict.fromkeys((dtype, torch.float32)):
         whole, expected = make()
-        whole.to(wanted).save_pretrained(directory)
+        with quiet():
+            whole.to(wanted).save_pretrained(directory)
         saved = hidden_states(_load(directory, head=True, dtype=torch.float32), rows)
         worst = functional.cosine_similarity(saved, expected, dim=-1).min().item()
         if worst >= MINIMUM_COSINE:

@@ -1,0 +1,1 @@
+"""Stage two: contrastive tuning with hard and in-batch negatives."""

@@ -1,0 +1,132 @@
+"""Groups of one query, one positive and g-1 hard negatives, drawn by seed and epoch, and their batches of token ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from llm_retriever.batches import padded
+from llm_retriever.collection import PassageLookup
+from llm_retriever.methods import Method
+from llm_retriever.prompts import PromptEncoder, passage_text, symbol_ids
+from llm_retriever.training_set import EXAMPLES_FILE
+
+CACHED_PASSAGES = 100_000
+
+
+@dataclass(frozen=True)
+class Group:
+    """A training query and the ids of its g passages, the positive first."""
+
+    query: str
+    passages: tuple[str, ...]
+
+
+class ContrastiveDataset:
+    """The training set as groups; every draw follows from (item, seed, epoch), so a resumed run sees the same ones.
+
+    Positive and negatives rotate with the epoch as in Tevatron and the released LLM-QL code (there `hash(item + seed)`,
+    which is the sum itself). Lines are read when they are needed: memory is 8 bytes an example.
+
+    Args:
+        directory: A training set whose lines have been checked.
+        passages: g, passages per query.
+        seed: Of the draws.
+    """
+
+    def __init__(self, directory: Path, passages: int, seed: int) -> None:
+        self.path, self.passages, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, passages, seed, 0
+        self._offsets = array("Q", [0])
+        with self.path.open("rb") as lines:
+            for line in lines:
+                self._offsets.append(self._offsets[-1] + len(line))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turns to the draws of an epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __getitem__(self, item: int) -> Group:
+        row = self._row(item)
+        positives = [positive["id"] for positive in row["positives"]]
+        positive = positives[(item + self.seed + self.epoch) % len(positives)]
+        return Group(row["query"], (positive, *self._negatives(item, row, positives)))
+
+    def _row(self, item: int) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            start, end = self._offsets[item], self._offsets[item + 1]
+            return json.loads(os.pread(file.fileno(), end - start, start))
+
+    def _negatives(self, item: int, row: dict[str, Any], positives: Sequence[str]) -> list[str]:
+        found, wanted = [negative["id"] for negative in row["negatives"]], self.passages - 1
+        if not found:
+            return self._borrowed(item, positives, wanted)
+        if len(found) < wanted:
+            return random.Random(f"{item + self.seed} {self.epoch}").choices(found, k=wanted)  # noqa: S311
+        random.Random(item + self.seed).shuffle(found)  # noqa: S311
+        start = self.epoch * wanted % len(found)
+        return (found + found)[start : start + wanted]
+
+    def _borrowed(self, item: int, positives: Sequence[str], wanted: int) -> list[str]:
+        """Positives of other queries, for a query that has no hard negatives."""
+        draw = random.Random(f"{item + self.seed} {self.epoch}")  # noqa: S311
+        others = [self._row(draw.randrange(len(self)))["positives"][0]["id"] for _ in range(8 * wanted)]
+        usable = [other for other in others if other not in positives] or others
+        return (usable * wanted)[:wanted]
+
+
+class GroupCollator:
+    """Words groups for a method and pads them into one batch of queries and one of passages.
+
+    Padding is on the right whatever the card says: under causal attention real tokens never see it, so no mask is needed
+    and the vectors are those of left padding.
+
+    Args:
+        method: Wordings, lengths, embedding tokens.
+        tokenizer: The backbone's.
+        lookup: The collection's passages.
+    """
+
+    def __init__(self, method: Method, tokenizer: Any, lookup: PassageLookup) -> None:
+        closing = symbol_ids(tokenizer, method.embedding_tokens)
+        self.queries = PromptEncoder(tokenizer, method.query, method.query_length, closing)
+        self.passages = PromptEncoder(tokenizer, method.passage, method.passage_length, closing)
+        self.joiner, self.lookup, self.pad = method.title_joiner, lookup, closing[-1]
+        self._cache: dict[str, np.ndarray] = {}
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """Makes the batch.
+
+        Returns:
+            `query_ids`, `query_mask` int64 [B, width]; `passage_ids`, `passage_mask` int64 [B·g, width], where row i·g
+            is the positive of query i.
+        """
+        queries = padded(self.queries.batch([group.query for group in groups]), self.pad, "right")
+        passages = padded(self._passage_ids([p for group in groups for p in group.passages]), self.pad, "right")
+        return {
+            "query_ids": queries["input_ids"],
+            "query_mask": queries["attention_mask"],
+            "passage_ids": passages["input_ids"],
+            "passage_mask": passages["attention_mask"],
+        }
+
+    def _passage_ids(self, ids: Sequence[str]) -> list[list[int]]:
+        missing = [passage for passage in dict.fromkeys(ids) if passage not in self._cache]
+        if len(self._cache) + len(missing) > CACHED_PASSAGES:
+            self._cache.clear()
+            missing = list(dict.fromkeys(ids))
+        texts = [passage_text(p.title, p.text, self.joiner) for p in map(self.lookup.__getitem__, missing)]
+        for passage, tokens in zip(missing, self.passages.batch(texts), strict=True):
+            self._cache[passage] = np.asarray(tokens, dtype=np.int32)
+        return [self._cache[passage].tolist() for passage in ids]

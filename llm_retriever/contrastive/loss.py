@@ -1,0 +1,80 @@
+"""The contrastive loss over hard negatives and everything else in the pool of all processes.
+
+Source: Zhang et al. (LLM-QL), Eq. 12; gathering as in Tevatron and the released LLM-QL code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from llm_retriever.batches import read_out
+from llm_retriever.methods import Method
+
+
+def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
+    """`-(1/B) Σ_i log( exp(s(q_i, d_{i·g}) / τ) / Σ_{j<B·g} exp(s(q_i, d_j) / τ) )`, with s the inner product.
+
+    Args:
+        queries: float [B, dimension]; of length 1 where s is to be the cosine.
+        passages: float [B·g, dimension]; row i·g is the positive of query i.
+        temperature: τ.
+
+    Returns:
+        A scalar.
+    """
+    scores = queries @ passages.T / temperature
+    group = passages.shape[0] // queries.shape[0]
+    return functional.cross_entropy(scores, torch.arange(queries.shape[0], device=scores.device) * group)
+
+
+def gathered(vectors: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks; only the own rows carry gradients.
+
+    Args:
+        vectors: [n, dimension], the same n in every process.
+
+    Returns:
+        [processes · n, dimension].
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return vectors
+    parts = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, vectors.detach().contiguous())
+    parts[dist.get_rank()] = vectors
+    return torch.cat(parts)
+
+
+class ContrastiveLoss:
+    """The loss of a micro-batch: encodes it, gathers all processes' vectors, and scores every query against the pool.
+
+    Args:
+        method: Pooling, normalisation and temperature; its attention must be causal.
+    """
+
+    def __init__(self, method: Method) -> None:
+        if method.attention != "causal":
+            raise ValueError("batches are padded on the right without a mask: only causal attention ignores that")
+        self.pooling, self.normalise = method.pooling, method.normalise
+        self.temperature = method.tuning.temperature
+
+    def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
+
+        Data parallelism averages gradients over the processes, each of which only has its own rows' share: the factor
+        undoes the average.
+        """
+        queries = gathered(self.encode(model, batch["query_ids"], batch["query_mask"]))
+        passages = gathered(self.encode(model, batch["passage_ids"], batch["passage_mask"]))
+        loss = contrastive_loss(queries, passages, self.temperature)
+        others = (dist.get_world_size() if dist.is_initialized() else 1) - 1
+        return loss + others * (loss - loss.detach()) if others else loss
+
+    def encode(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        """Vectors of right-padded rows, float32 [rows, dimension]."""
+        hidden = model(input_ids=ids, use_cache=False).last_hidden_state
+        return read_out(hidden, mask, self.pooling, self.normalise)

@@ -1,0 +1,107 @@
+"""Contrastive tuning from the adapted backbone to a retriever's directory: model, adapter and card."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import AutoTokenizer
+
+from llm_retriever import files
+from llm_retriever import settings as steps
+from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_digest
+from llm_retriever.collection import Collection
+from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
+from llm_retriever.contrastive.loss import ContrastiveLoss
+from llm_retriever.launching import launch, resolve_processes
+from llm_retriever.methods import Method, method, overridden
+from llm_retriever.settings import TuningSettings
+from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
+from llm_retriever.training_set import TrainingSet, check
+from llm_retriever.weights import attach_lora, load_backbone, save_model
+
+MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
+
+
+def resolved_method(settings: TuningSettings) -> Method:
+    """The row of the methods table with everything that the settings override."""
+    return overridden(method(settings.method, settings.recipe), settings)
+
+
+def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set: Path, retriever: Path) -> TrainingLog:
+    """Tunes a backbone into a retriever.
+
+    Args:
+        settings: Of the step.
+        adapted: A backbone directory, output of fetch_backbone or adapt_backbone.
+        collection: The collection that the training set refers to.
+        training_set: Output of mine_negatives.
+        retriever: Becomes a directory with `retriever_card.json`, `model/` (a causal LM with everything merged) and,
+            with LoRA, `adapter/`.
+
+    Returns:
+        The log of the training.
+
+    Raises:
+        InputError: An input is not what it should be, or the training cannot be run as asked.
+        SystemExit: 143, after SIGTERM, with a checkpoint saved.
+    """
+    row, lineage, source = resolved_method(settings), load_lineage(adapted), Collection.open(collection)
+    examples = TrainingSet.open(training_set, source)
+    check(examples, source)
+    inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
+    run = training_run(settings, f"tune {row.name}", retriever, *inputs)
+    paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
+    with files.atomic_directory(retriever) as draft, tempfile.TemporaryDirectory() as scratch:
+        job = {
+            "settings": steps.as_dict(settings),
+            "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},
+            "paths": {name: str(Path(path).resolve()) for name, path in paths.items()},
+            "draft": str(draft.resolve()),
+            "log": str(Path(scratch) / LOG_FILE),
+        }
+        processes = resolve_processes(settings.processes)
+        launch(__name__, job, Path(scratch), processes=processes, deepspeed=settings.deepspeed)
+        log = TrainingLog.load(job["log"])
+        stage = Stage("contrastive", _stage_settings(row, run, processes), examples.digest, log.seconds, log.examples)
+        digest = weights_digest(draft / MODEL)
+        RetrieverCard.of(row, lineage.then(stage), weights=digest, versions=versions()).save(draft)
+    discard_checkpoints(run)
+    return log
+
+
+def work(job: dict[str, Any]) -> None:
+    """One training process: loads, trains, saves; rank 0 writes the log."""
+    settings = steps.build(TuningSettings, job["settings"])
+    run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
+    paths = {name: Path(path) for name, path in job["paths"].items()}
+    row = resolved_method(settings)
+    tokenizer = AutoTokenizer.from_pretrained(paths["adapted"])
+    collate = GroupCollator(row, tokenizer, Collection.open(paths["collection"]).lookup())
+    dataset = ContrastiveDataset(paths["training_set"], row.tuning.passages_per_query, run.seed)
+    model = load_backbone(paths["adapted"], run, tune=row.tuning.tune, head=False)
+    if row.tuning.tune == "lora":
+        model = attach_lora(model, row.tuning.lora, run.seed)
+    log = train(model, dataset, collate, ContrastiveLoss(row), row.tuning.schedule, run)
+    probe = collate.queries.batch([dataset[item].query for item in range(min(8, len(dataset)))])
+    draft = Path(job["draft"])
+    save_model(model, tokenizer, base=paths["adapted"], merged=draft / MODEL, adapter=draft / ADAPTER, probe=probe)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        log.save(job["log"])
+
+
+def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, Any]:
+    used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
+    lengths = {"query_length": row.query_length, "passage_length": row.passage_length}
+    return {**dataclasses.asdict(row.tuning), **lengths, **used, "recipe": row.recipe}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the weights."""
+    named = ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed")
+    return {name: importlib.metadata.version(name) for name in named} | {"cuda": torch.version.cuda or ""}
