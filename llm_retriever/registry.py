@@ -137,6 +137,19 @@ class Registry:
         return content
 
 
+def in_production(uri: str) -> str:
+    """The URI of the version in production below a registry's URI, with the folders `retriever` and `index`.
+
+    Raises:
+        InputError: Nothing was promoted there.
+    """
+    registry = Registry(uri)
+    version = registry.production()
+    if version is None:
+        raise InputError("nothing is in production there", file=uri, mend="promote a version first, or check the URI")
+    return registry.uri_of(version)
+
+
 def model_digest(retriever: Path, index: Path) -> str:
     """Digest over the files of a retriever and its index."""
     return files.digest([manifest_of(retriever), manifest_of(index)])

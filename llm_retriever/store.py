@@ -18,7 +18,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.stores.interface import MANIFEST, Entry, Store, manifest_of
 from llm_retriever.stores.local import LocalStore
 
-__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "is_local", "manifest_of", "open_store", "publish"]
+__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "manifest_of", "open_store", "publish"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -47,11 +47,6 @@ def open_store(uri: str | Path) -> Store:
         file=text,
         mend="give a directory or s3://bucket/prefix",
     )
-
-
-def is_local(uri: str | Path) -> bool:
-    """Whether a URI names a place on this machine."""
-    return isinstance(open_store(uri), LocalStore)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 ACCESS_KEY, SECRET_KEY = "AKIAPLANTEDPLANTED00", "planted-secret-key-0123456789"
-Fault = Callable[[dict[str, Any]], "tuple[str, bytes] | None"]
+# A request's answer in place of the server's: status, body and, if it is to break off, the length that it promises.
+Answer = tuple[str, bytes] | tuple[str, bytes, int]
+Fault = Callable[[dict[str, Any]], Answer | None]
 
 
 class _Silent(WSGIRequestHandler):
@@ -21,7 +23,7 @@ class _Silent(WSGIRequestHandler):
 
 
 class S3Server:
-    """moto's S3, with one bucket; `fault` may answer a request (status line, body) in its place."""
+    """moto's S3, with one bucket; `fault` may answer a request in its place."""
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -42,7 +44,8 @@ class S3Server:
         if answer is None:
             return self._moto(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        start_response(answer[0], [("Content-Type", "application/xml"), ("Content-Length", str(len(answer[1])))])
+        length = answer[2] if len(answer) == 3 else len(answer[1])
+        start_response(answer[0], [("Content-Type", "application/xml"), ("Content-Length", str(length))])
         return [answer[1]]
 
     @property

@@ -230,6 +230,80 @@ def test_a_server_that_stays_busy_ends_the_transfer_with_its_uri(s3: S3Server, m
         open_store(f"s3://{s3.bucket}").list()
 
 
+def breaking_off(times: int) -> Any:
+    """A fault for the first reads of every object: the connection ends in the middle of the content."""
+    left: dict[str, int] = {}
+
+    def fault(request: dict[str, Any]) -> tuple[str, bytes, int] | None:
+        key = request["PATH_INFO"]
+        if request["REQUEST_METHOD"] != "GET" or not is_content(request) or key.endswith("/empty"):
+            return None
+        left[key] = left.get(key, times) - 1
+        return ("200 OK", b"a", 1000) if left[key] >= 0 else None
+
+    return fault
+
+
+def test_a_connection_that_breaks_off_is_taken_up_again(s3: S3Server, directory: Path, tmp_path: Path) -> None:
+    store = open_store(f"s3://{s3.bucket}")
+    store.upload(directory)
+    s3.fault = breaking_off(times=2)
+    assert store.read("a.txt") == b"a\n"
+    s3.fault = breaking_off(times=2)
+    store.download("", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(directory)
+
+
+def test_connections_that_always_break_off_end_the_transfer_with_its_uri(
+    s3: S3Server, directory: Path, tmp_path: Path
+) -> None:
+    store = open_store(f"s3://{s3.bucket}")
+    store.upload(directory)
+    s3.fault = breaking_off(times=99)
+    with pytest.raises(OSError, match=f"s3://{s3.bucket}: the connection broke off"):
+        store.read("a.txt")
+    with pytest.raises(OSError, match=f"s3://{s3.bucket}: the transfer failed"):
+        store.download("", tmp_path / "back")
+    assert contents(tmp_path / "back") == {}
+
+
+def test_an_object_that_changes_while_it_is_transferred_is_noticed(s3: S3Server, tmp_path: Path) -> None:
+    store = open_store(f"s3://{s3.bucket}")
+    store.write("k", b"long content")
+    s3.fault = lambda request: (
+        ("200 OK", b"short") if request["REQUEST_METHOD"] == "GET" and is_content(request) else None
+    )
+    with pytest.raises(OSError, match=f"s3://{s3.bucket}/k: changed while it was transferred"):
+        store.download("", tmp_path / "back")
+    assert contents(tmp_path / "back") == {}
+
+
+def is_content(request: dict[str, Any]) -> bool:
+    return "list-type" not in request["QUERY_STRING"]
+
+
+def test_a_conditional_write_that_meets_another_is_tried_again(s3: S3Server) -> None:
+    conflict = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
+    answers = [("409 Conflict", conflict)] * 2
+    s3.fault = lambda request: answers.pop() if answers and request["REQUEST_METHOD"] == "PUT" else None
+    store = open_store(f"s3://{s3.bucket}")
+    store.write("lock", b"1", only_if_absent=True)
+    assert store.read("lock") == b"1"
+
+
+@pytest.mark.parametrize(("size", "lines"), [(65_000_000, 1), (1_000_000, 0)])
+def test_only_large_transfers_report_progress(
+    size: int, lines: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "weights").open("wb") as file:
+        file.truncate(size)
+    open_store(tmp_path / "stored").upload(tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("upload to" in line and "65/65 (100%) MB" in line for line in said)
+
+
 @pytest.mark.parametrize(("calculation", "sent"), [("when_supported", True), ("when_required", False), (None, False)])
 def test_checksums_travel_with_the_parts_where_the_server_supports_them(
     s3: S3Server, directory: Path, monkeypatch: pytest.MonkeyPatch, calculation: str | None, sent: bool
@@ -403,8 +477,25 @@ def test_a_name_that_no_bucket_can_have_is_bad_input(s3: S3Server) -> None:
         open_store("s3://Not A Bucket/x").list()
 
 
+def test_an_endpoint_that_is_not_a_url_is_bad_input(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "minio:9000")
+    with pytest.raises(InputError, match='field "AWS_ENDPOINT_URL_S3": is not a URL'):
+        open_store(f"s3://{s3.bucket}/x")
+
+
+def test_a_file_in_the_way_of_a_directory_is_bad_input(tmp_path: Path, directory: Path) -> None:
+    (tmp_path / "file").touch()
+    for inside in ("file", "file/below"):
+        with pytest.raises(InputError, match=r"a file is in the way of this directory"):
+            open_store(tmp_path / inside).write("key", b"", only_if_absent=True)
+        with pytest.raises(InputError, match=r"a file is in the way of this directory"):
+            open_store(tmp_path / inside).upload(directory)
+    with pytest.raises(InputError, match="directory/deep: there is a directory of this name"):
+        open_store(directory).write("deep", b"")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_refuses_is_bad_input(tmp_path: Path, directory: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(InputError, match="access is refused"):
+    with pytest.raises(InputError, match="locked/x: access is refused"):
         publish(directory, str(tmp_path / "locked" / "x"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import builtins
-import hashlib
 import json
 import os
 import threading
@@ -211,12 +210,8 @@ def files_below(directory: Path) -> builtins.list[str]:
 def manifest_of(directory: Path) -> dict[str, Any]:
     """Names, sizes and SHA-256 of all files of a directory, as `verify` reads them."""
     names = [name for name in files_below(directory) if name != MANIFEST]
-    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        sums = list(pool.map(lambda name: files.sha256_of_file(directory / name), names))
-    rows = [
-        {"name": name, "size": (directory / name).stat().st_size, "sha256": checksum}
-        for name, checksum in zip(names, sums, strict=True)
-    ]
+    sums = _checksums(directory, names)
+    rows = [{"name": name, "size": (directory / name).stat().st_size, "sha256": sums[name]} for name in names]
     return {"format": 1, "files": rows}
 
 
@@ -226,19 +221,27 @@ def verify(directory: Path, manifest: dict[str, Any], source: str, only: Callabl
     Raises:
         InputError: A file is missing, or its bytes are others.
     """
-    rows = [row for row in manifest["files"] if only is None or only(row["name"])]
+    expected = {row["name"]: row["sha256"] for row in manifest["files"] if only is None or only(row["name"])}
+    mend = "fetch it again; if that does not help, publish it again"
+    for name in expected:
+        if not is_safe(name) or not (directory / name).is_file():
+            raise InputError(f"{name!r} is missing", file=source, mend=mend)
+    for name, checksum in _checksums(directory, list(expected)).items():
+        if checksum != expected[name]:
+            raise InputError(f"{name!r} does not have the checksum of the manifest", file=source, mend=mend)
 
-    def problem(row: dict[str, Any]) -> str:
-        path = directory / row["name"]
-        if not is_safe(row["name"]) or not path.is_file():
-            return f"{row['name']!r} is missing"
-        same = path.stat().st_size == row["size"] and files.sha256_of_file(path) == row["sha256"]
-        return "" if same else f"{row['name']!r} does not have the checksum of the manifest"
 
-    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        for found in pool.map(problem, rows):
-            if found:
-                raise InputError(found, file=source, mend="fetch it again; if that does not help, publish it again")
+def _checksums(directory: Path, names: Sequence[str]) -> dict[str, str]:
+    sizes = {name: (directory / name).stat().st_size for name in names}
+    sums = {}
+
+    def work(name: str) -> None:
+        sums[name] = files.sha256_of_file(directory / name)
+        progress.moved(sizes[name])
+
+    with TransferProgress(f"checksums of {directory.name}", sum(sizes.values()), len(sizes)) as progress:
+        in_parallel(work, names)
+    return sums
 
 
 def in_parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> None:
@@ -251,8 +254,3 @@ def in_parallel(work: Callable[[Any], Any], items: Iterable[Any]) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def etag_of(data: bytes) -> str:
-    """A short digest of small contents."""
-    return hashlib.sha256(data).hexdigest()[:32]

@@ -44,7 +44,7 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise InputError("no such file", file=self.uri_of(key), mend="check the path") from None
         except PermissionError:
-            raise self._refused(key) from None
+            raise self._refused(self._path(key)) from None
 
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Writes a file under a temporary name and renames it."""
@@ -73,21 +73,31 @@ class LocalStore(Store):
     @contextlib.contextmanager
     def _draft(self, path: Path, only_if_absent: bool = False) -> Iterator[Path]:
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
+        self._make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
             if only_if_absent:
                 os.link(draft, path)
             else:
                 draft.replace(path)
         except PermissionError:
-            raise self._refused(str(path)) from None
+            raise self._refused(path) from None
+        except IsADirectoryError:
+            raise InputError("there is a directory of this name", file=path, mend="use another name") from None
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
 
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except PermissionError:
+            raise self._refused(folder) from None
+        except (FileExistsError, NotADirectoryError):
+            raise InputError("a file is in the way of this directory", file=folder, mend="use another path") from None
+
     def _path(self, key: str) -> Path:
         return self.directory / safe_key(key)
 
-    def _refused(self, key: str) -> InputError:
-        return InputError("access is refused", file=self._path(key), mend="check owner and mode of the directory")
+    def _refused(self, path: Path) -> InputError:
+        return InputError("access is refused", file=path, mend="check owner and mode of the directory")

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from s3transfer.exceptions import RetriesExceededError
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
@@ -35,6 +37,8 @@ PART_BYTES = 16 * _MEBIBYTE
 CONCURRENCY = 16
 ATTEMPTS = 6
 _KEYS_PER_DELETE = 1000
+# Answers to a conditional write: the object exists; another conditional write of it is under way, try again.
+_EXISTS, _CONFLICT = 412, 409
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _ACCESS = "check the bucket's policy and the credentials in the environment"
 # What a user can mend, by S3's error code. Only the code is shown: a server's message may repeat an access key.
@@ -73,7 +77,8 @@ class S3Store(Store):
             raise InputError("the URI names no bucket", file=uri, mend="give s3://bucket/prefix")
         self.bucket, self.prefix = bucket, safe_key(prefix)
         super().__init__(f"s3://{bucket}/{self.prefix}".rstrip("/"))
-        self._client = _client()
+        with self._explained(""):
+            self._client = _client()
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         """All objects below a prefix, by key."""
@@ -96,27 +101,33 @@ class S3Store(Store):
 
     def read(self, key: str) -> bytes:
         """The content of an object; a connection that breaks off is taken up again."""
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 with self._explained(key):
                     content: bytes = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-                return content
-            except (IncompleteReadError, HTTPClientError):
-                if attempt == ATTEMPTS - 1:
+                    return content
+            except _BrokenOffError:
+                if attempt == ATTEMPTS:
                     raise
-        raise AssertionError("unreachable")
 
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Writes an object in a single request, which S3 makes atomic."""
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-        with self._explained(key):
-            try:
-                self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-            except ClientError as error:
-                # 409: another conditional write of the same key is under way.
-                if error.response["ResponseMetadata"].get("HTTPStatusCode") in (409, 412):
-                    raise FileExistsError(self.uri_of(key)) from None
-                raise
+        for attempt in range(ATTEMPTS):
+            with self._explained(key):
+                try:
+                    self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
+                except ClientError as error:
+                    status = error.response["ResponseMetadata"].get("HTTPStatusCode")
+                    if status == _EXISTS:
+                        raise FileExistsError(self.uri_of(key)) from None
+                    if status != _CONFLICT or attempt == ATTEMPTS - 1:
+                        raise
+                else:
+                    return
+            time.sleep(0.1 * 2**attempt)
 
     def delete(self, prefix: str) -> None:
         """Removes an object and all objects below this prefix, if any."""
@@ -150,7 +161,9 @@ class S3Store(Store):
                 ]
                 for future in futures:
                     future.result()
-            for (_, path), draft in zip(transfers, drafts, strict=True):
+            for (entry, path), draft in zip(transfers, drafts, strict=True):
+                if draft.stat().st_size != entry.size:
+                    raise OSError(f"{self.uri_of(entry.key)}: changed while it was transferred")
                 draft.replace(path)
         finally:
             for draft in drafts:
@@ -175,9 +188,9 @@ class S3Store(Store):
             raise InputError(
                 "the S3 endpoint cannot be reached", file=self.uri, mend="check AWS_ENDPOINT_URL_S3 and the network"
             ) from None
-        except (IncompleteReadError, HTTPClientError):
-            raise
-        except (BotoCoreError, Boto3Error) as error:
+        except (IncompleteReadError, HTTPClientError) as error:
+            raise _BrokenOffError(f"{self.uri}: the connection broke off ({type(error).__name__})") from None
+        except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
             raise OSError(f"{self.uri}: the transfer failed ({type(error).__name__})") from None
 
     def _explanation(self, code: str, key: str) -> Exception:
@@ -187,6 +200,10 @@ class S3Store(Store):
             problem, mend = _MENDS[code]
             return InputError(problem, file=self.uri, mend=mend)
         return OSError(f"{self.uri}: S3 answers {code or 'with an error'}")
+
+
+class _BrokenOffError(OSError):
+    """The connection ended within an answer."""
 
 
 class _Moved(BaseSubscriber):
@@ -219,4 +236,7 @@ def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
     if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in given:
         # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
         settings["request_checksum_calculation"] = "when_required"
-    return boto3.session.Session().client("s3", config=Config(**settings))
+    try:
+        return boto3.session.Session().client("s3", config=Config(**settings))
+    except ValueError:
+        raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", mend="give http(s)://host:port") from None
