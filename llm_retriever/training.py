@@ -77,6 +77,16 @@ class TrainingLog:
     seconds: float = 0.0
     examples: int = 0
 
+    def metrics(self) -> dict[str, float]:
+        """The training in a few numbers; losses are means over the first and the last tenth of the updates."""
+        numbers: dict[str, float] = {"updates": len(self.steps), "pairs": self.examples, "seconds": self.seconds}
+        if self.steps:
+            losses, tenth = [entry["loss"] for entry in self.steps], max(1, len(self.steps) // 10)
+            numbers["loss_start"], numbers["loss_end"] = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+        if self.seconds > 0:
+            numbers["pairs_per_second"] = self.examples / self.seconds
+        return numbers
+
     def save(self, path: str | Path) -> None:
         """Writes the log as JSON."""
         files.write_json(path, dataclasses.asdict(self))
