@@ -132,7 +132,7 @@ def _reached(repository: str) -> Iterator[None]:
     except errors.OfflineModeIsEnabled:
         mend = "unset HF_HUB_OFFLINE, or name a commit that is in the cache"
         raise InputError("the hub may not be reached in offline mode", file=shown, field="uri", mend=mend) from None
-    except OSError as error:
+    except (OSError, errors.HTTPError) as error:
         first = str(error).strip().partition("\n")[0]
         problem, mend = f"the hub could not be read ({first})", "check the connection, and try again"
         raise InputError(problem, file=shown, field="uri", mend=mend) from None

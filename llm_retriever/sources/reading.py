@@ -124,19 +124,26 @@ def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, 
         return
     for place, text in lines(file, bad):
         try:
-            record = json.loads(text)
-            if not isinstance(record, dict):
-                raise InputError(f"not a JSON object but {type(record).__name__}", file=file.shown, line=place.line)
-        except json.JSONDecodeError as error:
-            problem = f"not valid JSON ({error.msg} at column {error.colno})"
-            mend = "write one JSON object a line"
-            bad.set_aside(InputError(problem, file=file.shown, line=place.line, mend=mend), text)
-        except (InputError, RecursionError) as error:
-            if isinstance(error, RecursionError):
-                error = InputError("JSON nested too deeply", file=file.shown, line=place.line)
+            record = _parsed(text, place)
+        except InputError as error:
             bad.set_aside(error, text)
         else:
             yield place, record
+
+
+def _parsed(text: str, place: Place) -> dict[str, Any]:
+    mend = "write one JSON object a line"
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
+        raise InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, mend=mend) from None
+    if not isinstance(record, dict):
+        problem = f"not a JSON object but {type(record).__name__}"
+        raise InputError(problem, file=place.file, line=place.line, mend=mend)
+    return record
 
 
 def _parquet_records(file: SourceFile) -> Iterator[tuple[Place, dict[str, Any]]]:
