@@ -277,6 +277,16 @@ def test_a_kill_leaves_production_whole_and_the_next_run_completes_the_version(
     assert after.rpartition("/")[2] in begun
 
 
+def test_a_version_begun_on_an_earlier_day_is_completed_under_its_name(tmp_path: Path, old: Run) -> None:
+    published = Path(old.promote(str(tmp_path / "published"))[0])
+    begun = published.rename(published.with_name(f"2001-01-01-{published.name[-12:]}"))
+    (begun / "version.json").unlink()
+    (begun / "index" / "published.json").unlink()
+    (tmp_path / "published" / "production.json").unlink()
+    assert old.promote(str(tmp_path / "published")) == (str(begun), True)
+    assert list(begun.parent.iterdir()) == [begun]
+
+
 def kill_when_it_writes(s3: S3Server, key: str, flags: list[str]) -> None:
     """Runs the step in a process of its own and kills it while the server holds back the write of `key`."""
     arrived, killed = threading.Event(), threading.Event()
