@@ -56,32 +56,49 @@ def adapt(
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
     lineage = load_lineage(backbone)
-    if settings.method == "none":
-        with files.atomic_directory(adapted) as draft:
+    with files.atomic_directory(adapted) as draft:
+        if settings.method == "none":
             pass_through(backbone, draft)
-        return TrainingLog()
-    recipe, source = resolved_recipe(settings), Collection.open(collection)
+            return TrainingLog()
+        source = Collection.open(collection)
+        examples = _checked(training_set, source)
+        inputs = (weights_digest(backbone), source.fingerprint, examples.digest)
+        run = training_run(settings, "adapt ql", adapted, *inputs)
+        log = _launched(settings, run, draft, backbone=backbone, collection=collection, training_set=training_set)
+        save_lineage(draft, lineage.then(_stage(settings, run, examples.digest, log)))
+    discard_checkpoints(run)
+    return log
+
+
+def _checked(training_set: Path, source: Collection) -> TrainingSet:
     examples = TrainingSet.open(training_set, source)
     if not len(examples):
         raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
     check(examples, source)
-    inputs = (weights_digest(backbone), source.fingerprint, examples.digest)
-    run, processes = training_run(settings, "adapt ql", adapted, *inputs), resolve_processes(settings.processes)
-    paths = {"backbone": backbone, "collection": collection, "training_set": training_set}
-    with files.atomic_directory(adapted) as draft, tempfile.TemporaryDirectory() as scratch:
+    return examples
+
+
+def _launched(settings: AdaptationSettings, run: TrainingRun, draft: Path, **paths: Path) -> TrainingLog:
+    """Trains in as many processes as the settings say; the model is then in `draft`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log_file = Path(scratch) / LOG_FILE
         job = {
             "settings": steps.as_dict(settings),
             "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},
             "paths": {name: str(Path(path).resolve()) for name, path in paths.items()},
             "draft": str(draft.resolve()),
-            "log": str(Path(scratch) / LOG_FILE),
+            "log": str(log_file),
         }
+        processes = resolve_processes(settings.processes)
         launch(__name__, job, Path(scratch), processes=processes, deepspeed=settings.deepspeed)
-        log = TrainingLog.load(job["log"])
-        stage = Stage("ql", _stage_settings(recipe, run, processes), examples.digest, log.seconds, log.examples)
-        save_lineage(draft, lineage.then(stage))
-    discard_checkpoints(run)
-    return log
+        return TrainingLog.load(log_file)
+
+
+def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: TrainingLog) -> Stage:
+    processes = resolve_processes(settings.processes)
+    used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
+    recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
+    return Stage("ql", {**recipe, **used}, data, log.seconds, log.examples)
 
 
 def pass_through(backbone: Path, directory: Path) -> None:
@@ -120,8 +137,3 @@ def _probe(collate: PairCollator, dataset: PairDataset) -> list[list[int]]:
     batch = collate([dataset[item] for item in range(min(PROBES, len(dataset)))])
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [ids[real.bool()].tolist() for ids, real in rows]
-
-
-def _stage_settings(recipe: QueryLikelihoodRecipe, run: TrainingRun, processes: int) -> dict[str, Any]:
-    used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
-    return {**dataclasses.asdict(recipe), **used}
