@@ -6,8 +6,11 @@ its lineage. Nothing is loaded and no code of the source runs; a source is looke
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from llm_retriever import files
 from llm_retriever.card import LINEAGE_FILE, Lineage, load_lineage, save_lineage, weights_digest
 from llm_retriever.errors import InputError
 from llm_retriever.model_files import DESCRIPTION_FILES, WEIGHTS, WEIGHTS_INDEX, ModelFiles, check_safetensors
+from llm_retriever.progress import Progress
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.store import LocalStore, open_store
 
@@ -80,7 +84,8 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
         copy = Path(folder) / "model"
         _snapshot(source, revision, copy, [*DESCRIPTION_FILES, WEIGHTS_INDEX])
         ModelFiles(LocalStore(copy), label).check_description()
-        _snapshot(source, revision, copy, [*DESCRIPTION_FILES, WEIGHTS_INDEX, WEIGHTS, *_TELLING])
+        with _growth(copy, f"fetch {label}"):
+            _snapshot(source, revision, copy, [*DESCRIPTION_FILES, WEIGHTS_INDEX, WEIGHTS, *_TELLING])
         model = ModelFiles(LocalStore(copy), label)
         for name in model.wanted():
             (copy / name).replace(draft / name)
@@ -93,7 +98,10 @@ _TELLING = ("adapter_config.json",)
 
 def _snapshot(source: str, revision: str, directory: Path, patterns: list[str]) -> Any:
     from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    # They fill a pod's log with redrawn lines and are silent about bytes there; `_growth` reports instead.
+    disable_progress_bars()
     try:
         return snapshot_download(source, revision=revision, local_dir=directory, allow_patterns=patterns)
     except errors.GatedRepoError:
@@ -109,6 +117,34 @@ def _snapshot(source: str, revision: str, directory: Path, patterns: list[str]) 
         problem = "no such directory, and the hub cannot be reached"
         mend = "check the path or the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a directory or s3:// prefix"
     raise InputError(problem, file=source, field="source", mend=mend)
+
+
+@contextlib.contextmanager
+def _growth(directory: Path, what: str) -> Iterator[None]:
+    """Reports how many megabytes a directory has gained, while another library fills it."""
+    ended = threading.Event()
+
+    def report(progress: Progress) -> None:
+        while not ended.wait(1):
+            progress.update(_megabytes(directory) - progress.done)
+
+    with Progress(what, unit="MB") as progress:
+        reporter = threading.Thread(target=report, args=(progress,), daemon=True)
+        reporter.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            reporter.join()
+            progress.done = _megabytes(directory)
+
+
+def _megabytes(directory: Path) -> int:
+    size = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # Renamed while we look.
+            size += path.stat().st_size
+    return round(size / 1e6)
 
 
 def _lineage(draft: Path, model: ModelFiles, origin: Lineage) -> Lineage:

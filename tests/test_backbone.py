@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -301,6 +302,7 @@ def test_a_hub_model_is_fetched_at_its_commit_without_pickles_and_code(hub: Hub,
     assert (output / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert not [path for path in hub.paths if path.endswith((".bin", ".py"))]
     assert list((tmp_path / "out").iterdir()) == [output]
+    assert re.fullmatch(r"fetch owner/tiny@01234567: \d+ MB, .*\n", done.stderr)
     assert "Bearer hf_planted" in hub.tokens
     written = [path.read_bytes() for path in output.rglob("*") if path.is_file()]
     assert b"hf_planted" not in b"".join(written) + done.stdout.encode() + done.stderr.encode()
