@@ -198,7 +198,7 @@ def _present(record: dict[str, Any], field: str, place: Place) -> Any:
             file=place.file,
             line=place.line,
             field=field,
-            mend=f"the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
+            mend=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
         )
     return record[field]
 
