@@ -12,6 +12,7 @@ import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 ACCESS_KEY, SECRET_KEY = "AKIAPLANTEDPLANTED00", "planted-secret-key-0123456789"
+REFUSED = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 # A request's answer in place of the server's: status, body and, if it is to break off, the length that it promises.
 Answer = tuple[str, bytes] | tuple[str, bytes, int]
 Fault = Callable[[dict[str, Any]], Answer | None]

@@ -1,0 +1,127 @@
+"""A local directory and an s3:// prefix behave the same, and what arrives is what was sent."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from llm_retriever.errors import InputError
+from llm_retriever.store import Store, open_store
+from tests.stores.conftest import contents
+
+
+def test_a_directory_comes_back_as_it_was_uploaded(store: Store, directory: Path, tmp_path: Path) -> None:
+    store.upload(directory, "x/y")
+    store.download("x/y", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(directory)
+
+
+def test_a_listing_names_keys_relative_to_the_store_with_sizes(store: Store, directory: Path) -> None:
+    store.upload(directory, "x")
+    assert [(entry.key, entry.size) for entry in store.list("x/deep")] == [
+        ("x/deep/empty", 0),
+        ("x/deep/er/bytes.bin", 256 * 64),
+        ("x/deep/naïve name+1%.txt", 2),
+    ]
+    assert len(store.list()) == 4
+
+
+def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(store: Store) -> None:
+    store.write("v1/x", b"")
+    store.write("v10/x", b"")
+    assert [entry.key for entry in store.list("v1")] == ["v1/x"]
+    store.delete("v1")
+    assert [entry.key for entry in store.list()] == ["v10/x"]
+
+
+def test_the_etag_changes_with_the_content(store: Store) -> None:
+    store.write("k", b"one")
+    before = store.list()[0].etag
+    store.write("k", b"three")
+    assert store.list()[0].etag != before
+
+
+def test_small_objects_are_written_read_found_and_deleted(store: Store) -> None:
+    assert not store.exists("a/b")
+    assert store.list() == []
+    store.write("a/b", b"1")
+    store.write("a/b", b"2")
+    assert store.exists("a/b")
+    assert not store.exists("a")
+    assert store.read("a/b") == b"2"
+    store.delete("a/b")
+    store.delete("a/b")
+    assert not store.exists("a/b")
+
+
+def test_only_one_of_several_writers_creates_an_absent_key(store: Store) -> None:
+    def attempt(writer: int) -> int | None:
+        barrier.wait()
+        try:
+            store.write("lock", str(writer).encode(), only_if_absent=True)
+        except FileExistsError:
+            return None
+        return writer
+
+    barrier = threading.Barrier(6)
+    with ThreadPoolExecutor(6) as pool:
+        winners = [w for w in pool.map(attempt, range(6)) if w is not None]
+    assert len(winners) == 1
+    assert store.read("lock") == str(winners[0]).encode()
+
+
+def test_what_is_not_there_is_bad_input(store: Store, root: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"/gone: no such"):
+        store.read("gone")
+    with pytest.raises(InputError, match=f"{root}/gone: nothing is there"):
+        store.download("gone", tmp_path / "back")
+    with pytest.raises(InputError, match="no such directory"):
+        store.upload(tmp_path / "gone", "x")
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(InputError, match="no files to upload"):
+        store.upload(tmp_path / "hollow", "x")
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a//b", "a/./b"])
+def test_a_key_cannot_leave_the_store(store: Store, key: str) -> None:
+    with pytest.raises(InputError, match="not a key below a store"):
+        store.write(key, b"")
+    with pytest.raises(InputError, match="not a key below a store"):
+        store.list(key)
+
+
+def test_only_the_chosen_names_are_downloaded(store: Store, directory: Path, tmp_path: Path) -> None:
+    store.upload(directory, "x")
+    store.download("x", tmp_path / "back", only=lambda name: name.endswith(".txt"))
+    assert set(contents(tmp_path / "back")) == {"a.txt", "deep/naïve name+1%.txt"}
+
+
+def test_drafts_of_killed_writers_are_neither_listed_nor_uploaded(store: Store, directory: Path) -> None:
+    (directory / ".a.txt.17.partial").write_text("half")
+    (directory / ".shard.17.partial").mkdir()
+    (directory / ".shard.17.partial" / "part").write_text("half")
+    store.upload(directory)
+    assert len(store.list()) == 4
+
+
+def test_links_are_uploaded_as_what_they_point_to(store: Store, directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("from the cache")
+    (directory / "link").symlink_to(tmp_path / "blob")
+    store.upload(directory)
+    assert store.read("link") == b"from the cache"
+
+
+@pytest.mark.parametrize(("size", "lines"), [(65_000_000, 1), (1_000_000, 0)])
+def test_only_large_transfers_report_progress(
+    size: int, lines: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "weights").open("wb") as file:
+        file.truncate(size)
+    open_store(tmp_path / "stored").upload(tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("upload to" in line and "65/65 (100%) MB" in line for line in said)
