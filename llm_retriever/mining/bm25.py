@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import subprocess
 import sys
 import tempfile
@@ -83,13 +84,13 @@ class BM25:
             return
         self.wait()
         self._ask({"queries": list(queries.values()), "depth": depth})
-        names = list(queries)
-        done = 0
-        while done < len(names):
-            hits = self._answer()["hits"]
-            for position in range(done, done + len(hits)):
-                yield names[position], [(hit["docid"], hit["score"]) for hit in hits[str(position)]]
-            done += len(hits)
+        names = iter(queries)
+        answered = 0
+        while answered < len(queries):
+            found = self._answer()["hits"]
+            answered += len(found)
+            for hits in found:
+                yield next(names), [(_from_hex(passage), score) for score, passage in map(_fields, hits["scoreDocs"])]
 
     def _ask(self, request: dict[str, Any]) -> None:
         try:
@@ -109,3 +110,11 @@ class BM25:
 
     def _died(self) -> RuntimeError:
         return RuntimeError(f"Lucene's process ended with code {self._process.wait()}; see its messages above")
+
+
+_fields = operator.itemgetter("fields")
+
+
+def _from_hex(text: str) -> str:
+    """The passage id in Lucene's "[hex hex …]"."""
+    return bytes.fromhex(text[1:-1]).decode()
