@@ -12,6 +12,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Iterator
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,8 +209,9 @@ def prepare(settings: CorpusSettings, directory: Path) -> dict[str, Any]:
 
 
 def passage_line(passage: Passage) -> str:
-    """The line of `corpus.jsonl` for a passage, with its end."""
-    return json.dumps({"_id": passage.id, "title": passage.title, "text": passage.text}, ensure_ascii=False) + "\n"
+    """The line of `corpus.jsonl` for a passage, with its end: as `json.dumps(…, ensure_ascii=False)` but several times quicker."""
+    name, title, text = (encode_basestring(part) for part in passage)
+    return f'{{"_id": {name}, "title": {title}, "text": {text}}}\n'
 
 
 def _passage(line: bytes) -> Passage:
