@@ -81,7 +81,7 @@ class Checkpoints:
         store.write(_mark(checkpoint).name, _mark(checkpoint).read_bytes())
         for name in old - {checkpoint.name}:
             store.delete(f"{name}.json")
-            store.delete(f"{name}/")
+            store.delete(name)
 
     def _fetch_newer(self) -> None:
         from llm_retriever.store import open_store
@@ -92,7 +92,7 @@ class Checkpoints:
         if newest is None or (here is not None and _update(here) >= _update(Path(newest))):
             return
         checkpoint = self.directory / newest.removesuffix(".json")
-        store.download(f"{checkpoint.name}/", checkpoint)
+        store.download(checkpoint.name, checkpoint)
         _mark(checkpoint).write_bytes(store.read(newest))
 
 

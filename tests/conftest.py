@@ -78,6 +78,29 @@ def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def training_set_directory(tmp_path_factory: pytest.TempPathFactory, collection_directory: Path) -> Path:
+    """A training set over the collection, ten negatives a query, as mine_negatives writes it; not to be changed."""
+    directory = tmp_path_factory.mktemp("training_set") / "training_set"
+    write_training_set_of(collection_directory, directory)
+    return directory
+
+
+def write_training_set_of(collection_directory: Path, directory: Path, negatives: int = 10) -> None:
+    """Writes a training set whose negatives are the next passages of the collection."""
+    from llm_retriever.collection import Collection
+    from llm_retriever.training_set import Negative, TrainingExample, write_training_set
+
+    source = Collection.open(collection_directory)
+    ids, judged, texts = [p.id for p in source.passages()], source.qrels("train"), source.queries("train")
+    examples = []
+    for start, (query, text) in enumerate(texts.items()):
+        others = [i for i in ids[start:] + ids[:start] if i not in judged[query]][:negatives]
+        found = tuple(Negative(other, "bm25", rank, 10.0 - rank) for rank, other in enumerate(others, 1))
+        examples.append(TrainingExample(query, text, tuple(judged[query]), found))
+    write_training_set(directory, examples, {"source": "neighbours"}, {"queries": len(examples)}, source)
+
+
+@pytest.fixture(scope="session")
 def backbone_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 3-layer Llama with a byte-level BPE tokenizer of 400 ids, as fetch_backbone leaves it; not to be changed."""
     directory = tmp_path_factory.mktemp("backbone") / "backbone"

@@ -14,8 +14,7 @@ def run(step: StepRun[TuningSettings]) -> None:
     from llm_retriever.curves import curves_html
 
     retriever = step.outputs["retriever"]
-    names = ("adapted", "collection", "training_set")
-    log = tune(step.settings, *(step.inputs[name] for name in names), retriever)
+    log = tune(step.settings, **step.inputs, retriever=retriever)
     card = RetrieverCard.load(retriever)
     files.write_text(step.outputs["curves"], curves_html(log, f"Contrastive tuning, {card.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())

@@ -18,6 +18,7 @@ from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_diges
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
+from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
 from llm_retriever.methods import Method, method, overridden
 from llm_retriever.settings import TuningSettings
@@ -53,12 +54,14 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     """
     row, lineage, source = resolved_method(settings), load_lineage(adapted), Collection.open(collection)
     examples = TrainingSet.open(training_set, source)
+    if not len(examples):
+        raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
     check(examples, source)
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
     with files.atomic_directory(retriever) as draft, tempfile.TemporaryDirectory() as scratch:
-        job = {
+        job: dict[str, Any] = {
             "settings": steps.as_dict(settings),
             "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},
             "paths": {name: str(Path(path).resolve()) for name, path in paths.items()},
