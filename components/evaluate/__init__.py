@@ -1,0 +1,1 @@
+"""The step `evaluate`: metrics, significance tests against the baselines, and a report."""

@@ -1,0 +1,96 @@
+"""What is measured and on what: the measures and splits that the settings choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation.examples import Judged
+from llm_retriever.evaluation.metrics import Measure, parse_measures
+from llm_retriever.settings import EvaluationSettings
+
+RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
+
+
+@dataclass
+class SplitResults:
+    """A split, and what the systems did on it.
+
+    Attributes:
+        level: Grade from which a judgment counts as relevant in binary metrics.
+        judged: By system, the retriever first.
+    """
+
+    name: str
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    level: int
+    notes: list[str] = field(default_factory=list)
+    judged: dict[str, Judged] = field(default_factory=dict)
+
+
+def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measure]:
+    """The measures of the settings and the primary one, which is added where they lack it.
+
+    Raises:
+        InputError: A name is unknown, or a cutoff lies beyond the search depth.
+    """
+    measures = parse_measures(settings.measures)
+    primaries = parse_measures(settings.primary_metric, "primary_metric")
+    if len(primaries) != 1:
+        raise InputError(
+            f"{settings.primary_metric!r} is more than one metric", field="primary_metric", mend="name one"
+        )
+    measures += [measure for measure in primaries if measure not in measures]
+    for measure in measures:
+        if measure.cutoff > settings.depth:
+            raise InputError(
+                f"{measure.name} needs more than {settings.depth} passages per query",
+                field="depth",
+                mend=f"search {measure.cutoff} or leave the metric out",
+            )
+    return measures, primaries[0]
+
+
+def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]:
+    """The splits to evaluate, each once.
+
+    Raises:
+        InputError: A split is unknown, or only training queries are left.
+    """
+    wanted = [name.strip() for name in settings.splits.split(",") if name.strip()]
+    chosen = list(dict.fromkeys(wanted)) or [name for name in corpus.splits if name != "train"]
+    for name in chosen:
+        if name not in corpus.splits:
+            raise InputError(
+                f"the collection has no split {name!r}", field="splits", mend=f"use {', '.join(corpus.splits)}"
+            )
+    if not chosen:
+        raise InputError(
+            "the collection has only the split train",
+            file=corpus.directory,
+            field="splits",
+            mend="prepare the corpus with a share of evaluation queries, or name train to evaluate on training queries",
+        )
+    return chosen
+
+
+def open_split(corpus: Collection, name: str, level: int) -> SplitResults:
+    """Reads a split; its relevance level is lowered to the highest grade where no judgment reaches `level`.
+
+    Raises:
+        InputError: The split has no judgments.
+    """
+    queries, qrels = corpus.queries(name), corpus.qrels(name)
+    if not qrels or not queries:
+        raise InputError(f"the split {name!r} has no judgments", file=corpus.directory, field="splits")
+    highest = max(grade for grades in qrels.values() for grade in grades.values())
+    split = SplitResults(name, queries, {query: qrels[query] for query in queries}, min(level, max(highest, 1)))
+    if split.level < level:
+        split.notes.append(f"No judgment reaches relevance level {level}; level {split.level} was used.")
+    if name == "train":
+        split.notes.append(
+            "The retriever was trained on these queries: the values say how well it fits, not how good it is."
+        )
+    return split
