@@ -27,12 +27,15 @@ class PromptEncoder:
         wording: Prefix, suffix and way of tokenising.
         length: The most ids a text may have, everything included.
         closing: Ids appended after the suffix: the embedding tokens.
+        setting: Name of the setting that `length` comes from, for errors.
 
     Raises:
         InputError: The prompt alone leaves no room for a text within `length`, or the tokenizer gives no offsets.
     """
 
-    def __init__(self, tokenizer: Any, wording: Wording, length: int, closing: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, wording: Wording, length: int, closing: Sequence[int], setting: str = "length"
+    ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
                 "is a slow tokenizer, which gives no offsets to cut texts by",
@@ -47,7 +50,7 @@ class PromptEncoder:
         if prompt >= length:
             raise InputError(
                 f"{length} tokens leave no room for a text: the prompt alone takes {prompt}",
-                field="length",
+                field=setting,
                 mend=f"use at least {prompt + 8}",
             )
         self._room = length - len(self.opening) - len(self.closing)

@@ -108,7 +108,7 @@ class PairCollator:
                 f"{recipe.query_length} tokens leave no room for a query", field="query_length", mend="use at least 8"
             )
         self.recipe, self.tokenizer, self.lookup, self.padding_side = recipe, tokenizer, lookup, padding_side
-        self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [])
+        self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")
         self.embedding, (self.end,) = symbol_ids(tokenizer, embedding_tokens), symbol_ids(tokenizer, ["eos"])
         self.hidden = hidden_id(tokenizer)
 

@@ -1,0 +1,1 @@
+"""The step `adapt_backbone`: stage one, before any contrastive tuning."""

@@ -1,0 +1,42 @@
+"""The program of the step `adapt_backbone`."""
+
+from __future__ import annotations
+
+from components.entrypoint import Step, StepRun
+from llm_retriever.settings import AdaptationSettings
+
+
+def run(step: StepRun[AdaptationSettings]) -> None:
+    """Adapts the backbone and shows how the training went."""
+    from llm_retriever import files
+    from llm_retriever.adaptation.adapt import adapt
+    from llm_retriever.card import load_lineage
+    from llm_retriever.curves import curves_html
+
+    adapted = step.outputs["adapted"]
+    inputs = (step.inputs[name] for name in ("backbone", "collection", "training_set"))
+    log = adapt(step.settings, *inputs, adapted)
+    files.write_text(step.outputs["curves"], curves_html(log, f"Stage one: {step.settings.method}"))
+    files.write_json(step.outputs["metrics"], log.metrics())
+    step.metadata["metrics"] = log.metrics()
+    step.metadata["adapted"] = {"stages": ", ".join(stage.stage for stage in load_lineage(adapted).stages)}
+
+
+STEP = Step(
+    name="adapt_backbone",
+    settings=AdaptationSettings,
+    run=run,
+    inputs={
+        "backbone": "Directory of the causal LM (fetch_backbone).",
+        "collection": "Collection that the training set refers to (prepare_corpus).",
+        "training_set": "Training queries and their positives (mine_negatives).",
+    },
+    outputs={
+        "adapted": "Directory of the adapted causal LM, with its head, tokenizer and lineage.",
+        "curves": "Loss and learning rate over the updates, an HTML page.",
+        "metrics": "Updates, pairs, seconds, and the loss at the start and the end.",
+    },
+)
+
+if __name__ == "__main__":
+    STEP.main()
