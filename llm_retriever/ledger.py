@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llm_retriever.sources.rows import JudgmentRow, PassageRow, Place, QueryRow
 
-CACHE_KIB = 16 * 1024
+CACHE_KIB = 4 * 1024
 SCHEMA = """
 CREATE TABLE file (number INTEGER PRIMARY KEY, name TEXT UNIQUE);
 CREATE TABLE passage (id TEXT PRIMARY KEY, content BLOB, keeper TEXT) WITHOUT ROWID;

@@ -48,9 +48,9 @@ def opened_source(uri: str, format: str = "auto") -> Iterator[Source]:
     if uri.startswith("demo:"):
         yield _demo(uri)
     elif uri.startswith("hf://"):
-        from llm_retriever.sources import hub
+        from llm_retriever.sources.hub import downloaded
 
-        with hub.downloaded(uri) as (directory, description, licence):
+        with downloaded(uri) as (directory, description, licence):
             yield _directory_source(directory, uri, format, description, licence)
     elif uri.startswith("s3://"):
         from llm_retriever.store import fetched

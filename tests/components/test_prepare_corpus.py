@@ -64,7 +64,9 @@ def test_bad_input_ends_the_process_with_exit_code_2_and_one_line(beir_source: P
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last == (f'prepare_corpus: {corpus}:3: field "text": the field is missing; add it; the record has _id, body, title')
+    assert last == (
+        f'prepare_corpus: {corpus}:3: field "text": the field is missing; add it; the record has _id, body, title'
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "collection").exists()
     assert not (tmp_path / "out" / "statistics.md").exists()
