@@ -31,6 +31,8 @@ Report = Callable[[Sequence[int], int], None]
 
 MODEL_DIRECTORY = "model"
 BATCH_TOKENS = 16_384
+PROCESSOR_BATCH_TOKENS = 2048
+"""More tokens at once leave a processor's caches; measured on 7 M parameters, 16,384 are a quarter slower."""
 
 
 class Retriever:
@@ -173,12 +175,13 @@ class Retriever:
 
         Args:
             rows: Token ids, from `tokenise_queries` or `tokenise_passages`.
-            batch_tokens: Tokens, padding included, that go through the model at once.
+            batch_tokens: Tokens, padding included, that go through the model at once, at most.
             report: Called after each batch with the positions of its rows and its tokens, padding included.
         """
         vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
         lengths = [len(row) for row in rows]
-        for batch in token_batches(lengths, batch_tokens):
+        budget = min(batch_tokens, PROCESSOR_BATCH_TOKENS) if self.model.device.type == "cpu" else batch_tokens
+        for batch in token_batches(lengths, budget):
             vectors[batch] = self.embed([rows[i] for i in batch])
             report(batch, len(batch) * lengths[batch[0]])
         return vectors
