@@ -338,3 +338,8 @@ def test_a_collection_that_was_cut_short_is_refused(beir_source: Path) -> None:
 def test_an_unknown_split_is_refused(collection_directory: Path) -> None:
     with pytest.raises(InputError, match="there is no split 'dl20'"):
         Collection.open(collection_directory).qrels("dl20")
+
+
+def test_wrongly_decoded_characters_stay_as_they_are(beir_source: Path) -> None:
+    rewrite(beir_source / "corpus.jsonl", 1, changed("text", "don\u00e2\u0080\u0099t"))
+    assert next(prepared(beir_source).passages()).text == "don\u00e2\u0080\u0099t"
