@@ -14,8 +14,8 @@ def run(step: StepRun[AdaptationSettings]) -> None:
     from llm_retriever.curves import curves_html
 
     adapted = step.outputs["adapted"]
-    inputs = (step.inputs[name] for name in ("backbone", "collection", "training_set"))
-    log = adapt(step.settings, *inputs, adapted)
+    backbone, collection, training_set = (step.inputs[name] for name in ("backbone", "collection", "training_set"))
+    log = adapt(step.settings, backbone, collection, training_set, adapted)
     files.write_text(step.outputs["curves"], curves_html(log, f"Stage one: {step.settings.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())
     step.metadata["metrics"] = log.metrics()
