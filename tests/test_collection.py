@@ -89,6 +89,13 @@ def test_a_merged_pair_keeps_its_highest_grade(beir_source: Path) -> None:
     assert made.manifest["counts"]["judgments_merged"] == 1
 
 
+def test_a_title_alone_is_a_passage(beir_source: Path) -> None:
+    rewrite(beir_source / "corpus.jsonl", 7, changed("text", ""))
+    prepared(beir_source)
+    passage = collection.Collection.open(beir_source.with_name("collection")).lookup()["p6"]
+    assert (passage.title, passage.text) == ("Violin", "")
+
+
 def test_duplicates_stay_when_they_are_wanted(beir_source: Path) -> None:
     rewrite(beir_source / "corpus.jsonl", 50, lambda _: json.dumps({**passages()[1], "_id": "p49"}))
     assert prepared(beir_source, deduplicate=False).passage_count == 60
@@ -174,7 +181,7 @@ BAD_LINES = {
     "wrong type": ("corpus.jsonl", 7, changed("text", 5), 'field "text": must be a text, not int'),
     "wrong type of title": ("corpus.jsonl", 7, changed("title", ["a"]), 'field "title": must be a text, not list'),
     "wrong type of id": ("corpus.jsonl", 7, changed("_id", True), 'field "_id": must be a text, not bool'),
-    "empty text": ("corpus.jsonl", 7, changed("text", " \u00a0\n"), 'field "text": the text is empty'),
+    "empty text": ("corpus.jsonl", 8, changed("text", " \u00a0\n"), 'field "text": the text is empty'),
     "empty query": ("queries.jsonl", 7, changed("text", ""), 'field "text": the text is empty'),
     "half a character": ("corpus.jsonl", 7, changed("text", "a \ud800 b"), "lone surrogate"),
     "duplicate passage id": ("corpus.jsonl", 7, changed("_id", "p1"), "passage id 'p1' was there before"),

@@ -59,7 +59,7 @@ class BeirDirectory:
             for place, record in records(file, bad):
                 with bad.tolerated(record, kind="passage", row_id=record.get("_id")):
                     id_, title = identifier(record, "_id", place), title_of(record, place)
-                    yield PassageRow(place, id_, title, text_of(record, "text", place))
+                    yield PassageRow(place, id_, title, text_of(record, "text", place, title))
 
     def _named(self, name: str) -> list[SourceFile]:
         found = _files(self.directory, name, SUFFIXES)

@@ -110,16 +110,16 @@ def checked_id(value: str, field: str, place: Place) -> str:
     return value
 
 
-def text_of(record: dict[str, Any], field: str, place: Place) -> str:
-    """The normalised text in a field of a record.
+def text_of(record: dict[str, Any], field: str, place: Place, title: str = "") -> str:
+    """The normalised text in a field of a record; beside a title it may be empty, as in TREC-COVID.
 
     Raises:
-        InputError: It is missing, not a text, or empty.
+        InputError: It is missing, not a text, or empty without a title.
     """
     value = _present(record, field, place)
     if not isinstance(value, str):
         raise _wrong_type(value, "a text", field, place)
-    return checked_text(value, field, place)
+    return "" if title and not normalise(value) else checked_text(value, field, place)
 
 
 def checked_text(value: str, field: str, place: Place) -> str:

@@ -91,7 +91,7 @@ def _positive_ids(record: dict[str, Any], place: Place) -> list[str]:
 def _passage(record: dict[str, Any], place: Place, may_repeat: bool) -> PassageRow:
     field = "document_text" if "document_text" in record and "text" not in record else "text"
     passage_id, title = identifier(record, "docid", place), title_of(record, place)
-    return PassageRow(place, passage_id, title, text_of(record, field, place), may_repeat)
+    return PassageRow(place, passage_id, title, text_of(record, field, place, title), may_repeat)
 
 
 def _list(record: dict[str, Any], field: str, place: Place) -> list[Any]:
