@@ -20,6 +20,7 @@ Positions = NDArray[np.int64]
 QUERIES_AT_ONCE = 4096
 ROWS_AT_ONCE = 131_072
 CANDIDATES_AT_ONCE = 16_000_000
+NUMBERS_AT_ONCE = 131_072
 SPARE = 16
 """Candidates beyond the wanted depth, so that a near-tie at the last rank is seen at once in almost every case."""
 
@@ -111,8 +112,10 @@ class Index:
 
     def _passage_ids(self, positions: Positions) -> list[list[str]]:
         found, where = np.unique(positions, return_inverse=True)
-        names = np.array([self.passage_id(position) for position in found.tolist()], dtype=object)
-        return names[where.reshape(positions.shape)].tolist()
+        names: list[str] = []
+        for ids, start, end in zip(self._ids, self._starts, self._starts[1:], strict=False):
+            names += ids.of(found[(found >= start) & (found < end)] - start)
+        return np.array(names, dtype=object)[where.reshape(positions.shape)].tolist()
 
     def _ranked(self, queries: Floats, depth: int, candidates: int) -> tuple[Floats, Positions]:
         """The exact top `depth` in trec_eval's order."""
@@ -166,7 +169,7 @@ class Index:
         close = scores[:, :-1] - scores[:, 1:] <= rounding[:, None]
         near = np.pad(close, ((0, 0), (0, 1))) | np.pad(close, ((0, 0), (1, 0)))
         rows, columns = np.nonzero(near)
-        step = max(1, 4_000_000 // self.dimension)
+        step = max(1, NUMBERS_AT_ONCE // self.dimension)
         for start in range(0, len(rows), step):
             at = rows[start : start + step], columns[start : start + step]
             passages = self._vectors(positions[at])

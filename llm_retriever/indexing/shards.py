@@ -6,6 +6,7 @@ Neither is ever read into memory as a whole: the matrix is mapped, and ids are d
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +98,21 @@ class PassageIds:
     """
 
     def __init__(self, path: Path) -> None:
-        self._bytes = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-        self._ends = np.flatnonzero(self._bytes == ord("\n"))
+        with path.open("rb") as file:
+            # An empty file cannot be mapped.
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        self._ends = np.flatnonzero(np.frombuffer(self._bytes, np.uint8) == ord("\n"))
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, row: int) -> str:
-        start = self._ends[row - 1] + 1 if row else 0
-        return self._bytes[start : self._ends[row]].tobytes().decode()
+        return self.of(np.array([row]))[0]
+
+    def of(self, rows: NDArray[np.int64]) -> list[str]:
+        """The ids of several rows."""
+        starts = np.where(rows > 0, self._ends[rows - 1] + 1, 0)
+        return [self._bytes[i:j].decode() for i, j in zip(starts.tolist(), self._ends[rows].tolist(), strict=True)]
 
 
 def write_ids(path: Path, ids: Iterable[str]) -> None:
