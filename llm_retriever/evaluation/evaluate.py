@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard, load_lineage
-from llm_retriever.collection import Collection, PassageLookup
+from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account, verdict
 from llm_retriever.evaluation import report as report_page
@@ -74,11 +75,11 @@ def evaluate(
     bm25 = BM25Runs(bm25_runs, corpus)
     card = RetrieverCard.load(retriever)
     _check_backbone(backbone, card)
-    tuned = _tuned_system(settings, index, retriever, corpus)
+    tuned = _tuned_system(settings, index, retriever, bench)
     with files.atomic_directory(evaluation) as draft:
         runs = draft / RUNS_DIRECTORY
-        bench.add_dense(RETRIEVER, tuned, runs)
         bench.add_bm25(bm25, runs)
+        bench.add_dense(RETRIEVER, tuned, runs)
         untuned_seconds = bench.add_untuned(backbone, tuned, runs)
         content = bench.results() | {
             "card": card.digest(),
@@ -90,7 +91,7 @@ def evaluate(
             "versions": account.versions(),
         }
         files.write_json(draft / EVALUATION_FILE, content)
-        examples = {split.name: bench.examples(split, tuned.passages) for split in bench.splits}
+        examples = {split.name: bench.examples(split) for split in bench.splits}
         files.write_text(report, report_page.render(content, corpus.manifest, examples, account.curves(retriever)))
         files.write_text(summary, verdict.summary_markdown(content))
     return flat_metrics(content)
@@ -107,12 +108,12 @@ def _check_backbone(backbone: Path, card: RetrieverCard) -> None:
         )
 
 
-def _tuned_system(settings: EvaluationSettings, index: Path, retriever: Path, corpus: Collection) -> DenseSystem:
+def _tuned_system(settings: EvaluationSettings, index: Path, retriever: Path, bench: Bench) -> DenseSystem:
     opened = Index.open(index, RetrieverCard.load(retriever))
-    check_fingerprint(opened.manifest.collection, corpus, index)
+    check_fingerprint(opened.manifest.collection, bench.corpus, index)
     loaded = Retriever.load(retriever, precision=settings.precision)
     length = None if settings.query_length == UNSET_NUMBER else settings.query_length
-    return DenseSystem(loaded, opened, corpus.lookup(), length)
+    return DenseSystem(loaded, opened, bench.passages, length)
 
 
 class Bench:
@@ -131,6 +132,7 @@ class Bench:
         self.measures, self.primary = chosen_measures(settings)
         names = chosen_splits(settings, corpus)
         self.splits = [open_split(corpus, name, settings.relevance_level) for name in names]
+        self.passages = corpus.lookup()
         self.notes: list[str] = []
 
     def add_dense(self, name: str, system: DenseSystem, runs: Path) -> None:
@@ -140,12 +142,27 @@ class Bench:
 
     def add_bm25(self, bm25: BM25Runs, runs: Path) -> None:
         """Takes the BM25 runs of the splits that have one."""
+        deepest = max(measure.cutoff for measure in self.measures)
+        if bm25.depth < min(deepest, self.corpus.passage_count):
+            self.notes.append(
+                f"BM25 was searched to depth {bm25.depth:,} only: its metrics with a larger cutoff are lower bounds."
+            )
         for split in self.splits:
             run = bm25.run(split.name, self.settings.depth)
             if run is None:
                 split.notes.append("There is no BM25 run of this split, so BM25 is not compared.")
             else:
                 self._add(split, BM25, run, runs)
+                self._check_passages(split.judged[BM25].top, bm25.directory / f"{split.name}.trec")
+
+    def _check_passages(self, top: Mapping[str, list[str]], file: Path) -> None:
+        for passage in itertools.chain.from_iterable(top.values()):
+            if passage not in self.passages:
+                raise InputError(
+                    f"passage {passage!r} is not in the collection",
+                    file=file,
+                    mend="make the run anew from this collection",
+                )
 
     def add_untuned(self, backbone: Path, tuned: DenseSystem, runs: Path) -> float | None:
         """Encodes the corpus with the un-tuned backbone, where the corpus is small enough, and searches every split.
@@ -167,14 +184,7 @@ class Bench:
 
     def _add(self, split: SplitResults, name: str, run: Run, runs: Path) -> None:
         write_run(runs / split.name / f"{name}.trec", ((q, list(ranking.items())) for q, ranking in run.items()), name)
-        judged = judge(self.measures, split.qrels, run, split.level)
-        split.judged[name] = judged
-        deepest = max(measure.cutoff for measure in self.measures)
-        if judged.depth < min(deepest, self.corpus.passage_count - 1):
-            split.notes.append(
-                f"{name} returned at most {judged.depth} passages per query: its metrics with a larger cutoff are lower "
-                "bounds."
-            )
+        split.judged[name] = judge(self.measures, split.qrels, run, split.level)
 
     def results(self) -> dict[str, Any]:
         """The part of `evaluation.json` that was measured."""
@@ -191,29 +201,30 @@ class Bench:
         }
 
     def _split_results(self, split: SplitResults) -> dict[str, Any]:
-        per_query = {name: judged.scores[self.primary.name] for name, judged in split.judged.items()}
+        all_judged = split.in_order()
+        per_query = {name: judged.scores[self.primary.name] for name, judged in all_judged.items()}
         baselines = {name: values for name, values in per_query.items() if name != RETRIEVER}
         compared = compare(self.primary.name, per_query[RETRIEVER], baselines)
         return {
             "queries": len(split.qrels),
             "judgments": sum(len(grades) for grades in split.qrels.values()),
             "relevance_level": split.level,
-            "systems": {name: means(judged.scores) for name, judged in split.judged.items()},
+            "systems": {name: means(judged.scores) for name, judged in all_judged.items()},
             "comparisons": [_as_json(comparison) for comparison in compared],
             "per_query": per_query,
             "notes": split.notes,
         }
 
-    def examples(self, split: SplitResults, passages: PassageLookup) -> report_page.SplitExamples:
+    def examples(self, split: SplitResults) -> report_page.SplitExamples:
         """Queries won and lost against the first baseline."""
-        baselines = [name for name in split.judged if name != RETRIEVER]
-        if not baselines:
+        judged = split.in_order()
+        if len(judged) < 2:
             return report_page.SplitExamples(against="")
-        metric, shown = self.primary.name, {name: split.judged[name] for name in (RETRIEVER, baselines[0])}
-        found = Examples(split.queries, split.qrels, passages, split.level)
+        metric, shown = self.primary.name, dict(itertools.islice(judged.items(), 2))
+        found = Examples(split.queries, split.qrels, self.passages, split.level)
         won, lost = most_different(*(judged.scores[metric] for judged in shown.values()))
         return report_page.SplitExamples(
-            baselines[0],
+            list(shown)[1],
             [found.example(query, shown, metric) for query in won],
             [found.example(query, shown, metric) for query in lost],
         )

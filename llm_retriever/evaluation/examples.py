@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llm_retriever.collection import Passage, PassageLookup
+from llm_retriever.collection import PassageLookup
 from llm_retriever.evaluation.metrics import Measure, score_queries
 
 TOP = 3
@@ -22,13 +22,11 @@ class Judged:
         scores: Value by query id, by name of the measure.
         top: The first passage ids by query id, in trec_eval's order.
         first_relevant: Rank of the first relevant passage by query id; 0 = none was returned.
-        depth: The most passages that it returned for a query.
     """
 
     scores: dict[str, dict[str, float]]
     top: dict[str, list[str]]
     first_relevant: dict[str, int]
-    depth: int
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,12 @@ def judge(
     level: int,
 ) -> Judged:
     """Scores a run and keeps what examples need of it."""
-    depth = max((len(ranking) for ranking in run.values()), default=0)
-    reciprocal = Measure("mrr", max(depth, 1))
+    longest = max((len(ranking) for ranking in run.values()), default=0)
+    reciprocal = Measure("mrr", max(longest, 1))
     scores = score_queries([*measures, reciprocal], qrels, run, relevance_level=level)
     ranks = {query: round(1 / value) if value else 0 for query, value in scores[reciprocal.name].items()}
     top = {query: _best(run.get(query, {})) for query in qrels}
-    return Judged({m.name: scores[m.name] for m in measures}, top, ranks, depth)
+    return Judged({m.name: scores[m.name] for m in measures}, top, ranks)
 
 
 def _best(ranking: Mapping[str, float]) -> list[str]:
@@ -121,9 +119,10 @@ class Examples:
         return Example(query, self.queries[query], self._shown(query, relevant[:1]), len(relevant) - 1, answers)
 
     def _shown(self, query: str, passages: Sequence[str]) -> list[Shown]:
-        return [self._show(self.lookup[passage], self.qrels[query].get(passage)) for passage in passages]
+        return [self._show(passage, self.qrels[query].get(passage)) for passage in passages]
 
-    def _show(self, passage: Passage, grade: int | None) -> Shown:
+    def _show(self, passage_id: str, grade: int | None) -> Shown:
+        passage = self.lookup[passage_id]
         return Shown(passage.id, passage.title, snippet(passage.text), grade, (grade or 0) >= self.level)
 
 

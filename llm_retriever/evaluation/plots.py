@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 SCATTER_SIZE = 340
-SCATTER_MARGIN = 44
+SCATTER_MARGIN = 56
 SCATTER_CELLS = 20
+LARGEST_DISC = 13.0
 CURVE_POINTS = 400
 
 
@@ -77,12 +78,13 @@ def _forest_row(d: Difference, ticks: Sequence[float], share: Callable[[float], 
 
 
 def scatter_plot(points: Iterable[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Queries as ``(x, y)`` in [0, 1], in a grid of cells; a disc's area is the number of its queries.
+    """Queries as ``(x, y)`` in [0, 1], in a grid of cells; the more queries, the larger a cell's disc.
 
     Above the diagonal the system of the y axis is better.
     """
     cells = Counter((_cell(x), _cell(y)) for x, y in points)
-    largest = max(cells.values(), default=1)
+    # Queries that both systems answer perfectly can be most of them; the scale is that of the differences.
+    largest = max((n for (x, y), n in cells.items() if x != y), default=max(cells.values(), default=1))
     discs = "".join(_disc(x, y, n, largest) for (x, y), n in sorted(cells.items(), key=lambda item: -item[1]))
     a, b = SCATTER_MARGIN, SCATTER_MARGIN + SCATTER_SIZE
     marks = "".join(_scatter_mark(v / 4) for v in range(5))
@@ -105,7 +107,7 @@ def _cell(value: float) -> int:
 def _disc(x: int, y: int, number: int, largest: int) -> str:
     cx = SCATTER_MARGIN + SCATTER_SIZE * x / SCATTER_CELLS
     cy = 16 + SCATTER_SIZE * (1 - y / SCATTER_CELLS)
-    radius = max(2.5, 14 * math.sqrt(number / largest))
+    radius = min(LARGEST_DISC, max(2.5, LARGEST_DISC * math.sqrt(number / largest)))
     side = "better" if y > x else "worse" if y < x else "even"
     queries = "query" if number == 1 else "queries"
     title = f"<title>{number} {queries}</title>"
@@ -145,8 +147,8 @@ def curve_plot(points: Sequence[tuple[float, float]], x_label: str, y_label: str
         f'<div class="curve" role="img" aria-label="{html.escape(y_label)} over {html.escape(x_label)}">'
         f'<div class="y-label">{html.escape(y_label)}</div><div class="y-ticks">{y_ticks}</div>'
         f'<svg class="plot" viewBox="0 0 1000 300" preserveAspectRatio="none">{grid}<polyline points="{line}"/></svg>'
-        f'<div class="x-ticks"><span>{_tick(first)}</span><span>{html.escape(x_label)}</span>'
-        f"<span>{_tick(last)}</span></div></div>"
+        f'<div class="x-ticks"><span>{_tick(points[0][0])}</span><span>{html.escape(x_label)}</span>'
+        f"<span>{_tick(points[-1][0])}</span></div></div>"
     )
 
 

@@ -61,6 +61,7 @@ def render(
         "evidence": verdict.evidence,
         "label": verdict.label,
         "best": verdict.best,
+        "meaning": verdict.meaning,
         "daggers": verdict.daggers,
         "count": verdict.count,
     }

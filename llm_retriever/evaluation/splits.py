@@ -19,7 +19,7 @@ class SplitResults:
 
     Attributes:
         level: Grade from which a judgment counts as relevant in binary metrics.
-        judged: By system, the retriever first.
+        judged: By system.
     """
 
     name: str
@@ -28,6 +28,10 @@ class SplitResults:
     level: int
     notes: list[str] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
+
+    def in_order(self) -> dict[str, Judged]:
+        """What was judged: the retriever first, then its baselines."""
+        return {name: self.judged[name] for name in (RETRIEVER, BM25, BACKBONE) if name in self.judged}
 
 
 def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,10 @@ class BM25Runs:
         directory: With `<split>.trec` files and `runs.json`.
         collection: The collection that they must be of.
 
+    Attributes:
+        parameters: Of the search.
+        depth: Passages that were searched per query; without a limit where nobody says.
+
     Raises:
         InputError: The directory holds no runs, or those of another collection.
     """
@@ -105,6 +110,7 @@ class BM25Runs:
         check_fingerprint(manifest.get("collection"), collection, directory / RUNS_MANIFEST)
         self.directory = directory
         self.parameters: dict[str, Any] = manifest.get("parameters", {})
+        self.depth = int(self.parameters.get("depth", sys.maxsize))
 
     def run(self, split: str, depth: int) -> Run | None:
         """The run of a split, as `DenseSystem.run` returns it; None where there is none.

@@ -9,6 +9,7 @@ from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.plots import signed
 
 RETRIEVER = "retriever"
+SPACE = "\N{NO-BREAK SPACE}"
 IN_A_SENTENCE = {"retriever": "the retriever", "BM25": "BM25", "backbone": "the un-tuned backbone"}
 DAGGERS = (("t_test_hommel", "†"), ("randomisation", "‡"))
 LEGEND = (
@@ -20,6 +21,19 @@ LEGEND = (
 def label(metric: str) -> str:
     """A metric as people read it: ``nDCG@10``."""
     return parse_measures(metric)[0].label
+
+
+def meaning(metric: str) -> str:
+    """What a metric tells, in one sentence."""
+    (measure,) = parse_measures(metric)
+    k = measure.cutoff
+    return {
+        "mrr": f"1 / rank of the first relevant passage, 0 beyond rank {k}; mean over the queries.",
+        "ndcg": f"how high the relevant passages stand among the first {k}, 1 being the ideal order; gain = grade, "
+        "discount = log2(rank + 1).",
+        "recall": f"share of the relevant passages that are among the first {k}.",
+        "map": "mean over the relevant passages of the precision at their ranks.",
+    }[measure.kind]
 
 
 def in_a_sentence(system: str) -> str:
@@ -60,15 +74,19 @@ def evidence(split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     ]
     if comparison["interval"]:
         low, high = comparison["interval"]
-        parts.append(f"95 % interval {signed(low)} to {signed(high)}")
-    parts.append(f"paired t-test {p_value(comparison['t_test_hommel'])} (Hommel-corrected)")
-    parts.append(f"randomisation test {p_value(comparison['randomisation'])}")
+        parts.append(f"95{SPACE}% interval {signed(low)} to {signed(high)}")
+    parts.append(f"paired t-test {_p_equals(comparison['t_test_hommel'])} (Hommel-corrected)")
+    parts.append(f"randomisation test {_p_equals(comparison['randomisation'])}")
     return "; ".join(parts) + "."
 
 
 def p_value(p: float) -> str:
-    """A p value as people write it: ``p = 0.034``, ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """A p value as people write it: ``0.034``, ``< 0.001``."""
+    return f"<{SPACE}0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _p_equals(p: float) -> str:
+    return f"p{SPACE}{p_value(p)}" if p < 0.001 else f"p{SPACE}={SPACE}{p_value(p)}"
 
 
 def count(number: int, singular: str, plural: str) -> str:

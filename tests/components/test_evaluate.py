@@ -1,0 +1,81 @@
+"""The step `evaluate`, by hand and under Kubeflow's message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.evaluate.__main__ import STEP
+from tests.evaluation.conftest import write_inputs
+
+FLAGS = ["--depth", "20", "--measures", "ndcg@10", "--precision", "fp32"]
+OUTPUTS = ("evaluation", "report", "summary", "metrics")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("evaluate"))
+
+
+def flags(inputs: dict[str, Path], directory: Path) -> list[str]:
+    paths = inputs | {name: directory / name for name in OUTPUTS}
+    return [part for name, path in paths.items() for part in ("--" + name.replace("_", "-"), str(path))]
+
+
+def test_plain_flags_evaluate(inputs, tmp_path):
+    assert STEP.execute(flags(inputs, tmp_path) + FLAGS) == 0
+    metrics = json.loads((tmp_path / "metrics").read_text())
+    assert metrics.keys() == {f"{s}_ndcg_at_10{b}" for s in ("test", "graded") for b in ("", "_bm25", "_backbone")}
+    assert (tmp_path / "evaluation" / "runs" / "test" / "BM25.trec").exists()
+    assert (tmp_path / "report").read_text().startswith("<!doctype html>")
+
+
+def test_kubeflow_gets_every_output_and_the_metrics_as_numbers(inputs, tmp_path):
+    def artifact(name: str, path: Path) -> dict:
+        return {"artifacts": [{"name": name, "uri": str(path), "metadata": {}}]}
+
+    message = {
+        "inputs": {
+            "parameterValues": {"depth": 20, "measures": "ndcg@10", "untuned_passages": 0, "precision": "fp32"},
+            "artifacts": {name: artifact(name, path) for name, path in inputs.items()},
+        },
+        "outputs": {
+            "outputFile": str(tmp_path / "executor_output.json"),
+            "artifacts": {name: artifact(name, tmp_path / name) for name in OUTPUTS},
+        },
+    }
+    assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
+    answer = json.loads((tmp_path / "executor_output.json").read_text())
+    assert answer["artifacts"].keys() == set(OUTPUTS)
+    shown = answer["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    assert shown == json.loads((tmp_path / "metrics").read_text())
+    assert shown.keys() == {"test_ndcg_at_10", "test_ndcg_at_10_bm25", "graded_ndcg_at_10", "graded_ndcg_at_10_bm25"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--splits", "dev"], "the collection has no split 'dev'"),
+        (["--measures", "f1"], "'f1' is no metric"),
+        (["--depth", "5"], "ndcg@10 needs more than 5 passages per query"),
+    ],
+)
+def test_bad_input_ends_with_code_two_one_line_and_no_output(change, message, inputs, tmp_path, capsys):
+    assert STEP.execute(flags(inputs, tmp_path) + FLAGS + change) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.startswith("evaluate: ")
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_starts_without_the_heavy_libraries():
+    code = (
+        "import sys; from components.evaluate.__main__ import STEP; STEP.parser().format_help();"
+        "print(sorted({'torch', 'scipy', 'faiss', 'jinja2', 'pytrec_eval'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

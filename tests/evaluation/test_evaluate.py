@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llm_retriever.card import RetrieverCard, weights_digest
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation.evaluate import evaluate
+from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
+from llm_retriever.evaluation.runs import read_run, write_run
+from llm_retriever.evaluation.significance import hommel
+from llm_retriever.retriever import Retriever
+from llm_retriever.settings import EvaluationSettings
+from tests.conftest import write_backbone
+
+SETTINGS = EvaluationSettings(depth=20, measures="mrr@10,ndcg@10,recall@20", precision="fp32")
+
+
+def outputs(directory: Path) -> dict[str, Path]:
+    return {
+        "evaluation": directory / "evaluation",
+        "report": directory / "report.html",
+        "summary": directory / "summary.md",
+    }
+
+
+def run(inputs: dict[str, Path], directory: Path, **changes) -> tuple[dict[str, float], dict]:
+    """The flat metrics and the content of evaluation.json."""
+    metrics = evaluate(dataclasses.replace(SETTINGS, **changes), **inputs, **outputs(directory))
+    return metrics, json.loads((directory / "evaluation" / "evaluation.json").read_text())
+
+
+def refused(inputs: dict[str, Path], directory: Path, **changes) -> str:
+    """The message of the refusal; nothing may have been written."""
+    with pytest.raises(InputError) as caught:
+        run(inputs, directory, **changes)
+    left = [path for path in directory.rglob("*") if directory / "in" not in path.parents and path != directory / "in"]
+    assert left == []
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def evaluated(unspoilt_inputs, tmp_path_factory):
+    """An evaluation with all defaults; not to be changed."""
+    directory = tmp_path_factory.mktemp("evaluated")
+    return run(unspoilt_inputs, directory), directory
+
+
+def test_the_run_of_the_retriever_is_the_exact_ranking_of_its_vectors(unspoilt_inputs, evaluated):
+    corpus = Collection.open(unspoilt_inputs["collection"])
+    retriever = Retriever.load(unspoilt_inputs["retriever"], precision="fp32")
+    passages, queries = list(corpus.passages()), corpus.queries("graded")
+    scores = retriever.encode_queries(list(queries.values())) @ retriever.encode_passages(passages).T
+    found = read_run(evaluated[1] / "evaluation" / "runs" / "graded" / "retriever.trec")
+    for row, query in enumerate(queries):
+        assert len(found[query]) == 20
+        best = np.sort(scores[row])[::-1][:20]
+        assert list(found[query].values()) == pytest.approx(best.tolist(), abs=1e-5)
+        by_id = {passage.id: float(scores[row][i]) for i, passage in enumerate(passages)}
+        assert all(score == pytest.approx(by_id[p], abs=1e-5) for p, score in found[query].items())
+
+
+@pytest.mark.parametrize("system", ["retriever", "BM25", "backbone"])
+def test_the_values_are_those_of_the_runs_that_are_kept(system, unspoilt_inputs, evaluated):
+    (metrics, content), directory = evaluated
+    qrels = Collection.open(unspoilt_inputs["collection"]).qrels("graded")
+    kept = read_run(directory / "evaluation" / "runs" / "graded" / f"{system}.trec")
+    expected = means(score_queries(parse_measures(SETTINGS.measures), qrels, kept))
+    assert content["splits"]["graded"]["systems"][system] == pytest.approx(expected)
+    suffix = "" if system == "retriever" else f"_{system.lower()}"
+    assert metrics[f"graded_ndcg_at_10{suffix}"] == pytest.approx(expected["ndcg@10"])
+
+
+def test_all_numbers_are_finite_and_named_for_kubeflow(evaluated):
+    (metrics, _), _ = evaluated
+    assert len(metrics) == 2 * 3 * 3
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    assert all(name.replace("_", "").isalnum() and name.islower() for name in metrics)
+    assert {"test_mrr_at_10", "test_recall_at_20_bm25", "graded_ndcg_at_10_backbone"} <= metrics.keys()
+
+
+def test_the_three_systems_differ_and_their_per_query_scores_are_kept(unspoilt_inputs, evaluated):
+    (_, content), _ = evaluated
+    split = content["splits"]["test"]
+    assert list(split["systems"]) == list(split["per_query"]) == ["retriever", "BM25", "backbone"]
+    queries = Collection.open(unspoilt_inputs["collection"]).qrels("test").keys()
+    for system, scores in split["per_query"].items():
+        assert scores.keys() == queries
+        assert split["systems"][system]["ndcg@10"] == pytest.approx(sum(scores.values()) / split["queries"])
+    assert split["per_query"]["retriever"] != split["per_query"]["backbone"]
+
+
+def test_the_comparisons_are_on_the_primary_metric_with_the_family_declared(evaluated):
+    (_, content), _ = evaluated
+    comparisons = content["splits"]["test"]["comparisons"]
+    assert [c["baseline"] for c in comparisons] == ["BM25", "backbone"]
+    assert {c["metric"] for c in comparisons} == {"ndcg@10"} == {content["primary_metric"]}
+    assert [c["t_test_hommel"] for c in comparisons] == pytest.approx(hommel([c["t_test"] for c in comparisons]))
+    assert content["significance"]["family"] == "all baselines × the primary metric × one split"
+    for c in comparisons:
+        assert c["wins"] + c["ties"] + c["losses"] == c["queries"] == 10
+
+
+def test_what_was_compared_and_what_it_cost_is_told(unspoilt_inputs, evaluated):
+    (_, content), _ = evaluated
+    assert content["collection"] == Collection.open(unspoilt_inputs["collection"]).fingerprint
+    assert content["card"] == RetrieverCard.load(unspoilt_inputs["retriever"]).digest()
+    assert content["systems"]["BM25"]["parameters"] == {"k1": 0.9, "b": 0.4, "depth": 1000}
+    assert content["costs"]["training"] == [{"stage": "contrastive", "seconds": 3.5, "examples": 20}]
+    assert content["costs"]["index_bytes"] == 40 * 64 * 4
+    assert content["costs"]["query_encoding_ms"] > 0
+    assert content["versions"]["pytrec_eval-terrier"]
+    assert content["splits"]["graded"]["judgments"] == 16
+
+
+def test_a_passage_with_the_id_of_the_query_is_left_out_and_replaced(evaluated):
+    for system in ("retriever", "BM25", "backbone"):
+        kept = read_run(evaluated[1] / "evaluation" / "runs" / "test" / f"{system}.trec")
+        assert "p39" not in kept["p39"]
+        assert {len(ranking) for ranking in kept.values()} == {20}
+
+
+def test_report_and_summary_are_written(evaluated):
+    _, directory = evaluated
+    page = (directory / "report.html").read_text()
+    assert "Loss of the contrastive tuning" in page
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert (directory / "summary.md").read_text().startswith("# Evaluation\n")
+
+
+def test_a_second_evaluation_gives_the_same_figures(unspoilt_inputs, evaluated, tmp_path):
+    (metrics, content), _ = evaluated
+    again, repeated = run(unspoilt_inputs, tmp_path)
+    assert again == metrics
+    assert repeated["splits"] == content["splits"]
+
+
+def test_the_chosen_splits_alone_are_evaluated(unspoilt_inputs, tmp_path):
+    _, content = run(unspoilt_inputs, tmp_path, splits=" graded ,graded", untuned_passages=0)
+    assert list(content["splits"]) == ["graded"]
+
+
+def test_training_queries_are_evaluated_on_demand_and_said_to_be_such(unspoilt_inputs, tmp_path):
+    _, content = run(unspoilt_inputs, tmp_path, splits="train", untuned_passages=0)
+    notes = " ".join(content["splits"]["train"]["notes"])
+    assert "was trained on these queries" in notes
+    assert "no BM25 run of this split" in notes
+    assert content["splits"]["train"]["comparisons"] == []
+    assert "no baseline" in (tmp_path / "report.html").read_text()
+
+
+def test_a_large_corpus_is_not_encoded_by_the_untuned_backbone_which_is_noted(unspoilt_inputs, tmp_path):
+    metrics, content = run(unspoilt_inputs, tmp_path, untuned_passages=39)
+    assert "40 passages are more than the limit of 39" in content["notes"][0]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+    assert not any(name.endswith("_backbone") for name in metrics)
+    assert content["notes"][0] in (tmp_path / "report.html").read_text()
+    assert content["notes"][0] in (tmp_path / "summary.md").read_text()
+
+
+def test_a_primary_metric_that_is_not_among_the_measures_is_added(unspoilt_inputs, tmp_path):
+    metrics, content = run(unspoilt_inputs, tmp_path, measures="mrr@10", primary_metric="recall@5", untuned_passages=0)
+    assert content["measures"] == ["mrr@10", "recall@5"]
+    assert "test_recall_at_5" in metrics
+
+
+def test_the_relevance_level_falls_back_to_the_highest_grade_of_a_split_and_says_so(unspoilt_inputs, tmp_path):
+    _, content = run(unspoilt_inputs, tmp_path, relevance_level=2, untuned_passages=0)
+    assert (content["splits"]["test"]["relevance_level"], content["splits"]["graded"]["relevance_level"]) == (1, 2)
+    assert "No judgment reaches relevance level 2; level 1 was used." in content["splits"]["test"]["notes"]
+
+
+def test_a_shallow_bm25_run_is_noted(inputs, tmp_path):
+    manifest = json.loads((inputs["bm25_runs"] / "runs.json").read_text())
+    manifest["parameters"]["depth"] = 15
+    (inputs["bm25_runs"] / "runs.json").write_text(json.dumps(manifest))
+    _, content = run(inputs, tmp_path, untuned_passages=0)
+    assert "BM25 was searched to depth 15 only" in content["notes"][0]
+
+
+def test_a_retriever_without_a_training_log_has_no_curve(inputs, tmp_path):
+    (inputs["retriever"] / "training_log.json").unlink()
+    run(inputs, tmp_path, untuned_passages=0)
+    assert "<h2>Training</h2>" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": "test,dev"}, "the collection has no split 'dev'; use train,"),
+        ({"measures": "mrr@10,f1"}, "field \"measures\": 'f1' is no metric"),
+        ({"primary_metric": "ndcg"}, "field \"primary_metric\": 'ndcg' is no metric"),
+        ({"primary_metric": "ndcg@10,mrr@10"}, "is more than one metric"),
+        ({"measures": "recall@100"}, 'field "depth": recall@100 needs more than 20 passages per query'),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(changes, message, unspoilt_inputs, tmp_path):
+    assert message in refused(unspoilt_inputs, tmp_path, **changes)
+
+
+def test_an_empty_bm25_run_is_refused(inputs, tmp_path):
+    (inputs["bm25_runs"] / "test.trec").write_text("")
+    assert "test.trec: the run is empty" in refused(inputs, tmp_path)
+
+
+def test_runs_of_another_collection_are_refused(inputs, tmp_path):
+    manifest = json.loads((inputs["bm25_runs"] / "runs.json").read_text()) | {"collection": "0" * 64}
+    (inputs["bm25_runs"] / "runs.json").write_text(json.dumps(manifest))
+    message = refused(inputs, tmp_path)
+    assert "runs.json" in message
+    assert "made from another collection (000000000000 instead of" in message
+
+
+def test_a_run_that_names_unknown_passages_is_refused(inputs, tmp_path):
+    rows = [(query, [("nowhere", 1.0)]) for query in read_run(inputs["bm25_runs"] / "test.trec")]
+    write_run(inputs["bm25_runs"] / "test.trec", rows, "BM25")
+    assert "passage 'nowhere' is not in the collection" in refused(inputs, tmp_path)
+
+
+def test_a_directory_without_runs_is_refused(inputs, tmp_path):
+    (inputs["bm25_runs"] / "runs.json").unlink()
+    assert "runs.json: no such file" in refused(inputs, tmp_path)
+
+
+def test_an_index_of_another_collection_is_refused(inputs, tmp_path):
+    manifest = json.loads((inputs["index"] / "manifest.json").read_text()) | {"collection": "0" * 64}
+    (inputs["index"] / "manifest.json").write_text(json.dumps(manifest))
+    assert "made from another collection" in refused(inputs, tmp_path)
+
+
+def test_an_index_of_another_retriever_is_refused(inputs, tmp_path):
+    write_backbone(inputs["retriever"] / "model", seed=5)
+    card = RetrieverCard.load(inputs["retriever"])
+    dataclasses.replace(card, weights=weights_digest(inputs["retriever"] / "model")).save(inputs["retriever"])
+    assert "the index was made by another retriever" in refused(inputs, tmp_path)
+
+
+def test_another_backbone_than_the_retrievers_is_refused(inputs, tmp_path):
+    write_backbone(inputs["backbone"], seed=9)
+    assert "not the backbone that the retriever was made from" in refused(inputs, tmp_path)
+
+
+def test_a_retriever_without_a_card_is_refused(inputs, tmp_path):
+    (inputs["retriever"] / "retriever_card.json").unlink()
+    assert "retriever_card.json: no such file" in refused(inputs, tmp_path)
+
+
+def test_a_collection_with_training_queries_alone_must_be_named(inputs, tmp_path):
+    manifest = json.loads((inputs["collection"] / "collection.json").read_text())
+    manifest["splits"] = {"train": manifest["splits"]["train"]}
+    (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
+    assert "only the split train" in refused(inputs, tmp_path)
+
+
+def test_a_split_without_judgments_is_refused(inputs, tmp_path):
+    qrels = inputs["collection"] / "qrels" / "test.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\n")
+    manifest = json.loads((inputs["collection"] / "collection.json").read_text())
+    manifest["files"]["qrels/test.tsv"] = qrels.stat().st_size
+    (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
+    assert "the split 'test' has no judgments" in refused(inputs, tmp_path)
