@@ -52,6 +52,7 @@ class TrainingRun:
         checkpoints: Directory of this training's checkpoints, derived from the step's inputs; None = no checkpoints.
         checkpoint_minutes: Time between checkpoints.
         mirror: s3:// prefix that the checkpoints are copied to and resumed from; "" = the directory is enough.
+        unit: What an example is, in progress.
     """
 
     title: str
@@ -61,6 +62,7 @@ class TrainingRun:
     checkpoints: Path | None = None
     checkpoint_minutes: float = 10.0
     mirror: str = ""
+    unit: str = "pairs"
 
 
 @dataclass
@@ -261,7 +263,7 @@ def _conductor(
 ) -> Conductor:
     done = plan.examples(int(resumed.name.rpartition("-")[2])) if resumed else 0
     quiet = not trainer.is_world_process_zero()
-    progress = Progress(run.title, plan.examples(plan.updates), "pairs", done=done, quiet=quiet)
+    progress = Progress(run.title, plan.examples(plan.updates), run.unit, done=done, quiet=quiet)
     timer = Timer(run.checkpoint_minutes) if run.checkpoints else None
     conductor = Conductor(trainer, plan, progress, stop, timer)
     trainer.remove_callback(PrinterCallback)
