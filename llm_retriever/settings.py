@@ -196,9 +196,9 @@ class AdaptationSettings:
     ] = ""
     query_length: QueryLength = UNSET_NUMBER
     passage_length: PassageLength = UNSET_NUMBER
-    epochs: Epochs = UNSET_NUMBER
+    epochs: Epochs = -1.0
     max_steps: MaxSteps = UNSET_NUMBER
-    learning_rate: LearningRate = UNSET_NUMBER
+    learning_rate: LearningRate = -1.0
     batch_size: BatchSize = UNSET_NUMBER
     micro_batch_size: MicroBatchSize = UNSET_NUMBER
     gradient_checkpointing: GradientCheckpointing = ""
@@ -234,9 +234,9 @@ class TuningSettings:
     lora_alpha: Annotated[int, Field(ge=-1, description="Scale of the LoRA adapter; -1 = the recipe's.")] = UNSET_NUMBER
     query_length: QueryLength = UNSET_NUMBER
     passage_length: PassageLength = UNSET_NUMBER
-    epochs: Epochs = UNSET_NUMBER
+    epochs: Epochs = -1.0
     max_steps: MaxSteps = UNSET_NUMBER
-    learning_rate: LearningRate = UNSET_NUMBER
+    learning_rate: LearningRate = -1.0
     batch_size: BatchSize = UNSET_NUMBER
     micro_batch_size: MicroBatchSize = UNSET_NUMBER
     gradient_checkpointing: GradientCheckpointing = ""

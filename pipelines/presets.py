@@ -44,8 +44,11 @@ def _read(name: str) -> dict[str, Any]:
 
 def defaults(pipeline: Any) -> dict[str, Any]:
     """Parameters of a pipeline function with their defaults."""
-    signature = inspect.signature(pipeline.pipeline_func)
-    return {name: parameter.default for name, parameter in signature.parameters.items()}
+    return {name: parameter.default for name, parameter in _signature(pipeline).items()}
+
+
+def _signature(pipeline: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(pipeline.pipeline_func).parameters)
 
 
 def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
     Raises:
         InputError: A text is not of this form, the pipeline has no such parameter, or the value has another type.
     """
-    known = defaults(pipeline)
+    known = _signature(pipeline)
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -66,13 +69,13 @@ def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
     return values
 
 
-def _typed(name: str, text: str, known: dict[str, Any]) -> Any:
+def _typed(name: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         raise InputError(
             "is no parameter of this pipeline", field=name, mend=f"did you mean {near[0]}?" if near else ""
         )
-    wanted = type(known[name])
+    wanted = known[name].annotation
     if wanted is str:
         return text
     try:

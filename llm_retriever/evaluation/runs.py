@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
 
 from llm_retriever import files
@@ -31,24 +30,26 @@ def write_run(path: str | Path, rows: Iterable[tuple[str, Sequence[tuple[str, fl
     """
     with files.atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         for query, ranking in rows:
-            _check_id(query, "query id", path)
-            lines = []
-            for rank, (passage, score) in enumerate(ranking, start=1):
-                _check_id(passage, "passage id", path)
-                if not math.isfinite(score):
-                    raise InputError(f"query {query!r}, passage {passage!r} has score {score}", file=path)
-                lines.append(f"{query} Q0 {passage} {rank} {score:.9g} {tag}\n")
-            file.write("".join(lines))
+            _check_ids([query], "query id", path)
+            _check_ids([passage for passage, _ in ranking], "passage id", path)
+            if not all(isfinite(score) for _, score in ranking):
+                raise InputError(f"a passage of query {query!r} has a score that is not finite", file=path)
+            file.writelines(
+                f"{query} Q0 {passage} {rank} {score:.9g} {tag}\n"
+                for rank, (passage, score) in enumerate(ranking, start=1)
+            )
 
 
-def _check_id(value: str, field: str, path: str | Path) -> None:
-    if len(value.split()) != 1 or len(value.split()[0]) != len(value):
-        raise InputError(
-            f"{value!r} is empty or holds white space, which a TREC run cannot carry",
-            file=path,
-            field=field,
-            mend="use ids without white space in the corpus",
-        )
+def _check_ids(ids: list[str], field: str, path: str | Path) -> None:
+    if " ".join(ids).split() == ids:
+        return
+    wrong = next(value for value in ids if value.split() != [value])
+    raise InputError(
+        f"{wrong!r} is empty or holds white space, which a TREC run cannot carry",
+        file=path,
+        field=field,
+        mend="use ids without white space in the corpus",
+    )
 
 
 def read_run(path: str | Path) -> Run:
@@ -63,7 +64,16 @@ def read_run(path: str | Path) -> Run:
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                _add_line(run, line, path, number)
+                try:
+                    query, _, passage, _, text, _ = line.split()
+                    score = float(text)
+                except ValueError:
+                    _refuse(line, path, number)
+                    continue
+                ranking = run.setdefault(query, {})
+                if passage in ranking or not isfinite(score):
+                    _refuse(line, path, number)
+                ranking[passage] = score
     except (FileNotFoundError, IsADirectoryError):
         raise InputError("no such run file", file=path, mend="give the output of an earlier step") from None
     except UnicodeDecodeError as error:
@@ -73,33 +83,27 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
-def _add_line(run: Run, line: str, path: Path, number: int) -> None:
+def _refuse(line: str, path: Path, number: int) -> None:
+    """Says what is wrong with a line; an empty one is passed over."""
     columns = line.split()
+    if not columns:
+        return
     if len(columns) != COLUMNS:
-        if not columns:
-            return
-        raise InputError(
+        problem, field, mend = (
             f"{len(columns)} columns instead of {COLUMNS}",
-            file=path,
-            line=number,
-            mend="write: qid Q0 docid rank score tag",
+            None,
+            "write: qid Q0 docid rank score tag",
         )
-    query, _, passage, _, text, _ = columns
-    score = _number(text, path, number)
-    ranking = run.setdefault(query, {})
-    before = len(ranking)
-    ranking[sys.intern(passage)] = score
-    if len(ranking) == before:
-        raise InputError(
-            f"passage {passage!r} stands twice under query {query!r}", file=path, line=number, mend="remove one line"
-        )
+    elif not _is_finite(columns[4]):
+        problem, field, mend = f"{columns[4]!r} is not a finite number", "score", "write a number"
+    else:
+        problem, field = f"passage {columns[2]!r} stands twice under query {columns[0]!r}", None
+        mend = "remove one line"
+    raise InputError(problem, file=path, line=number, field=field, mend=mend)
 
 
-def _number(text: str, path: Path, line: int) -> float:
+def _is_finite(text: str) -> bool:
     try:
-        score = float(text)
+        return isfinite(float(text))
     except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise InputError(f"{text!r} is not a finite number", file=path, line=line, field="score", mend="write a number")
-    return score
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,7 +138,8 @@ class Index:
         """FAISS's top k over all blocks of vectors, best first."""
         scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         for start, block in self._blocks():
-            found, rows = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+            with _matrix_products(self.dimension):
+                found, rows = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
             if not scores.shape[1]:
                 scores, positions = found, rows + start
                 continue
@@ -197,6 +199,17 @@ class Index:
                 if end - begin > 1:
                     tied = positions[row, begin:end].tolist()
                     positions[row, begin:end] = sorted(tied, key=self.passage_id, reverse=True)
+
+
+@contextlib.contextmanager
+def _matrix_products(dimension: int) -> Iterator[None]:
+    """FAISS compares by matrix products from 4 queries on; left alone it does so from 128,000 / dimension, 8 × slower."""
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = 4 * dimension
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
 
 
 def main(arguments: list[str] | None = None) -> int:

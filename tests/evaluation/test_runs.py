@@ -79,5 +79,5 @@ def test_an_id_that_the_format_cannot_carry_is_refused(tmp_path, query, passage)
 
 
 def test_an_infinite_score_is_never_written(tmp_path):
-    with pytest.raises(InputError, match="has score nan"):
+    with pytest.raises(InputError, match="not finite"):
         write_run(tmp_path / "a.trec", [("q", [("p", float("nan"))])], "x")

@@ -24,12 +24,15 @@ def test_every_preset_fits_the_pipeline_and_says_what_it_is_for(name: str) -> No
 
 def test_values_are_typed_as_the_pipeline_declares_them() -> None:
     texts = ["mine_depth=50", "tune_epochs=2", "corpus_deduplicate=False", "adapt_cpus=4", "corpus_uri=a=b"]
-    assert presets.parsed(train_retriever, texts) == {
+    values = presets.parsed(train_retriever, [*texts, "tune_learning_rate=1e-4"])
+    assert isinstance(values["tune_epochs"], float)
+    assert values == {
         "mine_depth": 50,
         "tune_epochs": 2.0,
         "corpus_deduplicate": False,
         "adapt_cpus": "4",
         "corpus_uri": "a=b",
+        "tune_learning_rate": 1e-4,
     }
 
 
