@@ -86,7 +86,7 @@ def _typed(name: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
         value = float(value)
     if type(value) is not wanted:
         raise InputError(
-            f"{text!r} is not of type {wanted.__name__}", field=name, mend=f"give for instance {known[name]!r}"
+            f"{text!r} is not of type {wanted.__name__}", field=name, mend=f"give for instance {known[name].default!r}"
         )
     return value
 
