@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 SCATTER_SIZE = 340
-SCATTER_MARGIN = 56
+SCATTER_MARGIN = 66
 SCATTER_CELLS = 20
 LARGEST_DISC = 13.0
 CURVE_POINTS = 400
@@ -120,8 +120,8 @@ def _scatter_mark(value: float) -> str:
     return (
         f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>'
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
-        f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>'
-        f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{value:g}</text>'
+        f'<text x="{x}" y="{bottom + 26}" text-anchor="middle">{value:g}</text>'
+        f'<text x="{left - 16}" y="{y + 4}" text-anchor="end">{value:g}</text>'
     )
 
 
