@@ -232,6 +232,9 @@ class TuningSettings:
     ] = -1.0
     lora_rank: Annotated[int, Field(ge=-1, description="Rank of the LoRA adapter; -1 = the recipe's.")] = UNSET_NUMBER
     lora_alpha: Annotated[int, Field(ge=-1, description="Scale of the LoRA adapter; -1 = the recipe's.")] = UNSET_NUMBER
+    lora_dropout: Annotated[
+        float, Field(ge=-1, lt=1, description="Dropout before the LoRA adapter; slow on a CPU; -1 = the recipe's.")
+    ] = -1.0
     query_length: QueryLength = UNSET_NUMBER
     passage_length: PassageLength = UNSET_NUMBER
     epochs: Epochs = -1.0

@@ -102,6 +102,7 @@ def train_retriever(
     tune_temperature: float = TuningSettings.temperature,
     tune_lora_rank: int = TuningSettings.lora_rank,
     tune_lora_alpha: int = TuningSettings.lora_alpha,
+    tune_lora_dropout: float = TuningSettings.lora_dropout,
     tune_query_length: int = TuningSettings.query_length,
     tune_passage_length: int = TuningSettings.passage_length,
     tune_epochs: float = TuningSettings.epochs,

@@ -23,6 +23,7 @@ def tune_retriever(
     temperature: float,
     lora_rank: int,
     lora_alpha: int,
+    lora_dropout: float,
     query_length: int,
     passage_length: int,
     epochs: float,
