@@ -28,6 +28,7 @@ from llm_retriever.settings import IndexSettings
 
 WINDOW_PASSAGES = 4096
 """Passages that are sorted by length together: enough for hardly any padding, few enough to be held in memory."""
+PASSAGES_AT_ONCE = 256
 
 Item = TypeVar("Item")
 
@@ -122,8 +123,14 @@ def _windows(retriever: Retriever, passages: Iterator[Passage], counts: Sequence
                     f"the collection ends {size - len(taken)} passages early in shard {number}",
                     mend="prepare the collection again",
                 )
-            ids = retriever.tokenise_passages(taken, length=length if length > 0 else None)
-            yield Window([passage.id for passage in taken], [array("i", row) for row in ids])
+            yield Window([passage.id for passage in taken], _tokenised(retriever, taken, length))
+
+
+def _tokenised(retriever: Retriever, passages: list[Passage], length: int) -> list[array[int]]:
+    """Token ids in 4 bytes each; a few passages at a time, because a tokenizer's answer takes 40 times as much."""
+    parts = (passages[i : i + PASSAGES_AT_ONCE] for i in range(0, len(passages), PASSAGES_AT_ONCE))
+    limit = length if length > 0 else None
+    return [array("i", row) for part in parts for row in retriever.tokenise_passages(part, length=limit)]
 
 
 def _write_shard(
