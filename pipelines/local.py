@@ -13,13 +13,15 @@ import hashlib
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
 
 from kfp import components, local
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
@@ -28,6 +30,14 @@ from llm_retriever.errors import EXIT_BAD_INPUT
 from llm_retriever.progress import seconds_as_text
 
 ROOT = Path(__file__).parents[1]
+# glibc gives every large tensor back to the kernel and fetches zeroed pages for the next one; keeping them made the
+# pre-training of scratch:tiny 1.3 times as fast on 2 cores. Other C libraries ignore these.
+REUSED_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "DS_LOG_LEVEL": "error"}
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 
@@ -81,7 +91,7 @@ class HostTask(task_handler_interface.ITaskHandler):
         program, *arguments = full_command  # placeholders are already replaced
         self.command = [sys.executable if program == "python" else program, *arguments]
         self.name = full_command[2].removeprefix("components.")
-        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
+        self.environment = {"PYTHONUNBUFFERED": "1", **QUIET, **REUSED_MEMORY, **os.environ, **(env_vars or {})}
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     def run(self) -> status.Status:
@@ -172,6 +182,8 @@ def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache:
         enable_caching=cache,
         cache_root=str(root / "cache" / code_digest()[:16]),
     )
+    # Without a handler SIGTERM would end this process alone and leave the step running.
+    signal.signal(signal.SIGTERM, _stop)
     with tasks_on_this_machine(journal):
         outputs = pipeline_orchestrator.run_local_pipeline(specification, arguments)
     return LocalRun(outputs, journal.records, journal.exit_code)
@@ -207,6 +219,10 @@ def print_end(run: LocalRun, root: Path) -> None:
         target = root / f"{name}{suffix}"
         target.write_bytes(Path(run.outputs[name].uri).read_bytes())
         print(target.read_text() if suffix == ".md" else f"report: {target}")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _say(line: str) -> None:
