@@ -66,7 +66,7 @@ class Progress:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (self.done - self._done_before) / elapsed
         count = f"{self.done:,}"
-        if self.total:
+        if self.total and self.done <= self.total:  # a total may have been a guess
             count += f"/{self.total:,} ({100 * self.done / self.total:.0f}%)"
         parts = [f"{self.what}: {count} {self.unit}", f"{rate:,.{0 if rate >= 10 else 2}f}/s"]
         if self.total and rate > 0 and self.done < self.total:
