@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.collection import MANIFEST_FILE, Collection, prepare
+from llm_retriever.collection import MANIFEST_FILE, Collection
 from llm_retriever.mining.bm25 import BM25
 from llm_retriever.mining.negatives import TRAINING_SPLIT, mine
+from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 
 TARGET = 1.2

@@ -20,7 +20,6 @@ import numpy as np
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.settings import CorpusSettings
 
 CORPUS_FILE = "corpus.jsonl"
 QUERIES_FILE = "queries.jsonl"
@@ -192,20 +191,6 @@ class PassageLookup:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-
-
-def prepare(settings: CorpusSettings, directory: Path) -> dict[str, Any]:
-    """Makes a collection from a source; see `llm_retriever.preparation`.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        InputError: The source cannot be used; `directory` is left as it was.
-    """
-    from llm_retriever import preparation
-
-    return preparation.prepare(settings, directory)
 
 
 def passage_line(passage: Passage) -> str:

@@ -163,7 +163,9 @@ def train(
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # Else DeepSpeed, where it is installed, warns that it looked for one.
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # Else DeepSpeed, where it is installed, warns that it looked for one.
     plan = planned(schedule, len(dataset), world_size())
     checkpoints = Checkpoints(run.checkpoints, run.mirror) if run.checkpoints else None
     with tempfile.TemporaryDirectory() as scratch, StopRequest(_stop_file()) as stop:

@@ -69,11 +69,11 @@ def beir_source(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared collection, as prepare_corpus writes it; not to be changed."""
-    from llm_retriever import collection
+    from llm_retriever import preparation
     from llm_retriever.settings import CorpusSettings
 
     root = tmp_path_factory.mktemp("collection")
-    collection.prepare(CorpusSettings(uri=str(write_beir(root / "source"))), root / "collection")
+    preparation.prepare(CorpusSettings(uri=str(write_beir(root / "source"))), root / "collection")
     return root / "collection"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_retriever import collection
+from llm_retriever import collection, preparation
 from llm_retriever.collection import Collection, Passage
 from llm_retriever.errors import InputError
 from llm_retriever.settings import CorpusSettings
@@ -21,7 +21,7 @@ from tests.conftest import passages, write_beir
 
 def prepared(source: Path, **settings: Any) -> Collection:
     target = source.with_name("collection")
-    collection.prepare(CorpusSettings(uri=str(source), **settings), target)
+    preparation.prepare(CorpusSettings(uri=str(source), **settings), target)
     return Collection.open(target)
 
 
@@ -205,7 +205,7 @@ def test_a_bad_line_ends_the_preparation_and_is_named_with_its_file_and_line(bei
     rewrite(beir_source / file, line, change)
     target = beir_source.with_name("collection")
     with pytest.raises(InputError) as caught:
-        collection.prepare(CorpusSettings(uri=str(beir_source)), target)
+        preparation.prepare(CorpusSettings(uri=str(beir_source)), target)
     at = line + (name == "contradiction")
     assert str(caught.value).startswith(f"{beir_source}/{file}:{at}: ")
     assert problem in str(caught.value)

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llm_retriever import pretraining
 from llm_retriever.adaptation.query_likelihood import corrupt_words
 from llm_retriever.card import weights_digest
-from llm_retriever.collection import Collection, prepare
+from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, QUERY_LIKELIHOOD
+from llm_retriever.preparation import prepare
 from llm_retriever.pretraining import BLOCK, Blocks, next_token_loss, pretrain_from_scratch, token_stream
 from llm_retriever.prompts import plain_ids
 from llm_retriever.settings import BackboneSettings, CorpusSettings

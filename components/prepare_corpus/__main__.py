@@ -8,10 +8,10 @@ from llm_retriever.settings import CorpusSettings
 
 def run(step: StepRun[CorpusSettings]) -> None:
     """Prepares the collection and tells what is in it."""
-    from llm_retriever import collection, files
+    from llm_retriever import files, preparation
     from llm_retriever.statistics import statistics_markdown
 
-    manifest = collection.prepare(step.settings, step.outputs["collection"])
+    manifest = preparation.prepare(step.settings, step.outputs["collection"])
     files.write_text(step.outputs["statistics"], statistics_markdown(manifest))
     step.results["fingerprint"] = manifest["fingerprint"]
     step.metadata["collection"] = {name: manifest["counts"][name] for name in ("passages", "queries", "judgments")}

@@ -168,7 +168,7 @@ def test_a_failed_adaptation_leaves_nothing(step: Step):
 
 
 def test_a_training_set_of_another_collection_is_refused(step: Step, tmp_path: Path):
-    from llm_retriever.collection import prepare
+    from llm_retriever.preparation import prepare
     from llm_retriever.settings import CorpusSettings
     from tests.conftest import write_beir
 

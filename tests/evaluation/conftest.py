@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import collection, files, methods
+from llm_retriever import files, methods, preparation
 from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import write_run
@@ -62,7 +62,7 @@ def write_runs(directory: Path, corpus: Collection) -> None:
 def write_inputs(directory: Path) -> dict[str, Path]:
     """The five inputs by name."""
     made = {name: directory / name for name in ("collection", "backbone", "retriever", "index", "bm25_runs")}
-    collection.prepare(CorpusSettings(uri=str(write_source(directory / "source"))), made["collection"])
+    preparation.prepare(CorpusSettings(uri=str(write_source(directory / "source"))), made["collection"])
     write_backbone(made["backbone"])
     write_backbone(made["retriever"] / "model", seed=1)
     # The small tokenizer needs 100 tokens for the query's prompt alone.

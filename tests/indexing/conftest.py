@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import collection, methods
+from llm_retriever import methods, preparation
 from llm_retriever.card import Lineage, RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.retriever import Retriever
@@ -45,7 +45,7 @@ def collection_of(tmp_path) -> Callable[[list[dict[str, str]]], Collection]:
         for split in ("train", "test"):
             (source / "qrels" / f"{split}.tsv").unlink()
         (source / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq0\t{first}\t1\n")
-        collection.prepare(CorpusSettings(uri=str(source)), tmp_path / "made")
+        preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "made")
         return Collection.open(tmp_path / "made")
 
     return make

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection, prepare
+from llm_retriever.collection import Collection
+from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings
 from tests.conftest import passages, queries
 

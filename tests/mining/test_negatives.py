@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection, prepare
+from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import read_run
 from llm_retriever.mining.negatives import mine
+from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 from llm_retriever.training_set import TrainingExample, TrainingSet
 from tests.conftest import write_beir

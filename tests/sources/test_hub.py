@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import collection
+from llm_retriever import preparation
 from llm_retriever.errors import InputError
 from llm_retriever.settings import CorpusSettings
 from llm_retriever.sources.hub import Address
@@ -114,7 +114,7 @@ def step(hub: Hub, uri: str, directory: Path) -> subprocess.CompletedProcess[str
 
 
 def fingerprint(directory: Path, source: Path) -> str:
-    return str(collection.prepare(CorpusSettings(uri=str(source)), directory / "plain")["fingerprint"])
+    return str(preparation.prepare(CorpusSettings(uri=str(source)), directory / "plain")["fingerprint"])
 
 
 def manifest(directory: Path) -> dict[str, dict[str, str]]:

@@ -13,7 +13,7 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from llm_retriever import collection
+from llm_retriever import preparation
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.settings import CorpusSettings
@@ -27,7 +27,7 @@ PASSAGE = {row["_id"]: row for row in ROWS}
 
 
 def prepared(source: Path | str, target: Path, **settings: Any) -> Collection:
-    collection.prepare(CorpusSettings(uri=str(source), **settings), target)
+    preparation.prepare(CorpusSettings(uri=str(source), **settings), target)
     return Collection.open(target)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import collection
+from llm_retriever import preparation
 from llm_retriever.collection import Collection
 from llm_retriever.settings import CorpusSettings
 from llm_retriever.sources import python_docs
@@ -20,7 +20,7 @@ from llm_retriever.sources.near_duplicates import NearDuplicates
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """The demo collection."""
     directory = tmp_path_factory.mktemp("demo") / "collection"
-    collection.prepare(CorpusSettings(uri="demo:python-docs"), directory)
+    preparation.prepare(CorpusSettings(uri="demo:python-docs"), directory)
     return Collection.open(directory)
 
 
