@@ -15,6 +15,8 @@ from torch.nn import functional
 from llm_retriever.batches import read_out
 from llm_retriever.methods import Method
 
+ROWS_AT_ONCE_ON_CPU = 16
+
 
 def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
     """`-(1/B) Σ_i log( exp(s(q_i, d_{i·g}) / τ) / Σ_{j<B·g} exp(s(q_i, d_j) / τ) )`, with s the inner product.
@@ -75,6 +77,22 @@ class ContrastiveLoss:
         return loss + others * (loss - loss.detach()) if others else loss
 
     def encode(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        """Vectors of right-padded rows, float32 [rows, dimension]."""
+        """Vectors of right-padded rows, float32 [rows, dimension].
+
+        On a CPU, rows of like length go through the model together, a few at a time, which saves padding and keeps to
+        the caches. How often the model is called depends on the number of rows alone: ZeRO-3 needs it to be the same in
+        every process.
+        """
+        if ids.device.type != "cpu" or len(ids) <= ROWS_AT_ONCE_ON_CPU:
+            return self._vectors(model, ids, mask)
+        lengths = mask.sum(dim=1)
+        order = lengths.argsort(stable=True)
+        parts = [
+            self._vectors(model, ids[rows, : lengths[rows[-1]]], mask[rows, : lengths[rows[-1]]])
+            for rows in order.split(ROWS_AT_ONCE_ON_CPU)
+        ]
+        return torch.cat(parts)[order.argsort()]
+
+    def _vectors(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = model(input_ids=ids, use_cache=False).last_hidden_state
         return read_out(hidden, mask, self.pooling, self.normalise)

@@ -12,7 +12,7 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn import functional
 
-from llm_retriever.contrastive.loss import ContrastiveLoss, contrastive_loss, gathered
+from llm_retriever.contrastive.loss import ROWS_AT_ONCE_ON_CPU, ContrastiveLoss, contrastive_loss, gathered
 from llm_retriever.methods import method
 from tests.conftest import write_backbone
 
@@ -66,6 +66,27 @@ def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_w
         ours = ContrastiveLoss(method("llm-ql")).encode(model, right["input_ids"], right["attention_mask"])
         theirs = read_out(model(**left).last_hidden_state, left["attention_mask"], "last", True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_rows_that_go_through_the_model_a_few_at_a_time_keep_their_vectors_and_gradients(tmp_path: Path):
+    from transformers import AutoModel
+
+    from llm_retriever.batches import padded
+
+    model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
+    draw = torch.Generator().manual_seed(0)
+    rows = [
+        torch.randint(4, 300, (int(n),), generator=draw).tolist() for n in torch.randint(2, 40, (37,), generator=draw)
+    ]
+    batch, loss = padded(rows, 2, "right"), ContrastiveLoss(method("llm-ql"))
+    assert len(rows) > 2 * ROWS_AT_ONCE_ON_CPU
+    found = []
+    for encode in (loss.encode, loss._vectors):
+        model.zero_grad()
+        vectors = encode(model, batch["input_ids"], batch["attention_mask"])
+        (vectors * torch.arange(len(rows))[:, None]).sum().backward()
+        found.append((vectors.detach(), model.layers[0].mlp.up_proj.weight.grad.clone()))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 class Encoder(nn.Module):
