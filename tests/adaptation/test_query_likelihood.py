@@ -172,7 +172,7 @@ def test_the_loss_is_the_equation(tokenizer, model):
             total -= logits[i - 1].log_softmax(-1)[row[i]].item()
             count += 1
     value = QueryLikelihoodLoss(attention_block=True)(model, collator(tokenizer)(PAIRS))
-    assert float(value) == pytest.approx(total / count, abs=1e-5)
+    assert value.item() == pytest.approx(total / count, abs=1e-5)
 
 
 def test_query_tokens_cannot_see_the_passage(tokenizer, model):
