@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -55,13 +56,15 @@ def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int,
         deepspeed: `off`, `zero1`, `zero2` or `zero3`.
 
     Raises:
-        InputError: A process raised it; the same line.
+        InputError: A process raised it, with the same line; or DeepSpeed is wanted and not installed.
         RuntimeError: A process failed otherwise; with the last lines of the log.
         SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
     """
     if processes == 1 and deepspeed == "off":
         importlib.import_module(module).work(job)
         return
+    if deepspeed != "off" and importlib.util.find_spec("deepspeed") is None:
+        raise InputError("DeepSpeed is not installed", field="deepspeed", mend="install it, or use deepspeed=off")
     files.write_json(directory / "job.json", job)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command += [f"--nproc-per-node={processes}", "-m", "llm_retriever.launching", module, str(directory / "job.json")]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from llm_retriever.checkpoints import Checkpoints, StopRequest, Timer
+from llm_retriever.store import open_store
 
 
 def written(directory: Path, update: int, content: str = "weights") -> Path:
@@ -58,14 +61,23 @@ def test_older_ones_make_room_only_after_the_new_one_is_complete(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-2.json"]
 
 
-def test_another_machine_goes_on_from_the_mirror(tmp_path):
-    here = Checkpoints(tmp_path / "here", str(tmp_path / "mirror"))
+@pytest.fixture(params=["local", "s3"])
+def mirror(request, tmp_path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "mirror")
+    return f"s3://{request.getfixturevalue('s3').bucket}/checkpoints/key"
+
+
+def test_another_machine_goes_on_from_the_mirror(mirror, tmp_path):
+    here = Checkpoints(tmp_path / "here", mirror)
     here.complete(written(tmp_path / "here", 4, "four"))
     here.complete(written(tmp_path / "here", 8, "eight"))
-    there = Checkpoints(tmp_path / "there", str(tmp_path / "mirror"))
+    there = Checkpoints(tmp_path / "there", mirror)
     assert there.restore() == tmp_path / "there" / "checkpoint-8"
     assert (tmp_path / "there" / "checkpoint-8" / "global_step" / "optimizer.pt").read_text() == "eight"
-    assert not (tmp_path / "mirror" / "checkpoint-4").exists()
+    assert {entry.key.split("/")[0] for entry in open_store(mirror).list()} == {"checkpoint-8", "checkpoint-8.json"}
+    there.discard()
+    assert not open_store(mirror).list()
 
 
 def test_a_half_copied_mirror_is_not_resumed_from(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -61,6 +62,13 @@ def test_bad_input_in_a_process_is_bad_input_here_with_the_same_line(processes, 
     with pytest.raises(InputError) as caught:
         started("refuse", tmp_path, processes)
     assert str(caught.value) == 'corpus.jsonl:17: field "text": the text is empty; give it a text'
+
+
+def test_deepspeed_that_is_not_installed_is_named_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'"deepspeed": DeepSpeed is not installed; install it'):
+        launch("small_jobs", {}, tmp_path, processes=1, deepspeed="zero2")
+    assert not (tmp_path / "job.json").exists()
 
 
 def test_a_failing_process_ends_all_and_its_traceback_is_told(tmp_path):
