@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_retriever import collection as collections
-from llm_retriever import files
+from llm_retriever import files, preparation
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import encode
@@ -263,7 +262,7 @@ def test_the_reading_thread_ends_when_its_reader_does():
 
 def test_a_collection_that_ends_early_is_refused(retriever, tmp_path):
     source = write_beir(tmp_path / "source", number=20)
-    collections.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
+    preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
     corpus = Collection.open(tmp_path / "collection")
     corpus.passage_count += 3
     with pytest.raises(InputError, match="3 passages early"):
