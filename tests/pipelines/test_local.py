@@ -98,7 +98,7 @@ def test_a_second_run_takes_unchanged_steps_from_the_cache(
 def test_a_changed_parameter_runs_only_what_depends_on_it(
     first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
 ) -> None:
-    third = run_local(root, **sources, eval_depth=20)
+    third = run_local(root, **sources, eval_untuned_passages=0)
     ran = [line.split()[1].rstrip(":") for line in third.stderr.splitlines() if ": done in " in line]
     assert ran == ["fingerprint_sources", "evaluate", "promote"]
 
