@@ -236,6 +236,7 @@ def test_sigterm_saves_a_checkpoint_stops_and_the_next_start_goes_on_from_it(tmp
         for _ in range(5):
             step.stdout.readline()
         os.kill(step.pid, signal.SIGTERM)
+        step.communicate(timeout=120)
     assert step.returncode == 128 + signal.SIGTERM
     saved = [int(path.stem.split("-")[1]) for path in (tmp_path / "checkpoints").glob("checkpoint-*.json")]
     assert len(saved) == 1
