@@ -43,7 +43,7 @@ CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
-    """What became of one step: `ran`, `cached` or `failed`, in how many seconds and with how many bytes at its peak."""
+    """What became of one step: `done`, `cached` or how it failed, in how many seconds, with how many bytes at its peak."""
 
     name: str
     outcome: str
