@@ -6,13 +6,16 @@ ARGS ?=
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint compile golden readmes bench clean
+.PHONY: help run compare test lint compile golden readmes bench clean
 
 help:                       ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 run: $(VENV)/installed      ## run the demo on this machine; ARGS="corpus_uri=DIR adapt_method=none" changes parameters
 	$(BIN)/python -m pipelines run-local $(ARGS)
+
+compare: $(VENV)/installed  ## compare methods on this machine; ARGS="--variants ql-ablation" chooses others
+	$(BIN)/python -m pipelines run-local compare_methods $(ARGS)
 
 test: $(VENV)/installed     ## linters and tests; TESTS=tests/mining runs a part
 	$(BIN)/ruff format --check .

@@ -48,7 +48,7 @@ def main() -> None:
         {
             "padded to the limit": lambda: fixed(retriever, rows, given.batch_size, card.passage_length),
             "padded to the longest": lambda: fixed(retriever, rows, given.batch_size, 1),
-            "token budget": lambda: retriever.encode_rows(rows, given.batch_tokens),
+            "token budget": lambda: retriever.encode_rows("passage", rows, given.batch_tokens),
         },
         len(rows),
         tokens,
@@ -80,7 +80,7 @@ def fixed(retriever: Retriever, rows: Rows, size: int, multiple_of: int) -> np.n
         batch = padded(rows[start : start + size], 0, "left", multiple_of)
         batch = {name: tensor.to(retriever.model.device) for name, tensor in batch.items()}
         hidden = retriever.model(**batch, use_cache=False).last_hidden_state
-        parts.append(read_out(hidden, batch["attention_mask"], "last", normalise=True).cpu().numpy())
+        parts.append(read_out(hidden, batch["attention_mask"], normalise=True).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -21,6 +21,7 @@ from typing import Any, Generic, NoReturn
 
 from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.names import slug
 from llm_retriever.settings import SettingsClass, build, parameters
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
@@ -34,6 +35,7 @@ class StepRun(Generic[SettingsClass]):
 
     Attributes:
         inputs: Path of every input artifact, by name.
+        collected: Paths of the inputs of which there may be any number: by name of the input and name of the artifact.
         outputs: Path that every output artifact must be written to, by name.
         metadata: Numbers and texts that Kubeflow shows beside an output artifact; filled by the step.
         results: Output parameters; filled by the step.
@@ -44,6 +46,7 @@ class StepRun(Generic[SettingsClass]):
     outputs: dict[str, Path]
     metadata: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
+    collected: dict[str, dict[str, Path]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Step(Generic[SettingsClass]):
         inputs: Name and meaning of the input artifacts.
         outputs: Name and meaning of the output artifacts.
         results: Name and meaning of the output parameters.
+        collected: Name and meaning of the inputs of which there may be any number. Kubeflow gives each artifact of
+            `evaluation` as an input of its own, named by `collected_name`; by hand it is `--evaluations NAME=PATH …`.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Step(Generic[SettingsClass]):
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     results: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    collected: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def main(self, arguments: list[str] | None = None) -> NoReturn:
         """Runs the step with a command line and ends the process: 0 done, 2 bad input, 1 anything else."""
@@ -107,6 +113,11 @@ class Step(Generic[SettingsClass]):
             group = parser.add_argument_group(title)
             for name, meaning in artifacts.items():
                 group.add_argument(_flag(name), dest=name, metavar="PATH", help=_escaped(meaning))
+            if title == "inputs":
+                for name, meaning in self.collected.items():
+                    group.add_argument(
+                        _flag(name) + "s", dest=name, nargs="+", metavar="NAME=PATH", help=_escaped(meaning)
+                    )
         group = parser.add_argument_group("settings")
         for name, p in parameters(self.settings).items():
             shown = f"{p.help} (default: {p.default!r})"
@@ -116,14 +127,16 @@ class Step(Generic[SettingsClass]):
         return parser
 
     def _run_by_hand(self, given: argparse.Namespace) -> None:
-        missing = [name for name in (*self.inputs, *self.outputs) if getattr(given, name) is None]
+        missing = [_flag(name) for name in (*self.inputs, *self.outputs) if getattr(given, name) is None]
+        missing += [_flag(name) + "s" for name in self.collected if not getattr(given, name)]
         if missing:
-            raise InputError("is missing", field=_flag(missing[0]), mend="give it a path; --help lists all flags")
+            raise InputError("is missing", field=missing[0], mend="give it a path; --help lists all flags")
         names = parameters(self.settings)
         settings = build(self.settings, {n: getattr(given, n) for n in names if getattr(given, n) is not None})
         inputs = {name: Path(getattr(given, name)) for name in self.inputs}
         _check_present(inputs)
         run = StepRun(settings, inputs, {name: Path(getattr(given, name)) for name in self.outputs})
+        run.collected = {name: _named_paths(_flag(name) + "s", getattr(given, name)) for name in self.collected}
         self.run(run)
         for name, value in run.results.items():
             print(f"{name}: {value}")
@@ -134,7 +147,10 @@ class Step(Generic[SettingsClass]):
         given = {name: value for name, value in message.parameters.items() if name in parameters(self.settings)}
         settings = build(self.settings, given)
         _check_present(message.inputs)
-        run = StepRun(settings, message.inputs, message.outputs)
+        run = StepRun(settings, dict(message.inputs), message.outputs)
+        for name in self.collected:
+            found = [key for key in run.inputs if key.startswith(f"{name}_") and key not in self.inputs]
+            run.collected[name] = {key.removeprefix(f"{name}_"): run.inputs.pop(key) for key in found}
         self.run(run)
         message.finish(run)
 
@@ -180,6 +196,32 @@ class ExecutorInput:
         kept = {key: artifact[key] for key in ("name", "uri") if key in artifact}
         metadata = {**artifact.get("metadata", {}), **run.metadata.get(name, {})}
         return {**kept, "metadata": {key: value for key, value in metadata.items() if _is_presentable(value)}}
+
+
+def collected_name(name: str, artifact: str) -> str:
+    """Kubeflow's name of one artifact of an input of which there may be any number.
+
+    >>> collected_name("evaluation", "LLM-QL")
+    'evaluation_llm_ql'
+    """
+    return f"{name}_{slug(artifact)}"
+
+
+def _named_paths(flag: str, texts: list[str]) -> dict[str, Path]:
+    """`NAME=PATH` texts as paths by name, in order."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = (part.strip() for part in text.partition("="))
+        if not (name and equals and path):
+            raise InputError(f"{text!r} is not of the form NAME=PATH", field=flag, mend="write for instance llm-ql=DIR")
+        if slug(name) in map(slug, found):
+            raise InputError(f"{name!r} is given twice", field=flag, mend="give every artifact a name of its own")
+        if not Path(path).exists():
+            raise InputError(
+                "no such file or directory", file=path, field=flag, mend="give the output of an earlier step"
+            )
+        found[name] = Path(path)
+    return found
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Id that fills up rows: the padding token, or another one where the tokenizer has none; masks come from lengths."""
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return int(next(i for i in found if i is not None))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple_of: int = 1) -> dict[str, Tensor]:
@@ -32,26 +39,25 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def read_out(hidden: Tensor, mask: Tensor, pooling: str, normalise: bool) -> Tensor:
+def read_out(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
     """Reads one vector a row out of the last hidden states.
 
     Args:
         hidden: Float [rows, width, dimension].
         mask: [rows, width]; non-zero on real tokens, on whichever side the padding is.
-        pooling: `last` = the state at the last real token (the embedding token).
         normalise: Scale each vector to length 1.
+        pooled: int64 [rows]; the vector is the mean over so many of the last real tokens. None = the last one.
 
     Returns:
         float32 [rows, dimension].
-
-    Raises:
-        ValueError: The pooling is unknown.
     """
-    if pooling != "last":
-        raise ValueError(f"unknown pooling {pooling!r}")
-    width = mask.shape[1]
-    last = width - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
-    vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
+    if pooled is None:
+        last = mask.shape[1] - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
+        vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
+    else:
+        from_the_end = mask.flip(1).cumsum(dim=1).flip(1)
+        chosen = (mask.bool() & (from_the_end <= pooled[:, None])).float()
+        vectors = torch.einsum("rw,rwd->rd", chosen, hidden.float()) / pooled[:, None]
     return functional.normalize(vectors, dim=-1) if normalise else vectors
 
 

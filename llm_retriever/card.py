@@ -67,7 +67,6 @@ class RetrieverCard:
     recipe: str
     query: Wording
     passage: Wording
-    embedding_tokens: tuple[str, ...]
     pooling: str
     attention: str
     padding_side: str

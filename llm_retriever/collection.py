@@ -1,7 +1,8 @@
 """The collection: passages, queries and judgments in the layout that every step reads.
 
 `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (BEIR's columns, with header) and
-`collection.json`. Passages are streamed or looked up by id; they are never all in memory.
+`collection.json`; where the source knows which passages follow each other, also `articles.jsonl` {_id, passages}. Passages
+are streamed or looked up by id; they are never all in memory.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llm_retriever.errors import InputError
 CORPUS_FILE = "corpus.jsonl"
 QUERIES_FILE = "queries.jsonl"
 QRELS_DIRECTORY = "qrels"
+ARTICLES_FILE = "articles.jsonl"
 MANIFEST_FILE = "collection.json"
 BAD_LINES_FILE = "bad_lines.jsonl"
 QRELS_HEADER = "query-id\tcorpus-id\tscore\n"
@@ -52,6 +54,7 @@ class Collection:
         fingerprint: SHA-256 (hex) over the normalised content: equal for equal collections, wherever they come from.
         splits: Names of the splits, train first where there is one.
         passage_count: Number of passages.
+        has_articles: Whether it is known which passages follow each other.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -59,6 +62,7 @@ class Collection:
         self.fingerprint: str = manifest["fingerprint"]
         self.splits: list[str] = list(manifest["splits"])
         self.passage_count: int = manifest["counts"]["passages"]
+        self.has_articles = ARTICLES_FILE in manifest["files"]
 
     @classmethod
     def open(cls, path: str | Path) -> Collection:
@@ -84,6 +88,13 @@ class Collection:
         with (self.directory / CORPUS_FILE).open("rb") as corpus:
             for line in corpus:
                 yield _passage(line)
+
+    def articles(self) -> Iterator[list[str]]:
+        """Streams the articles, each as the ids of its passages in their order; none if the source has no articles."""
+        if self.has_articles:
+            with (self.directory / ARTICLES_FILE).open("rb") as lines:
+                for line in lines:
+                    yield json.loads(line)["passages"]
 
     def queries(self, split: str) -> dict[str, str]:
         """Text by query id for the queries that a split judges, in the order of the source.

@@ -46,6 +46,28 @@ def attention_block(real: Tensor, embedding: Tensor, dtype: torch.dtype) -> Tens
     return _additive(_causal(real) & ~(after & before), dtype)
 
 
+def joint(real: Tensor, self_start: Tensor, next_start: Tensor, dtype: torch.dtype) -> Tensor:
+    """Two prompts behind one text, each of which sees the text and itself, and not the other (Llama2Vec, EBAE and EBAR).
+
+    With SELF in the columns s..p-1, NEXT from p on and k pads on the left, `A(i) = {k..i}` for i < p and
+    `A(i) = {k..s-1} ∪ {p..i}` for i ≥ p. For the two to be what they are alone, the position ids of NEXT begin again where
+    those of SELF do.
+
+    Args:
+        real: [rows, width]; non-zero on real tokens. The pads may be on either side.
+        self_start: int64 [rows]; each row's own s, pads counted.
+        next_start: int64 [rows]; each row's own p, pads counted.
+        dtype: What the model computes in.
+
+    Returns:
+        Float [rows, 1, width, width].
+    """
+    position = torch.arange(real.shape[1], device=real.device)
+    from_next = position >= next_start[:, None]
+    within_self = (position >= self_start[:, None]) & ~from_next
+    return _additive(_causal(real) & ~(from_next[:, :, None] & within_self[:, None, :]), dtype)
+
+
 def check(mask: Tensor) -> Tensor:
     """Returns `mask` if it is one that every attention implementation understands alike.
 

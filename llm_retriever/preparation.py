@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import llm_retriever
 from llm_retriever import collection, files
+from llm_retriever.articles import ArticleRow, Articles
 from llm_retriever.collection import Passage
 from llm_retriever.errors import InputError
 from llm_retriever.ledger import Finding, Ledger
@@ -21,7 +22,7 @@ from llm_retriever.progress import Progress
 from llm_retriever.settings import CorpusSettings
 from llm_retriever.sources import Source, opened_source
 from llm_retriever.sources.reading import BadLines
-from llm_retriever.sources.rows import JudgmentRow, PassageRow, QueryRow
+from llm_retriever.sources.rows import JudgmentRow, PassageRow, QueryRow, Row
 
 LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
@@ -94,6 +95,7 @@ class Preparation:
     def __init__(self, settings: CorpusSettings, source: Source, draft: Path, ledger: Ledger) -> None:
         self.settings, self.source, self.draft, self.ledger = settings, source, draft, ledger
         self.bad = BadLines(settings.max_bad_lines, draft / collection.BAD_LINES_FILE)
+        self.articles = Articles(draft, ledger, self.bad)
         self.counts = dict.fromkeys(
             (
                 "passages",
@@ -118,16 +120,19 @@ class Preparation:
 
     def read(self) -> None:
         """Takes in every row; the corpus is written as it comes."""
+        rows: Iterator[Row | ArticleRow] = self.source.rows(self.bad)
         with (
             (self.draft / collection.CORPUS_FILE).open("w", encoding="utf-8") as corpus,
             Progress("read the source", unit="rows") as progress,
         ):
-            for number, row in enumerate(self.source.rows(self.bad), start=1):
+            for number, row in enumerate(rows, start=1):
                 if isinstance(row, PassageRow):
                     if self._takes_passage(row):
                         self._keep(Passage(row.id, row.title, row.text), corpus)
                 elif isinstance(row, QueryRow):
                     self._take_query(row)
+                elif isinstance(row, ArticleRow):
+                    self.articles.add(row)
                 else:
                     self._take_judgment(row)
                 if number % UNITS_BETWEEN_REPORTS == 0:
@@ -228,13 +233,16 @@ class Preparation:
             self.ledger.hold_out(self.settings.heldout_queries, self.settings.seed)
 
     def write(self) -> None:
-        """Writes queries and qrels, and thins the corpus out where a subset is wanted."""
+        """Writes queries, qrels and articles, and thins the corpus out where a subset is wanted."""
         self._write_queries()
         (self.draft / collection.QRELS_DIRECTORY).mkdir()
         for split in self.ledger.splits():
             self._write_qrels(split)
-        if 0 < self.settings.max_passages < self.counts["passages"]:
+        thinned = 0 < self.settings.max_passages < self.counts["passages"]
+        if thinned:
             self._thin_corpus()
+        if articles := self.articles.write(self.ledger.is_chosen if thinned else lambda _: True):
+            self.counts["articles"] = articles
 
     def _write_queries(self) -> None:
         with (self.draft / collection.QUERIES_FILE).open("w", encoding="utf-8") as file:
@@ -271,6 +279,7 @@ class Preparation:
         """What `collection.json` says."""
         names = [collection.CORPUS_FILE, collection.QUERIES_FILE]
         names += [f"{collection.QRELS_DIRECTORY}/{split}.tsv" for split in self.splits]
+        names += [collection.ARTICLES_FILE] if "articles" in self.counts else []
         judgments = sum(split["judgments"] for split in self.splits.values())
         dropped = self.counts["judgments_dropped"]
         self.counts |= {

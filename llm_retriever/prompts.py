@@ -26,7 +26,7 @@ class PromptEncoder:
         tokenizer: A fast Hugging Face tokenizer (offsets are needed to cut).
         wording: Prefix, suffix and way of tokenising.
         length: The most ids a text may have, everything included.
-        closing: Ids appended after the suffix: the embedding tokens.
+        closing: Ids appended after the suffix; None = the wording's embedding tokens.
         setting: Name of the setting that `length` comes from, for errors.
 
     Raises:
@@ -34,7 +34,12 @@ class PromptEncoder:
     """
 
     def __init__(
-        self, tokenizer: Any, wording: Wording, length: int, closing: Sequence[int], setting: str = "length"
+        self,
+        tokenizer: Any,
+        wording: Wording,
+        length: int,
+        closing: Sequence[int] | None = None,
+        setting: str = "length",
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
@@ -44,17 +49,22 @@ class PromptEncoder:
             )
         self.tokenizer, self.wording, self.length = tokenizer, wording, length
         self.opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        self.closing = list(closing)
+        self.closing = symbol_ids(tokenizer, wording.embedding_tokens) if closing is None else list(closing)
         self._prefix, self._suffix = plain_ids(tokenizer, [wording.prefix, wording.suffix])
-        prompt = len(self.opening) + len(self._prefix) + len(self._suffix) + len(self.closing)
-        if prompt >= length:
+        self._between = None if wording.between is None else plain_ids(tokenizer, [wording.between])[0]
+        self._copies = 1 if self._between is None else 2
+        prompt = (
+            len(self.opening) + len(self._prefix) + len(self._between or ()) + len(self._suffix) + len(self.closing)
+        )
+        if length - prompt < self._copies:
+            copies = "a text" if self._copies == 1 else "two copies of a text"
             raise InputError(
-                f"{length} tokens leave no room for a text: the prompt alone takes {prompt}",
+                f"{length} tokens leave no room for {copies}: the prompt alone takes {prompt}",
                 field=setting,
-                mend=f"use at least {prompt + 8}",
+                mend=f"use at least {prompt + 8 * self._copies}",
             )
         self._room = length - len(self.opening) - len(self.closing)
-        self._body_room = length - prompt
+        self._body_room = (length - prompt) // self._copies
 
     def ids(self, text: str) -> list[int]:
         """Token ids of one worded text, at most `length` of them."""
@@ -72,7 +82,30 @@ class PromptEncoder:
     def around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
         """Puts the prompt around bodies that are ids already, and cuts them to fit (`pieces`)."""
         head, tail = [*self.opening, *self._prefix], [*self._suffix, *self.closing]
-        return [[*head, *ids[: self._body_room], *tail] for ids in bodies]
+        cut = [ids[: self._body_room] for ids in bodies]
+        if self._between is not None:
+            cut = [[*ids, *self._between, *ids] for ids in cut]
+        return [[*head, *ids, *tail] for ids in cut]
+
+    def pooled(self, row: Sequence[int], pooling: str) -> int:
+        """How many of a worded row's last tokens its vector is the mean of.
+
+        Args:
+            row: Ids that this encoder made, of any length limit.
+            pooling: `last`, `embedding` or `text`, as in `llm_retriever.methods.Method`.
+
+        Raises:
+            ValueError: The pooling is unknown, or does not go with this wording.
+        """
+        if pooling == "last":
+            return 1
+        if pooling == "embedding" and self.closing:
+            return len(self.closing)
+        if pooling == "text" and self.wording.tokenise == "pieces":
+            tail = len(self._suffix) + len(self.closing)
+            bodies = len(row) - len(self.opening) - len(self._prefix) - len(self._between or ()) - tail
+            return max(1, bodies // self._copies + tail)
+        raise ValueError(f"pooling {pooling!r} does not go with {self.wording}")
 
     def body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
         """Ids of texts without their prompt, each at least as far as there is room for it."""
@@ -156,6 +189,6 @@ def _symbol_id(tokenizer: Any, symbol: str) -> int:
             f"the tokenizer has no token {symbol!r}",
             file=getattr(tokenizer, "name_or_path", None),
             field="embedding_tokens",
-            mend="use a backbone that has it, or add it to the tokenizer and resize the embeddings",
+            mend="adapt the backbone first with what trains it (ebae_ebar, or ql with embedding=new4)",
         )
     return int(found)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from llm_retriever import files, prompts
-from llm_retriever.batches import padded, read_out, token_batches
+from llm_retriever import prompts
+from llm_retriever.batches import pad_id, padded, read_out, token_batches
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llm_retriever.collection import Passage
 
 Vectors = NDArray[np.float32]
+Side = Literal["query", "passage"]
 Report = Callable[[Sequence[int], int], None]
 
 MODEL_DIRECTORY = "model"
@@ -56,11 +57,10 @@ class Retriever:
 
     def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
-        self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-        if card.attention == "bidirectional":
-            model.config.is_causal = False
-        # Behind the last real token nothing can reach it, so right padding needs no mask, and fast kernels apply.
-        self._maskless = card.attention == "causal" and card.pooling == "last"
+        self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
+        model.config.is_causal = card.attention == "causal"
+        # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
+        self._maskless = card.attention == "causal"
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
@@ -124,7 +124,7 @@ class Retriever:
             InputError: A vector is not finite, or the length does not suit the model.
         """
         rows = self.tokenise_queries(texts, length=length)
-        vectors = self._encode(rows, batch_tokens, "encode queries" if progress else "", "queries")
+        vectors = self._encode("query", rows, batch_tokens, "encode queries" if progress else "", "queries")
         refuse_non_finite(vectors, [f"the query {text!r}" for text in texts])
         return vectors
 
@@ -142,38 +142,45 @@ class Retriever:
         `llm_retriever.indexing.build.build_index`, which does not hold it in memory.
         """
         rows = self.tokenise_passages(passages, length=length)
-        vectors = self._encode(rows, batch_tokens, "encode passages" if progress else "", "passages")
+        vectors = self._encode("passage", rows, batch_tokens, "encode passages" if progress else "", "passages")
         names = [f"passage {i}" if isinstance(p, str) else f"passage {p.id!r}" for i, p in enumerate(passages)]
         refuse_non_finite(vectors, names)
         return vectors
 
     def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
         """Token ids of worded queries, at most `length` each."""
-        return self._prompt(self.card.query, length or self.card.query_length).batch(texts)
+        return self.prompt("query", length).batch(texts)
 
     def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
         """Token ids of worded passages, at most `length` each."""
         joiner = self.card.title_joiner
         texts = [p if isinstance(p, str) else prompts.passage_text(p.title, p.text, joiner) for p in passages]
-        return self._prompt(self.card.passage, length or self.card.passage_length).batch(texts)
+        return self.prompt("passage", length).batch(texts)
 
-    def _prompt(self, wording: Wording, length: int) -> prompts.PromptEncoder:
+    def prompt(self, side: Side, length: int | None = None) -> prompts.PromptEncoder:
+        """What words the texts of a side, in at most `length` tokens; None = as in training.
+
+        Raises:
+            InputError: The length does not suit the model, or leaves no room for a text.
+        """
+        wording: Wording = getattr(self.card, side)
+        length = length or getattr(self.card, f"{side}_length")
         most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and length > most:
             raise InputError(f"the model reads at most {most} tokens, not {length}", field="length")
-        closing = prompts.symbol_ids(self.tokenizer, self.card.embedding_tokens)
-        return prompts.PromptEncoder(self.tokenizer, wording, length, closing)
+        return prompts.PromptEncoder(self.tokenizer, wording, length)
 
-    def _encode(self, rows: Sequence[Sequence[int]], batch_tokens: int, title: str, unit: str) -> Vectors:
+    def _encode(self, side: Side, rows: Sequence[Sequence[int]], batch_tokens: int, title: str, unit: str) -> Vectors:
         with Progress(title, len(rows), unit, quiet=not title) as progress:
-            return self.encode_rows(rows, batch_tokens, lambda batch, _: progress.update(len(batch)))
+            return self.encode_rows(side, rows, batch_tokens, lambda batch, _: progress.update(len(batch)))
 
     def encode_rows(
-        self, rows: Sequence[Sequence[int]], batch_tokens: int, report: Report = lambda batch, slots: None
+        self, side: Side, rows: Sequence[Sequence[int]], batch_tokens: int, report: Report = lambda batch, slots: None
     ) -> Vectors:
         """Vectors of tokenised texts, float32 [rows, dimension], in the order of `rows`.
 
         Args:
+            side: `query` or `passage`.
             rows: Token ids, from `tokenise_queries` or `tokenise_passages`.
             batch_tokens: Tokens, padding included, that go through the model at once, at most.
             report: Called after each batch with the positions of its rows and its tokens, padding included.
@@ -182,13 +189,13 @@ class Retriever:
         lengths = [len(row) for row in rows]
         budget = min(batch_tokens, PROCESSOR_BATCH_TOKENS) if self.model.device.type == "cpu" else batch_tokens
         for batch in token_batches(lengths, budget):
-            vectors[batch] = self.embed([rows[i] for i in batch])
+            vectors[batch] = self.embed(side, [rows[i] for i in batch])
             report(batch, len(batch) * lengths[batch[0]])
         return vectors
 
     @torch.inference_mode()
-    def embed(self, rows: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors of one batch of tokenised texts, float32 [rows, dimension].
+    def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
+        """Vectors of one batch of tokenised texts of a side, float32 [rows, dimension].
 
         Raises:
             InputError: The batch does not fit into the GPU's memory.
@@ -203,16 +210,28 @@ class Retriever:
                 field="batch_tokens",
                 mend=f"use {ids.numel() // 2} or fewer",
             ) from None
-        return read_out(output.last_hidden_state, mask, self.card.pooling, self.card.normalise).cpu().numpy()
+        pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
+        return read_out(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
 
-    def export(self, directory: str | Path) -> None:
-        """Writes the model as a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
+    def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        encoder = self._encoders.setdefault(side, self.prompt(side))
+        return torch.tensor([encoder.pooled(row, self.card.pooling) for row in rows])
 
-        The weights keep the precision that this retriever was loaded in.
+    def export(self, directory: str | Path, format: Literal["merged", "sentence-transformers"] = "merged") -> None:
+        """Writes the retriever for programs without this library; the weights keep the precision that they have here.
+
+        Args:
+            directory: Becomes the export; what is there is replaced.
+            format: `merged` = a plain Hugging Face directory with card and README.md; `sentence-transformers` = what that
+                library loads, where it can express the method.
+
+        Raises:
+            InputError: The export would not give the same vectors (see `llm_retriever.exports`); nothing is written then.
         """
-        with files.atomic_directory(directory) as draft:
-            self.model.save_pretrained(draft)
-            self.tokenizer.save_pretrained(draft)
+        from llm_retriever import exports
+
+        export = exports.export_merged if format == "merged" else exports.export_sentence_transformers
+        export(self, directory)
 
 
 def refuse_non_finite(vectors: NDArray[np.floating[Any]], names: Sequence[str]) -> None:

@@ -46,6 +46,18 @@ BatchSize = Annotated[
 MicroBatchSize = Annotated[int, Field(ge=-1, description="Queries that one process holds at once; -1 = the recipe's.")]
 QueryLength = Annotated[int, Field(ge=-1, description="Tokens of a query, prompt included; -1 = the recipe's.")]
 PassageLength = Annotated[int, Field(ge=-1, description="Tokens of a passage, prompt included; -1 = the recipe's.")]
+Embedding = Annotated[
+    Literal["", "eos", "eos4", "new4"],
+    Field(
+        description="Embedding tokens instead of the method's: one end-of-sequence token, four of them, or four new tokens "
+        "that stage one adds; both stages must agree. Empty = the method's."
+    ),
+]
+LoraRank = Annotated[int, Field(ge=-1, description="Rank of the LoRA adapter; -1 = the recipe's.")]
+LoraAlpha = Annotated[int, Field(ge=-1, description="Scale of the LoRA adapter; -1 = the recipe's.")]
+LoraDropout = Annotated[
+    float, Field(ge=-1, lt=1, description="Dropout before the LoRA adapter; slow on a CPU; -1 = the recipe's.")
+]
 GradientCheckpointing = Annotated[
     Switch, Field(description="Recompute activations to save memory: on, off, empty = the recipe's.")
 ]
@@ -174,15 +186,19 @@ class AdaptationSettings:
     """`adapt_backbone`: stage one, before any contrastive tuning."""
 
     method: Annotated[
-        Literal["none", "ql"],
-        Field(description="none = leave the backbone as it is; ql = LLM-QL query-likelihood modelling."),
+        Literal["none", "ql", "ebae_ebar", "mntp", "simcse", "mntp+simcse"],
+        Field(
+            description="none = leave the backbone as it is; ql = LLM-QL query-likelihood modelling; ebae_ebar = Llama2Vec; "
+            "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast."
+        ),
     ] = "ql"
     recipe: Recipe = "default"
     tune: Annotated[
         Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
     ] = ""
     corruption_ratio: Annotated[
-        float, Field(ge=-1, le=1, description="ql: probability that a passage word is hidden; -1 = the recipe's.")
+        float,
+        Field(ge=-1, le=1, description="ql, mntp: probability that a word or token is hidden; -1 = the recipe's."),
     ] = -1.0
     corruption_unit: Annotated[
         Literal["", "word", "token"], Field(description="ql: hide whole words or single tokens; empty = the recipe's.")
@@ -194,6 +210,16 @@ class AdaptationSettings:
         Literal["", "query", "all"],
         Field(description="ql: loss on the query's tokens or on all tokens; empty = the recipe's."),
     ] = ""
+    embedding: Embedding = ""
+    ar_weight: Annotated[
+        float, Field(ge=-1, description="ebae_ebar: weight of the next-token loss on the text; -1 = the recipe's.")
+    ] = -1.0
+    bag_weight: Annotated[
+        float, Field(ge=-1, description="ebae_ebar: weight of the bag-of-words losses; -1 = the recipe's.")
+    ] = -1.0
+    lora_rank: LoraRank = UNSET_NUMBER
+    lora_alpha: LoraAlpha = UNSET_NUMBER
+    lora_dropout: LoraDropout = -1.0
     query_length: QueryLength = UNSET_NUMBER
     passage_length: PassageLength = UNSET_NUMBER
     epochs: Epochs = -1.0
@@ -215,7 +241,8 @@ class TuningSettings:
     """`tune_retriever`: stage two, contrastive tuning with hard and in-batch negatives."""
 
     method: Annotated[
-        Literal["llm-ql"], Field(description="Row of the methods table: prompts, embedding token, pooling, recipe.")
+        Literal["llm-ql", "llama2vec", "llm2vec", "repllama", "echo", "summarize"],
+        Field(description="Row of the methods table: prompts, embedding tokens, pooling, attention, recipe."),
     ] = "llm-ql"
     recipe: Recipe = "default"
     tune: Annotated[
@@ -230,11 +257,24 @@ class TuningSettings:
     temperature: Annotated[
         float, Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's.")
     ] = -1.0
-    lora_rank: Annotated[int, Field(ge=-1, description="Rank of the LoRA adapter; -1 = the recipe's.")] = UNSET_NUMBER
-    lora_alpha: Annotated[int, Field(ge=-1, description="Scale of the LoRA adapter; -1 = the recipe's.")] = UNSET_NUMBER
-    lora_dropout: Annotated[
-        float, Field(ge=-1, lt=1, description="Dropout before the LoRA adapter; slow on a CPU; -1 = the recipe's.")
-    ] = -1.0
+    embedding: Embedding = ""
+    read_out: Annotated[
+        Literal["", "n2s", "s2s", "n2n"],
+        Field(
+            description="llama2vec: whether queries and passages ask for the next text (n) or for themselves (s): query "
+            "first; empty = the method's."
+        ),
+    ] = ""
+    gradient_cache: Annotated[
+        int,
+        Field(
+            ge=-1,
+            description="Texts encoded at once with gradients, so that large batches fit; 0 = off, -1 = the recipe's.",
+        ),
+    ] = UNSET_NUMBER
+    lora_rank: LoraRank = UNSET_NUMBER
+    lora_alpha: LoraAlpha = UNSET_NUMBER
+    lora_dropout: LoraDropout = -1.0
     query_length: QueryLength = UNSET_NUMBER
     passage_length: PassageLength = UNSET_NUMBER
     epochs: Epochs = -1.0
@@ -313,6 +353,26 @@ class PromotionSettings:
     minimum_value: Annotated[
         float, Field(ge=0, le=1, description="Required value, also for the very first version.")
     ] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """`compare`: several evaluations side by side, tested against one of them and against each other."""
+
+    reference: Annotated[
+        str,
+        Field(
+            description="Name of the variant that BM25, the un-tuned backbone and all other variants are tested against; "
+            "empty = the first one."
+        ),
+    ] = ""
+    variants: Annotated[
+        str,
+        Field(
+            description="JSON object with the description of each variant by its name, in the order of the tables; empty = "
+            "the names and the order of the evaluations, without descriptions."
+        ),
+    ] = ""
 
 
 SettingsClass = TypeVar("SettingsClass")

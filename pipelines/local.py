@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -38,6 +39,7 @@ REUSED_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+REPORTED = {"summary": "summary.md", "report": "report.html"}
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 
@@ -53,9 +55,14 @@ class StepRecord:
 
 @dataclasses.dataclass
 class Journal:
-    """The steps so far; prints one line when a step starts and one when it ends."""
+    """The steps so far; prints one line when a step starts and one when it ends.
+
+    Attributes:
+        titles: What a task is called in those lines, by its name in the compiled pipeline.
+    """
 
     steps: int
+    titles: dict[str, str] = dataclasses.field(default_factory=dict)
     records: list[StepRecord] = dataclasses.field(default_factory=list)
     exit_code: int = 0
 
@@ -90,7 +97,8 @@ class HostTask(task_handler_interface.ITaskHandler):
     ) -> None:
         program, *arguments = full_command  # placeholders are already replaced
         self.command = [sys.executable if program == "python" else program, *arguments]
-        self.name = full_command[2].removeprefix("components.")
+        task = Path(json.loads(full_command[-1])["outputs"]["outputFile"]).parent.name
+        self.name = self.journal.titles.get(task, full_command[2].removeprefix("components."))
         self.environment = {"PYTHONUNBUFFERED": "1", **QUIET, **REUSED_MEMORY, **os.environ, **(env_vars or {})}
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -126,7 +134,8 @@ class _OnlySteps(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         hit = CACHE_HIT.search(record.getMessage())
         if hit:
-            self.journal.ended(StepRecord(hit.group(1).replace("-", "_"), "cached"))
+            task = hit.group(1)
+            self.journal.ended(StepRecord(self.journal.titles.get(task, task.replace("-", "_")), "cached"))
         return record.levelno >= logging.WARNING and "finished with status" not in record.getMessage()
 
 
@@ -174,7 +183,8 @@ def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache:
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for task in specification.root.dag.tasks.values():
         task.ClearField("retry_policy")  # a pod may come back on another node; a process here would fail the same way
-    journal = Journal(steps=len(specification.root.dag.tasks))
+    tasks = specification.root.dag.tasks
+    journal = Journal(steps=len(tasks), titles={name: _title(task.task_info.name) for name, task in tasks.items()})
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root / "runs"),
@@ -187,6 +197,12 @@ def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache:
     with tasks_on_this_machine(journal):
         outputs = pipeline_orchestrator.run_local_pipeline(specification, arguments)
     return LocalRun(outputs, journal.records, journal.exit_code)
+
+
+def _title(shown: str) -> str:
+    """A task's name on Kubeflow's screen as it is said here: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
+    component, colon, variants = shown.partition(":")
+    return component.replace("-", "_") + colon + variants
 
 
 def code_digest() -> str:
@@ -210,15 +226,21 @@ def timing_table(records: list[StepRecord]) -> str:
     return "\n".join([*rows, f"  {'total':<{width}}  {'':<8}  {total:>7}"])
 
 
-def print_end(run: LocalRun, root: Path) -> None:
-    """Prints the results, the steps with their times, and where the report lies."""
+def print_end(run: LocalRun, root: Path, names: Mapping[str, str] = REPORTED) -> None:
+    """Prints the results, the steps with their times, and where the report lies.
+
+    Args:
+        run: What was run.
+        root: Where the outputs `summary` and `report` are copied to.
+        names: Their file names there.
+    """
     print(timing_table(run.records), file=sys.stderr)
     if run.exit_code:
         return
-    for name, suffix in (("summary", ".md"), ("report", ".html")):
-        target = root / f"{name}{suffix}"
-        target.write_bytes(Path(run.outputs[name].uri).read_bytes())
-        print(target.read_text() if suffix == ".md" else f"report: {target}")
+    for output, name in names.items():
+        target = root / name
+        target.write_bytes(Path(run.outputs[output].uri).read_bytes())
+        print(target.read_text() if output == "summary" else f"report: {target}")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

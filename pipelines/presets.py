@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, parameters
-from pipelines.stages import SETTINGS, parameter_name
+from pipelines.stages import ALL_SETTINGS, parameter_name
 
 DIRECTORY = Path(__file__).with_name("presets")
 
@@ -44,10 +44,11 @@ def _read(name: str) -> dict[str, Any]:
 
 def defaults(pipeline: Any) -> dict[str, Any]:
     """Parameters of a pipeline function with their defaults."""
-    return {name: parameter.default for name, parameter in _signature(pipeline).items()}
+    return {name: parameter.default for name, parameter in signature(pipeline).items()}
 
 
-def _signature(pipeline: Any) -> dict[str, inspect.Parameter]:
+def signature(pipeline: Any) -> dict[str, inspect.Parameter]:
+    """Parameters of a pipeline function, with types and defaults."""
     return dict(inspect.signature(pipeline.pipeline_func).parameters)
 
 
@@ -57,7 +58,7 @@ def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
     Raises:
         InputError: A text is not of this form, the pipeline has no such parameter, or the value has another type.
     """
-    known = _signature(pipeline)
+    known = signature(pipeline)
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -97,7 +98,7 @@ def check(given: dict[str, Any]) -> None:
     Raises:
         InputError: A value is outside its limits; the field is named as the pipeline names it.
     """
-    for prefix, settings in SETTINGS.items():
+    for prefix, settings in ALL_SETTINGS.items():
         values = {
             setting: given[parameter_name(prefix, setting)]
             for setting in parameters(settings)

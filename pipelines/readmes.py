@@ -25,7 +25,11 @@ def readme(name: str) -> str:
     summary = component.description.split("\n\n")[0]
     sections = [
         f"# {name}\n\n{summary}\n",
-        _table("Inputs", {n: ("artifact", m) for n, m in step.inputs.items()}),
+        _table(
+            "Inputs",
+            {n: ("artifact", m) for n, m in step.inputs.items()}
+            | {f"{n}_NAME": ("artifacts", m) for n, m in step.collected.items()},
+        ),
         _table(
             "Outputs",
             {n: ("artifact", m) for n, m in step.outputs.items()}
@@ -33,7 +37,8 @@ def readme(name: str) -> str:
         ),
         _settings(list(parameters(step.settings).values())),
         f"## By hand\n\n```\npython -m components.{name} --help\n```\n\nThe flags are the names above with `-` for `_`. "
-        "Exit codes: 0 done, 2 bad input (one line says what and where), 1 anything else; `--debug` shows the traceback.\n",
+        + "".join(f"`{n}_NAME` is `--{n}s NAME=PATH NAME=PATH …`. " for n in step.collected)
+        + "Exit codes: 0 done, 2 bad input (one line says what and where), 1 anything else; `--debug` shows the traceback.\n",
     ]
     return "\n".join(section for section in sections if section)
 

@@ -10,6 +10,7 @@ from kfp import dsl, kubernetes
 from llm_retriever.settings import (
     AdaptationSettings,
     BackboneSettings,
+    CompareSettings,
     CorpusSettings,
     EvaluationSettings,
     IndexSettings,
@@ -29,7 +30,8 @@ SETTINGS: dict[str, type] = {
     "eval": EvaluationSettings,
     "promote": PromotionSettings,
 }
-STAGES = (*SETTINGS, "run")
+ALL_SETTINGS: dict[str, type] = {**SETTINGS, "compare": CompareSettings}
+STAGES = (*ALL_SETTINGS, "run")
 RUN_HELP = {
     "run_gpu_type": "Resource name of the accelerator, as the cluster's device plug-in calls it.",
     "run_cpu_image": "Image of the steps without a GPU.",
@@ -89,11 +91,11 @@ def with_store(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def parameter_help() -> dict[str, str]:
     """Meaning of every pipeline parameter, by its name: the settings' own help, and that of the cluster's resources."""
     meanings: dict[str, str] = {}
-    for prefix, settings in SETTINGS.items():
+    for prefix, settings in ALL_SETTINGS.items():
         for setting, parameter in parameters(settings).items():
             if setting != "source_fingerprint":
                 meanings.setdefault(parameter_name(prefix, setting), parameter.help)
-    for prefix in SETTINGS:
+    for prefix in ALL_SETTINGS:
         meanings[f"{prefix}_cpus"] = f"Processors that the {prefix} stage requests, as Kubernetes counts them."
         meanings[f"{prefix}_memory"] = f"Memory that the {prefix} stage requests and may use, as 8Gi."
     for prefix in ("adapt", "tune", "index", "eval"):

@@ -14,6 +14,7 @@ from llm_retriever.batches import padded
 
 ROWS = [[5, 6, 7, 2, 8, 9, 2], [5, 6, 2, 8, 2], [5, 6, 7, 8, 9, 10, 11, 2, 12]]
 EMBEDDING = [3, 2, 7]
+SELF_START, NEXT_START = [2, 1, 4], [4, 3, 7]
 
 
 def batch(side: str = "left", rows: list[list[int]] = ROWS, places: list[int] = EMBEDDING) -> tuple[Tensor, ...]:
@@ -53,6 +54,24 @@ def test_each_row_is_blocked_at_its_own_embedding_token():
     assert seen(mask[1, 0])[:5] == ["x........", "xx.......", "xxx......", "..xx.....", "..xxx...."]
 
 
+def test_joint_is_the_picture_of_the_two_branches():
+    _, real, s = batch("left", [[5, 6, 7, 2, 8, 9]], [2])
+    mask = masks.joint(real, s, s + 2, torch.float32)
+    assert seen(mask[0, 0]) == ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
+
+
+def test_each_row_has_its_own_branches():
+    _, real, s = batch("left", places=SELF_START)
+    _, _, p = batch("left", places=NEXT_START)
+    mask = masks.joint(real, s, p, torch.float32)
+    assert seen(mask[1, 0])[4:] == ["....x....", "....xx...", "....xxx..", "....x..x.", "....x..xx"]
+    assert seen(mask[2, 0])[8] == "xxxx...xx"
+    _, real, s = batch("right", places=SELF_START)
+    _, _, p = batch("right", places=NEXT_START)
+    mask = masks.joint(real, s, p, torch.float32)
+    assert seen(mask[1, 0])[:5] == ["x........", "xx.......", "xxx......", "x..x.....", "x..xx...."]
+
+
 def test_causal_rows_see_all_real_tokens_before_them():
     _, real, _ = batch("left")
     mask = masks.causal(real, torch.float32)
@@ -64,7 +83,8 @@ def test_causal_rows_see_all_real_tokens_before_them():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_mask_is_a_finite_float_and_a_pad_sees_only_what_is_harmless(side: str, dtype: torch.dtype):
     _, real, e = batch(side)
-    for mask in (masks.causal(real, dtype), masks.attention_block(real, e, dtype)):
+    joint = masks.joint(real, e, e + 1, dtype)
+    for mask in (masks.causal(real, dtype), masks.attention_block(real, e, dtype), joint):
         assert mask.dtype == dtype
         assert mask.shape == (3, 1, 9, 9)
         assert masks.check(mask) is mask
@@ -107,10 +127,15 @@ def test_why_boolean_masks_are_rejected(backbone_directory: Path):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-@pytest.mark.parametrize("kind", ["causal", "block"])
+@pytest.mark.parametrize("kind", ["causal", "block", "joint"])
 def test_eager_equals_sdpa(backbone_directory: Path, side: str, dtype: torch.dtype, tolerance: float, kind: str):
     ids, real, e = batch(side)
-    mask = masks.causal(real, dtype) if kind == "causal" else masks.attention_block(real, e, dtype)
+    made = {
+        "causal": masks.causal(real, dtype),
+        "block": masks.attention_block(real, e, dtype),
+        "joint": masks.joint(real, e - 1, e + 1, dtype),
+    }
+    mask = made[kind]
     outcome = [real_logits(model(backbone_directory, name, dtype), ids, mask, real) for name in ("eager", "sdpa")]
     for eager, sdpa in zip(*outcome, strict=True):
         torch.testing.assert_close(eager, sdpa, atol=tolerance, rtol=0)

@@ -33,22 +33,24 @@ TEXTS = [
     "",
     "   \n ",
 ]
-WORDINGS = {
-    f"{name} {recipe} {side}": getattr(method, side)
-    for name, recipes in METHODS.items()
-    for recipe, method in recipes.items()
-    for side in ("query", "passage")
-} | {f"ql {recipe} document": row.document for recipe, row in QUERY_LIKELIHOOD.items()}
-EVERY_WORDING = WORDINGS | {
-    f"{name} as {other}": replace(wording, tokenise=other)
-    for name, wording in WORDINGS.items()
-    for other in ("whole", "pieces")
+ROWS = {f"{name} {recipe}": row for name, recipes in METHODS.items() for recipe, row in recipes.items()}
+WORDINGS = {f"{name} {side}": getattr(row, side) for name, row in ROWS.items() for side in ("query", "passage")} | {
+    f"ql {recipe} document": row.document for recipe, row in QUERY_LIKELIHOOD.items()
 }
+AS_WRITTEN = {wording: f"{name} as {wording.tokenise}" for name, wording in reversed(WORDINGS.items())}
+OTHERWISE = {
+    replace(wording, tokenise=other): f"{name} as {other}"
+    for name, wording in reversed(WORDINGS.items())
+    for other in ("whole", "pieces")
+    if wording.between is None
+}
+EVERY_WORDING = {name: wording for wording, name in {**OTHERWISE, **AS_WRITTEN}.items()}
+"""Every different one, tokenised both ways."""
 
 
 def training_texts() -> Iterator[str]:
     yield from (row["text"] for row in passages(200))
-    yield from (w.prefix + " river " + w.suffix for w in WORDINGS.values())
+    yield from (w.prefix + " river " + (w.between or "") + w.suffix for w in WORDINGS.values())
 
 
 def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -112,13 +114,14 @@ def without_spaces(text: str) -> str:
 
 
 def prompt_length(tokenizer: PreTrainedTokenizerFast, wording: Wording) -> int:
-    return 1 + len(plain(tokenizer, wording.prefix)) + len(plain(tokenizer, wording.suffix)) + 1
+    pieces = (wording.prefix, wording.between or "", wording.suffix)
+    return 1 + sum(len(plain(tokenizer, piece)) for piece in pieces) + 1
 
 
 @pytest.mark.parametrize("name", EVERY_WORDING)
 def test_prompt_and_embedding_token_survive_every_length(tokenizer: PreTrainedTokenizerFast, name: str):
     wording = EVERY_WORDING[name]
-    least = prompt_length(tokenizer, wording) + 1
+    least = prompt_length(tokenizer, wording) + (1 if wording.between is None else 2)
     for length in (least, least + 1, least + 7, least + 60):
         encoder = PromptEncoder(tokenizer, wording, length, [2])
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
@@ -129,6 +132,7 @@ def test_prompt_and_embedding_token_survive_every_length(tokenizer: PreTrainedTo
             shown = without_spaces(tokenizer.decode(ids[1:-1]))
             assert shown.startswith(without_spaces(wording.prefix)), (text, length)
             assert shown.endswith(without_spaces(wording.suffix)), (text, length)
+            assert without_spaces(wording.between or "") in shown, (text, length)
 
 
 def test_whole_equals_tokenising_the_whole_string_when_it_fits(tokenizer: PreTrainedTokenizerFast):
@@ -224,6 +228,10 @@ def test_a_length_without_room_for_a_text_is_refused_with_the_mend(tokenizer: Pr
     prompt = prompt_length(tokenizer, wording)
     with pytest.raises(InputError, match=f"prompt alone takes {prompt}; use at least {prompt + 8}"):
         PromptEncoder(tokenizer, wording, prompt, [2])
+    twice = METHODS["echo"]["released"].query
+    prompt = prompt_length(tokenizer, twice)
+    with pytest.raises(InputError, match=f"two copies of a text: .* takes {prompt}; use at least {prompt + 16}"):
+        PromptEncoder(tokenizer, twice, prompt + 1)
 
 
 def test_a_saved_and_loaded_tokenizer_words_alike(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
@@ -246,3 +254,8 @@ def test_embedding_tokens_are_looked_up_and_unknown_ones_refused(bytes_tokenizer
     assert symbol_ids(bytes_tokenizer, ("eos", "<pad>")) == [2, 3]
     with pytest.raises(InputError, match="no token '<s1>'"):
         symbol_ids(bytes_tokenizer, ("<s1>",))
+
+
+def test_a_tokenizer_without_the_new_tokens_is_refused(bytes_tokenizer: PreTrainedTokenizerFast):
+    with pytest.raises(InputError, match="no token '<s1>'"):
+        PromptEncoder(bytes_tokenizer, METHODS["llama2vec"]["default"].passage, 200)

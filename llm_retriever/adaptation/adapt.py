@@ -1,8 +1,9 @@
-"""From a backbone to an adapted one: passed through as it is, or trained by query likelihood; its lineage is kept."""
+"""From a backbone to an adapted one: passed through as it is, or trained by one adaptation or several; lineage is kept."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shutil
 import tempfile
@@ -14,12 +15,13 @@ from transformers import AutoTokenizer
 
 from llm_retriever import files, methods
 from llm_retriever import settings as steps
-from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
+from llm_retriever.adaptation.objective import Objective, Task
+from llm_retriever.adaptation.vocabulary import added_tokens, extended, new_token_ids
 from llm_retriever.card import Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
-from llm_retriever.methods import QUERY_LIKELIHOOD, QueryLikelihoodRecipe
+from llm_retriever.methods import AdaptationRecipe, Method
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import TrainingSet, check
@@ -27,13 +29,19 @@ from llm_retriever.weights import attach_lora, load_backbone, save_model
 
 LOG_FILE = "training_log.json"
 PROBES = 8
-TUNED_FOR = "llm-ql"
-"""The method whose embedding tokens stand between passage and query."""
+OBJECTIVES = {"ql": "query_likelihood", "ebae_ebar": "ebae_ebar", "mntp": "mntp", "simcse": "simcse"}
+"""Module of every adaptation; its `objective(task)` gives what is trained."""
 
 
-def resolved_recipe(settings: AdaptationSettings) -> QueryLikelihoodRecipe:
-    """The query-likelihood recipe with everything that the settings override."""
-    return methods.overridden(QUERY_LIKELIHOOD[settings.recipe], settings)
+def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
+    """The recipe of the adaptation with everything that the settings override."""
+    return methods.overridden(methods.ADAPTATIONS[settings.method][settings.recipe], settings)
+
+
+def resolved_method(settings: AdaptationSettings) -> Method:
+    """The row of the retrieval method whose prompts are trained."""
+    row = methods.method(methods.TUNED_FOR[settings.method], settings.recipe)
+    return methods.with_embedding(row, settings.embedding)
 
 
 def adapt(
@@ -42,19 +50,22 @@ def adapt(
     """Adapts a backbone.
 
     Args:
-        settings: Of the step; the method `none` only passes the backbone on.
+        settings: Of the step; the method `none` only passes the backbone on, `mntp+simcse` trains one after the other.
         backbone: Output of fetch_backbone.
         collection: The collection that the training set refers to.
-        training_set: Output of mine_negatives; its positives are used.
+        training_set: Output of mine_negatives; `ql` uses its positives.
         adapted: Becomes a backbone directory: causal LM with its head, tokenizer, and a lineage of one stage more.
 
     Returns:
-        The log of the training; an empty one if there was none.
+        The log of the last training; an empty one if there was none.
 
     Raises:
         InputError: An input is not what it should be, or the training cannot be run as asked.
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
+    first, _, rest = settings.method.partition("+")
+    if rest:
+        return _in_sequence(settings, (first, rest), backbone, collection, training_set, adapted)
     lineage = load_lineage(backbone)
     with files.atomic_directory(adapted) as draft:
         if settings.method == "none":
@@ -63,10 +74,25 @@ def adapt(
         source = Collection.open(collection)
         examples = _checked(training_set, source)
         inputs = (weights_digest(backbone), source.fingerprint, examples.digest)
-        run = training_run(settings, "adapt ql", adapted, *inputs)
-        log = _launched(settings, run, draft, backbone=backbone, collection=collection, training_set=training_set)
+        run = training_run(settings, f"adapt {settings.method}", adapted, *inputs)
+        with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
+            log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
         save_lineage(draft, lineage.then(_stage(settings, run, examples.digest, log)))
     discard_checkpoints(run)
+    return log
+
+
+def _in_sequence(
+    settings: AdaptationSettings, named: tuple[str, str], backbone: Path, collection: Path, data: Path, adapted: Path
+) -> TrainingLog:
+    """Two adaptations; what the first one made lies beside the output until the second one is complete."""
+    one, two = (steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": name}) for name in named)
+    key = files.digest([steps.as_dict(one), weights_digest(backbone)])[:16]
+    between = adapted.with_name(f".{adapted.name}.{named[0]}-{key}")
+    if not between.exists():
+        adapt(one, backbone, collection, data, between)
+    log = adapt(two, between, collection, data, adapted)
+    shutil.rmtree(between)
     return log
 
 
@@ -98,7 +124,7 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     processes = resolve_processes(settings.processes)
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
-    return Stage("ql", {**recipe, **used}, data, log.seconds, log.examples)
+    return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
 
 
 def pass_through(backbone: Path, directory: Path) -> None:
@@ -118,22 +144,27 @@ def work(job: dict[str, Any]) -> None:
     settings = steps.build(AdaptationSettings, job["settings"])
     run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
     paths = {name: Path(path) for name, path in job["paths"].items()}
-    recipe = resolved_recipe(settings)
+    recipe, row = resolved_recipe(settings), resolved_method(settings)
     tokenizer = AutoTokenizer.from_pretrained(paths["backbone"])
-    embedding_tokens = methods.method(TUNED_FOR, settings.recipe).embedding_tokens
-    collate = PairCollator(recipe, embedding_tokens, tokenizer, Collection.open(paths["collection"]).lookup())
-    dataset = PairDataset(paths["training_set"], run.seed)
-    model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=True)
+    task = Task(recipe, row, tokenizer, paths["collection"], paths["training_set"], run.seed)
+    found = objective(settings.method, task)
+    model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=found.head, attention=row.attention)
     if recipe.tune == "lora":
-        model = attach_lora(model, recipe.lora, run.seed)
-    log = train(model, dataset, collate, QueryLikelihoodLoss(recipe.attention_block), recipe.schedule, run)
-    save_model(model, tokenizer, base=paths["backbone"], merged=Path(job["draft"]), probe=_probe(collate, dataset))
+        model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
+    found.prepare(model)
+    log = train(model, found.dataset, found.collate, found.loss, recipe.schedule, run)
+    save_model(model, tokenizer, base=paths["backbone"], merged=Path(job["draft"]), probe=_probe(found))
     if not dist.is_initialized() or dist.get_rank() == 0:
         log.save(job["log"])
 
 
-def _probe(collate: PairCollator, dataset: PairDataset) -> list[list[int]]:
-    """Rows of a few training pairs, on which the saved model is compared with the trained one."""
-    batch = collate([dataset[item] for item in range(min(PROBES, len(dataset)))])
+def objective(method: str, task: Task) -> Objective:
+    """The objective of an adaptation, by its name."""
+    return importlib.import_module(f"llm_retriever.adaptation.{OBJECTIVES[method]}").objective(task)
+
+
+def _probe(found: Objective) -> list[list[int]]:
+    """Rows of a few examples, on which the saved model is compared with the trained one."""
+    batch = found.collate([found.dataset[item] for item in range(min(PROBES, len(found.dataset)))])
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [ids[real.bool()].tolist() for ids, real in rows]

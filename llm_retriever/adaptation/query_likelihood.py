@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever import masks
+from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.batches import padded
-from llm_retriever.collection import PassageLookup
+from llm_retriever.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QueryLikelihoodRecipe
 from llm_retriever.prompts import PromptEncoder, passage_text, plain_ids, symbol_ids
@@ -168,6 +169,17 @@ def hidden_id(tokenizer: Any) -> int:
         return three[1]
     logger.warning("this tokenizer makes %d tokens of three hidden words: hidden passages get longer", len(three))
     return alone[-1]
+
+
+def objective(task: Task) -> Objective:
+    """Query likelihood on the training set's positives."""
+    recipe = task.recipe
+    assert isinstance(recipe, QueryLikelihoodRecipe)  # noqa: S101
+    lookup = Collection.open(task.collection).lookup()
+    tokens = task.method.passage.embedding_tokens
+    collate = PairCollator(recipe, tokens, task.tokenizer, lookup)
+    dataset = PairDataset(task.training_set, task.seed)
+    return Objective(dataset, collate, QueryLikelihoodLoss(recipe.attention_block))
 
 
 class QueryLikelihoodLoss:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from llm_retriever.batches import padded
+from llm_retriever.batches import pad_id, padded
 from llm_retriever.collection import PassageLookup
 from llm_retriever.methods import Method
-from llm_retriever.prompts import PromptEncoder, passage_text, symbol_ids
+from llm_retriever.prompts import PromptEncoder, passage_text
 from llm_retriever.training_set import EXAMPLES_FILE
 
 CACHED_PASSAGES = 100_000
@@ -89,8 +90,8 @@ class ContrastiveDataset:
 class GroupCollator:
     """Words groups for a method and pads them into one batch of queries and one of passages.
 
-    Padding is on the right whatever the card says: under causal attention real tokens never see it, so no mask is needed
-    and the vectors are those of left padding.
+    Padding is on the right whatever the card says: under causal attention real tokens never see it, so no mask is needed;
+    under bidirectional attention the mask hides it. The vectors are those of left padding.
 
     Args:
         method: Wordings, lengths, embedding tokens.
@@ -99,10 +100,10 @@ class GroupCollator:
     """
 
     def __init__(self, method: Method, tokenizer: Any, lookup: PassageLookup) -> None:
-        closing = symbol_ids(tokenizer, method.embedding_tokens)
-        self.queries = PromptEncoder(tokenizer, method.query, method.query_length, closing)
-        self.passages = PromptEncoder(tokenizer, method.passage, method.passage_length, closing)
-        self.joiner, self.lookup, self.pad = method.title_joiner, lookup, closing[-1]
+        self.queries = PromptEncoder(tokenizer, method.query, method.query_length, setting="query_length")
+        self.passages = PromptEncoder(tokenizer, method.passage, method.passage_length, setting="passage_length")
+        self.joiner, self.lookup, self.pooling = method.title_joiner, lookup, method.pooling
+        self.pad = pad_id(tokenizer)
         self._cache: dict[str, np.ndarray] = {}
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -110,16 +111,19 @@ class GroupCollator:
 
         Returns:
             `query_ids`, `query_mask` int64 [B, width]; `passage_ids`, `passage_mask` int64 [B·g, width], where row i·g
-            is the positive of query i.
+            is the positive of query i; unless the vector is the last token's, `query_pooled` int64 [B] and
+            `passage_pooled` int64 [B·g], the tokens that it is the mean of.
         """
-        queries = padded(self.queries.batch([group.query for group in groups]), self.pad, "right")
-        passages = padded(self._passage_ids([p for group in groups for p in group.passages]), self.pad, "right")
-        return {
-            "query_ids": queries["input_ids"],
-            "query_mask": queries["attention_mask"],
-            "passage_ids": passages["input_ids"],
-            "passage_mask": passages["attention_mask"],
-        }
+        queries = self._side("query", self.queries, self.queries.batch([group.query for group in groups]))
+        passages = self._passage_ids([p for group in groups for p in group.passages])
+        return queries | self._side("passage", self.passages, passages)
+
+    def _side(self, name: str, encoder: PromptEncoder, rows: list[list[int]]) -> dict[str, Tensor]:
+        batch = padded(rows, self.pad, "right")
+        side = {f"{name}_ids": batch["input_ids"], f"{name}_mask": batch["attention_mask"]}
+        if self.pooling != "last":
+            side[f"{name}_pooled"] = torch.tensor([encoder.pooled(row, self.pooling) for row in rows])
+        return side
 
     def _passage_ids(self, ids: Sequence[str]) -> list[list[int]]:
         missing = [passage for passage in dict.fromkeys(ids) if passage not in self._cache]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.batches import read_out
+from llm_retriever.contrastive.gradient_cache import recomputed
 from llm_retriever.methods import Method
 
 ROWS_AT_ONCE_ON_CPU = 16
@@ -55,14 +56,13 @@ class ContrastiveLoss:
     """The loss of a micro-batch: encodes it, gathers all processes' vectors, and scores every query against the pool.
 
     Args:
-        method: Pooling, normalisation and temperature; its attention must be causal.
+        method: Attention, normalisation, temperature and gradient cache. Under causal attention padding on the right
+            needs no mask, and the fast kernels apply; a bidirectional model (`config.is_causal` False) gets the mask.
     """
 
     def __init__(self, method: Method) -> None:
-        if method.attention != "causal":
-            raise ValueError("batches are padded on the right without a mask: only causal attention ignores that")
-        self.pooling, self.normalise = method.pooling, method.normalise
-        self.temperature = method.tuning.temperature
+        self.masked, self.normalise = method.attention == "bidirectional", method.normalise
+        self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
@@ -70,29 +70,47 @@ class ContrastiveLoss:
         Data parallelism averages gradients over the processes, each of which only has its own rows' share: the factor
         undoes the average.
         """
-        queries = gathered(self.encode(model, batch["query_ids"], batch["query_mask"]))
-        passages = gathered(self.encode(model, batch["passage_ids"], batch["passage_mask"]))
+        queries = gathered(self.encode(model, *_side(batch, "query")))
+        passages = gathered(self.encode(model, *_side(batch, "passage")))
         loss = contrastive_loss(queries, passages, self.temperature)
         others = (dist.get_world_size() if dist.is_initialized() else 1) - 1
         return loss + others * (loss - loss.detach()) if others else loss
 
-    def encode(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        """Vectors of right-padded rows, float32 [rows, dimension].
+    def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Vectors of right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.read_out`.
 
-        On a CPU, rows of like length go through the model together, a few at a time, which saves padding and keeps to
-        the caches. How often the model is called depends on the number of rows alone: ZeRO-3 needs it to be the same in
-        every process.
+        With a gradient cache, and on a CPU, rows of like length go through the model together, a few at a time, which
+        saves padding and keeps to the memory or to the caches. How often the model is called depends on the number of
+        rows alone: ZeRO-3 needs it to be the same in every process.
         """
-        if ids.device.type != "cpu" or len(ids) <= ROWS_AT_ONCE_ON_CPU:
-            return self._vectors(model, ids, mask)
+        at_once = self._rows_at_once(ids)
+        if len(ids) <= at_once:
+            return self._chunk(model, ids, mask, pooled)
         lengths = mask.sum(dim=1)
         order = lengths.argsort(stable=True)
-        parts = [
-            self._vectors(model, ids[rows, : lengths[rows[-1]]], mask[rows, : lengths[rows[-1]]])
-            for rows in order.split(ROWS_AT_ONCE_ON_CPU)
-        ]
+        parts = []
+        for rows in order.split(at_once):
+            width = int(lengths[rows[-1]])
+            counts = None if pooled is None else pooled[rows]
+            parts.append(self._chunk(model, ids[rows, :width], mask[rows, :width], counts))
         return torch.cat(parts)[order.argsort()]
 
-    def _vectors(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = model(input_ids=ids, use_cache=False).last_hidden_state
-        return read_out(hidden, mask, self.pooling, self.normalise)
+    def _rows_at_once(self, ids: Tensor) -> int:
+        bounds = [self.gradient_cache or len(ids)]
+        if ids.device.type == "cpu":
+            bounds.append(ROWS_AT_ONCE_ON_CPU)
+        return min(bounds)
+
+    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
+        if self.gradient_cache:
+            return recomputed(self._vectors, model, ids, mask, pooled)
+        return self._vectors(model, ids, mask, pooled)
+
+    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
+        seen = mask if self.masked else None
+        hidden = model(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state
+        return read_out(hidden, mask, self.normalise, pooled)
+
+
+def _side(batch: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    return batch[f"{name}_ids"], batch[f"{name}_mask"], batch.get(f"{name}_pooled")

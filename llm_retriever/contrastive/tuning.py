@@ -14,13 +14,15 @@ from transformers import AutoTokenizer
 
 from llm_retriever import files
 from llm_retriever import settings as steps
+from llm_retriever.adaptation.vocabulary import added_tokens
 from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
-from llm_retriever.methods import Method, method, overridden
+from llm_retriever.methods import Method, method, overridden, with_embedding, with_read_out
+from llm_retriever.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import TrainingSet, check
@@ -31,7 +33,8 @@ MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
 
 def resolved_method(settings: TuningSettings) -> Method:
     """The row of the methods table with everything that the settings override."""
-    return overridden(method(settings.method, settings.recipe), settings)
+    row = with_read_out(with_embedding(method(settings.method, settings.recipe), settings.embedding), settings.read_out)
+    return overridden(row, settings)
 
 
 def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set: Path, retriever: Path) -> TrainingLog:
@@ -57,6 +60,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     if not len(examples):
         raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
     check(examples, source)
+    refuse_unfit(row, adapted)
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
@@ -78,6 +82,26 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     return log
 
 
+def refuse_unfit(row: Method, backbone: Path) -> None:
+    """Refuses, before weights are loaded, a method that does not go with a backbone's tokenizer.
+
+    Raises:
+        InputError: The tokenizer lacks embedding tokens of the method, or a length leaves no room for a text.
+    """
+    missing = added_tokens(row, backbone)
+    if missing:
+        count = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise InputError(
+            f"{row.name} is read out at {missing[0]}{count}, tokens that this backbone does not have",
+            file=backbone,
+            field="method",
+            mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    PromptEncoder(tokenizer, row.query, row.query_length, setting="query_length")
+    PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
+
+
 def work(job: dict[str, Any]) -> None:
     """One training process: loads, trains, saves; rank 0 writes the log."""
     settings = steps.build(TuningSettings, job["settings"])
@@ -87,7 +111,7 @@ def work(job: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(paths["adapted"])
     collate = GroupCollator(row, tokenizer, Collection.open(paths["collection"]).lookup())
     dataset = ContrastiveDataset(paths["training_set"], row.tuning.passages_per_query, run.seed)
-    model = load_backbone(paths["adapted"], run, tune=row.tuning.tune, head=False)
+    model = load_backbone(paths["adapted"], run, tune=row.tuning.tune, head=False, attention=row.attention)
     if row.tuning.tune == "lora":
         model = attach_lora(model, row.tuning.lora, run.seed)
     log = train(model, dataset, collate, ContrastiveLoss(row), row.tuning.schedule, run)

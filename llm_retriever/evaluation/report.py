@@ -31,20 +31,8 @@ class SplitExamples:
     lost: list[Example] = field(default_factory=list)
 
 
-def render(
-    evaluation: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    examples: Mapping[str, SplitExamples],
-    curves: Sequence[Curve] = (),
-) -> str:
-    """Renders the page.
-
-    Args:
-        evaluation: The content of `evaluation.json`.
-        manifest: The content of the collection's `collection.json`.
-        examples: By split.
-        curves: Training curves, where the retriever brings them.
-    """
+def pages() -> jinja2.Environment:
+    """The templates of this package's pages, with the filters and functions that they share."""
     loader = jinja2.PackageLoader("llm_retriever.evaluation", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.undefined = jinja2.StrictUndefined
@@ -65,7 +53,25 @@ def render(
         "daggers": verdict.daggers,
         "count": verdict.count,
     }
-    return page.get_template("report.html.jinja").render(
+    return page
+
+
+def render(
+    evaluation: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    examples: Mapping[str, SplitExamples],
+    curves: Sequence[Curve] = (),
+) -> str:
+    """Renders the page.
+
+    Args:
+        evaluation: The content of `evaluation.json`.
+        manifest: The content of the collection's `collection.json`.
+        examples: By split.
+        curves: Training curves, where the retriever brings them.
+    """
+    template = pages().get_template("report.html.jinja")
+    return template.render(
         evaluation=evaluation,
         manifest=manifest,
         primary=evaluation["primary_metric"],

@@ -173,7 +173,7 @@ def _encode(
         cost.slots += slots
         progress.update(len(batch), **{"tokens/s": f"{cost.tokens / max(cost.seconds(), 1e-9):,.0f}"})
 
-    vectors = retriever.encode_rows(window.rows, settings.batch_tokens, report)
+    vectors = retriever.encode_rows("passage", window.rows, settings.batch_tokens, report)
     with np.errstate(over="ignore"):
         stored = vectors.astype(DTYPES[settings.dtype])
     refuse_non_finite(stored, [f"passage {passage_id!r}" for passage_id in window.ids])

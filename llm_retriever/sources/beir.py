@@ -1,6 +1,7 @@
 """BEIR: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (query, passage, grade).
 
-On the Hugging Face hub the same three come as parquet or JSON lines in folders of shards; both are read.
+On the Hugging Face hub the same three come as parquet or JSON lines in folders of shards; both are read. An optional
+`articles.jsonl` {_id, passages} says which passages follow each other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from llm_retriever.articles import ArticleRow, article_row
 from llm_retriever.errors import InputError
 from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, lines, records
 from llm_retriever.sources.rows import (
@@ -42,11 +44,12 @@ class BeirDirectory:
         parts = [bool(_files(directory, name, SUFFIXES)) for name in ("corpus", "queries")]
         return all(parts) or (any(parts) and (directory / "qrels").is_dir())
 
-    def rows(self, bad: BadLines) -> Iterator[Row]:
+    def rows(self, bad: BadLines) -> Iterator[Row | ArticleRow]:
         """Queries and judgments first: they are small, so that what is wrong with them shows early."""
         yield from self._queries(bad)
         yield from self._judgments(bad)
         yield from self._passages(bad)
+        yield from self._articles(bad)
 
     def _queries(self, bad: BadLines) -> Iterator[Row]:
         for file in self._named("queries"):
@@ -60,6 +63,12 @@ class BeirDirectory:
                 with bad.tolerated(record, kind="passage", row_id=record.get("_id")):
                     id_, title = identifier(record, "_id", place), title_of(record, place)
                     yield PassageRow(place, id_, title, text_of(record, "text", place, title))
+
+    def _articles(self, bad: BadLines) -> Iterator[ArticleRow]:
+        for path in _files(self.directory, "articles", SUFFIXES):
+            for place, record in records(self._source_file(path), bad):
+                with bad.tolerated(record):
+                    yield article_row(record, place)
 
     def _named(self, name: str) -> list[SourceFile]:
         found = _files(self.directory, name, SUFFIXES)

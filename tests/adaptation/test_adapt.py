@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_retriever.adaptation import adapt as adaptation
-from llm_retriever.adaptation.adapt import adapt
+from llm_retriever.adaptation import query_likelihood
+from llm_retriever.adaptation.adapt import adapt, resolved_recipe
 from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
 from llm_retriever.card import load_lineage, weights_digest
 from llm_retriever.collection import Collection
@@ -43,7 +43,7 @@ class Step:
 
     def loss_of(self, model_directory: Path) -> float:
         """Loss of a saved model on the first training pairs, uncorrupted."""
-        recipe = adaptation.resolved_recipe(build(AdaptationSettings, {**SHORT, "corruption_ratio": 0}))
+        recipe = resolved_recipe(build(AdaptationSettings, {**SHORT, "corruption_ratio": 0}))
         lookup = Collection.open(self.collection).lookup()
         collate = PairCollator(recipe, ("eos",), AutoTokenizer.from_pretrained(model_directory), lookup)
         dataset = PairDataset(self.training_set, seed=0)
@@ -148,7 +148,7 @@ def test_a_killed_adaptation_continues_as_if_nothing_had_happened(step: Step, mo
     settings = {"max_steps": 6, "checkpoint_minutes": 1e-6}
     whole = step.run(**settings)
     expected = weights_digest(step.adapted)
-    monkeypatch.setattr(adaptation, "QueryLikelihoodLoss", Counted)
+    monkeypatch.setattr(query_likelihood, "QueryLikelihoodLoss", Counted)
     monkeypatch.setattr(Counted, "last", 2 * 4)
     with pytest.raises(KeyboardInterrupt):
         step.run(**settings)

@@ -77,7 +77,7 @@ def test_by_executor_input_it_answers_with_metrics_and_lineage(
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--method=simcse", 'field "method"'),
+        ("--method=dpr", 'field "method"'),
         ("--corruption-ratio=1.5", 'field "corruption_ratio"'),
         ("--passage-length=20", 'field "passage_length"'),
         ("--recipe=better", 'field "recipe"'),

@@ -106,4 +106,5 @@ def test_every_row_ends_in_the_embedding_token(collate, training_set_directory):
     batch = collate([dataset[item] for item in range(6)])
     for kind in ("query", "passage"):
         for ids, mask in zip(batch[f"{kind}_ids"], batch[f"{kind}_mask"], strict=True):
-            assert ids[mask.sum() - 1] == collate.pad
+            assert ids[mask.sum() - 1] == collate.passages.tokenizer.eos_token_id
+            assert (ids[mask.sum() :] == collate.pad).all()

@@ -64,7 +64,7 @@ def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_w
     right, left = padded(rows, 2, "right"), padded(rows, 2, "left")
     with torch.no_grad():
         ours = ContrastiveLoss(method("llm-ql")).encode(model, right["input_ids"], right["attention_mask"])
-        theirs = read_out(model(**left).last_hidden_state, left["attention_mask"], "last", True)
+        theirs = read_out(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -83,7 +83,7 @@ def test_rows_that_go_through_the_model_a_few_at_a_time_keep_their_vectors_and_g
     found = []
     for encode in (loss.encode, loss._vectors):
         model.zero_grad()
-        vectors = encode(model, batch["input_ids"], batch["attention_mask"])
+        vectors = encode(model, batch["input_ids"], batch["attention_mask"], None)
         (vectors * torch.arange(len(rows))[:, None]).sum().backward()
         found.append((vectors.detach(), model.layers[0].mlp.up_proj.weight.grad.clone()))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         self.embedding = nn.Embedding(50, 8)
         self.out = nn.Linear(8, DIMENSION)
 
-    def forward(self, input_ids, use_cache=False):
+    def forward(self, input_ids, attention_mask=None, use_cache=False):
         from types import SimpleNamespace
 
         return SimpleNamespace(last_hidden_state=self.out(self.embedding(input_ids)))

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
+from llm_retriever import methods
+from llm_retriever.adaptation import adapt as adaptation
+from llm_retriever.contrastive import tuning
 from llm_retriever.errors import InputError
+from llm_retriever.methods import EbaeEbarRecipe, MntpRecipe, QueryLikelihoodRecipe
+from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
+from llm_retriever.training import planned
 from pipelines import presets
 from pipelines.__main__ import main
+from pipelines.stages import parameter_name
 from pipelines.train_retriever import train_retriever
+
+PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
+QUERIES = 491_000
+"""Training queries of MS MARCO."""
+GPU_HOUR = 0.4 * 312e12 * 3600
+"""FLOP of an A100 at 40 % of its peak in bf16."""
+
+
+def settings_of(name: str, prefix: str, kind: type) -> Any:
+    """The settings of a step that a preset makes."""
+    given = {**presets.defaults(train_retriever), **presets.load(name)}
+    named = {setting: parameter_name(prefix, setting) for setting in parameters(kind)}
+    return build(kind, {setting: given[parameter] for setting, parameter in named.items() if parameter in given})
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -20,6 +41,74 @@ def test_every_preset_fits_the_pipeline_and_says_what_it_is_for(name: str) -> No
     types = {key: type(value) for key, value in presets.defaults(train_retriever).items()}
     assert {key: type(value) for key, value in given.items()} == types
     assert len(presets.description(name)) > 30
+
+
+def test_every_published_method_has_a_preset_on_both_backbones() -> None:
+    seven_billion = {f"{name}-llama2-7b" for name in methods.METHODS}
+    small = {f"{name}-qwen3-0.6b" for name in ("llm-ql", "llama2vec", "repllama", "llm2vec")}
+    assert set(PUBLISHED) == seven_billion | small
+    for name in PUBLISHED:
+        assert presets.load(name)["tune_method"] == name.removesuffix("-llama2-7b").removesuffix("-qwen3-0.6b")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_of_the_hub_is_pinned_to_a_commit(name: str) -> None:
+    given = presets.load(name)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", given["backbone"])
+    assert re.fullmatch(r"[0-9a-f]{40}", given["backbone_revision"])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_both_stages_of_a_preset_train_the_same_method_with_the_same_prompts(name: str) -> None:
+    adapting, tuned = settings_of(name, "adapt", AdaptationSettings), settings_of(name, "tune", TuningSettings)
+    row = tuning.resolved_method(tuned)
+    if adapting.method == "none":
+        assert row.name in ("repllama", "echo", "summarize")
+    else:
+        one = adaptation.resolved_method(adapting)
+        assert (one.name, one.query, one.passage, one.attention) == (row.name, row.query, row.passage, row.attention)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_trains_the_published_batches_on_its_processes(name: str) -> None:
+    adapting, tuned = settings_of(name, "adapt", AdaptationSettings), settings_of(name, "tune", TuningSettings)
+    plan = planned(tuning.resolved_method(tuned).tuning.schedule, QUERIES, tuned.processes)
+    assert (plan.micro_batch_size * plan.world, plan.micro_batch_size * plan.world * plan.accumulation) == (32, 128)
+    if adapting.method != "none":
+        schedule = adaptation.resolved_recipe(adapting).schedule
+        plan = planned(schedule, QUERIES, adapting.processes)
+        assert plan.micro_batch_size * plan.world * plan.accumulation == schedule.batch_size
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_hours_a_preset_names_follow_from_its_recipes(name: str) -> None:
+    told = re.search(
+        r"estimated, not measured: (\d+) GB per GPU, (\d+) GPU-hours of training\.$", presets.description(name)
+    )
+    assert told
+    assert int(told[1]) < 80
+    size = 6.7e9 if name.endswith("llama2-7b") else 0.6e9
+    hours = size * passes(name) / GPU_HOUR
+    assert int(told[2]) == pytest.approx(hours, rel=0.05)
+
+
+def passes(name: str) -> float:
+    """FLOP per parameter: 8 a token where all weights are trained, 6 with LoRA; activations are computed twice."""
+    row = tuning.resolved_method(settings_of(name, "tune", TuningSettings))
+    assert (row.tuning.tune, row.tuning.schedule.epochs) == ("lora", 1)
+    total = 6.0 * QUERIES * (row.query_length + row.tuning.passages_per_query * row.passage_length)
+    adapting = settings_of(name, "adapt", AdaptationSettings)
+    if adapting.method == "none":
+        return total
+    recipe = adaptation.resolved_recipe(adapting)
+    schedule, per_token = recipe.schedule, 8 if recipe.tune == "full" else 6
+    if isinstance(recipe, QueryLikelihoodRecipe):
+        tokens = schedule.epochs * QUERIES * (recipe.passage_length + 1 + recipe.query_length)
+    else:
+        assert isinstance(recipe, EbaeEbarRecipe | MntpRecipe)
+        prompts = 37 if isinstance(recipe, EbaeEbarRecipe) else 0
+        tokens = schedule.max_steps * schedule.batch_size * (recipe.passage_length + prompts)
+    return total + per_token * tokens
 
 
 def test_values_are_typed_as_the_pipeline_declares_them() -> None:
@@ -56,7 +145,7 @@ def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None
         (["run-local", "--preset", "demo"], "'demo' is no preset; use one of demo-cpu"),
         (
             ["run-local", "adapt_method=magic"],
-            "field \"adapt_method\": 'magic' is refused; input should be 'none' or 'ql'",
+            "field \"adapt_method\": 'magic' is refused; input should be 'none', 'ql', 'ebae_ebar'",
         ),
         (["run-local", "tune_weights=some"], "field \"tune_weights\": 'some' is refused"),
         (["compile", "mine_depth=0"], 'field "mine_depth": 0 is refused; input should be greater than or equal to 1'),

@@ -23,4 +23,5 @@ def test_what_kubeflow_sees_is_what_the_program_takes(step: str) -> None:
     seen = inspect.signature(component.pipeline_func).parameters
     wanted = {name: parameter.type for name, parameter in parameters(declared.settings).items()}
     assert {name: p.annotation for name, p in seen.items() if name in wanted} == wanted
-    assert set(seen) == {*wanted, *declared.inputs, *declared.outputs, *declared.results}
+    collected = {name for name in seen if any(name.startswith(f"{prefix}_") for prefix in declared.collected)}
+    assert set(seen) == {*wanted, *declared.inputs, *collected, *declared.outputs, *declared.results}

@@ -1,11 +1,8 @@
-"""The table of methods and their published recipes: data, not branches.
+"""What a row of the methods table consists of: wordings, read-out, recipes of both stages.
 
-A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). A
-stage-one adaptation is a recipe of its own (`QueryLikelihoodRecipe`). Each comes as `paper` (as printed), `released` (as
-the authors' public code runs) and `default` (what this project runs where the two disagree).
-
-Source: Zhang et al., *Unleashing the Power of LLMs in Dense Retrieval with Query Likelihood Modeling* (LLM-QL), and the
-public code Trustworthy-Information-Access/llm-ql.
+A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). Each
+stage-one adaptation has a recipe of its own. The rows themselves are in `retrieval.py` (stage two) and `adaptation.py`
+(stage one).
 """
 
 from __future__ import annotations
@@ -14,10 +11,12 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from llm_retriever.errors import InputError
 from llm_retriever.settings import is_unset
 
 Tokenisation = Literal["whole", "pieces"]
+Pooling = Literal["last", "embedding", "text"]
+Attention = Literal["causal", "bidirectional"]
+Weights = Literal["full", "lora"]
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -31,11 +30,21 @@ class Wording:
         suffix: What stands after the text and before the embedding tokens.
         tokenise: `whole` = the string at once; `pieces` = prefix, text and suffix each for itself, ids concatenated. The
             two give different ids under SentencePiece tokenizers, which start every piece with a space.
+        embedding_tokens: Appended after the suffix, as ids; `eos` is the tokenizer's end-of-sequence token. Empty = the
+            vector is read at the prompt's or the text's own last token.
+        between: Where it is not None, the text comes twice, equally cut, with this string between the copies (Echo);
+            always tokenised as pieces.
     """
 
     prefix: str
     suffix: str
     tokenise: Tokenisation = "whole"
+    embedding_tokens: tuple[str, ...] = ("eos",)
+    between: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.between is not None and self.tokenise != "pieces":
+            raise ValueError("two copies of a text are tokenised as pieces, or they could not be cut alike")
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ class QueryLikelihoodRecipe:
     """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
 
     Attributes:
-        document: Wording of the passage in front of [E]; always tokenised as a piece of its own.
+        document: Wording of the passage in front of [E]; always tokenised as a piece of its own. [E] itself is that of
+            the retrieval method that the model will be tuned for.
         corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
         corruption_unit: `word` (split on white space) or `token`.
         attention_block: Whether query tokens see the passage only through [E] (Eq. 6).
@@ -93,11 +103,78 @@ class QueryLikelihoodRecipe:
     corruption_unit: Literal["word", "token"]
     attention_block: bool
     loss_on: Literal["query", "all"]
-    tune: Literal["full", "lora"]
+    tune: Weights
     query_length: int
     passage_length: int
     schedule: Schedule
     lora: Lora
+
+
+@dataclass(frozen=True)
+class EbaeEbarRecipe:
+    """Llama2Vec: one text, then a prompt for itself (EBAE) and one for the following text (EBAR), invisible to each other.
+
+    The prompts are the wordings of the retrieval method `llama2vec`: its passage wording asks for the text itself, its
+    query wording for the text that follows.
+
+    Attributes:
+        loss: `paper` = every target token at every embedding token, `-Σ log softmax(W h)` (Eq. 6); `released` = one
+            distribution from the element-wise maximum over the embedding tokens, mean over the unique target ids.
+        ar_weight: Weight of the ordinary next-token loss on the text itself; 0 = left out.
+        bag_weight: Weight of the sum of the two bag-of-words losses.
+        clean_targets: Whether stop words and punctuation are left out of the targets.
+        passage_length: Tokens of the text, prompt not included; the targets are cut at the same place.
+    """
+
+    loss: Literal["paper", "released"]
+    ar_weight: float
+    bag_weight: float
+    clean_targets: bool
+    tune: Weights
+    passage_length: int
+    schedule: Schedule
+    lora: Lora
+
+
+@dataclass(frozen=True)
+class MntpRecipe:
+    """LLM2Vec, masked next-token prediction under bidirectional attention: token i is predicted at row i-1.
+
+    Attributes:
+        corruption_ratio: Probability that a token is to be predicted.
+        masking: `bert` = of those 80 % become the mask, 10 % a random token, 10 % stay; `all` = all become the mask.
+        mask_token: Text whose bare id is the mask.
+        passage_length: Tokens of a block of concatenated text.
+    """
+
+    corruption_ratio: float
+    masking: Literal["bert", "all"]
+    mask_token: str
+    tune: Weights
+    passage_length: int
+    schedule: Schedule
+    lora: Lora
+
+
+@dataclass(frozen=True)
+class SimcseRecipe:
+    """LLM2Vec, unsupervised SimCSE: a text's two vectors under different dropout are each other's positives.
+
+    Attributes:
+        dropout: Of the attention, in training only.
+        temperature: τ.
+        passage_length: Tokens of a text.
+    """
+
+    dropout: float
+    temperature: float
+    tune: Weights
+    passage_length: int
+    schedule: Schedule
+    lora: Lora
+
+
+AdaptationRecipe = QueryLikelihoodRecipe | EbaeEbarRecipe | MntpRecipe | SimcseRecipe
 
 
 @dataclass(frozen=True)
@@ -107,13 +184,15 @@ class ContrastiveRecipe:
     Attributes:
         passages_per_query: The positive and `passages_per_query - 1` hard negatives (g).
         temperature: τ; 1 where the paper prints none.
+        gradient_cache: Rows that are encoded at once with gradients (GradCache); 0 = the micro-batch as a whole.
     """
 
     passages_per_query: int
     temperature: float
-    tune: Literal["full", "lora"]
+    tune: Weights
     schedule: Schedule
     lora: Lora
+    gradient_cache: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,9 +201,8 @@ class Method:
 
     Attributes:
         query, passage: Wordings.
-        embedding_tokens: Appended after the suffix, as ids; `eos` is the tokenizer's end-of-sequence token. The vector is
-            read there.
-        pooling: `last` = last hidden state at the last embedding token.
+        pooling: `last` = last hidden state at the last token; `embedding` = mean over the embedding tokens; `text` =
+            mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
         padding_side: Where a batch is padded.
         normalise: Whether vectors have length 1; with the inner product as score this is cosine similarity.
@@ -139,95 +217,11 @@ class Method:
     query_length: int
     passage_length: int
     tuning: ContrastiveRecipe
-    embedding_tokens: tuple[str, ...] = ("eos",)
-    pooling: Literal["last"] = "last"
-    attention: Literal["causal", "bidirectional"] = "causal"
+    pooling: Pooling = "last"
+    attention: Attention = "causal"
     padding_side: Literal["left", "right"] = "left"
     normalise: bool = True
     title_joiner: str = " "
-
-
-_QL_RELEASED = QueryLikelihoodRecipe(
-    document=Wording(
-        "Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization: ", "pieces"
-    ),
-    corruption_ratio=0.6,
-    corruption_unit="word",
-    attention_block=True,
-    loss_on="all",
-    tune="full",
-    query_length=200,
-    passage_length=200,
-    schedule=Schedule(epochs=2, batch_size=512, micro_batch_size=64, learning_rate=1e-5, warmup=0.1),
-    lora=Lora(),
-)
-_QL_DEFAULT = replace(
-    _QL_RELEASED,
-    document=Wording(
-        "Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization:", "pieces"
-    ),
-    loss_on="query",
-)
-_QL_PAPER = replace(
-    _QL_RELEASED,
-    document=Wording(
-        "Instruct: Given a retrieved passage, summarize the passage. Passage: ", " Summarization:", "pieces"
-    ),
-    corruption_unit="token",
-    loss_on="query",
-)
-QUERY_LIKELIHOOD: dict[str, QueryLikelihoodRecipe] = {
-    "default": _QL_DEFAULT,
-    "paper": _QL_PAPER,
-    "released": _QL_RELEASED,
-}
-
-_LLM_QL = Method(
-    name="llm-ql",
-    recipe="default",
-    query=Wording(
-        "Instruct: Given a web search query, retrieve the most relevant passage that answer the query.\nQuery:  ",
-        "\nThe most relevant passage:",
-    ),
-    passage=Wording("Instruct: Given a retrieved passage, summarize the passage.\nPassage:  ", "\nSummarization:"),
-    query_length=64,
-    passage_length=200,
-    tuning=ContrastiveRecipe(
-        passages_per_query=16,
-        temperature=0.01,
-        tune="lora",
-        schedule=Schedule(epochs=1, batch_size=128, micro_batch_size=4, learning_rate=1e-4, warmup=100),
-        lora=Lora(),
-    ),
-)
-_LLM_QL_PAPER = replace(
-    _LLM_QL,
-    recipe="paper",
-    query=Wording(
-        "Instruct: Given a web search query, retrieve the most relevant passage that answers the query. Query: ",
-        " The most relevant passage:",
-    ),
-    passage=Wording("Instruct: Given a retrieved passage, summarize the passage. Passage: ", " Summarization:"),
-    tuning=replace(_LLM_QL.tuning, temperature=1.0),
-)
-METHODS: dict[str, dict[str, Method]] = {
-    "llm-ql": {"default": _LLM_QL, "paper": _LLM_QL_PAPER, "released": replace(_LLM_QL, recipe="released")},
-}
-
-
-def method(name: str, recipe: str = "default") -> Method:
-    """A row of the table.
-
-    Raises:
-        InputError: There is no such method or no such recipe of it.
-    """
-    if name not in METHODS:
-        raise InputError(f"{name!r} is no method", field="method", mend=f"use one of {', '.join(METHODS)}")
-    if recipe not in METHODS[name]:
-        raise InputError(
-            f"{name} has no recipe {recipe!r}", field="recipe", mend=f"use one of {', '.join(METHODS[name])}"
-        )
-    return METHODS[name][recipe]
 
 
 Row = TypeVar("Row")

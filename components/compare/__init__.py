@@ -1,0 +1,1 @@
+"""The step `compare`: the evaluations of several variants side by side."""

@@ -1,0 +1,134 @@
+"""Pairs of consecutive texts: neighbours in an article where the collection knows its articles, else parts of a passage."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from array import array
+from typing import NamedTuple
+
+from llm_retriever.collection import ARTICLES_FILE, CORPUS_FILE, Collection
+from llm_retriever.errors import InputError
+from llm_retriever.prompts import passage_text
+from llm_retriever.training import TrainingDataset
+
+SHORTEST = 16
+"""Characters of the shorter part of a passage."""
+SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”’」』）]*\s*")
+SPACE = re.compile(r"\s+")
+
+
+class TextPair(NamedTuple):
+    """A text, and the text that follows it."""
+
+    text: str
+    following: str
+
+
+def consecutive_texts(collection: Collection, seed: int) -> TrainingDataset:
+    """The pairs of consecutive texts of a collection.
+
+    Raises:
+        InputError: It has none.
+    """
+    dataset: TrainingDataset = NeighbourDataset(collection)
+    if not len(dataset):
+        dataset = PartsDataset(collection, seed)
+    if not len(dataset):
+        raise InputError(
+            f"no passage has two parts of {SHORTEST} characters",
+            file=collection.directory / CORPUS_FILE,
+            mend="use longer passages or another adaptation",
+        )
+    return dataset
+
+
+class PartsDataset:
+    """Every passage that is long enough, as two consecutive parts.
+
+    Which sentence boundary parts it follows from (seed, item, epoch). Only boundaries that leave at least a quarter of the
+    text, and 16 characters, on either side are used; a passage without one is parted at the space nearest its middle. The
+    title goes with the first part. Parts are as long as the passage makes them: of whole documents, which are cut later, the
+    start is used alone. Lines are read when they are needed: memory is 12 bytes a passage.
+
+    Args:
+        collection: Where the passages are.
+        seed: Of the draws.
+    """
+
+    def __init__(self, collection: Collection, seed: int) -> None:
+        self.path, self.seed, self.epoch = collection.directory / CORPUS_FILE, seed, 0
+        self._starts, self._sizes = array("Q"), array("I")
+        start = 0
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if boundaries(json.loads(line)["text"]):
+                    self._starts.append(start)
+                    self._sizes.append(len(line))
+                start += len(line)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turns to the draws of an epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __getitem__(self, item: int) -> TextPair:
+        with self.path.open("rb") as file:
+            row = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))
+        text: str = row["text"]
+        place = random.Random(f"{self.seed} {item} {self.epoch}").choice(boundaries(text))  # noqa: S311
+        return TextPair(passage_text(row["title"], text[:place].rstrip()), text[place:].lstrip())
+
+
+def boundaries(text: str) -> list[int]:
+    """Where a text may be parted: ends of sentences, or else the space nearest its middle; [] if it is too short."""
+    margin = max(SHORTEST, len(text) // 4)
+    found = [m.end() for m in SENTENCE_END.finditer(text) if _leaves(text, m.end(), margin)]
+    if found:
+        return found
+    middle = len(text) / 2
+    spaces = [m.end() for m in SPACE.finditer(text) if _leaves(text, m.end(), SHORTEST)]
+    return [min(spaces, key=lambda place: abs(place - middle))] if spaces else []
+
+
+def _leaves(text: str, place: int, margin: int) -> bool:
+    """Whether both sides of a place in a text have `margin` characters; the space before it is not one of them."""
+    return place - 1 >= margin and len(text) - place >= margin
+
+
+class NeighbourDataset:
+    """Every passage of an article with the one that follows it there; empty if the collection knows no articles.
+
+    The text is worded with its title, what follows without. Memory is 16 bytes a pair, and the look-up of the passages.
+
+    Args:
+        collection: Where passages and articles are.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self.path = collection.directory / ARTICLES_FILE
+        self._starts, self._sizes, self._numbers = array("Q"), array("I"), array("I")
+        if not collection.has_articles:
+            return
+        start = 0
+        with self.path.open("rb") as lines:
+            for line in lines:
+                for number in range(len(json.loads(line)["passages"]) - 1):
+                    self._starts.append(start)
+                    self._sizes.append(len(line))
+                    self._numbers.append(number)
+                start += len(line)
+        self._lookup = collection.lookup()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, item: int) -> TextPair:
+        with self.path.open("rb") as file:
+            ids = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))["passages"]
+        one, two = (self._lookup[ids[self._numbers[item] + step]] for step in (0, 1))
+        return TextPair(passage_text(one.title, one.text), two.text or two.title)

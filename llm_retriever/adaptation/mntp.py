@@ -1,0 +1,206 @@
+"""LLM2Vec stage one: masked next-token prediction, which teaches a causal LM to use attention in both directions.
+
+The collection is one long text, cut into blocks. Some tokens of a block are masked, and each is predicted at the position
+before it, where a causal LM has learnt to predict it; the rest of the block is seen from both sides.
+
+Source: BehnamGhader et al. (LLM2Vec, arXiv 2404.05961), section 2.1; masking as in Devlin et al. (BERT), section 3.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from llm_retriever.adaptation.objective import Objective, Task
+from llm_retriever.adaptation.query_likelihood import mean_count
+from llm_retriever.batches import pad_id, padded
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+from llm_retriever.methods import MntpRecipe
+from llm_retriever.prompts import passage_text, plain_ids, symbol_ids
+
+IGNORED = -100
+"""Label of a position that nothing is predicted for."""
+PASSAGES_AT_ONCE = 1000
+MASKED, RANDOM = 0.8, 0.1
+"""Shares of the tokens to predict that BERT masks, and that it replaces by random ones; the others stay."""
+
+
+class Block(NamedTuple):
+    """A piece of the text, int32 [tokens], and the seed of what is masked in it this time."""
+
+    ids: NDArray[np.int32]
+    draw: tuple[int, int, int]
+
+
+class BlockDataset:
+    """The collection's passages, one after the other, as blocks of equal length.
+
+    A block may begin and end inside a passage. What is left after the last whole block is left out, unless it is all there
+    is. What is masked follows from (seed, epoch, item): every epoch masks something else, and a resumed run masks what the
+    uninterrupted one would have masked. The ids lie on disk, 4 bytes a token, in a file that vanishes with the process.
+
+    Args:
+        tokens: As `token_stream` makes them.
+        length: Tokens of a block.
+        seed: Of the draws.
+
+    Raises:
+        InputError: There are no two tokens to make a block of.
+    """
+
+    def __init__(self, tokens: NDArray[np.int32], length: int, seed: int) -> None:
+        if length < 2:
+            raise InputError(f"{length} tokens are no block", field="passage_length", mend="use at least 16")
+        if len(tokens) < 2:
+            raise InputError("the collection holds no text to train on", mend="give the output of prepare_corpus")
+        self.tokens, self.length, self.seed, self.epoch = tokens, min(length, len(tokens)), seed, 0
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turns to the draws of an epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __getitem__(self, item: int) -> Block:
+        ids = np.array(self.tokens[item * self.length : (item + 1) * self.length])
+        return Block(ids, (self.seed, self.epoch, item))
+
+
+def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
+    """Ids of texts, each closed by the end-of-sequence token, int32 [tokens], memory-mapped from a nameless file.
+
+    The texts are tokenised a thousand at a time: memory is the same for every collection.
+    """
+    (end,) = symbol_ids(tokenizer, ["eos"])
+    with tempfile.TemporaryFile() as file:
+        while some := list(itertools.islice(texts, PASSAGES_AT_ONCE)):
+            closed = itertools.chain.from_iterable((*ids, end) for ids in plain_ids(tokenizer, some))
+            file.write(np.fromiter(closed, np.int32).tobytes())
+        file.flush()
+        return np.memmap(file, np.int32, mode="r") if file.tell() else np.empty(0, np.int32)
+
+
+class BlockCollator:
+    """Masks blocks.
+
+    Every ordinary token is chosen with the same probability, each for itself; special tokens never are, nor is a block's
+    first token, which has no position before it. A block with any token to choose has at least one chosen.
+
+    Args:
+        recipe: Probability, way of masking and mask token.
+        tokenizer: The backbone's.
+
+    Raises:
+        InputError: The probability is 0, or the tokenizer has no single token for the mask.
+    """
+
+    def __init__(self, recipe: MntpRecipe, tokenizer: Any) -> None:
+        if not 0 < recipe.corruption_ratio <= 1:
+            raise InputError(
+                f"nothing can be learnt with {recipe.corruption_ratio:g} of the tokens masked",
+                field="corruption_ratio",
+                mend="use a number above 0, such as 0.2",
+            )
+        self.recipe, self.mask, self.pad = recipe, mask_id(tokenizer, recipe.mask_token), pad_id(tokenizer)
+        self.special = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int32)
+        self.ordinary = np.setdiff1d(np.arange(len(tokenizer), dtype=np.int32), self.special)
+
+    def __call__(self, blocks: Sequence[Block]) -> dict[str, Tensor]:
+        """Makes a batch.
+
+        Returns:
+            `input_ids`, `attention_mask` (1 on real tokens) and `labels`, int64 [B, width]; a label is the token that
+            stood there before it was masked, or -100 where nothing is predicted.
+        """
+        masked = [self._masked(block) for block in blocks]
+        labels = padded([labels for _, labels in masked], IGNORED)["input_ids"]
+        return {**padded([ids for ids, _ in masked], self.pad), "labels": labels}
+
+    def _masked(self, block: Block) -> tuple[list[int], list[int]]:
+        draw = np.random.default_rng(block.draw)
+        chosen = self._chosen(block.ids, draw)
+        labels = np.where(chosen, block.ids, IGNORED)
+        kind = draw.random(len(block.ids))
+        if self.recipe.masking == "all":
+            kind[:] = 0
+        drawn = draw.choice(self.ordinary, len(block.ids))
+        ids = np.where(chosen & (kind < MASKED), self.mask, block.ids)
+        ids = np.where(chosen & (kind >= MASKED) & (kind < MASKED + RANDOM), drawn, ids)
+        return ids.tolist(), labels.tolist()
+
+    def _chosen(self, ids: NDArray[np.int32], draw: np.random.Generator) -> NDArray[np.bool_]:
+        usable = ~np.isin(ids, self.special)
+        usable[0] = False
+        chosen = usable & (draw.random(len(ids)) < self.recipe.corruption_ratio)
+        if usable.any() and not chosen.any():
+            chosen[draw.choice(np.flatnonzero(usable))] = True
+        return chosen
+
+
+def mask_id(tokenizer: Any, token: str) -> int:
+    """Id of the mask: a token that is nothing but `token`, without the space that a word begins with.
+
+    SentencePiece vocabularies have two tokens for `_`, one with a space before it (`▁_`) and the bare one, which is
+    taken, as in the released code. Where the bare one is not in the vocabulary under its own name, as a byte-level one
+    may hold a character outside of ASCII, `token` is tokenised, and must give one known token.
+
+    Raises:
+        InputError: It gives none, or several.
+    """
+    found = tokenizer.get_vocab().get(token)
+    if found is not None:
+        return int(found)
+    ids = plain_ids(tokenizer, [token])[0]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise InputError(
+            f"the tokenizer has no single token for the mask {token!r}",
+            file=getattr(tokenizer, "name_or_path", None),
+            field="mask_token",
+            mend="use a backbone whose tokenizer has one, or another adaptation",
+        )
+    return int(ids[0])
+
+
+class MaskedLoss:
+    """`-(1/|M|) Σ_{i∈M} log P(x_i | row i-1)`: the label of position i is read one position before it.
+
+    The mean is over the masked tokens M of the micro-batches of all processes together. The model is bidirectional
+    (`config.is_causal` False).
+    """
+
+    def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch as `BlockCollator` makes it, a scalar whose mean over the processes is the loss of all."""
+        chosen = batch["labels"] != IGNORED
+        labels = batch["labels"][chosen]
+        # A batch of nothing but special tokens has no labels; its loss is then 0 and not 0/0.
+        return self._total(model, batch, chosen, labels) / mean_count(labels).clamp_min(1e-6)
+
+    def _total(self, model: Any, batch: dict[str, Tensor], chosen: Tensor, labels: Tensor) -> Tensor:
+        """Sum over the labels; the language-model head runs only where one is read."""
+        before = functional.pad(chosen[:, 1:], (0, 1), value=False)
+        outputs = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            logits_to_keep=before,
+            use_cache=False,
+        )
+        return functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+
+
+def objective(task: Task) -> Objective:
+    """Masked next-token prediction on all passages of the collection."""
+    recipe = task.recipe
+    assert isinstance(recipe, MntpRecipe)  # noqa: S101
+    collate, joiner = BlockCollator(recipe, task.tokenizer), task.method.title_joiner
+    texts = (passage_text(p.title, p.text, joiner) for p in Collection.open(task.collection).passages())
+    dataset = BlockDataset(token_stream(texts, task.tokenizer), recipe.passage_length, task.seed)
+    return Objective(dataset, collate, MaskedLoss())

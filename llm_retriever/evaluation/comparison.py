@@ -1,0 +1,188 @@
+"""The step `compare`: the evaluations of several variants side by side, and which of them differ by more than chance.
+
+A variant is one way through the pipeline (a method, a recipe, a size of the backbone); its figures are those of the system
+`retriever` in its own `evaluation.json`. Two families of paired t-tests are corrected by Hommel's procedure, each for one
+metric on one split: all other systems against the reference, and all pairs of variants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.evaluation import comparison_report
+from llm_retriever.evaluation.metrics import parse_measures
+from llm_retriever.evaluation.significance import ALPHA, DRAWS, Comparison, compare, hommel
+from llm_retriever.evaluation.variants import (
+    BACKBONE,
+    BM25,
+    RETRIEVER,
+    SHARED,
+    UNTUNED,
+    Variant,
+    check_alike,
+    chosen_reference,
+    open_evaluations,
+)
+from llm_retriever.names import slug
+from llm_retriever.settings import CompareSettings
+
+COMPARISON_FILE = "comparison.json"
+FORMAT = 1
+FAMILIES = {
+    "comparisons": "all other systems × the primary metric × one split",
+    "pairs": "all pairs of variants × the primary metric × one split",
+}
+NOT_STAGE_ONE = ("pretraining", "contrastive")
+
+
+def compare_evaluations(
+    settings: CompareSettings, evaluations: Mapping[str, Path], *, comparison: Path, report: Path, summary: Path
+) -> dict[str, float]:
+    """Compares evaluations of the same queries.
+
+    Args:
+        settings: The reference, and names and descriptions of the variants.
+        evaluations: Outputs of `evaluate`, by the variant's name or its slug.
+        comparison: Directory to write: `comparison.json`.
+        report: HTML file to write.
+        summary: Markdown file to write.
+
+    Returns:
+        Flat finite numbers: ``test_ndcg_at_10_llm_ql`` of a variant, ``test_ndcg_at_10_bm25`` of a baseline.
+
+    Raises:
+        InputError: The evaluations are not of the same queries, or a name is unknown; nothing is written.
+    """
+    variants = open_evaluations(evaluations, settings.variants)
+    check_alike(variants)
+    content = results(variants, chosen_reference(variants, settings.reference))
+    with files.atomic_directory(comparison) as draft:
+        files.write_json(draft / COMPARISON_FILE, content)
+        files.write_text(report, comparison_report.render(content))
+        files.write_text(summary, comparison_report.summary_markdown(content))
+    return flat_metrics(content)
+
+
+def results(variants: list[Variant], reference: str) -> dict[str, Any]:
+    """The content of `comparison.json`: systems × measures and tests by split, costs by variant."""
+    first = variants[0].content
+    return {
+        "format": FORMAT,
+        **{key: first[key] for key in SHARED},
+        "corpus": first.get("corpus", ""),
+        "reference": reference,
+        "significance": {"level": ALPHA, "correction": "Hommel", "families": FAMILIES, "draws": DRAWS},
+        "variants": {variant.name: _facts(variant) for variant in variants},
+        "splits": {split: _split(variants, reference, split) for split in first["splits"]},
+        "costs": {variant.name: costs(variant.content) for variant in variants},
+        "notes": _notes(variants),
+    }
+
+
+def _facts(variant: Variant) -> dict[str, Any]:
+    content = variant.content
+    lineage = content["lineage"]
+    return {
+        "description": variant.description,
+        "method": content["method"],
+        "recipe": content["recipe"],
+        "card": content.get("card", ""),
+        "backbone": lineage["source"],
+        "stages": [stage["stage"] for stage in lineage["stages"]],
+    }
+
+
+def _notes(variants: list[Variant]) -> list[str]:
+    """Notes on the evaluations; where one of them has the un-tuned backbone, the others need not excuse themselves."""
+    has_untuned = bool(_untuned(variants))
+    notes = itertools.chain.from_iterable(variant.content.get("notes", []) for variant in variants)
+    return [n for n in dict.fromkeys(notes) if not (has_untuned and n.startswith("The un-tuned backbone"))]
+
+
+def _untuned(variants: list[Variant]) -> dict[str, Variant]:
+    """The variants whose evaluation has the un-tuned backbone too, by the name that it gets in the tables."""
+    having = [v for v in variants if any(BACKBONE in split["systems"] for split in v.content["splits"].values())]
+    return {UNTUNED if len(having) == 1 else f"{UNTUNED} of {v.name}": v for v in having}
+
+
+def _systems(variants: list[Variant], split: str) -> dict[str, tuple[Variant, str]]:
+    """Every system of a split: the variants, BM25 and un-tuned backbones, and where their figures stand."""
+    found = {variant.name: (variant, RETRIEVER) for variant in variants}
+    lexical = next((v for v in variants if v.per_query(split, BM25) is not None), None)
+    if lexical is not None:
+        found[BM25] = (lexical, BM25)
+    return found | {name: (v, BACKBONE) for name, v in _untuned(variants).items() if v.per_query(split, BACKBONE)}
+
+
+def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any]:
+    metric, first = variants[0].content["primary_metric"], variants[0].content["splits"][split]
+    systems = _systems(variants, split)
+    per_query = {name: variant.per_query(split, system) or {} for name, (variant, system) in systems.items()}
+    others = {name: values for name, values in per_query.items() if name != reference}
+    return {
+        **{key: first[key] for key in ("queries", "judgments", "relevance_level")},
+        "systems": {name: v.content["splits"][split]["systems"][system] for name, (v, system) in systems.items()},
+        "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
+        "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
+        "per_query": per_query,
+        "notes": first["notes"],
+    }
+
+
+def pairs(metric: str, systems: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Every pair of systems compared, first − second; the t-tests are corrected over all pairs.
+
+    Args:
+        metric: The metric's name.
+        systems: Values by query id, by name.
+    """
+    found = [(a, compare(metric, systems[a], {b: systems[b]})[0]) for a, b in itertools.combinations(systems, 2)]
+    corrected = hommel([comparison.t_test for _, comparison in found])
+    return [
+        {"system": name} | _as_json(dataclasses.replace(comparison, t_test_hommel=p))
+        for (name, comparison), p in zip(found, corrected, strict=True)
+    ]
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}
+
+
+def costs(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Times (seconds, milliseconds) and sizes (bytes) of a variant; a figure that nobody took down is left out."""
+    told, training = evaluation["costs"], evaluation["costs"].get("training", [])
+    found: dict[str, Any] = {
+        "pretraining_seconds": _total(training, "seconds", ("pretraining",)),
+        "adaptation_seconds": sum(s["seconds"] for s in training if s["stage"] not in NOT_STAGE_ONE),
+        "adaptation_examples": sum(s["examples"] for s in training if s["stage"] not in NOT_STAGE_ONE),
+        "tuning_seconds": _total(training, "seconds", ("contrastive",)),
+        "tuning_examples": _total(training, "examples", ("contrastive",)),
+        **{key: told.get(key) for key in ("index_seconds", "index_bytes", "passages_per_second")},
+    }
+    if "query_encoding_ms" in told and "query_search_ms" in told:
+        found["query_ms"] = told["query_encoding_ms"] + told["query_search_ms"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _total(training: Iterable[Mapping[str, Any]], key: str, stages: tuple[str, ...]) -> float:
+    return sum(stage[key] for stage in training if stage["stage"] in stages)
+
+
+def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a `comparison.json` under names that Kubeflow can show; the system's name comes last."""
+    measures = parse_measures(",".join(content["measures"]))
+    quality = {
+        f"{slug(split)}_{measure.key}_{slug(system)}": float(values[measure.name])
+        for split, found in content["splits"].items()
+        for system, values in found["systems"].items()
+        for measure in measures
+    }
+    return quality | {
+        f"training_seconds_{slug(name)}": float(told["adaptation_seconds"] + told["tuning_seconds"])
+        for name, told in content["costs"].items()
+    }

@@ -1,0 +1,156 @@
+"""What the step `compare` reads: the evaluations of several variants, alike in all but the variant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.names import slug
+
+EVALUATION_FILE = "evaluation.json"
+FORMAT = 1
+RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
+UNTUNED = "un-tuned backbone"
+SHARED = {
+    "collection": "evaluate all variants on the output of the same prepare_corpus",
+    "measures": "evaluate all variants with the same measures",
+    "primary_metric": "evaluate all variants with the same primary metric",
+    "depth": "evaluate all variants with the same depth",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A variant's evaluation.
+
+    Attributes:
+        file: Its `evaluation.json`.
+        content: What stands in it.
+    """
+
+    name: str
+    description: str
+    file: Path
+    content: Mapping[str, Any]
+
+    def per_query(self, split: str, system: str = RETRIEVER) -> dict[str, float] | None:
+        """The primary metric by query id; None where the system was not evaluated."""
+        found: dict[str, float] | None = self.content["splits"][split]["per_query"].get(system)
+        return found
+
+
+def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> list[Variant]:
+    """Reads the evaluations, in the order of `variants` (JSON: description by name) where it is given.
+
+    Raises:
+        InputError: There are fewer than two, `variants` does not fit them, or one is no evaluation.
+    """
+    descriptions = _descriptions(variants) if variants else dict.fromkeys(evaluations, "")
+    by_slug = {slug(name): path for name, path in evaluations.items()}
+    if sorted(by_slug) != sorted(map(slug, descriptions)) or len(by_slug) != len(evaluations):
+        raise InputError(
+            f"the names {', '.join(descriptions)} are not those of the evaluations ({', '.join(evaluations)})",
+            field="variants",
+            mend="name every evaluation once",
+        )
+    if len(evaluations) < 2:
+        raise InputError("there are fewer than two evaluations", field="evaluations", mend="give at least two")
+    reserved = [name for name in descriptions if slug(name) in (slug(BM25), "") or slug(name).startswith(slug(UNTUNED))]
+    if reserved:
+        raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", mend="choose another name")
+    return [_open(name, text, by_slug[slug(name)] / EVALUATION_FILE) for name, text in descriptions.items()]
+
+
+def _descriptions(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise ValueError("not an object of texts")
+    except ValueError as error:
+        raise InputError(
+            f"not a JSON object ({error})", field="variants", mend='write for instance {"llm-ql": "QL and LoRA"}'
+        ) from None
+    return found
+
+
+def _open(name: str, description: str, file: Path) -> Variant:
+    content = files.read_json(file, mend="give the output of evaluate")
+    needed = ("splits", "costs", "lineage", "method", "recipe", *SHARED)
+    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if missing or content.get("format") != FORMAT:
+        raise InputError(
+            f"not an evaluation of this version ({missing[0] if missing else 'format'})",
+            file=file,
+            mend="evaluate the variant anew",
+        )
+    return Variant(name, description, file, content)
+
+
+def check_alike(variants: list[Variant]) -> None:
+    """Refuses variants that were not evaluated on the same queries in the same way.
+
+    Raises:
+        InputError: It names the first evaluation that differs, and in what.
+    """
+    first, *others = variants
+    for other in others:
+        for key, mend in SHARED.items():
+            _check_same(first, other, key, first.content[key], other.content[key], mend)
+        splits = [list(v.content["splits"]) for v in (first, other)]
+        _check_same(first, other, "splits", *splits, "evaluate all variants on the same splits")
+        for split in first.content["splits"]:
+            _check_same_queries(first, other, split)
+
+
+def _check_same(first: Variant, other: Variant, field: str, ours: Any, theirs: Any, mend: str) -> None:
+    if ours != theirs:
+        raise InputError(
+            f"{_shown(theirs)} of {other.name} differs from {_shown(ours)} of {first.name}",
+            file=other.file,
+            field=field,
+            mend=mend,
+        )
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else text[:12] + "…"
+
+
+def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
+    levels = [v.content["splits"][split]["relevance_level"] for v in (first, other)]
+    _check_same(first, other, "relevance_level", *levels, "evaluate all variants with the same relevance level")
+    queries = [set(v.per_query(split) or ()) for v in (first, other)]
+    if queries[0] != queries[1]:
+        raise InputError(
+            f"{other.name} and {first.name} were not evaluated on the same queries of {split}: {len(queries[1] - queries[0]):,} "
+            f"only of {other.name}, {len(queries[0] - queries[1]):,} only of {first.name}",
+            file=other.file,
+            field="splits",
+            mend=SHARED["collection"],
+        )
+    lexical = [v.per_query(split, BM25) for v in (first, other)]
+    if None not in lexical and lexical[0] != lexical[1]:
+        raise InputError(
+            f"BM25 of {other.name} differs from that of {first.name} on {split}",
+            file=other.file,
+            mend="evaluate all variants with the output of the same mine_negatives",
+        )
+
+
+def chosen_reference(variants: list[Variant], wanted: str) -> str:
+    """The variant that all others are tested against: the wanted one, or the first.
+
+    Raises:
+        InputError: There is no such variant.
+    """
+    names = [variant.name for variant in variants]
+    found = [name for name in names if slug(name) == slug(wanted)] if wanted else names[:1]
+    if not found:
+        raise InputError(f"{wanted!r} is no variant", field="reference", mend=f"use one of {', '.join(names)}")
+    return found[0]

@@ -1,0 +1,58 @@
+"""A retriever as a plain Hugging Face directory, and what a program without this library does to get its vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from llm_retriever.batches import read_out
+from llm_retriever.card import weights_digest
+from llm_retriever.errors import InputError
+from llm_retriever.exporting.probes import SIDES, Source
+from llm_retriever.prompts import PromptEncoder
+from llm_retriever.retriever import Retriever, Side, Vectors
+from llm_retriever.weights import quiet
+
+
+def write(source: Source, directory: Path) -> None:
+    """Writes encoder, tokenizer and card into an empty directory; the card names the weights as they lie there."""
+    retriever = source.retriever
+    with quiet():
+        retriever.model.save_pretrained(directory)
+    retriever.tokenizer.save_pretrained(directory)
+    dataclasses.replace(retriever.card, weights=weights_digest(directory)).save(directory)
+
+
+def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]]) -> dict[Side, Vectors]:
+    """Vectors by what lies in `directory` alone, in fp32, one text at a time; attention is that of its configuration.
+
+    Raises:
+        InputError: The model does not remember that it is bidirectional.
+    """
+    card, device = retriever.card, retriever.model.device
+    with quiet():
+        model = AutoModel.from_pretrained(directory, dtype=torch.float32, local_files_only=True).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if card.attention == "bidirectional" and getattr(model.config, "is_causal", None) is not False:
+        raise InputError(
+            "the configuration cannot say that the model is bidirectional", field="format", mend="use Retriever"
+        )
+    found: dict[Side, Vectors] = {}
+    for side in SIDES:
+        encoder = PromptEncoder(tokenizer, getattr(card, side), getattr(card, f"{side}_length"))
+        found[side] = np.stack([_vector(model, encoder, text, card) for text in texts[side]])
+    return found
+
+
+@torch.inference_mode()
+def _vector(model: Any, encoder: PromptEncoder, text: str, card: Any) -> Vectors:
+    row = encoder.ids(text)
+    ids = torch.tensor([row], device=model.device)
+    mask, pooled = torch.ones_like(ids), torch.tensor([encoder.pooled(row, card.pooling)], device=model.device)
+    hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return read_out(hidden, mask, card.normalise, pooled)[0].cpu().numpy()

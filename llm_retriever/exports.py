@@ -1,0 +1,124 @@
+"""Exports of a retriever: for programs that know transformers, or sentence-transformers, but not this library.
+
+An export is compared with the retriever on probe texts before it is written; one that gives other vectors is refused.
+
+    python -m llm_retriever.exports --retriever DIR --format sentence-transformers --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from llm_retriever import files
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+
+if TYPE_CHECKING:
+    from llm_retriever.exporting.probes import Source
+    from llm_retriever.retriever import Retriever, Side, Vectors
+
+Format = Literal["merged", "sentence-transformers"]
+
+
+def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> None:
+    """Writes a retriever as a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
+
+    Beside them are `retriever_card.json` and a README.md with the few lines of code that word, pool and normalise. Every
+    method can be exported in this way.
+
+    Args:
+        retriever: A loaded one, or its directory or s3:// prefix. The weights keep the precision that it was loaded in,
+            or saved in.
+        directory: Becomes the export; what is there is replaced.
+
+    Raises:
+        InputError: There is no such retriever, or the files would not give its vectors (cosine below 0.9999 in fp32).
+    """
+    from llm_retriever.exporting import merged, readme
+    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+
+    with opened(retriever) as source, files.atomic_directory(directory) as draft:
+        merged.write(source, draft)
+        readme.write_merged(source.retriever.card, draft)
+        refuse_other_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
+
+
+def export_sentence_transformers(retriever: Retriever | str | Path, directory: str | Path) -> None:
+    """Writes a retriever as a directory that sentence-transformers loads: `encode_query` and `encode_document` give its vectors.
+
+    Prompts are the card's prefixes (`query`, `document` and, the same, `passage`); beginning-of-sequence token, suffix and
+    embedding token are built into the tokenizer; queries and passages keep their own lengths. Needs sentence-transformers.
+
+    Args:
+        retriever: As for `export_merged`.
+        directory: Becomes the export; what is there is replaced.
+
+    Raises:
+        InputError: As `export_merged`; or sentence-transformers cannot express the method: two copies of a text, different
+            suffixes for queries and passages, the mean over embedding tokens, or a tokenizer that does not tokenise the
+            suffix alike after every text.
+    """
+    from llm_retriever.exporting import readme, sentences
+    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+
+    with opened(retriever) as source:
+        sentences.refuse_inexpressible(source.retriever.card)
+        tokenizer, prompts = sentences.worded(source)
+        with files.atomic_directory(directory) as draft:
+            sentences.write(source, tokenizer, prompts, draft)
+            readme.write_sentences(source.retriever.card, draft)
+            refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")
+
+
+def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
+    """Vectors of the probes by sentence-transformers itself, in fp32 and in one padded batch a side."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise InputError(
+            "sentence-transformers is not installed, and the export could not be checked",
+            field="format",
+            mend="pip install sentence-transformers",
+        ) from None
+    model = SentenceTransformer(
+        str(directory),
+        device=str(source.retriever.model.device),
+        local_files_only=True,
+        model_kwargs={"dtype": "float32"},
+    )
+    shown = {"show_progress_bar": False}
+    return {
+        "query": model.encode_query(source.texts["query"], **shown),
+        "passage": model.encode_document(source.texts["passage"], **shown),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 2 bad input."""
+    given = _parser().parse_args(arguments)
+    export = export_merged if given.format == "merged" else export_sentence_transformers
+    try:
+        export(given.retriever, given.output)
+    except InputError as error:
+        print(f"exports: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"{given.output}: {given.format} export of {given.retriever}, checked: its vectors are the retriever's")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llm_retriever.exports", description="Writes a retriever for programs without this library."
+    )
+    parser.add_argument(
+        "--retriever", required=True, metavar="DIR", help="Output of tune_retriever: directory or s3://."
+    )
+    parser.add_argument("--format", required=True, choices=get_args(Format), help="What is to read it.")
+    parser.add_argument("--output", required=True, metavar="DIR", help="Becomes the export; what is there is replaced.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

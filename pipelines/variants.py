@@ -1,0 +1,165 @@
+"""What `compare_methods` compares: variants of the pipeline, each a name and the parameters that it sets, from a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.errors import InputError
+from llm_retriever.names import slug
+from pipelines import presets
+
+DIRECTORY = Path(__file__).with_name("variants")
+DEFAULT = "methods"
+OWN_STAGES = ("backbone", "adapt", "tune", "index")
+OWN = ("eval_query_length",)
+RESERVED = ("bm25", "un_tuned_backbone")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way through the pipeline.
+
+    Attributes:
+        name: As tables and tasks show it.
+        description: What it is, for readers of the report.
+        parameters: Pipeline parameters that it sets; the form decides the others.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The content of a file: what it is for, and its variants; the others are tested against the first one."""
+
+    description: str
+    variants: tuple[Variant, ...]
+
+
+def names() -> list[str]:
+    """The files that come with the project."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
+
+
+def load(name: str, pipeline: Any) -> Variants:
+    """Reads and checks a file.
+
+    Args:
+        name: A file of `names()`, or a path that ends in `.toml`.
+        pipeline: The pipeline whose parameters the variants set.
+
+    Raises:
+        InputError: There is no such file, or something in it is not as it should be; file and variant are named.
+    """
+    path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
+    if not path.is_file():
+        mend = f"use one of {', '.join(names())}, or give a path that ends in .toml"
+        raise InputError(f"{name!r} is no file of variants", field="variants", mend=mend)
+    content = _read(path)
+    known = presets.signature(pipeline)
+    found = tuple(_variant(row, number, known, path) for number, row in enumerate(content["variant"], 1))
+    _check_names(found, path)
+    for variant in found:
+        _check_values(variant, presets.defaults(pipeline), path)
+    return Variants(str(content["description"]), found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML ({error})", file=path) from None
+    _check_keys(content, {"description": str, "variant": list}, path, "")
+    if len(content["variant"]) < 2:
+        raise InputError("there are fewer than two variants", file=path, mend="add another [[variant]]")
+    return content
+
+
+def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) -> None:
+    """Refuses a table of the file without `wanted` keys of those types, or with others."""
+    for key, kind in wanted.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind) or not content[key]:
+            words = {
+                str: "a text that is not empty",
+                list: "tables [[variant]]",
+                dict: "a table with one entry at least",
+            }
+            raise InputError(f"{who}{key} is missing", file=path, field=key, mend=f"give {words[kind]}")
+    others = [key for key in content if key not in wanted]
+    if others:
+        raise InputError(
+            f"{who}unknown key", file=path, field=others[0], mend=f"use {', '.join(wanted)}; parameters have a table"
+        )
+
+
+def _variant(row: Any, number: int, known: Mapping[str, inspect.Parameter], path: Path) -> Variant:
+    name = row.get("name") if isinstance(row, dict) else None
+    who = f"variant {name if isinstance(name, str) and name else number}: "
+    _check_keys(row, {"name": str, "description": str, "parameters": dict}, path, who)
+    values = {key: _value(key, value, known, path, who) for key, value in row["parameters"].items()}
+    return Variant(row["name"], " ".join(row["description"].split()), values)
+
+
+def _value(key: str, value: Any, known: Mapping[str, inspect.Parameter], path: Path, who: str) -> Any:
+    def refused(problem: str, mend: str = "") -> InputError:
+        return InputError(who + problem, file=path, field=key, mend=mend)
+
+    if key.startswith("promote_"):
+        raise refused("a comparison publishes nothing", "leave it out")
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1)
+        raise refused("is no parameter of the pipeline", f"did you mean {near[0]}?" if near else "")
+    if key.split("_")[0] not in OWN_STAGES and key not in OWN:
+        raise refused("is the same for all variants", "leave it out, and give it to the run")
+    wanted = known[key].annotation
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise refused(f"{value!r} is not of type {wanted.__name__}", f"give for instance {known[key].default!r}")
+    return value
+
+
+def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
+    taken: dict[str, str] = {}
+    for name in (variant.name for variant in variants):
+        key = slug(name)
+        if not key or any(key.startswith(word) for word in RESERVED) or set(name) & set('",=|{}$'):
+            mend = "use letters, digits, spaces and - . + ; not BM25, not the un-tuned backbone"
+            raise InputError(f"{name!r} cannot name a variant", file=path, field="name", mend=mend)
+        if key in taken:
+            raise InputError(
+                f"two variants are called {taken[key]!r} and {name!r}",
+                file=path,
+                field="name",
+                mend="names must differ in letters or digits",
+            )
+        taken[key] = name
+
+
+def _check_values(variant: Variant, defaults: dict[str, Any], path: Path) -> None:
+    try:
+        presets.check({**defaults, **variant.parameters})
+    except InputError as error:
+        problem = f"variant {variant.name}: {error.problem}"
+        raise InputError(problem, file=path, field=error.field, mend=error.mend) from None
+
+
+def check_reference(variants: tuple[Variant, ...], reference: str) -> None:
+    """Refuses a reference that is none of the variants; "" is the first.
+
+    Raises:
+        InputError: It names the variants.
+    """
+    known = [variant.name for variant in variants]
+    if reference and slug(reference) not in map(slug, known):
+        raise InputError(
+            f"{reference!r} is no variant", field="compare_reference", mend=f"use one of {', '.join(known)}"
+        )
