@@ -101,7 +101,7 @@ class Articles:
 
     def _kept(self, passage_id: str, row: ArticleRow) -> str | None:
         """The passage that stands for one of the source; None if the source has none that can be used."""
-        kept: str | None = self.ledger._one("SELECT keeper FROM passage WHERE id = ?", passage_id)
+        kept = self.ledger.keeper(passage_id)
         if kept is None and ("passage", passage_id) not in self.bad.ids:
             error = InputError(
                 f"names the unknown passage {passage_id!r}",

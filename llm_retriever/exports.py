@@ -8,6 +8,7 @@ An export is compared with the retriever on probe texts before it is written; on
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -39,6 +40,7 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
     from llm_retriever.exporting import merged, readme
     from llm_retriever.exporting.probes import opened, refuse_other_vectors
 
+    _refuse_replacing(retriever, directory)
     with opened(retriever) as source, files.atomic_directory(directory) as draft:
         merged.write(source, draft)
         readme.write_merged(source.retriever.card, draft)
@@ -63,6 +65,7 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
     from llm_retriever.exporting import readme, sentences
     from llm_retriever.exporting.probes import opened, refuse_other_vectors
 
+    _refuse_replacing(retriever, directory)
     with opened(retriever) as source:
         sentences.refuse_inexpressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
@@ -70,6 +73,17 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
             refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")
+
+
+def _refuse_replacing(retriever: Retriever | str | Path, directory: str | Path) -> None:
+    if not isinstance(retriever, (str, Path)):
+        return
+    for absolute in (os.path.abspath, os.path.realpath):
+        place, original = Path(absolute(directory)), Path(absolute(retriever))
+        if place == original or place in original.parents or original in place.parents:
+            raise InputError(
+                "the export would replace the retriever or lie within it", file=directory, mend="give another directory"
+            )
 
 
 def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
@@ -88,10 +102,9 @@ def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
         local_files_only=True,
         model_kwargs={"dtype": "float32"},
     )
-    shown = {"show_progress_bar": False}
     return {
-        "query": model.encode_query(source.texts["query"], **shown),
-        "passage": model.encode_document(source.texts["passage"], **shown),
+        "query": model.encode_query(source.texts["query"], show_progress_bar=False),
+        "passage": model.encode_document(source.texts["passage"], show_progress_bar=False),
     }
 
 

@@ -193,6 +193,11 @@ class Ledger:
             (max(0, number - judged),),
         )
 
+    def keeper(self, passage_id: str) -> str | None:
+        """Id of the passage that a passage of the source was merged into, its own if it was not; None if unknown."""
+        found: str | None = self._one("SELECT keeper FROM passage WHERE id = ?", passage_id)
+        return found
+
     def is_chosen(self, passage_id: str) -> bool:
         """Whether `choose_passages` let a passage stay."""
         return self._one("SELECT 1 FROM chosen WHERE id = ?", passage_id) is not None

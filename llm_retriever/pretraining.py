@@ -149,7 +149,10 @@ def _prompt_texts() -> list[str]:
         w for recipes in METHODS.values() for method in recipes.values() for w in (method.query, method.passage)
     ]
     wordings += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
-    return [*sorted({part for wording in wordings for part in (wording.prefix, wording.suffix, wording.between or "")}), " _ _"]
+    return [
+        *sorted({part for wording in wordings for part in (wording.prefix, wording.suffix, wording.between or "")}),
+        " _ _",
+    ]
 
 
 def _sampled_texts(collection: Collection, number: int) -> Iterator[str]:

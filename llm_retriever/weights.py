@@ -148,14 +148,15 @@ def save_model(
     gathered = full_parameters(model, trainable_only=is_lora)
     trained = {name: value for name, value in gathered if first}
     if first:
+        attention = "causal" if getattr(model.config, "is_causal", None) is not False else "bidirectional"
         rows = [list(ids) for ids in probe] or _random_rows(model.config.vocab_size)
         if is_lora:
             _check_trained(trained)
             place = adapter or merged / "adapter"
             _save_adapter(model, trained, place)
-            make = functools.partial(_merged, base, place, rows)
+            make = functools.partial(_merged, base, attention, place, rows)
         else:
-            make = functools.partial(_filled, base, trained, rows)
+            make = functools.partial(_filled, base, attention, trained, rows)
         _save_compared(make, rows, saved_dtype(base), merged)
         tokenizer.save_pretrained(merged)
     if dist.is_initialized():
@@ -185,18 +186,20 @@ def load_adapter(model: Any, directory: Path) -> PeftModel:
     return PeftModel.from_pretrained(target, str(directory), autocast_adapter_dtype=False)
 
 
-def _merged(base: Path, adapter: Path, rows: list[list[int]]) -> tuple[Any, Tensor]:
+def _merged(base: Path, attention: str, adapter: Path, rows: list[list[int]]) -> tuple[Any, Tensor]:
     """The base with the adapter merged into it, in fp32, and the hidden states before merging."""
     whole = _load(base, head=True, dtype=torch.float32)
+    set_attention(whole, attention)
     adapted = load_adapter(whole, adapter)
     expected = hidden_states(whole, rows)
     adapted.merge_and_unload()
     return whole, expected
 
 
-def _filled(base: Path, trained: dict[str, Tensor], rows: list[list[int]]) -> tuple[Any, Tensor]:
+def _filled(base: Path, attention: str, trained: dict[str, Tensor], rows: list[list[int]]) -> tuple[Any, Tensor]:
     """The base with all its weights replaced by the trained ones, in fp32, and its hidden states."""
     whole = _load(base, head=True, dtype=torch.float32)
+    set_attention(whole, attention)
     inner = whole.base_model
     target = whole if any(name.startswith(f"{whole.base_model_prefix}.") for name in trained) else inner
     missing = target.load_state_dict(trained, strict=False).unexpected_keys

@@ -87,7 +87,7 @@ def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) 
     """Refuses a table of the file without `wanted` keys of those types, or with others."""
     for key, kind in wanted.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind) or not content[key]:
-            words = {
+            words: dict[type, str] = {
                 str: "a text that is not empty",
                 list: "tables [[variant]]",
                 dict: "a table with one entry at least",

@@ -281,6 +281,14 @@ def test_an_export_that_gives_other_vectors_is_not_written(written, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["export", "kept"]
 
 
+@pytest.mark.parametrize("place", [".", "model", ".."])
+def test_an_export_never_replaces_the_retriever_itself(written, place):
+    directory = written("repllama")
+    with pytest.raises(InputError, match="would replace the retriever or lie within it"):
+        exports.export_merged(directory, directory / place)
+    assert Retriever.load(directory).card.method == "repllama"
+
+
 def test_the_command_line_says_what_it_did_or_why_not(written, tmp_path, capsys):
     arguments = ["--output", str(tmp_path / "export"), "--format", "sentence-transformers", "--retriever"]
     assert exports.main([*arguments, str(written("llm-ql"))]) == EXIT_BAD_INPUT

@@ -36,7 +36,8 @@ def comparing(variants: Sequence[str]) -> Any:
     )
     compare.__annotations__ = {**taken, "return": dsl.ContainerSpec}
     meanings = {name: f"The evaluation of {variant}." for name, variant in zip(inputs, variants, strict=True)}
-    meanings |= STEP.outputs | {name: parameter.help for name, parameter in parameters(STEP.settings).items()}
+    meanings |= STEP.outputs
+    meanings |= {name: parameter.help for name, parameter in parameters(STEP.settings).items()}
     return dsl.container_component(with_arguments(meanings)(compare))
 
 

@@ -77,6 +77,7 @@ def results(variants: list[Variant], reference: str) -> dict[str, Any]:
         "corpus": first.get("corpus", ""),
         "reference": reference,
         "significance": {"level": ALPHA, "correction": "Hommel", "families": FAMILIES, "draws": DRAWS},
+        "untuned": {name: variant.name for name, variant in _untuned(variants).items()},
         "variants": {variant.name: _facts(variant) for variant in variants},
         "splits": {split: _split(variants, reference, split) for split in first["splits"]},
         "costs": {variant.name: costs(variant.content) for variant in variants},

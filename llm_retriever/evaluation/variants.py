@@ -101,8 +101,8 @@ def check_alike(variants: list[Variant]) -> None:
     for other in others:
         for key, mend in SHARED.items():
             _check_same(first, other, key, first.content[key], other.content[key], mend)
-        splits = [list(v.content["splits"]) for v in (first, other)]
-        _check_same(first, other, "splits", *splits, "evaluate all variants on the same splits")
+        ours, theirs = (list(v.content["splits"]) for v in (first, other))
+        _check_same(first, other, "splits", ours, theirs, "evaluate all variants on the same splits")
         for split in first.content["splits"]:
             _check_same_queries(first, other, split)
 
@@ -123,8 +123,8 @@ def _shown(value: Any) -> str:
 
 
 def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
-    levels = [v.content["splits"][split]["relevance_level"] for v in (first, other)]
-    _check_same(first, other, "relevance_level", *levels, "evaluate all variants with the same relevance level")
+    ours, theirs = (v.content["splits"][split]["relevance_level"] for v in (first, other))
+    _check_same(first, other, "relevance_level", ours, theirs, "evaluate all variants with the same relevance level")
     queries = [set(v.per_query(split) or ()) for v in (first, other)]
     if queries[0] != queries[1]:
         raise InputError(

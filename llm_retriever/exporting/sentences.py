@@ -117,7 +117,7 @@ def _isolate(backend: Tokenizer, prefixes: list[str], *, spaced: bool) -> None:
         prefixes = [backend.normalizer.normalize_str(prefix) for prefix in prefixes]
     longest_first = sorted(set(prefixes), key=len, reverse=True)
     pattern = Regex(rf"\A(?:{'|'.join(map(re.escape, longest_first))})")
-    steps = [pre_tokenizers.Split(pattern, "isolated")]
+    steps: list[Any] = [pre_tokenizers.Split(pattern, "isolated")]
     steps += [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
     steps += [pre_tokenizers.Metaspace(prepend_scheme="always", split=False)] if spaced else []
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)

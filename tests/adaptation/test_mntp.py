@@ -258,6 +258,7 @@ def one_of_two(rank: int, backbone: Path, blocks: list[Block], directory: Path) 
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_gradient_of_one(backbone_directory, tokenizer, tmp_path):
     # Blocks of unequal length have unequally many labels: means of means would differ.
     long, short = random_blocks(tokenizer, 1, 90)[0], random_blocks(tokenizer, 1, 12)[0]
@@ -284,6 +285,7 @@ def test_an_adaptation_trains_saves_and_says_so(
     assert weights_digest(tmp_path / "adapted") != weights_digest(backbone_directory)
     after, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted", output_loading_info=True)
     assert not loading["missing_keys"]
+    assert after.config.is_causal is False
     if tune == "lora":
         before = AutoModelForCausalLM.from_pretrained(backbone_directory)
         assert torch.equal(after.lm_head.weight, before.lm_head.weight), "the head is frozen"

@@ -173,6 +173,7 @@ def one_of_two(rank: int, backbone: Path, directory: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_gradient_of_one(backbone_directory, tmp_path):
     between, of_views, value, gradient = results(backbone_directory, slice(0, 4), distributed=False)
     mp.spawn(one_of_two, (backbone_directory, tmp_path), nprocs=2)

@@ -104,6 +104,7 @@ def content(written: Path) -> dict[str, Any]:
 def test_the_table_has_variants_bm25_and_the_untuned_backbone_once(content: dict[str, Any]) -> None:
     assert list(content["splits"]["test"]["systems"]) == ["good", "similar", "bad", "BM25", "un-tuned backbone"]
     assert content["reference"] == "good"
+    assert content["untuned"] == {"un-tuned backbone": "good"}
     assert content["notes"] == ["BM25 was searched to depth 50 only."]
 
 
