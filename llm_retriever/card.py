@@ -18,6 +18,8 @@ from llm_retriever.methods import Method, Wording
 
 CARD_FILE = "retriever_card.json"
 LINEAGE_FILE = "backbone.json"
+EMBEDDING_TOKENS = "embedding_tokens"
+"""Key of a stage's settings: the tokens that an adaptation has trained to stand for a passage."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from llm_retriever import files, methods
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.vocabulary import added_tokens, extended, new_token_ids
-from llm_retriever.card import Stage, load_lineage, save_lineage, weights_digest
+from llm_retriever.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
@@ -124,6 +124,7 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     processes = resolve_processes(settings.processes)
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
+    recipe[EMBEDDING_TOKENS] = list(resolved_method(settings).passage.embedding_tokens)
     return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
 
 

@@ -15,13 +15,13 @@ from transformers import AutoTokenizer
 from llm_retriever import files
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.vocabulary import added_tokens
-from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_digest
+from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
-from llm_retriever.methods import Method, method, overridden, with_embedding, with_read_out
+from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
 from llm_retriever.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
@@ -97,9 +97,23 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             field="method",
             mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
+    _refuse_other_tokens(row, backbone)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     PromptEncoder(tokenizer, row.query, row.query_length, setting="query_length")
     PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
+
+
+def _refuse_other_tokens(row: Method, backbone: Path) -> None:
+    """LLM-QL trains its embedding tokens in stage one; a vector read at others would not be what was trained."""
+    trained = [stage.settings for stage in load_lineage(backbone).stages if stage.stage == "ql"]
+    wanted = list(row.passage.embedding_tokens)
+    if row.name == TUNED_FOR["ql"] and trained and trained[-1].get(EMBEDDING_TOKENS, wanted) != wanted:
+        raise InputError(
+            f"stage one trained the embedding tokens {' '.join(trained[-1][EMBEDDING_TOKENS])}, not {' '.join(wanted)}",
+            file=backbone,
+            field="embedding",
+            mend="use the same embedding in both stages",
+        )
 
 
 def work(job: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from llm_retriever.adaptation.vocabulary import extended
 from llm_retriever.batches import pad_id, padded, read_out
-from llm_retriever.card import Lineage, RetrieverCard, save_lineage, weights_digest
+from llm_retriever.card import (
+    EMBEDDING_TOKENS,
+    Lineage,
+    RetrieverCard,
+    Stage,
+    load_lineage,
+    save_lineage,
+    weights_digest,
+)
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import Group, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
@@ -226,6 +235,16 @@ def test_tuning_refuses_a_backbone_without_the_tokens(
     assert "adapt it first (ebae_ebar for llama2vec" in said
     assert "\n" not in said
     assert not (tmp_path / "retriever").exists()
+
+
+def test_tuning_refuses_other_embedding_tokens_than_stage_one_trained(
+    backbone_directory, collection_directory, training_set_directory, tmp_path
+):
+    adapted = tmp_path / "adapted"
+    shutil.copytree(backbone_directory, adapted)
+    save_lineage(adapted, load_lineage(adapted).then(Stage("ql", {EMBEDDING_TOKENS: ["eos"] * 4})))
+    with pytest.raises(InputError, match="stage one trained the embedding tokens eos eos eos eos, not eos"):
+        tune(TuningSettings(**SMALL), adapted, collection_directory, training_set_directory, tmp_path / "retriever")
 
 
 @pytest.mark.parametrize("name", ["repllama", "echo", "summarize", "llm2vec", "llama2vec"])
