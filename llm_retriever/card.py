@@ -19,7 +19,7 @@ from llm_retriever.methods import Method, Wording
 CARD_FILE = "retriever_card.json"
 LINEAGE_FILE = "backbone.json"
 EMBEDDING_TOKENS = "embedding_tokens"
-"""Key of a stage's settings: the tokens that an adaptation has trained to stand for a passage."""
+"""Key of a stage's settings: the tokens that an adaptation has trained to stand for a passage, and those for a query."""
 
 
 @dataclass(frozen=True)

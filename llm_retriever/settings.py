@@ -38,7 +38,13 @@ Processes = Annotated[
     int, Field(ge=0, le=64, description="Training processes in this pod; 0 = one per visible GPU, at least one.")
 ]
 Epochs = Annotated[float, Field(ge=-1, description="Passes over the training pairs; -1 = the recipe's.")]
-MaxSteps = Annotated[int, Field(ge=-1, description="Stop after this many updates; -1 = as many as the epochs need.")]
+MaxSteps = Annotated[
+    int,
+    Field(
+        ge=-1,
+        description="Stop after this many updates; -1 = the recipe's, or as many as the epochs need that are given.",
+    ),
+]
 LearningRate = Annotated[float, Field(ge=-1, description="Peak learning rate; -1 = the recipe's.")]
 BatchSize = Annotated[
     int, Field(ge=-1, description="Queries per update, over all processes and accumulation; -1 = the recipe's.")

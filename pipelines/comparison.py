@@ -169,7 +169,8 @@ class _Layout:
     def _evaluated(self, variant: Variant) -> Any:
         """The evaluation; only the first variant of every backbone evaluates the un-tuned backbone too."""
         given = self.given | variant.parameters
-        first = next(v for v in self.variants if self._key(v, ("backbone",)) == self._key(variant, ("backbone",)))
+        alike = [v for v in self.variants if self._key(v, ("backbone",)) == self._key(variant, ("backbone",))]
+        first = next((v for v in alike if not _reads_new_tokens(v)), alike[0])
         if variant is not first:
             given["eval_untuned_passages"] = 0
         task = evaluation.evaluate(
@@ -181,3 +182,8 @@ class _Layout:
             **stage(given, "eval", EvaluationSettings),
         )
         return on_gpu(task, given, "eval").set_display_name(f"evaluate: {variant.name}")
+
+
+def _reads_new_tokens(variant: Variant) -> bool:
+    """Whether a variant is read out at tokens that an un-tuned backbone does not have."""
+    return variant.parameters.get("tune_method") == "llama2vec" or variant.parameters.get("tune_embedding") == "new4"

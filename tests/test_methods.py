@@ -266,3 +266,10 @@ def test_a_pooling_that_a_wording_has_no_tokens_for_is_an_error(
 def test_two_copies_need_pieces_to_be_cut_alike():
     with pytest.raises(ValueError, match="tokenised as pieces"):
         replace(METHODS["echo"]["default"].query, tokenise="whole")
+
+
+def test_epochs_that_are_given_count_more_than_the_recipes_number_of_updates():
+    row = ADAPTATIONS["mntp"]["default"]
+    assert row.schedule.max_steps == 1000
+    assert overridden(row, AdaptationSettings(epochs=2.0)).schedule.max_steps == -1
+    assert overridden(row, AdaptationSettings(epochs=2.0, max_steps=7)).schedule.max_steps == 7

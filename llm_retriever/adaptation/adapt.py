@@ -66,32 +66,65 @@ def adapt(
     first, _, rest = settings.method.partition("+")
     if rest:
         return _in_sequence(settings, (first, rest), backbone, collection, training_set, adapted)
-    lineage = load_lineage(backbone)
-    with files.atomic_directory(adapted) as draft:
-        if settings.method == "none":
+    if settings.method == "none":
+        with files.atomic_directory(adapted) as draft:
             pass_through(backbone, draft)
-            return TrainingLog()
-        source = Collection.open(collection)
-        examples = _checked(training_set, source)
-        inputs = (weights_digest(backbone), source.fingerprint, examples.digest)
-        run = training_run(settings, f"adapt {settings.method}", adapted, *inputs)
-        with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
-            log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
-        save_lineage(draft, lineage.then(_stage(settings, run, examples.digest, log)))
+        return TrainingLog()
+    run, data = _planned(settings, backbone, collection, training_set, adapted)
+    log = _adapted(settings, run, data, backbone, collection, training_set, adapted)
     discard_checkpoints(run)
     return log
 
 
-def _in_sequence(
-    settings: AdaptationSettings, named: tuple[str, str], backbone: Path, collection: Path, data: Path, adapted: Path
+def _planned(
+    settings: AdaptationSettings, backbone: Path, collection: Path, training_set: Path, adapted: Path
+) -> tuple[TrainingRun, str]:
+    """The run of one adaptation, and the digest of its training data; refuses data that cannot be trained on."""
+    source = Collection.open(collection)
+    data = _checked(training_set, source).digest
+    inputs = (weights_digest(backbone), source.fingerprint, data)
+    return training_run(settings, f"adapt {settings.method}", adapted, *inputs), data
+
+
+def _adapted(
+    settings: AdaptationSettings,
+    run: TrainingRun,
+    data: str,
+    backbone: Path,
+    collection: Path,
+    training_set: Path,
+    adapted: Path,
 ) -> TrainingLog:
-    """Two adaptations; what the first one made lies beside the output until the second one is complete."""
+    """One adaptation; its checkpoints stay."""
+    lineage = load_lineage(backbone)
+    with files.atomic_directory(adapted) as draft:
+        with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
+            log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
+        save_lineage(draft, lineage.then(_stage(settings, run, data, log)))
+    return log
+
+
+def _in_sequence(
+    settings: AdaptationSettings,
+    named: tuple[str, str],
+    backbone: Path,
+    collection: Path,
+    training_set: Path,
+    adapted: Path,
+) -> TrainingLog:
+    """Two adaptations, one after the other.
+
+    What the first one made lies beside the output until the second one is complete, and so do its checkpoints in the
+    store: where the disk is lost in between, it goes on from its last checkpoint.
+    """
     one, two = (steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": name}) for name in named)
-    key = files.digest([steps.as_dict(one), weights_digest(backbone)])[:16]
+    run, data = _planned(one, backbone, collection, training_set, adapted)
+    key = run.checkpoints.name if run.checkpoints else ""
     between = adapted.with_name(f".{adapted.name}.{named[0]}-{key}")
     if not between.exists():
-        adapt(one, backbone, collection, data, between)
-    log = adapt(two, between, collection, data, adapted)
+        _adapted(one, run, data, backbone, collection, training_set, between)
+    log = adapt(two, between, collection, training_set, adapted)
+    discard_checkpoints(run)
     shutil.rmtree(between)
     return log
 
@@ -124,7 +157,8 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     processes = resolve_processes(settings.processes)
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
-    recipe[EMBEDDING_TOKENS] = list(resolved_method(settings).passage.embedding_tokens)
+    row = resolved_method(settings)
+    recipe[EMBEDDING_TOKENS] = [list(wording.embedding_tokens) for wording in (row.passage, row.query)]
     return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm_retriever.card import RetrieverCard
 from llm_retriever.methods import NEW_TOKENS, Method
 from llm_retriever.weights import quiet, saved_dtype
 
 
-def new_tokens(method: Method) -> list[str]:
+def new_tokens(method: Method | RetrieverCard) -> list[str]:
     """The embedding tokens of a method that no ordinary vocabulary has, each once."""
     wanted = (*method.passage.embedding_tokens, *method.query.embedding_tokens)
     return [token for token in dict.fromkeys(wanted) if token in NEW_TOKENS]
@@ -26,7 +27,7 @@ def new_token_ids(tokenizer: Any, method: Method) -> list[int]:
     return [int(tokenizer.get_vocab()[token]) for token in new_tokens(method)]
 
 
-def added_tokens(method: Method, backbone: Path) -> list[str]:
+def added_tokens(method: Method | RetrieverCard, backbone: Path) -> list[str]:
     """The new tokens of a method that a backbone still lacks."""
     known = AutoTokenizer.from_pretrained(backbone).get_vocab()
     return [token for token in new_tokens(method) if token not in known]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever import files
 from llm_retriever import settings as steps
@@ -23,7 +23,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
 from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
 from llm_retriever.prompts import PromptEncoder
-from llm_retriever.settings import TuningSettings
+from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import TrainingSet, check
 from llm_retriever.weights import attach_lora, load_backbone, save_model
@@ -32,9 +32,25 @@ MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
 
 
 def resolved_method(settings: TuningSettings) -> Method:
-    """The row of the methods table with everything that the settings override."""
+    """The row of the methods table with everything that the settings override.
+
+    Lengths in the settings are those of one copy of a text: a method that needs two (Echo) gets twice as many tokens.
+
+    Raises:
+        InputError: A setting does not go with the method.
+    """
     row = with_read_out(with_embedding(method(settings.method, settings.recipe), settings.embedding), settings.read_out)
-    return overridden(row, settings)
+    if settings.read_out and settings.method != "llama2vec":
+        raise InputError(
+            f"{settings.method} has one prompt for queries and one for passages",
+            field="read_out",
+            mend="leave it empty",
+        )
+    row = overridden(row, settings)
+    if row.query.between is None:
+        return row
+    given = {name: getattr(settings, name) for name in ("query_length", "passage_length")}
+    return dataclasses.replace(row, **{name: 2 * length for name, length in given.items() if not is_unset(length)})
 
 
 def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set: Path, retriever: Path) -> TrainingLog:
@@ -98,22 +114,32 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
     _refuse_other_tokens(row, backbone)
+    most = getattr(AutoConfig.from_pretrained(backbone).get_text_config(), "max_position_embeddings", None)
+    for name in ("query_length", "passage_length"):
+        if most is not None and getattr(row, name) > most:
+            raise InputError(f"the model reads at most {most} tokens, not {getattr(row, name)}", field=name)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     PromptEncoder(tokenizer, row.query, row.query_length, setting="query_length")
     PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
 
 
 def _refuse_other_tokens(row: Method, backbone: Path) -> None:
-    """LLM-QL trains its embedding tokens in stage one; a vector read at others would not be what was trained."""
-    trained = [stage.settings for stage in load_lineage(backbone).stages if stage.stage == "ql"]
-    wanted = list(row.passage.embedding_tokens)
-    if row.name == TUNED_FOR["ql"] and trained and trained[-1].get(EMBEDDING_TOKENS, wanted) != wanted:
-        raise InputError(
-            f"stage one trained the embedding tokens {' '.join(trained[-1][EMBEDDING_TOKENS])}, not {' '.join(wanted)}",
-            file=backbone,
-            field="embedding",
-            mend="use the same embedding in both stages",
-        )
+    """A vector that is read at other tokens than stage one has trained for it would not be what was trained."""
+    found = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
+    trained = found[-1] if found else None
+    for wanted in (list(row.passage.embedding_tokens), list(row.query.embedding_tokens)):
+        if trained and wanted not in trained:
+            raise InputError(
+                f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(wanted)}",
+                file=backbone,
+                field="embedding",
+                mend="use the same embedding and the same recipe in both stages",
+            )
+
+
+def _trains(stage: Stage, row: Method) -> bool:
+    """Whether a stage has trained this method's embedding tokens; MNTP and SimCSE have none of their own."""
+    return stage.stage in ("ql", "ebae_ebar") and TUNED_FOR[stage.stage] == row.name
 
 
 def work(job: dict[str, Any]) -> None:

@@ -67,13 +67,13 @@ def findings(split: Mapping[str, Any], reference: str) -> list[str]:
         other = c["baseline"]
         groups.setdefault(_outcome(c), []).append(f"the {other}" if other.startswith(UNTUNED) else other)
     told = {
-        "better": f"{reference} is significantly better than {{}}.",
-        "worse": f"{reference} is significantly worse than {{}}.",
-        "disagree": f"Only one of two tests tells {reference} from {{}}.",
-        "open": f"There is no significant difference between {reference} and {{}}.",
+        "better": f"{reference} is significantly better than",
+        "worse": f"{reference} is significantly worse than",
+        "disagree": f"Only one of two tests tells {reference} from",
+        "open": f"There is no significant difference between {reference} and",
     }
     joint = {"disagree": "or", "open": "or"}
-    return [text.format(_listed(groups[kind], joint.get(kind, "and"))) for kind, text in told.items() if kind in groups]
+    return [f"{text} {_listed(groups[kind], joint.get(kind, 'and'))}." for kind, text in told.items() if kind in groups]
 
 
 def _outcome(c: Mapping[str, Any]) -> str:

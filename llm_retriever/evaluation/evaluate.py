@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
+from llm_retriever.adaptation.vocabulary import added_tokens
 from llm_retriever.card import RetrieverCard, load_lineage
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
@@ -175,6 +176,13 @@ class Bench:
             self.notes.append(
                 f"The un-tuned backbone was not evaluated: {self.corpus.passage_count:,} passages are more than the limit "
                 f"of {limit:,} (untuned_passages)."
+            )
+            return None
+        missing = added_tokens(tuned.retriever.card, backbone)
+        if missing:
+            self.notes.append(
+                f"The un-tuned backbone was not evaluated: the retriever is read out at {missing[0]}, a token that only stage "
+                "one has added."
             )
             return None
         started = time.monotonic()

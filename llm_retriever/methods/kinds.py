@@ -231,9 +231,11 @@ def overridden(row: Row, settings: Any) -> Row:
     """`row` (a recipe, schedule or adapter) with every field that `settings` sets.
 
     Nested dataclasses are overridden too; `lora_rank` of the settings is the field `rank` of a `Lora`. The switches `on`
-    and `off` become booleans.
+    and `off` become booleans. Where the settings say how many epochs, the recipe's number of updates counts no more.
     """
     changes: dict[str, Any] = {}
+    if isinstance(row, Schedule) and not is_unset(getattr(settings, "epochs", -1)):
+        changes["max_steps"] = -1
     for field in dataclasses.fields(row):  # type: ignore[arg-type]
         current = getattr(row, field.name)
         wanted = getattr(settings, f"lora_{field.name}" if isinstance(row, Lora) else field.name, -1)

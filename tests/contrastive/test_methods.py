@@ -28,7 +28,7 @@ from llm_retriever.card import (
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import Group, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
-from llm_retriever.contrastive.tuning import tune
+from llm_retriever.contrastive.tuning import resolved_method, tune
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, NEW_TOKENS, Method, Wording, method, with_embedding, with_read_out
 from llm_retriever.prompts import PromptEncoder, plain_ids, symbol_ids
@@ -242,9 +242,24 @@ def test_tuning_refuses_other_embedding_tokens_than_stage_one_trained(
 ):
     adapted = tmp_path / "adapted"
     shutil.copytree(backbone_directory, adapted)
-    save_lineage(adapted, load_lineage(adapted).then(Stage("ql", {EMBEDDING_TOKENS: ["eos"] * 4})))
+    save_lineage(adapted, load_lineage(adapted).then(Stage("ql", {EMBEDDING_TOKENS: [["eos"] * 4] * 2})))
     with pytest.raises(InputError, match="stage one trained the embedding tokens eos eos eos eos, not eos"):
         tune(TuningSettings(**SMALL), adapted, collection_directory, training_set_directory, tmp_path / "retriever")
+
+
+def test_lengths_that_are_given_are_those_of_one_copy():
+    echo, repllama = (
+        resolved_method(TuningSettings(method=name, passage_length=90, query_length=40))
+        for name in ("echo", "repllama")
+    )
+    assert (echo.query_length, echo.passage_length) == (80, 180)
+    assert (repllama.query_length, repllama.passage_length) == (40, 90)
+    assert resolved_method(TuningSettings(method="echo")) == method("echo")
+
+
+def test_a_read_out_for_a_method_with_prompts_of_its_own_is_refused():
+    with pytest.raises(InputError, match='field "read_out"'):
+        resolved_method(TuningSettings(method="repllama", read_out="s2s"))
 
 
 @pytest.mark.parametrize("name", ["repllama", "echo", "summarize", "llm2vec", "llama2vec"])

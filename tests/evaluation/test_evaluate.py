@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llm_retriever.adaptation.vocabulary import extended
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
@@ -15,8 +17,10 @@ from llm_retriever.evaluation.evaluate import evaluate
 from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
 from llm_retriever.evaluation.runs import read_run, write_run
 from llm_retriever.evaluation.significance import hommel
+from llm_retriever.indexing.build import build_index
+from llm_retriever.methods import NEW_TOKENS
 from llm_retriever.retriever import Retriever
-from llm_retriever.settings import EvaluationSettings
+from llm_retriever.settings import EvaluationSettings, IndexSettings
 from tests.conftest import write_backbone
 
 SETTINGS = EvaluationSettings(depth=20, measures="mrr@10,ndcg@10,recall@20", precision="fp32")
@@ -266,3 +270,16 @@ def test_a_split_without_judgments_is_refused(inputs, tmp_path):
     manifest["files"]["qrels/test.tsv"] = qrels.stat().st_size
     (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
     assert "the split 'test' has no judgments" in refused(inputs, tmp_path)
+
+
+def test_a_backbone_without_the_retrievers_embedding_tokens_is_left_out_which_is_noted(inputs, tmp_path):
+    card, retriever = RetrieverCard.load(inputs["retriever"]), tmp_path / "read-at-new-tokens"
+    with extended(inputs["backbone"], NEW_TOKENS[:4]) as base:
+        shutil.copytree(base, retriever / "model")
+    query, passage = (dataclasses.replace(w, embedding_tokens=NEW_TOKENS[:4]) for w in (card.query, card.passage))
+    digest = weights_digest(retriever / "model")
+    dataclasses.replace(card, query=query, passage=passage, pooling="embedding", weights=digest).save(retriever)
+    build_index(retriever, inputs["collection"], tmp_path / "index", IndexSettings())
+    _, content = run({**inputs, "retriever": retriever, "index": tmp_path / "index"}, tmp_path)
+    assert "read out at <s1>, a token that only stage one has added" in content["notes"][0]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
