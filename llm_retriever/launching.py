@@ -124,13 +124,13 @@ def _relayed(child: subprocess.Popen[str], log: Path) -> list[str]:
     last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     with log.open("w", encoding="utf-8") as file:
         for line in child.stdout or ():
-            shown = line.startswith(SHOWN)
-            line = line.removeprefix(SHOWN)
-            file.write(line)
+            # Another process may have begun a line of its own in front of the mark.
+            other, mark, shown = line.partition(SHOWN)
+            file.write(f"{other}\n{shown}" if other and mark else other + shown)
             file.flush()
-            last.append(line.rstrip())
-            if shown:
-                print(line, end="", file=sys.stderr, flush=True)
+            last.append((other + shown).rstrip())
+            if mark:
+                print(shown, end="", file=sys.stderr, flush=True)
     return list(last)
 
 
@@ -148,16 +148,19 @@ def _conclude(code: int, directory: Path, last: list[str]) -> None:
 
 
 class _Shown(io.TextIOBase):
-    """Standard error of a training process: marks its lines, so that the step shows them."""
+    """Standard error of a training process: marks its lines, so that the step shows them.
+
+    All processes write to one pipe: a line is written when it is complete, at once, so that no other gets into it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._at_start = stream, True
+        self._stream, self._begun = stream, ""
 
     def write(self, text: str) -> int:
-        """Writes `text`, with a mark before each line."""
-        for line in text.splitlines(keepends=True):
-            self._stream.write(SHOWN + line if self._at_start else line)
-            self._at_start = line.endswith("\n")
+        """Writes the lines that `text` completes, with a mark before each."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._stream.write(f"{SHOWN}{line}\n")
         return len(text)
 
     def flush(self) -> None:
