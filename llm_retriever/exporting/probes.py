@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llm_retriever.errors import InputError
-from llm_retriever.prompts import passage_text
+from llm_retriever.prompts import PromptEncoder, passage_text
 from llm_retriever.retriever import BATCH_TOKENS, MODEL_DIRECTORY, Retriever, Side, Vectors
 from llm_retriever.store import fetched
 from llm_retriever.weights import saved_dtype
@@ -31,6 +31,7 @@ _PLAIN = (
     "lines:\n- one;\n\n- two:",
     "x = f(y) → [0, 1]…",
 )
+_ROOMY = 4096
 _LONG = "The river in the north is old, needs water and moves slowly past 17 bridges that were built by hand; "
 
 
@@ -86,7 +87,7 @@ def probes(retriever: Retriever, side: Side) -> list[str]:
     """Short texts, with and without title, of several scripts and endings, with the names of special tokens, and a long one.
 
     The long one is such that its cut does not fall on white space: `Retriever` drops white space at a cut, and what cuts
-    token ids does not.
+    token ids does not. Nor does it cut characters of several tokens: of the short ones, those that fit are taken.
     """
     names = " ".join(token for token in (retriever.tokenizer.bos_token, retriever.tokenizer.eos_token) if token)
     titled = [passage_text(title, text, retriever.card.title_joiner) for title, text in _TITLED]
@@ -94,7 +95,10 @@ def probes(retriever: Retriever, side: Side) -> list[str]:
     words = (_LONG * (encoder.length // 8 + 2)).split()
     long = [" ".join(words[start:]) for start in range(12)]
     full = [text for text, row in zip(long, encoder.batch(long), strict=True) if len(row) == encoder.length]
-    return [*_PLAIN, *titled, f"the names {names} in a text", (full or long)[0]]
+    short = [*_PLAIN, *titled, f"the names {names} in a text"]
+    roomy = PromptEncoder(retriever.tokenizer, getattr(retriever.card, side), _ROOMY)
+    fitting = [text for text, row in zip(short, roomy.batch(short), strict=True) if len(row) <= encoder.length]
+    return [*fitting, (full or long)[0]]
 
 
 def refuse_other_vectors(source: Source, got: dict[Side, Vectors], what: str) -> None:
