@@ -22,7 +22,7 @@ from typing import Any, Generic, NoReturn
 from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.names import slug
-from llm_retriever.settings import SettingsClass, build, parameters
+from llm_retriever.settings.parameters import SettingsClass, build, parameters
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
 EXIT_FAILED = 1

@@ -1,0 +1,78 @@
+"""Settings that several steps share, and the values that mean "the recipe decides"."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+UNSET_NUMBER = -1
+UNSET_TEXT = ""
+
+Recipe = Annotated[
+    Literal["default", "paper", "released"],
+    Field(
+        description="Which hyper-parameters and wordings: as printed in the paper, as run by the authors' released code, "
+        "or this project's default where the two disagree."
+    ),
+]
+Switch = Literal["", "on", "off"]
+DeepSpeedStage = Annotated[
+    Literal["off", "zero1", "zero2", "zero3"],
+    Field(description="DeepSpeed: off, or the ZeRO stage that shards optimizer (1), gradients (2), weights (3)."),
+]
+Precision = Annotated[
+    Literal["auto", "bf16", "fp32"],
+    Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
+]
+Processes = Annotated[
+    int, Field(ge=0, le=64, description="Training processes in this pod; 0 = one per visible GPU, at least one.")
+]
+Epochs = Annotated[float, Field(ge=-1, description="Passes over the training pairs; -1 = the recipe's.")]
+MaxSteps = Annotated[
+    int,
+    Field(
+        ge=-1,
+        description="Stop after this many updates; -1 = the recipe's, or as many as the epochs need that are given.",
+    ),
+]
+LearningRate = Annotated[float, Field(ge=-1, description="Peak learning rate; -1 = the recipe's.")]
+BatchSize = Annotated[
+    int, Field(ge=-1, description="Queries per update, over all processes and accumulation; -1 = the recipe's.")
+]
+MicroBatchSize = Annotated[int, Field(ge=-1, description="Queries that one process holds at once; -1 = the recipe's.")]
+QueryLength = Annotated[int, Field(ge=-1, description="Tokens of a query, prompt included; -1 = the recipe's.")]
+PassageLength = Annotated[int, Field(ge=-1, description="Tokens of a passage, prompt included; -1 = the recipe's.")]
+Embedding = Annotated[
+    Literal["", "eos", "eos4", "new4"],
+    Field(
+        description="Embedding tokens instead of the method's: one end-of-sequence token, four of them, or four new tokens "
+        "that stage one adds; both stages must agree. Empty = the method's."
+    ),
+]
+LoraRank = Annotated[int, Field(ge=-1, description="Rank of the LoRA adapter; -1 = the recipe's.")]
+LoraAlpha = Annotated[int, Field(ge=-1, description="Scale of the LoRA adapter; -1 = the recipe's.")]
+LoraDropout = Annotated[
+    float, Field(ge=-1, lt=1, description="Dropout before the LoRA adapter; slow on a CPU; -1 = the recipe's.")
+]
+GradientCheckpointing = Annotated[
+    Switch, Field(description="Recompute activations to save memory: on, off, empty = the recipe's.")
+]
+Seed = Annotated[int, Field(ge=0, description="Seed of every random draw of this step.")]
+CheckpointUri = Annotated[
+    str,
+    Field(
+        description="Directory or s3:// prefix for checkpoints; a step that was killed resumes from there. "
+        "Empty = beside the output, which does not outlive a pod."
+    ),
+]
+CheckpointMinutes = Annotated[float, Field(gt=0, description="Minutes between checkpoints.")]
+
+
+SourceFingerprint = Annotated[
+    str,
+    Field(
+        description="What fingerprint_sources saw at the source; it has no effect but that a changed source is not taken "
+        "from Kubeflow's cache."
+    ),
+]

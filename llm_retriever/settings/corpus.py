@@ -1,0 +1,82 @@
+"""Settings of the steps that read sources: fingerprint_sources, prepare_corpus and fetch_backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llm_retriever.settings.common import Precision, Seed, SourceFingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class FingerprintSettings:
+    """`fingerprint_sources`: what the corpus and the backbone consist of right now, so that changes are noticed."""
+
+    corpus_uri: Annotated[str, Field(min_length=1, description="Source of the collection, as for prepare_corpus.")] = (
+        "demo:python-docs"
+    )
+    backbone: Annotated[str, Field(min_length=1, description="The backbone, as for fetch_backbone.")] = "scratch:small"
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusSettings:
+    """`prepare_corpus`: where the collection comes from and how it is cleaned."""
+
+    uri: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Source: a directory, s3://bucket/prefix, hf://datasets/OWNER/NAME[@REVISION], or demo:python-docs.",
+        ),
+    ] = "demo:python-docs"
+    format: Annotated[
+        Literal["auto", "beir", "msmarco", "tevatron", "flagembedding"],
+        Field(description="Layout of the source; auto = recognised from its file names."),
+    ] = "auto"
+    heldout_queries: Annotated[
+        int,
+        Field(
+            ge=0, description="Where the source has no evaluation split: so many training queries become split 'dev'."
+        ),
+    ] = 500
+    deduplicate: Annotated[
+        bool, Field(description="Merge passages whose normalised title and text are the same; their qrels move along.")
+    ] = True
+    max_bad_lines: Annotated[
+        int,
+        Field(ge=0, description="So many unusable lines are set aside in bad_lines.jsonl instead of ending the step."),
+    ] = 0
+    max_passages: Annotated[
+        int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
+    ] = 0
+    seed: Seed = 17
+    source_fingerprint: SourceFingerprint = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSettings:
+    """`fetch_backbone`: which causal LM everything starts from."""
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="A directory, s3://bucket/prefix, a Hugging Face model id, or scratch:tiny|small|medium = a tokenizer "
+            "and Llama made and pre-trained on the collection itself.",
+        ),
+    ] = "scratch:small"
+    revision: Annotated[
+        str,
+        Field(description="Commit of the Hugging Face model; required for a model id, so that a run can be repeated."),
+    ] = ""
+    scratch_tokens: Annotated[
+        int, Field(ge=0, description="scratch only: tokens to pre-train on (the collection is repeated as needed).")
+    ] = 6_000_000
+    scratch_vocabulary: Annotated[
+        int, Field(ge=300, le=65_536, description="scratch only: size of the vocabulary.")
+    ] = 8192
+    precision: Precision = "auto"
+    seed: Seed = 17
+    source_fingerprint: SourceFingerprint = ""

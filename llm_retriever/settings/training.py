@@ -1,0 +1,142 @@
+"""Settings of the two training steps, adapt_backbone and tune_retriever."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llm_retriever.settings.common import (
+    UNSET_NUMBER,
+    BatchSize,
+    CheckpointMinutes,
+    CheckpointUri,
+    DeepSpeedStage,
+    Embedding,
+    Epochs,
+    GradientCheckpointing,
+    LearningRate,
+    LoraAlpha,
+    LoraDropout,
+    LoraRank,
+    MaxSteps,
+    MicroBatchSize,
+    PassageLength,
+    Precision,
+    Processes,
+    QueryLength,
+    Recipe,
+    Seed,
+    Switch,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationSettings:
+    """`adapt_backbone`: stage one, before any contrastive tuning."""
+
+    method: Annotated[
+        Literal["none", "ql", "ebae_ebar", "mntp", "simcse", "mntp+simcse"],
+        Field(
+            description="none = leave the backbone as it is; ql = LLM-QL query-likelihood modelling; ebae_ebar = Llama2Vec; "
+            "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast."
+        ),
+    ] = "ql"
+    recipe: Recipe = "default"
+    tune: Annotated[
+        Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
+    ] = ""
+    corruption_ratio: Annotated[
+        float,
+        Field(ge=-1, le=1, description="ql, mntp: probability that a word or token is hidden; -1 = the recipe's."),
+    ] = -1.0
+    corruption_unit: Annotated[
+        Literal["", "word", "token"], Field(description="ql: hide whole words or single tokens; empty = the recipe's.")
+    ] = ""
+    attention_block: Annotated[
+        Switch, Field(description="ql: query tokens see the passage only through [E]: on, off, empty = the recipe's.")
+    ] = ""
+    loss_on: Annotated[
+        Literal["", "query", "all"],
+        Field(description="ql: loss on the query's tokens or on all tokens; empty = the recipe's."),
+    ] = ""
+    embedding: Embedding = ""
+    ar_weight: Annotated[
+        float, Field(ge=-1, description="ebae_ebar: weight of the next-token loss on the text; -1 = the recipe's.")
+    ] = -1.0
+    bag_weight: Annotated[
+        float, Field(ge=-1, description="ebae_ebar: weight of the bag-of-words losses; -1 = the recipe's.")
+    ] = -1.0
+    lora_rank: LoraRank = UNSET_NUMBER
+    lora_alpha: LoraAlpha = UNSET_NUMBER
+    lora_dropout: LoraDropout = -1.0
+    query_length: QueryLength = UNSET_NUMBER
+    passage_length: PassageLength = UNSET_NUMBER
+    epochs: Epochs = -1.0
+    max_steps: MaxSteps = UNSET_NUMBER
+    learning_rate: LearningRate = -1.0
+    batch_size: BatchSize = UNSET_NUMBER
+    micro_batch_size: MicroBatchSize = UNSET_NUMBER
+    gradient_checkpointing: GradientCheckpointing = ""
+    precision: Precision = "auto"
+    deepspeed: DeepSpeedStage = "off"
+    processes: Processes = 0
+    checkpoint_uri: CheckpointUri = ""
+    checkpoint_minutes: CheckpointMinutes = 10.0
+    seed: Seed = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningSettings:
+    """`tune_retriever`: stage two, contrastive tuning with hard and in-batch negatives."""
+
+    method: Annotated[
+        Literal["llm-ql", "llama2vec", "llm2vec", "repllama", "echo", "summarize"],
+        Field(description="Row of the methods table: prompts, embedding tokens, pooling, attention, recipe."),
+    ] = "llm-ql"
+    recipe: Recipe = "default"
+    tune: Annotated[
+        Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
+    ] = ""
+    passages_per_query: Annotated[
+        int,
+        Field(
+            ge=-1, description="Passages per query, the positive first, the others hard negatives; -1 = the recipe's."
+        ),
+    ] = UNSET_NUMBER
+    temperature: Annotated[
+        float, Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's.")
+    ] = -1.0
+    embedding: Embedding = ""
+    read_out: Annotated[
+        Literal["", "n2s", "s2s", "n2n"],
+        Field(
+            description="llama2vec: whether queries and passages ask for the next text (n) or for themselves (s): query "
+            "first; empty = the method's."
+        ),
+    ] = ""
+    gradient_cache: Annotated[
+        int,
+        Field(
+            ge=-1,
+            description="Texts encoded at once with gradients, so that large batches fit; 0 = off, -1 = the recipe's.",
+        ),
+    ] = UNSET_NUMBER
+    lora_rank: LoraRank = UNSET_NUMBER
+    lora_alpha: LoraAlpha = UNSET_NUMBER
+    lora_dropout: LoraDropout = -1.0
+    query_length: QueryLength = UNSET_NUMBER
+    passage_length: PassageLength = UNSET_NUMBER
+    epochs: Epochs = -1.0
+    max_steps: MaxSteps = UNSET_NUMBER
+    learning_rate: LearningRate = -1.0
+    batch_size: BatchSize = UNSET_NUMBER
+    micro_batch_size: MicroBatchSize = UNSET_NUMBER
+    gradient_checkpointing: GradientCheckpointing = ""
+    precision: Precision = "auto"
+    deepspeed: DeepSpeedStage = "off"
+    processes: Processes = 0
+    checkpoint_uri: CheckpointUri = ""
+    checkpoint_minutes: CheckpointMinutes = 10.0
+    seed: Seed = 17
