@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from transformers.utils import logging
 from llm_retriever import prompts
 from llm_retriever.batches import pad_id, padded, read_out, token_batches
 from llm_retriever.card import RetrieverCard, weights_digest
+from llm_retriever.encoders.interface import Report, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
 from llm_retriever.precision import dtype_of
@@ -25,10 +26,6 @@ from llm_retriever.store import fetched
 
 if TYPE_CHECKING:
     from llm_retriever.collection import Passage
-
-Vectors = NDArray[np.float32]
-Side = Literal["query", "passage"]
-Report = Callable[[Sequence[int], int], None]
 
 MODEL_DIRECTORY = "model"
 BATCH_TOKENS = 16_384
@@ -90,6 +87,25 @@ class Retriever:
         directory = Path(directory)
         card = dataclasses.replace(card, weights=weights_digest(directory))
         return cls(*_loaded(directory, device, precision), card)
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.card.method
+
+    @property
+    def query_length(self) -> int:
+        """Tokens of a query in training, prompt included."""
+        return self.card.query_length
+
+    @property
+    def passage_length(self) -> int:
+        """Tokens of a passage in training, prompt included."""
+        return self.card.passage_length
+
+    def identity(self) -> str:
+        """The card's digest, which names the vectors' space."""
+        return self.card.digest()
 
     @property
     def dimension(self) -> int:
