@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         "--root", type=Path, default=BUILD, help="outputs, cache and checkpoints (default: %(default)s)"
     )
     running.add_argument("--no-cache", action="store_true", help="run every step anew")
+    running.add_argument(
+        "--in-images",
+        action="store_true",
+        help="run the steps in their images, restricted as on the cluster and without network; they see ROOT/runs alone",
+    )
     _add_pipeline(running, "what differs from the preset")
     running.set_defaults(command=run_command)
 
@@ -120,10 +125,11 @@ def run_command(given: argparse.Namespace) -> int:
     from pipelines.compilation import compile_pipeline
 
     root = given.root.absolute()
-    own = {"run_checkpoint_uri": str(root / "checkpoints"), "promote_uri": str(root / "published")}
+    shared = root / "runs" if given.in_images else root
+    own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
     name, pipeline, overrides = _chosen(given, own)
     package = compile_pipeline(pipeline, root / f"{name}.local.yaml", overrides)
-    run = local.run_compiled(package, {}, root, cache=not given.no_cache)
+    run = local.run_compiled(package, {}, root, cache=not given.no_cache, in_images=given.in_images)
     local.print_end(run, root, REPORTS[name])
     return run.exit_code
 

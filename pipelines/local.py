@@ -58,6 +58,7 @@ class Journal:
     """The steps so far; prints one line when a step starts and one when it ends.
 
     Attributes:
+        steps: How many there are; those of a pipeline within the pipeline are shown, but not counted.
         titles: What a task is called in those lines, by its name in the compiled pipeline.
     """
 
@@ -68,18 +69,27 @@ class Journal:
 
     def started(self, name: str) -> None:
         """Announces a step."""
-        _say(f"[{len(self.records) + 1}/{self.steps}] {name} …")
+        _say(f"{self._count()} {name} …")
+
+    def _count(self) -> str:
+        counted = set(self.titles.values())
+        return f"[{sum(record.name in counted for record in self.records) + 1}/{self.steps}]"
 
     def ended(self, record: StepRecord) -> None:
         """Records a step and reports on it."""
+        count = f"{self._count()} {record.name}"
         self.records.append(record)
-        count = f"[{len(self.records)}/{self.steps}] {record.name}"
         if record.outcome == "cached":
             _say(f"{count}: unchanged, taken from the cache")
         else:
-            _say(
-                f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}, peak {record.peak_bytes / 2**20:,.0f} MiB"
-            )
+            peak = f", peak {record.peak_bytes / 2**20:,.0f} MiB" if record.peak_bytes else ""
+            _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}{peak}")
+
+
+def step_name(command: list[str], journal: Journal) -> str:
+    """What a step is called in the journal, by its container's command."""
+    task = Path(json.loads(command[-1])["outputs"]["outputFile"]).parent.name
+    return journal.titles.get(task, command[2].removeprefix("components."))
 
 
 class HostTask(task_handler_interface.ITaskHandler):
@@ -97,8 +107,7 @@ class HostTask(task_handler_interface.ITaskHandler):
     ) -> None:
         program, *arguments = full_command  # placeholders are already replaced
         self.command = [sys.executable if program == "python" else program, *arguments]
-        task = Path(json.loads(full_command[-1])["outputs"]["outputFile"]).parent.name
-        self.name = self.journal.titles.get(task, full_command[2].removeprefix("components."))
+        self.name = step_name(full_command, self.journal)
         self.environment = {"PYTHONUNBUFFERED": "1", **QUIET, **REUSED_MEMORY, **os.environ, **(env_vars or {})}
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -140,26 +149,43 @@ class _OnlySteps(logging.Filter):
 
 
 @contextlib.contextmanager
-def tasks_on_this_machine(journal: Journal) -> Iterator[None]:
-    """While this is open, KFP's local tasks are processes of this machine and report to `journal`."""
-    original, original_line = subprocess_task_handler.SubprocessTaskHandler, logging_utils.print_horizontal_line
-    handler = type("JournalledHostTask", (HostTask,), {"journal": journal})
+def tasks_on_this_machine(journal: Journal, *, in_images: bool = False) -> Iterator[None]:
+    """While this is open, KFP's local tasks are this machine's processes, or containers, and report to `journal`."""
+    if in_images:
+        from kfp.local import docker_task_handler
+
+        from pipelines.containers import ContainerTask
+
+        module, name, task = docker_task_handler, "DockerTaskHandler", ContainerTask
+    else:
+        module, name, task = subprocess_task_handler, "SubprocessTaskHandler", HostTask
+    handler = type(f"Journalled{task.__name__}", (task,), {"journal": journal})
     only_steps = _OnlySteps(journal)
     commentary = logging.getLogger()
     level = commentary.level
     commentary.setLevel(logging.INFO)
     commentary.addFilter(only_steps)
-    subprocess_task_handler.SubprocessTaskHandler = handler
-    logging_utils.print_horizontal_line = lambda: None
     try:
-        with warnings.catch_warnings():
+        with (
+            _replaced(module, name, handler),
+            _replaced(logging_utils, "print_horizontal_line", lambda: None),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
             yield
     finally:
-        subprocess_task_handler.SubprocessTaskHandler = original
-        logging_utils.print_horizontal_line = original_line
         commentary.removeFilter(only_steps)
         commentary.setLevel(level)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +197,9 @@ class LocalRun:
     exit_code: int
 
 
-def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache: bool = True) -> LocalRun:
+def run_compiled(
+    package: Path, arguments: dict[str, Any], root: Path, *, cache: bool = True, in_images: bool = False
+) -> LocalRun:
     """Runs a compiled pipeline on this machine.
 
     Args:
@@ -179,22 +207,35 @@ def run_compiled(package: Path, arguments: dict[str, Any], root: Path, *, cache:
         arguments: Pipeline parameters that differ from their defaults.
         root: Everything goes here: `root/runs` and `root/cache`.
         cache: Take unchanged steps from the cache; a change of this project's code makes every step new.
+        in_images: Run the steps in their images, without a network, instead of as processes; the cache is not used then,
+            because it cannot tell one image from another under the same tag. Steps can see `root/runs` alone.
     """
     specification = components.load_component_from_file(str(package)).pipeline_spec
-    for task in specification.root.dag.tasks.values():
-        task.ClearField("retry_policy")  # a pod may come back on another node; a process here would fail the same way
-    tasks = specification.root.dag.tasks
-    journal = Journal(steps=len(tasks), titles={name: _title(task.task_info.name) for name, task in tasks.items()})
+    for component in (specification.root, *specification.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")  # a pod may come back on another node; a process here would fail the same way
+    titles = {
+        name: _title(task.task_info.name)
+        for name, task in specification.root.dag.tasks.items()
+        if specification.components[task.component_ref.name].executor_label
+    }
+    journal = Journal(steps=len(titles), titles=titles)
+    runner: Any = local.SubprocessRunner(use_venv=False)
+    if in_images:
+        from pipelines import containers
+
+        runner, specification = containers.runner(), containers.with_images(specification, arguments)
+        containers.open_to_everybody(root / "runs")
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        runner,
         pipeline_root=str(root / "runs"),
         raise_on_error=False,
-        enable_caching=cache,
+        enable_caching=cache and not in_images,
         cache_root=str(root / "cache" / code_digest()[:16]),
     )
     # Without a handler SIGTERM would end this process alone and leave the step running.
     signal.signal(signal.SIGTERM, _stop)
-    with tasks_on_this_machine(journal):
+    with tasks_on_this_machine(journal, in_images=in_images):
         outputs = pipeline_orchestrator.run_local_pipeline(specification, arguments)
     return LocalRun(outputs, journal.records, journal.exit_code)
 

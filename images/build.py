@@ -1,0 +1,143 @@
+"""Builds the images and writes their references where the compile step finds them.
+
+    python -m images.build --registry registry.example/team --tag 0.1.0 --push
+
+Each image is checked by running `--help` of every step that it is for, as the cluster would run it: without a network,
+with a root that cannot be written, without capabilities. After `--push` the references carry the digest under which the
+registry keeps them, so a compiled pipeline names exactly these images; without it they carry the tag alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REFERENCES = ROOT / "components" / "images.json"
+KINDS: dict[str, tuple[str, ...]] = {
+    "cpu": ("fingerprint_sources", "prepare_corpus", "mine_negatives", "compare", "promote"),
+    "gpu": (
+        "fetch_backbone",
+        "mine_negatives",
+        "adapt_backbone",
+        "tune_retriever",
+        "encode_corpus",
+        "build_index",
+        "evaluate",
+    ),
+}
+"""The steps that run in an image."""
+AS_ON_THE_CLUSTER = [
+    "--rm",
+    "--network=none",
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--user=1000:0",
+]
+
+
+class EngineError(Exception):
+    """The container engine refused, or a step does not start in its image."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0 done, 1 the engine or a step failed."""
+    given = _parser().parse_args(arguments)
+    try:
+        references = {kind: build(kind, given) for kind in given.images}
+    except EngineError as error:
+        print(f"images: {error}", file=sys.stderr)
+        return 1
+    record(references, given.references)
+    for kind, reference in references.items():
+        print(f"{kind}: {reference}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m images.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--registry", default="", metavar="HOST/PATH", help="Prefix of the names (default: none).")
+    parser.add_argument("--tag", default=project_version(), help="(default: the project's version, %(default)s)")
+    parser.add_argument("--push", action="store_true", help="Push, and record the digests.")
+    parser.add_argument("--images", nargs="+", choices=list(KINDS), default=list(KINDS), help="(default: both)")
+    parser.add_argument("--engine", default="docker", help="docker, or podman (default: %(default)s).")
+    parser.add_argument("--network", default="default", help="Network of the build, as the engine calls it.")
+    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="BASE, FAISS, OFFLINE.")
+    parser.add_argument("--references", type=Path, default=REFERENCES, help="(default: components/images.json)")
+    return parser
+
+
+def project_version() -> str:
+    """The version that the package says of itself."""
+    text = (ROOT / "llm_retriever" / "__init__.py").read_text()
+    return text.split('__version__ = "', 1)[1].split('"', 1)[0]
+
+
+def build(kind: str, given: argparse.Namespace) -> str:
+    """Builds one image and checks it.
+
+    Returns:
+        Its reference: `name:tag`, after a push `name:tag@sha256:…`.
+
+    Raises:
+        EngineError: The build failed, a step does not start, or the push was refused.
+    """
+    name = "/".join(filter(None, [given.registry.rstrip("/"), f"llm-retriever-{kind}"]))
+    reference = f"{name}:{given.tag}"
+    arguments = [f"VERSION={project_version()}", f"REVISION={_revision()}", *given.build_arg]
+    options = [text for argument in arguments for text in ("--build-arg", argument)]
+    if given.network != "default":
+        options += ["--network", given.network]
+    file = ROOT / "images" / kind / "Dockerfile"
+    _engine(given.engine, "build", *options, "--file", str(file), "--tag", reference, str(ROOT), shown=True)
+    for step in KINDS[kind]:
+        _engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-m", f"components.{step}", "--help")
+    if not given.push:
+        return reference
+    _engine(given.engine, "push", reference, shown=True)
+    digests = json.loads(_engine(given.engine, "inspect", "--format", "{{json .RepoDigests}}", reference))
+    own = [digest for digest in digests if digest.startswith(f"{name}@")]
+    if not own:
+        raise EngineError(f"the registry gave no digest for {reference}")
+    return f"{reference}@{own[0].split('@', 1)[1]}"
+
+
+def record(references: dict[str, str], path: Path) -> None:
+    """Writes references into the file that pipelines read; images that were not built keep theirs."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(json.dumps({**known, **references}, indent=2) + "\n")
+    draft.replace(path)
+
+
+def _revision() -> str:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _engine(engine: str, *arguments: str, shown: bool = False) -> str:
+    try:
+        done = subprocess.run(
+            [engine, *arguments],
+            stdout=None if shown else subprocess.PIPE,
+            stderr=None if shown else subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise EngineError(f"{engine} is not installed") from None
+    if done.returncode:
+        tail = (done.stdout or "").strip().splitlines()[-1:]
+        raise EngineError(": ".join([f"{engine} {arguments[0]} failed ({' '.join(arguments[-4:])})", *tail]))
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

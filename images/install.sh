@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs into /opt/venv, at the versions of requirements.lock. Wheels in wheels/ are preferred; with OFFLINE=1
+# they are all there is.
+#
+#   install.sh packages FILE         names, one a line, and all that they need
+#   install.sh alone FILE [NAME==V]  names without what they ask for; further requirements as they are
+#   install.sh pinned NAME…          names with all that they need
+#   install.sh project               the project's own wheel, without dependencies
+set -eu
+# torch's version stands outside the lock, because it comes before everything else; the project pins the same one.
+{ grep -v '^#' requirements.lock; echo 'torch==2.13.0'; } > constraints.txt
+where="--find-links wheels"
+if [ "${OFFLINE:-}" = 1 ]; then where="--no-index $where"; fi
+pip() { /opt/venv/bin/python -m pip "$@"; }
+pinned() { for name in "$@"; do grep -i "^$name==" constraints.txt || { echo "$name is not in the lock" >&2; exit 1; }; done; }
+names() { sed 's/#.*//' "$1" | tr -d ' \t' | grep .; }
+
+command="$1"
+shift
+case "$command" in
+  packages)
+    # shellcheck disable=SC2086
+    pip install $where -c constraints.txt -r "$1" ;;
+  pinned)
+    # shellcheck disable=SC2086,SC2046
+    pip install $where $(pinned "$@") ;;
+  alone)
+    file="$1"
+    shift
+    # shellcheck disable=SC2086,SC2046
+    pip install $where "setuptools>=77" wheel
+    # shellcheck disable=SC2086,SC2046
+    pip install $where --no-deps --no-build-isolation $(pinned $(names "$file")) "$@" ;;
+  project)
+    # shellcheck disable=SC2086
+    pip install $where --no-deps --no-build-isolation .
+    pip uninstall --yes setuptools wheel pip ;;
+  *)
+    echo "install.sh: unknown command $command" >&2
+    exit 2 ;;
+esac

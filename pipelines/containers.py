@@ -1,0 +1,104 @@
+"""Runs a compiled pipeline's steps in their images on this machine, as restricted as the cluster runs them.
+
+KFP's `DockerRunner` starts the containers; what it lacks is added here: images that are given by a pipeline parameter, a
+word on every step, and a check that a step which is said to have succeeded has left its answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from google.protobuf import json_format
+from kfp import local
+from kfp.local import docker_task_handler, status
+
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+
+if TYPE_CHECKING:
+    from pipelines.local import Journal
+
+RESTRICTIONS: dict[str, Any] = {
+    "network_mode": "none",
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "user": "1000:0",
+    "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - the container's own
+    "environment": {
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    },
+}
+"""What a step may do: no network, a root that cannot be written, no capabilities, no root user."""
+PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}")
+
+
+def runner(network: str = "none") -> local.DockerRunner:
+    """KFP's runner with the restrictions.
+
+    Args:
+        network: `none`, or `host` for steps that talk to a store on this machine.
+
+    Raises:
+        InputError: The engine's client is not installed.
+    """
+    try:
+        return local.DockerRunner(**{**RESTRICTIONS, "network_mode": network})
+    except ImportError:
+        raise InputError(
+            "running in images needs the package docker", field="--in-images", mend="pip install docker"
+        ) from None
+
+
+def open_to_everybody(directory: Path) -> None:
+    """Makes a directory that the containers' user may write into, as it may into the volumes that the cluster gives it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o1777)
+
+
+def with_images(specification: Any, arguments: dict[str, Any]) -> Any:
+    """A pipeline whose steps name their images; KFP fills such parameters in on a cluster, but not here.
+
+    Args:
+        specification: The compiled pipeline (protobuf).
+        arguments: Pipeline parameters that differ from their defaults.
+    """
+    content = json_format.MessageToDict(specification)
+    known = content["root"].get("inputDefinitions", {}).get("parameters", {})
+    for executor in content["deploymentSpec"]["executors"].values():
+        found = PLACEHOLDER.fullmatch(executor.get("container", {}).get("image", ""))
+        if found:
+            executor["container"]["image"] = arguments.get(found[1], known[found[1]].get("defaultValue"))
+    return json_format.ParseDict(content, type(specification)())
+
+
+class ContainerTask(docker_task_handler.DockerTaskHandler):
+    """One step in its container."""
+
+    journal: ClassVar[Journal]
+
+    def run(self) -> status.Status:
+        """Runs the step to its end.
+
+        An engine may remove a container before its exit code was asked for, which KFP takes for success: the step's own
+        answer decides.
+        """
+        from pipelines.local import StepRecord, step_name
+
+        answer = Path(json.loads(self.full_command[-1])["outputs"]["outputFile"])
+        name = step_name(self.full_command, self.journal)
+        self.journal.started(name)
+        started = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            answer.unlink()
+        done = super().run() == status.Status.SUCCESS and answer.exists()
+        self.journal.exit_code = 0 if done else 1
+        outcome = "done" if done else f"FAILED (see above; {EXIT_BAD_INPUT} = bad input)"
+        self.journal.ended(StepRecord(name, outcome, time.monotonic() - started))
+        return status.Status.SUCCESS if done else status.Status.FAILURE

@@ -1,0 +1,128 @@
+"""Both images, built from their Dockerfiles by a real engine, and the whole pipeline run in them as a cluster would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_backbone, write_beir
+from tests.pipelines.test_local import SMALL
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("llm_retriever", "components", "images", "pyproject.toml", "README.md", "requirements.lock", ".dockerignore")
+TAG = "test"
+PLANTED = "planted-secret-3f9b1c"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what images are built from, with this machine's torch wheel put where wheels are preferred."""
+    context = tmp_path_factory.mktemp("context")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, context / name)
+    wheels = context / "images" / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), "torch==2.13.0"]
+    subprocess.run(command, check=True)
+    return context
+
+
+@pytest.fixture(scope="module")
+def images(context: Path, base: str) -> Iterator[dict[str, str]]:
+    """References of both images, as the build command recorded them."""
+    references = context / "references.json"
+    arguments = [f"BASE={base}", "FAISS=faiss-cpu==1.15.1"]
+    options = [text for argument in arguments for text in ("--build-arg", argument)]
+    command = [sys.executable, "-m", "images.build", "--network", "host", "--tag", TAG, *options]
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": PLANTED, "DOCKER_BUILDKIT": "0"}
+    done = subprocess.run(
+        [*command, "--references", str(references)],
+        cwd=context,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(references.read_text())
+
+
+def in_image(image: str, *command: str) -> subprocess.CompletedProcess[str]:
+    restrictions = [
+        "--rm",
+        "--network=none",
+        "--read-only",
+        "--tmpfs=/tmp",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+    ]
+    return subprocess.run(
+        ["docker", "run", *restrictions, image, *command], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_images_hold_neither_kfp_nor_a_compiler_nor_pip(images: dict[str, str]) -> None:
+    for image in images.values():
+        code = "import importlib.util as u; print([m for m in ('kfp', 'pip', 'setuptools') if u.find_spec(m)])"
+        assert in_image(image, "python", "-c", code).stdout.strip() == "[]"
+        assert in_image(image, "sh", "-c", "command -v gcc g++ cc").returncode != 0
+        assert in_image(image, "id", "-u").stdout.strip() == "1000"
+
+
+def test_the_cpu_image_does_without_torch(images: dict[str, str]) -> None:
+    code = "import importlib.util as u; print(bool(u.find_spec('torch')), bool(u.find_spec('pyserini')))"
+    assert in_image(images["cpu"], "python", "-c", code).stdout.split() == ["False", "True"]
+    assert in_image(images["gpu"], "python", "-c", code).stdout.split() == ["True", "True"]
+
+
+def test_bad_input_ends_a_container_with_code_2(images: dict[str, str]) -> None:
+    done = in_image(
+        images["cpu"], "python", "-m", "components.prepare_corpus", "--uri", "/nowhere", "--collection", "/tmp/c"
+    )
+    assert done.returncode == 2
+
+
+def test_the_whole_pipeline_runs_in_the_images_and_leaks_nothing(images: dict[str, str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    runs = tmp_path / "build" / "runs"
+    sources = {"corpus_uri": write_beir(runs / "corpus"), "backbone": write_backbone(runs / "backbone")}
+    chosen = {f"run_{kind}_image": image for kind, image in images.items()}
+    given = [f"{name}={value}" for name, value in {**SMALL, **sources, **chosen}.items()]
+    command = [sys.executable, "-m", "pipelines", "run-local", "--in-images", "--root", str(tmp_path / "build"), *given]
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": PLANTED}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "promote: done in " in done.stderr
+    (evaluation,) = runs.glob("*/evaluate/evaluation/evaluation.json")
+    assert {"retriever", "BM25", "backbone"} <= set(json.loads(evaluation.read_text())["splits"]["test"]["systems"])
+    assert evaluation.stat().st_uid == 1000
+    assert PLANTED not in done.stdout + done.stderr
+    written = [path for path in (tmp_path / "build").rglob("*") if path.is_file()]
+    assert len(written) > 30
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
+    for image in images.values():
+        told = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True).stdout
+        told += subprocess.run(["docker", "history", "--no-trunc", image], capture_output=True, check=True).stdout
+        assert PLANTED.encode() not in told
+
+
+def test_a_step_that_fails_in_its_image_fails_the_run(images: dict[str, str], tmp_path: Path) -> None:
+    runs = tmp_path / "build" / "runs"
+    runs.mkdir(parents=True)
+    chosen = [f"run_{kind}_image={image}" for kind, image in images.items()]
+    given = [f"corpus_uri={runs / 'nowhere'}", f"backbone={runs / 'nothing'}", *chosen]
+    command = [sys.executable, "-m", "pipelines", "run-local", "--in-images", "--root", str(tmp_path / "build"), *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "fingerprint_sources: FAILED" in done.stderr
+    assert "prepare_corpus" not in done.stderr
