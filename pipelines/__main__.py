@@ -1,4 +1,4 @@
-"""Commands around the pipelines: compile them, run them on this machine, list presets and variants."""
+"""Commands around the pipelines: compile them, run them here or on a cluster, rerun a step, list presets and variants."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from pipelines import remote
 
 BUILD = Path("build")
 TRAINING, COMPARISON = "train_retriever", "compare_methods"
@@ -56,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_pipeline(running, "what differs from the preset")
     running.set_defaults(command=run_command)
+
+    remote.add_commands(commands, _add_pipeline, _chosen)
+
+    estimating = commands.add_parser(
+        "estimate", help="what a run would take: GPU-hours, memory, disk, S3, step by step"
+    )
+    estimating.add_argument("--preset", help="a published recipe")
+    estimating.add_argument("--passages", type=int, required=True, metavar="N", help="of the corpus")
+    estimating.add_argument("--queries", type=int, required=True, metavar="M", help="for training")
+    estimating.add_argument(
+        "--gpu", default="a100-80", help="a100-40, a100-80, l40s, h100, h200 (default: %(default)s)"
+    )
+    estimating.add_argument("parameters", nargs="*", metavar="key=value", help="what differs from the preset")
+    estimating.set_defaults(command=estimate_command, variants=None)
 
     listing = commands.add_parser("presets", help="list the presets, or show one")
     listing.add_argument("preset", nargs="?", help="show this preset's parameters")
@@ -132,6 +147,22 @@ def run_command(given: argparse.Namespace) -> int:
     run = local.run_compiled(package, {}, root, cache=not given.no_cache, in_images=given.in_images)
     local.print_end(run, root, REPORTS[name])
     return run.exit_code
+
+
+def estimate_command(given: argparse.Namespace) -> int:
+    """Prints the cost of a run before anything is spent."""
+    from pipelines import estimate, presets
+
+    if given.gpu not in estimate.GPUS:
+        raise InputError(f"{given.gpu!r} is not known", field="--gpu", mend=f"use one of {', '.join(estimate.GPUS)}")
+    _, pipeline, overrides = _chosen(given, {})
+    gpu = estimate.GPUS[given.gpu]
+    costs = estimate.estimate({**presets.defaults(pipeline), **overrides}, given.passages, given.queries, gpu)
+    print(estimate.as_table(costs, gpu))
+    print(
+        f"\nEstimated, not measured: {estimate.UTILISATION:.0%} of the GPU's matrix rate, texts at their full lengths."
+    )
+    return 0
 
 
 def presets_command(given: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -237,11 +238,11 @@ def _refusals(endpoint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The client warns of its own version and prints links that only work in a notebook."""
+    """The client warns of its own version; the links that it prints go where progress goes, so that ids can be piped on."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -29,6 +29,7 @@ from llm_retriever.settings import (
     MiningSettings,
     TuningSettings,
 )
+from pipelines import encoding
 from pipelines import train_retriever as training
 from pipelines.stages import on_cpu, on_gpu, parameter_help, stage, with_store
 from pipelines.variants import Variant
@@ -107,7 +108,9 @@ class _Layout:
         return tuple(sorted((n, v) for n, v in variant.parameters.items() if n.split("_")[0] in stages))
 
     def _fingerprinted(self, given: dict[str, Any]) -> Any:
-        task = fingerprinting.fingerprint_sources(corpus_uri=given["corpus_uri"], backbone=given["backbone"])
+        task = fingerprinting.fingerprint_sources(
+            corpus_uri=given["corpus_uri"], backbone=given["backbone"], parts=given["index_parts"]
+        )
         task.set_caching_options(False)
         return with_store(on_cpu(task, given, "compare"))
 
@@ -160,9 +163,11 @@ class _Layout:
         retriever = self._tuned(variant).outputs["retriever"]
 
         def make() -> Any:
+            numbers = self.fingerprint.outputs["part_numbers"]
+            encoded = encoding.encoded_in_parts(given, numbers, retriever, self.collection)
             settings = stage(given, "index", IndexSettings)
             task = indexing.build_index(retriever=retriever, collection=self.collection, **settings)
-            return on_gpu(task, given, "index")
+            return with_store(on_gpu(task, given, "index")).after(encoded)
 
         return self._once("build-index", variant, ("backbone", "adapt", "tune", "index"), make)
 
@@ -177,6 +182,7 @@ class _Layout:
             index=self._indexed(variant).outputs["index"],
             retriever=self._tuned(variant).outputs["retriever"],
             backbone=self._fetched(variant).outputs["backbone"],
+            adapted=self._adapted(variant).outputs["adapted"],
             collection=self.collection,
             bm25_runs=self.mined.outputs["bm25_runs"],
             **stage(given, "eval", EvaluationSettings),

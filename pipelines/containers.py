@@ -11,16 +11,14 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from google.protobuf import json_format
 from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-
-if TYPE_CHECKING:
-    from pipelines.local import Journal
+from pipelines.journal import Journal, StepRecord, step_name
 
 RESTRICTIONS: dict[str, Any] = {
     "network_mode": "none",
@@ -89,12 +87,15 @@ class ContainerTask(docker_task_handler.DockerTaskHandler):
         An engine may remove a container before its exit code was asked for, which KFP takes for success: the step's own
         answer decides.
         """
-        from pipelines.local import StepRecord, step_name
+        from pipelines.local import note_inputs
 
+        note_inputs(self.full_command)
         answer = Path(json.loads(self.full_command[-1])["outputs"]["outputFile"])
         name = step_name(self.full_command, self.journal)
         self.journal.started(name)
         started = time.monotonic()
+        for folder in (answer.parent, answer.parents[1]):
+            open_to_everybody(folder)
         with contextlib.suppress(FileNotFoundError):
             answer.unlink()
         done = super().run() == status.Status.SUCCESS and answer.exists()

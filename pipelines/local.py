@@ -28,7 +28,7 @@ from kfp import components, local
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
-from llm_retriever.progress import seconds_as_text
+from pipelines.journal import Journal, StepRecord, step_name, timing_table
 
 ROOT = Path(__file__).parents[1]
 # glibc gives every large tensor back to the kernel and fetches zeroed pages for the next one; keeping them made the
@@ -40,56 +40,15 @@ REUSED_MEMORY = {
 }
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 REPORTED = {"summary": "summary.md", "report": "report.html"}
+EXECUTOR_INPUT = "executor_input.json"
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 
-@dataclasses.dataclass(frozen=True)
-class StepRecord:
-    """What became of one step: `done`, `cached` or how it failed, in how many seconds, with how many bytes at its peak."""
-
-    name: str
-    outcome: str
-    seconds: float = 0.0
-    peak_bytes: int = 0
-
-
-@dataclasses.dataclass
-class Journal:
-    """The steps so far; prints one line when a step starts and one when it ends.
-
-    Attributes:
-        steps: How many there are; those of a pipeline within the pipeline are shown, but not counted.
-        titles: What a task is called in those lines, by its name in the compiled pipeline.
-    """
-
-    steps: int
-    titles: dict[str, str] = dataclasses.field(default_factory=dict)
-    records: list[StepRecord] = dataclasses.field(default_factory=list)
-    exit_code: int = 0
-
-    def started(self, name: str) -> None:
-        """Announces a step."""
-        _say(f"{self._count()} {name} …")
-
-    def _count(self) -> str:
-        counted = set(self.titles.values())
-        return f"[{sum(record.name in counted for record in self.records) + 1}/{self.steps}]"
-
-    def ended(self, record: StepRecord) -> None:
-        """Records a step and reports on it."""
-        count = f"{self._count()} {record.name}"
-        self.records.append(record)
-        if record.outcome == "cached":
-            _say(f"{count}: unchanged, taken from the cache")
-        else:
-            peak = f", peak {record.peak_bytes / 2**20:,.0f} MiB" if record.peak_bytes else ""
-            _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}{peak}")
-
-
-def step_name(command: list[str], journal: Journal) -> str:
-    """What a step is called in the journal, by its container's command."""
-    task = Path(json.loads(command[-1])["outputs"]["outputFile"]).parent.name
-    return journal.titles.get(task, command[2].removeprefix("components."))
+def note_inputs(command: list[str]) -> None:
+    """Keeps what a step is told beside its outputs, so that it can be rerun on the same artifacts."""
+    told = Path(json.loads(command[-1])["outputs"]["outputFile"]).with_name(EXECUTOR_INPUT)
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(command[-1])
 
 
 class HostTask(task_handler_interface.ITaskHandler):
@@ -113,6 +72,7 @@ class HostTask(task_handler_interface.ITaskHandler):
 
     def run(self) -> status.Status:
         """Runs the step to its end."""
+        note_inputs(self.command)
         self.journal.started(self.name)
         started = time.monotonic()
         process = subprocess.Popen(self.command, env=self.environment)
@@ -190,11 +150,12 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class LocalRun:
-    """The end of a run: its outputs (artifacts by name), its steps, and the exit code it should have."""
+    """The end of a run: its outputs (artifacts by name), its steps, the exit code it should have, and its folder."""
 
     outputs: dict[str, Any]
     records: list[StepRecord]
     exit_code: int
+    folder: Path | None = None
 
 
 def run_compiled(
@@ -213,7 +174,8 @@ def run_compiled(
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for component in (specification.root, *specification.components.values()):
         for task in component.dag.tasks.values():
-            task.ClearField("retry_policy")  # a pod may come back on another node; a process here would fail the same way
+            # A pod may come back on another node; a process here would fail the same way.
+            task.ClearField("retry_policy")
     titles = {
         name: _title(task.task_info.name)
         for name, task in specification.root.dag.tasks.items()
@@ -233,11 +195,13 @@ def run_compiled(
         enable_caching=cache and not in_images,
         cache_root=str(root / "cache" / code_digest()[:16]),
     )
+    before = set((root / "runs").glob("*"))
     # Without a handler SIGTERM would end this process alone and leave the step running.
     signal.signal(signal.SIGTERM, _stop)
     with tasks_on_this_machine(journal, in_images=in_images):
         outputs = pipeline_orchestrator.run_local_pipeline(specification, arguments)
-    return LocalRun(outputs, journal.records, journal.exit_code)
+    folders = set((root / "runs").glob("*-20*")) - before
+    return LocalRun(outputs, journal.records, journal.exit_code, max(folders, default=None))
 
 
 def _title(shown: str) -> str:
@@ -254,17 +218,6 @@ def code_digest() -> str:
             if path.suffix in {".py", ".jinja"}:
                 hashed.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
-
-
-def timing_table(records: list[StepRecord]) -> str:
-    """Steps, outcomes and times, for the terminal."""
-    width = max((len(record.name) for record in records), default=0)
-    rows = [
-        f"  {r.name:<{width}}  {r.outcome:<8}  {seconds_as_text(r.seconds):>7}  {r.peak_bytes / 2**20:>8,.0f} MiB"
-        for r in records
-    ]
-    total = seconds_as_text(sum(record.seconds for record in records))
-    return "\n".join([*rows, f"  {'total':<{width}}  {'':<8}  {total:>7}"])
 
 
 def print_end(run: LocalRun, root: Path, names: Mapping[str, str] = REPORTED) -> None:
@@ -286,8 +239,3 @@ def print_end(run: LocalRun, root: Path, names: Mapping[str, str] = REPORTED) ->
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")  # KFP indents whatever is printed while a task runs
-    sys.stderr.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings import build, parameters
+from llm_retriever.settings import PartSettings, build, parameters
 from pipelines.stages import ALL_SETTINGS, parameter_name
 
 DIRECTORY = Path(__file__).with_name("presets")
@@ -98,7 +98,7 @@ def check(given: dict[str, Any]) -> None:
     Raises:
         InputError: A value is outside its limits; the field is named as the pipeline names it.
     """
-    for prefix, settings in ALL_SETTINGS.items():
+    for prefix, settings in (*ALL_SETTINGS.items(), ("index", PartSettings)):
         values = {
             setting: given[parameter_name(prefix, setting)]
             for setting in parameters(settings)
@@ -108,3 +108,6 @@ def check(given: dict[str, Any]) -> None:
             build(settings, values)
         except InputError as error:
             raise InputError(error.problem, field=parameter_name(prefix, error.field or ""), mend=error.mend) from None
+    if given.get("index_parts", 1) > 1 and not given.get("index_shards_uri"):
+        mend = "give a directory or s3:// prefix that all pods can write to"
+        raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)

@@ -15,6 +15,7 @@ from llm_retriever.settings import (
     EvaluationSettings,
     IndexSettings,
     MiningSettings,
+    PartSettings,
     PromotionSettings,
     TuningSettings,
     parameters,
@@ -31,6 +32,7 @@ SETTINGS: dict[str, type] = {
     "promote": PromotionSettings,
 }
 ALL_SETTINGS: dict[str, type] = {**SETTINGS, "compare": CompareSettings}
+PARTS_HELP = f"{parameters(PartSettings)['parts'].help} 1 = build_index itself encodes."
 STAGES = (*ALL_SETTINGS, "run")
 RUN_HELP = {
     "run_gpu_type": "Resource name of the accelerator, as the cluster's device plug-in calls it.",
@@ -99,5 +101,5 @@ def parameter_help() -> dict[str, str]:
         meanings[f"{prefix}_cpus"] = f"Processors that the {prefix} stage requests, as Kubernetes counts them."
         meanings[f"{prefix}_memory"] = f"Memory that the {prefix} stage requests and may use, as 8Gi."
     for prefix in ("adapt", "tune", "index", "eval"):
-        meanings[f"{prefix}_gpus"] = f"GPUs (and training processes) of the {prefix} stage: 0, 1, 2, 4, 8 or 16."
-    return meanings | RUN_HELP
+        meanings[f"{prefix}_gpus"] = f"GPUs (and processes) of a pod of the {prefix} stage: 0, 1, 2, 4, 8 or 16."
+    return meanings | {"index_parts": PARTS_HELP} | RUN_HELP

@@ -25,9 +25,11 @@ from llm_retriever.settings import (
     EvaluationSettings,
     IndexSettings,
     MiningSettings,
+    PartSettings,
     PromotionSettings,
     TuningSettings,
 )
+from pipelines import encoding
 from pipelines.stages import on_cpu, on_gpu, parameter_help, stage, with_store
 
 
@@ -66,11 +68,24 @@ def train_retriever(
     # mine
     mine_depth: int = MiningSettings.depth,
     mine_negatives: int = MiningSettings.negatives,
+    mine_sources: str = MiningSettings.sources,
     mine_rank_floor: int = MiningSettings.rank_floor,
     mine_score_ceiling: float = MiningSettings.score_ceiling,
+    mine_near_duplicate: float = MiningSettings.near_duplicate,
+    mine_random_top_up: bool = MiningSettings.random_top_up,
+    mine_bm25: str = MiningSettings.bm25,
     mine_bm25_k1: float = MiningSettings.bm25_k1,
     mine_bm25_b: float = MiningSettings.bm25_b,
+    mine_bm25_tune_split: str = MiningSettings.bm25_tune_split,
+    mine_bm25_tune_metric: str = MiningSettings.bm25_tune_metric,
+    mine_bm25_tune_queries: int = MiningSettings.bm25_tune_queries,
+    mine_baselines: str = MiningSettings.baselines,
     mine_evaluation_depth: int = MiningSettings.evaluation_depth,
+    mine_encoder: str = MiningSettings.encoder,
+    mine_encoder_dtype: str = MiningSettings.encoder_dtype,
+    mine_encoder_batch_tokens: int = MiningSettings.encoder_batch_tokens,
+    mine_encoder_shards_uri: str = MiningSettings.encoder_shards_uri,
+    mine_gpus: int = MiningSettings.processes,
     mine_threads: int = MiningSettings.threads,
     mine_cpus: str = "4",
     mine_memory: str = "8Gi",
@@ -109,6 +124,10 @@ def train_retriever(
     tune_embedding: str = TuningSettings.embedding,
     tune_read_out: str = TuningSettings.read_out,
     tune_gradient_cache: int = TuningSettings.gradient_cache,
+    tune_mask_positives: str = TuningSettings.mask_positives,
+    tune_sources: str = TuningSettings.sources,
+    tune_distillation_weight: float = TuningSettings.distillation_weight,
+    tune_distillation_temperature: float = TuningSettings.distillation_temperature,
     tune_lora_rank: int = TuningSettings.lora_rank,
     tune_lora_alpha: int = TuningSettings.lora_alpha,
     tune_lora_dropout: float = TuningSettings.lora_dropout,
@@ -129,6 +148,19 @@ def train_retriever(
     index_batch_tokens: int = IndexSettings.batch_tokens,
     index_shard_passages: int = IndexSettings.shard_passages,
     index_dtype: str = IndexSettings.dtype,
+    index_shards_uri: str = IndexSettings.shards_uri,
+    index_kind: str = IndexSettings.kind,
+    index_hnsw_m: int = IndexSettings.hnsw_m,
+    index_hnsw_ef_construction: int = IndexSettings.hnsw_ef_construction,
+    index_hnsw_ef_search: int = IndexSettings.hnsw_ef_search,
+    index_hnsw_threads: int = IndexSettings.hnsw_threads,
+    index_ivf_lists: int = IndexSettings.ivf_lists,
+    index_ivf_probes: int = IndexSettings.ivf_probes,
+    index_pq_bytes: int = IndexSettings.pq_bytes,
+    index_train_sample: int = IndexSettings.train_sample,
+    index_refine: int = IndexSettings.refine,
+    index_memory_gib: float = IndexSettings.memory_gib,
+    index_parts: int = PartSettings.parts,
     index_gpus: int = 1,
     index_cpus: str = "8",
     index_memory: str = "32Gi",
@@ -140,6 +172,20 @@ def train_retriever(
     eval_relevance_level: int = EvaluationSettings.relevance_level,
     eval_query_length: int = EvaluationSettings.query_length,
     eval_untuned_passages: int = EvaluationSettings.untuned_passages,
+    eval_encoders: str = EvaluationSettings.encoders,
+    eval_encoder_passages: int = EvaluationSettings.encoder_passages,
+    eval_runs: str = EvaluationSettings.runs,
+    eval_zero_shot: str = EvaluationSettings.zero_shot,
+    eval_zero_shot_query_length: int = EvaluationSettings.zero_shot_query_length,
+    eval_zero_shot_passage_length: int = EvaluationSettings.zero_shot_passage_length,
+    eval_zero_shot_max_bad_lines: int = EvaluationSettings.zero_shot_max_bad_lines,
+    eval_rerank_depth: int = EvaluationSettings.rerank_depth,
+    eval_rerank_from: str = EvaluationSettings.rerank_from,
+    eval_rerank_model: str = EvaluationSettings.rerank_model,
+    eval_rerank_attention_block: str = EvaluationSettings.rerank_attention_block,
+    eval_rerank_interpolation: float = EvaluationSettings.rerank_interpolation,
+    eval_rerank_end_of_sequence: bool = EvaluationSettings.rerank_end_of_sequence,
+    eval_attention_queries: int = EvaluationSettings.attention_queries,
     eval_gpus: int = 1,
     eval_cpus: str = "8",
     eval_memory: str = "32Gi",
@@ -163,7 +209,7 @@ def train_retriever(
     """Turns a corpus with queries into an evaluated LLM dense retriever, and publishes it when it is better."""
     given = dict(locals())
 
-    sources = fingerprinting.fingerprint_sources(corpus_uri=corpus_uri, backbone=backbone)
+    sources = fingerprinting.fingerprint_sources(corpus_uri=corpus_uri, backbone=backbone, parts=index_parts)
     sources.set_caching_options(False)
     with_store(on_cpu(sources, given, "promote"))
 
@@ -198,14 +244,16 @@ def train_retriever(
     with_store(on_gpu(tuned, given, "tune"))
     retriever = tuned.outputs["retriever"]
 
+    encoded = encoding.encoded_in_parts(given, sources.outputs["part_numbers"], retriever, collection)
     built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index", IndexSettings))
-    on_gpu(built, given, "index")
+    with_store(on_gpu(built, given, "index")).after(encoded)
     index = built.outputs["index"]
 
     judged = evaluation.evaluate(
         index=index,
         retriever=retriever,
         backbone=original,
+        adapted=adapted.outputs["adapted"],
         collection=collection,
         bm25_runs=mined.outputs["bm25_runs"],
         **stage(given, "eval", EvaluationSettings),

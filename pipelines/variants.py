@@ -18,6 +18,7 @@ DIRECTORY = Path(__file__).with_name("variants")
 DEFAULT = "methods"
 OWN_STAGES = ("backbone", "adapt", "tune", "index")
 OWN = ("eval_query_length",)
+COMMON = ("index_parts",)
 RESERVED = ("bm25", "un_tuned_backbone")
 
 
@@ -117,7 +118,7 @@ def _value(key: str, value: Any, known: Mapping[str, inspect.Parameter], path: P
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
         raise refused("is no parameter of the pipeline", f"did you mean {near[0]}?" if near else "")
-    if key.split("_")[0] not in OWN_STAGES and key not in OWN:
+    if key in COMMON or (key.split("_")[0] not in OWN_STAGES and key not in OWN):
         raise refused("is the same for all variants", "leave it out, and give it to the run")
     wanted = known[key].annotation
     if wanted is float and type(value) is int:

@@ -14,7 +14,7 @@ from components.definition import image
 from pipelines.stages import STAGES
 from tests.pipelines.golden import DIRECTORY, PIPELINES, compiled
 
-GPU_STEPS = {"adapt-backbone", "tune-retriever", "build-index", "evaluate"}
+GPU_STEPS = {"adapt-backbone", "tune-retriever", "encode-corpus", "build-index", "evaluate"}
 NEVER_CACHED = {"fingerprint-sources", "promote"}
 
 
@@ -29,9 +29,21 @@ def executors(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def tasks(pipeline: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    dags = [pipeline["root"]["dag"], *(c["dag"] for c in pipeline["components"].values() if "dag" in c)]
-    for dag in dags:
-        yield from dag["tasks"].items()
+    for component in dags(pipeline):
+        yield from component["dag"]["tasks"].items()
+
+
+def dags(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    return [pipeline["root"], *(c for c in pipeline["components"].values() if "dag" in c)]
+
+
+def component_of(pipeline: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    return pipeline["components"][task["componentRef"]["name"]]
+
+
+def guarded(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tasks with a loop or a condition."""
+    return [t for _, t in tasks(pipeline) if "triggerPolicy" in t or any("Iterator" in key for key in t)]
 
 
 def step(task: str) -> str:
@@ -74,13 +86,68 @@ def test_nothing_uses_concatenation_or_if_present(pipeline: dict[str, Any]) -> N
 
 def test_every_task_passes_everything_that_its_component_declares(pipeline: dict[str, Any]) -> None:
     for _, task in tasks(pipeline):
-        declared = pipeline["components"][task["componentRef"]["name"]].get("inputDefinitions", {})
+        declared = component_of(pipeline, task).get("inputDefinitions", {})
         passed = task.get("inputs", {})
         for kind in ("parameters", "artifacts"):
-            missing = set(declared.get(kind, {})) - set(passed.get(kind, {}))
+            # A loop's item comes from its iterator.
+            item = task.get("parameterIterator", {}).get("itemInput")
+            missing = set(declared.get(kind, {})) - set(passed.get(kind, {})) - {item}
             optional = {n for n, d in declared.get(kind, {}).items() if d.get("isOptional")}
             assert missing == set()
             assert optional == set()
+
+
+def test_no_setting_has_the_name_of_an_input_that_the_compiler_adds(pipeline: dict[str, Any]) -> None:
+    added = {f"{what}_{bound}" for what in ("cpu", "memory") for bound in ("request", "limit")}
+    added |= {"accelerator_type", "accelerator_count", "base_image"}
+    for name, component in pipeline["components"].items():
+        assert (name, added & set(component.get("inputDefinitions", {}).get("parameters", {}))) == (name, set())
+
+
+def test_whatever_a_task_refers_to_reaches_its_dag(pipeline: dict[str, Any]) -> None:
+    for component in dags(pipeline):
+        declared = component.get("inputDefinitions", {})
+        for task in component["dag"]["tasks"].values():
+            for kind, singular in (("parameters", "Parameter"), ("artifacts", "Artifact")):
+                given = task.get("inputs", {}).get(kind, {}).values()
+                names = {value[key] for value in given if (key := f"componentInput{singular}") in value}
+                assert names <= set(declared.get(kind, {}))
+
+
+def test_a_loop_runs_over_items_of_the_type_that_its_steps_take(pipeline: dict[str, Any]) -> None:
+    loops = [task for _, task in tasks(pipeline) if "parameterIterator" in task]
+    assert loops
+    for loop in loops:
+        item = loop["parameterIterator"]["itemInput"]
+        body = component_of(pipeline, loop)
+        kind = body["inputDefinitions"]["parameters"][item]["parameterType"]
+        takers = [
+            component_of(pipeline, task)["inputDefinitions"]["parameters"][name]["parameterType"]
+            for task in body["dag"]["tasks"].values()
+            for name, value in task["inputs"]["parameters"].items()
+            if value.get("componentInputParameter") == item
+        ]
+        assert set(takers) == {kind}
+
+
+def test_loops_run_over_parameters_and_collect_no_artifacts(pipeline: dict[str, Any]) -> None:
+    assert [task for _, task in tasks(pipeline) if "artifactIterator" in task] == []
+    assert '"artifactSelectors"' not in json.dumps(
+        [c["dag"].get("outputs", {}) for c in dags(pipeline) if c is not pipeline["root"]]
+    )
+
+
+def test_loops_and_conditions_take_no_output_of_a_step_beside_them(pipeline: dict[str, Any]) -> None:
+    assert guarded(pipeline)
+    for task in guarded(pipeline):
+        values = task.get("inputs", {}).get("parameters", {}).values()
+        assert [value for value in values if "taskOutputParameter" in value] == []
+
+
+def test_a_pipeline_in_a_pipeline_that_takes_artifacts_takes_parameters_too(pipeline: dict[str, Any]) -> None:
+    for component in dags(pipeline):
+        declared = component.get("inputDefinitions", {})
+        assert "artifacts" not in declared or declared.get("parameters")
 
 
 def test_constants_hold_no_pipeline_placeholder_inside_other_text(pipeline: dict[str, Any]) -> None:
@@ -97,8 +164,9 @@ def test_retries_outlast_the_step(pipeline: dict[str, Any]) -> None:
 
 
 def test_only_steps_that_look_outside_are_never_cached(pipeline: dict[str, Any]) -> None:
-    uncached = {name for name, task in tasks(pipeline) if not task.get("cachingOptions", {}).get("enableCache")}
-    assert uncached == {name for name, _ in tasks(pipeline) if step(name) in NEVER_CACHED}
+    steps = [(name, task) for name, task in tasks(pipeline) if "dag" not in component_of(pipeline, task)]
+    uncached = {name for name, task in steps if not task.get("cachingOptions", {}).get("enableCache")}
+    assert uncached == {name for name, _ in steps if step(name) in NEVER_CACHED}
 
 
 def test_gpu_steps_request_their_accelerator_and_cpu_steps_do_not(pipeline: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import write_backbone, write_beir
@@ -101,6 +102,34 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(
     third = run_local(root, **sources, eval_untuned_passages=0)
     ran = [line.split()[1].rstrip(":") for line in third.stderr.splitlines() if ": done in " in line]
     assert ran == ["fingerprint_sources", "evaluate", "promote"]
+
+
+def test_parts_are_encoded_beside_each_other_into_the_same_index(
+    first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
+) -> None:
+    together = [np.load(path) for path in sorted(root.glob("runs/*/build-index/index/vectors-*.npy"))]
+    shards = root / "shards"
+    own = {"index_parts": 2, "index_shards_uri": shards, "index_shard_passages": 20, "eval_untuned_passages": 0}
+    fourth = run_local(root, **sources, **own)
+    assert fourth.returncode == 0, fourth.stderr[-3000:]
+    ran = [line.split()[1].rstrip(":") for line in fourth.stderr.splitlines() if ": done in " in line]
+    assert ran == ["fingerprint_sources", "encode_corpus", "encode_corpus", "build_index", "evaluate", "promote"]
+    parts = [json.loads(path.read_text()) for path in root.glob("runs/**/encode-corpus/encoded/part.json")]
+    assert sorted((part["part"], list(part["shards"])) for part in parts) == [(0, ["0", "2"]), (1, ["1"])]
+    apart = np.concatenate([np.load(path) for path in sorted(shards.glob("*/vectors-*.npy"))])
+    assert apart.tobytes() == together[0].tobytes()
+
+    again = run_local(root, **sources, **own)
+    cached = [line.split()[1].rstrip(":") for line in again.stderr.splitlines() if "taken from the cache" in line]
+    assert cached.count("encode_corpus") == 2
+    assert "build_index" in cached
+
+
+def test_parts_without_a_place_are_refused_before_anything_starts(root: Path, sources: dict[str, Path]) -> None:
+    refused = run_local(root, **sources, index_parts=2)
+    assert refused.returncode == 2
+    assert "index_shards_uri" in refused.stderr
+    assert "fingerprint_sources" not in refused.stderr
 
 
 def test_a_changed_source_is_noticed_and_bad_input_fails_the_run(

@@ -1,0 +1,213 @@
+"""Commands that talk to a cluster, and the rerun of one step here or there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.errors import InputError
+from llm_retriever.progress import seconds_as_text
+
+BUILD = Path("build")
+EXPERIMENT = "retrievers"
+CHECKED = "parameters are checked against the steps' settings before anything reaches the cluster"
+
+
+def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
+    """Adds submit, schedule, rerun and status to the command line.
+
+    Args:
+        commands: Of argparse.
+        add_pipeline: Adds the arguments that name a pipeline and its parameters.
+        chosen: Makes name, pipeline and parameters of these arguments.
+    """
+    submitting = commands.add_parser("submit", help=f"start a run on a cluster; {CHECKED}")
+    _add_cluster(submitting)
+    submitting.add_argument("--preset", help="a published recipe")
+    submitting.add_argument("--run-name", help="(default: the pipeline and the time)")
+    submitting.add_argument("--no-cache", action="store_true", help="run every step anew")
+    submitting.add_argument("--wait", action="store_true", help="follow the run; exit code 1 when it does not succeed")
+    add_pipeline(submitting, "what differs from the preset")
+    submitting.set_defaults(command=submit_command, chosen=chosen)
+
+    scheduling = commands.add_parser("schedule", help="create or replace a recurring run, enabled, one run at a time")
+    _add_cluster(scheduling)
+    scheduling.add_argument("--name", required=True, help="of the recurring run; one of the same name is replaced")
+    scheduling.add_argument("--cron", default="", help='six fields, seconds first: "0 0 2 * * *" is every night at two')
+    scheduling.add_argument("--every-seconds", type=int, default=0, metavar="N", help="instead of --cron")
+    scheduling.add_argument("--preset", help="a published recipe")
+    add_pipeline(scheduling, "what differs from the preset")
+    scheduling.set_defaults(command=schedule_command, chosen=chosen)
+
+    rerunning = commands.add_parser("rerun", help="run one step alone, on the artifacts of an earlier run")
+    _add_cluster(rerunning)
+    rerunning.add_argument("step", help="prepare_corpus, mine_negatives, …, evaluate, promote")
+    rerunning.add_argument(
+        "--from-run",
+        metavar="RUN",
+        required=True,
+        help="folder of a local run (build/runs/…), or s3://ROOT/PIPELINE/RUN-ID of one on a cluster",
+    )
+    rerunning.add_argument("--root", type=Path, default=BUILD, help="outputs of a local rerun (default: %(default)s)")
+    rerunning.add_argument("parameters", nargs="*", metavar="key=value", help="settings or URIs that differ")
+    rerunning.set_defaults(command=rerun_command)
+
+    showing = commands.add_parser("status", help="list the latest runs, or show one run's tasks")
+    _add_cluster(showing, "--experiment", "--pipeline-root", "--service-account")
+    showing.add_argument("run", nargs="?", help="id of a run")
+    showing.add_argument("--wait", action="store_true", help="follow it; exit code 1 when it does not succeed")
+    showing.set_defaults(command=status_command)
+
+
+def _add_cluster(parser: argparse.ArgumentParser, *without: str) -> None:
+    options = {
+        "--endpoint": ("URL", "of the Pipelines API (default: KF_PIPELINES_ENDPOINT)", ""),
+        "--namespace": ("NAME", "profile namespace of a multi-user installation", ""),
+        "--token-file": ("FILE", "with a bearer token (default: the pod's own, or none)", ""),
+        "--certificate": ("FILE", "certificate authority of the endpoint", ""),
+        "--experiment": ("NAME", "(default: %(default)s)", EXPERIMENT),
+        "--pipeline-root": ("URI", "where artifacts go (default: the namespace's)", ""),
+        "--service-account": ("NAME", "that steps run as (default: the installation's)", ""),
+    }
+    for flag, (metavar, meaning, default) in options.items():
+        if flag not in without:
+            parser.add_argument(flag, metavar=metavar, help=meaning, default=default)
+
+
+def _connected(given: argparse.Namespace) -> Any:
+    from pipelines.cluster import Address, Cluster
+
+    for field in ("token_file", "certificate"):
+        path = getattr(given, field)
+        if path and not Path(path).is_file():
+            raise InputError("no such file", file=path, field="--" + field.replace("_", "-"))
+    return Cluster(Address(given.endpoint, given.namespace, given.token_file, given.certificate))
+
+
+@contextmanager
+def _compiled(name: str, pipeline: Any) -> Iterator[Path]:
+    from pipelines.compilation import compile_pipeline
+
+    with tempfile.TemporaryDirectory() as scratch:
+        yield compile_pipeline(pipeline, Path(scratch) / f"{name}.yaml")
+
+
+def submit_command(given: argparse.Namespace) -> int:
+    """Starts a run."""
+    name, pipeline, overrides = given.chosen(given, {})
+    _refuse_local_paths(overrides)
+    cluster = _connected(given)
+    with _compiled(name, pipeline) as package:
+        run = cluster.submit(
+            package,
+            overrides,
+            experiment=given.experiment,
+            name=given.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            pipeline_root=given.pipeline_root,
+            service_account=given.service_account,
+            caching=not given.no_cache,
+        )
+    print(run)
+    return _follow(cluster, run) if given.wait else 0
+
+
+def schedule_command(given: argparse.Namespace) -> int:
+    """Creates or replaces a recurring run."""
+    from pipelines.cluster import check_trigger
+
+    check_trigger(given.cron, given.every_seconds)
+    name, pipeline, overrides = given.chosen(given, {})
+    _refuse_local_paths(overrides)
+    cluster = _connected(given)
+    with _compiled(name, pipeline) as package:
+        job, replaced = cluster.schedule(
+            package,
+            overrides,
+            experiment=given.experiment,
+            name=given.name,
+            cron=given.cron,
+            every_seconds=given.every_seconds,
+            pipeline_root=given.pipeline_root,
+            service_account=given.service_account,
+        )
+    print(f"{job} ({'replaces ' + str(replaced) + ' of the same name' if replaced else 'new'}, enabled)")
+    return 0
+
+
+def rerun_command(given: argparse.Namespace) -> int:
+    """Runs one step again: here, when the earlier run was one of this machine and no endpoint is given."""
+    from pipelines import presets
+    from pipelines.rerun import PREFIX, from_run, rerun_of
+
+    pipeline = rerun_of(given.step)
+    known = presets.signature(pipeline)
+    arguments = from_run(given.step, given.from_run) | presets.parsed(pipeline, given.parameters)
+    presets.check({name: parameter.default for name, parameter in known.items()} | arguments)
+    name = f"{PREFIX}{given.step}"
+    if Path(given.from_run).is_dir() and not given.endpoint:
+        return _run_here(name, pipeline, arguments, given.root.absolute())
+    cluster = _connected(given)
+    with _compiled(name, pipeline) as package:
+        title = f"{name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
+        options = {"pipeline_root": given.pipeline_root, "service_account": given.service_account}
+        print(cluster.submit(package, arguments, experiment=given.experiment, name=title, **options))
+    return 0
+
+
+def _run_here(name: str, pipeline: Any, arguments: dict[str, Any], root: Path) -> int:
+    from pipelines import journal, local
+    from pipelines.compilation import compile_pipeline
+
+    package = compile_pipeline(pipeline, root / f"{name}.local.yaml")
+    run = local.run_compiled(package, arguments, root)
+    print(journal.timing_table(run.records))
+    if not run.exit_code and run.folder:
+        print(f"outputs: {run.folder}")
+    return run.exit_code
+
+
+def status_command(given: argparse.Namespace) -> int:
+    """Lists runs, or shows one."""
+    cluster = _connected(given)
+    if not given.run:
+        for run, state, name in cluster.runs():
+            print(f"{run}  {state:<10} {name}")
+        return 0
+    if given.wait:
+        return _follow(cluster, given.run)
+    state, tasks = cluster.run(given.run)
+    for task in tasks:
+        print(_line(task))
+    print(state)
+    return 0
+
+
+def _follow(cluster: Any, run: str) -> int:
+    state = ""
+    for news in cluster.wait(run):
+        state = news if isinstance(news, str) else ""
+        print(state or _line(news), flush=True)
+    return 0 if state == "SUCCEEDED" else 1
+
+
+def _line(task: Any) -> str:
+    took = f" in {seconds_as_text(task.seconds)}" if task.seconds is not None else ""
+    return f"  {task.name:<28} {task.state}{took}"
+
+
+def _refuse_local_paths(parameters: dict[str, Any]) -> None:
+    """A directory of this machine is not one of the cluster's."""
+    for name in ("corpus_uri", "backbone", "promote_uri", "run_checkpoint_uri"):
+        value = str(parameters.get(name, ""))
+        if value and os.sep in value and "://" not in value and Path(value).exists():
+            raise InputError(
+                f"{value!r} is a directory of this machine, which pods cannot see",
+                field=name,
+                mend="copy it to S3 and give s3://bucket/prefix",
+            )

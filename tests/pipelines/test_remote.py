@@ -1,0 +1,181 @@
+"""What the commands, and KFP's own, send to a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.__main__ import main
+from tests.pipelines.api_server import Request, Server, serving
+
+ROOT = Path(__file__).parents[2]
+SECRET = "planted-token-77aa"
+GIVEN = ["corpus_uri=s3://bucket/corpus", "mine_depth=50", "promote_minimum_gain=0.5", "corpus_deduplicate=false"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serving() as running:
+        yield running
+
+
+def submit(server: Server, *arguments: str) -> int:
+    return main(["submit", "--endpoint", server.url, *arguments])
+
+
+def only(requests: list[Request]) -> Any:
+    (request,) = requests
+    return request.body
+
+
+def test_a_submission_sends_the_pipeline_with_typed_parameters(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        submit(server, "--run-name", "first", "--pipeline-root", "s3://b/root", "--service-account", "me", *GIVEN) == 0
+    )
+    body = only(server.asked("POST", "/runs"))
+    assert body["display_name"] == "first"
+    assert body["experiment_id"] == server.experiments["retrievers"]
+    assert body["service_account"] == "me"
+    assert body["runtime_config"]["pipeline_root"] == "s3://b/root"
+    assert body["runtime_config"]["parameters"] == {
+        "corpus_uri": "s3://bucket/corpus",
+        "mine_depth": 50,
+        "promote_minimum_gain": 0.5,
+        "corpus_deduplicate": False,
+    }
+    specification = body["pipeline_spec"]["pipeline_spec"]
+    assert specification["pipelineInfo"]["name"] == "train-retriever"
+    assert "kubernetes" in body["pipeline_spec"]["platform_spec"]["platforms"]
+    assert capsys.readouterr().out.strip() == "run-1"
+
+
+def test_a_preset_fills_the_parameters_and_the_command_line_wins(server: Server) -> None:
+    assert submit(server, "--preset", "llm-ql-llama2-7b", "tune_gpus=4", "corpus_uri=s3://bucket/corpus") == 0
+    parameters = only(server.asked("POST", "/runs"))["runtime_config"]["parameters"]
+    assert parameters["adapt_deepspeed"] == "zero3"
+    assert parameters["adapt_gpus"] == 8
+    assert parameters["tune_gpus"] == 4
+
+
+def test_a_comparison_can_be_submitted(server: Server) -> None:
+    assert submit(server, "compare_methods", "--variants", "read-out", "corpus_uri=s3://bucket/corpus") == 0
+    specification = only(server.asked("POST", "/runs"))["pipeline_spec"]["pipeline_spec"]
+    assert specification["pipelineInfo"]["name"] == "compare-methods"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ("mine_dept=3", "did you mean mine_depth?"),
+        ("mine_depth=many", "is not of type int"),
+        ("mine_depth=0", "greater than or equal to 1"),
+        ("tune_method=best", "tune_method"),
+        (f"corpus_uri={ROOT}", "directory of this machine"),
+    ],
+)
+def test_nothing_reaches_the_cluster_when_a_parameter_is_wrong(
+    server: Server, parameter: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(server, parameter) == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert message.count("\n") == 1
+    assert server.requests == []
+
+
+def test_the_token_travels_in_the_header_alone(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(SECRET + "\n")
+    assert submit(server, "--token-file", str(token), *GIVEN) == 0
+    assert all(request.headers["authorization"] == f"Bearer {SECRET}" for request in server.requests)
+    assert SECRET not in json.dumps([request.body for request in server.requests])
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
+
+
+def test_what_the_cluster_refuses_is_told_in_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.refusal = (400, "the parameter corpus_uri is not good")
+    assert submit(server, *GIVEN) == 2
+    message = capsys.readouterr().err
+    assert "400" in message
+    assert "the parameter corpus_uri is not good" in message
+    assert message.count("\n") == 1
+
+
+def test_a_run_is_followed_to_its_end(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.states = ["SUCCEEDED"]
+    assert main(["status", "--endpoint", server.url, "run-1", "--wait"]) == 0
+    assert capsys.readouterr().out.split() == ["prepare-corpus", "SUCCEEDED", "in", "1m30s", "SUCCEEDED"]
+    server.states = ["FAILED"]
+    assert main(["status", "--endpoint", server.url, "run-1", "--wait"]) == 1
+
+
+def test_the_latest_runs_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--endpoint", server.url]) == 0
+    assert capsys.readouterr().out.split() == ["run-1", "RUNNING", "train_retriever"]
+
+
+def schedule(server: Server, *arguments: str) -> int:
+    return main(["schedule", "--endpoint", server.url, "--name", "nightly", *arguments])
+
+
+def test_a_schedule_is_enabled_typed_and_does_not_catch_up(server: Server) -> None:
+    assert schedule(server, "--cron", "0 0 2 * * *", *GIVEN) == 0
+    body = only(server.asked("POST", "/recurringruns"))
+    assert body["mode"] == "ENABLE"
+    assert body["no_catchup"] is True
+    assert int(body["max_concurrency"]) == 1
+    assert body["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
+    assert body["runtime_config"]["parameters"]["mine_depth"] == 50
+
+
+def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(server: Server) -> None:
+    server.experiments["retrievers"] = "experiment-1"
+    for job, name in (("a", "weekly"), ("b", "nightly"), ("c", "nightly")):
+        server.recurring[job] = {"recurring_run_id": job, "display_name": name}
+    assert schedule(server, "--every-seconds", "3600") == 0
+    assert {job["display_name"] for job in server.recurring.values()} == {"weekly", "nightly"}
+    assert {"b", "c"}.isdisjoint(server.recurring)
+    assert len(server.recurring) == 2
+
+
+def test_a_refused_schedule_leaves_the_old_one(server: Server) -> None:
+    server.experiments["retrievers"] = "experiment-1"
+    server.recurring["b"] = {"recurring_run_id": "b", "display_name": "nightly"}
+    server.refusal = (400, "no")
+    assert schedule(server, "--cron", "0 0 2 * * *") == 2
+    assert set(server.recurring) == {"b"}
+
+
+@pytest.mark.parametrize("trigger", [["--cron", "0 2 * * *"], [], ["--cron", "0 0 2 * * *", "--every-seconds", "9"]])
+def test_a_trigger_that_kubeflow_would_misread_is_refused(server: Server, trigger: list[str]) -> None:
+    assert schedule(server, *trigger) == 2
+    assert server.requests == []
+
+
+def test_kfps_own_command_of_the_readme_sends_what_the_api_expects(server: Server, tmp_path: Path) -> None:
+    assert main(["compile", "--output", str(tmp_path / "train_retriever.yaml")]) == 0
+    readme = (ROOT / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("kfp run create")]
+    program = Path(sys.executable).with_name("kfp")
+    assert program.exists() or shutil.which("kfp")
+    arguments = line.replace("build/train_retriever.yaml", str(tmp_path / "train_retriever.yaml")).split()[1:]
+    environment = {**os.environ, "KF_PIPELINES_ENDPOINT": server.url}
+    done = subprocess.run([str(program), *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    body = only(server.asked("POST", "/runs"))
+    sent = body["runtime_config"]["parameters"]
+    assert sent == {"corpus_uri": "s3://my-bucket/corpus", "backbone": "s3://my-bucket/llama"}
