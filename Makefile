@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ENGINE ?= docker
+OVERLAY ?= kind
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run compare test lint compile golden readmes bench clean
+.PHONY: help run compare test lint compile images deploy golden readmes bench clean
 
 help:                       ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -28,6 +30,13 @@ lint: $(VENV)/installed     ## linters alone
 
 compile: $(VENV)/installed  ## write build/train_retriever.yaml; ARGS="--preset NAME" bakes a preset in
 	$(BIN)/python -m pipelines compile $(ARGS)
+
+images:                     ## build both images; REGISTRY=host/path TAG=1 PUSH=1 ENGINE=podman BUILD_ARGS="--build-arg …"
+	$(PYTHON) -m images.build --engine $(ENGINE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
+	  $(if $(PUSH),--push) $(BUILD_ARGS)
+
+deploy:                     ## apply an overlay to the current cluster; OVERLAY=kind
+	kubectl apply -k manifests/overlays/$(OVERLAY)
 
 golden: $(VENV)/installed   ## accept the compiled pipelines as they are now
 	$(BIN)/python -m tests.pipelines.golden

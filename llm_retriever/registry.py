@@ -111,8 +111,56 @@ class Registry:
             reason: What the decision rests on; kept in the alias for people.
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        alias = {"version": version.name, "path": version.key, "card": version.card, "since": now, **reason}
+        before = str(self._json(ALIAS).get("version", "")) if self.store.exists(ALIAS) else ""
+        alias = {"version": version.name, "path": version.key, "card": version.card, "since": now}
+        alias |= {"previous": before} if before != version.name else {}
+        alias |= reason
         self.store.write(ALIAS, (json.dumps(alias, indent=2, allow_nan=False) + "\n").encode())
+
+    def versions(self) -> list[Version]:
+        """All complete versions, the oldest first."""
+        suffix = f"/{VERSION_FILE}"
+        keys = [entry.key for entry in self.store.list(VERSIONS) if entry.key.endswith(suffix)]
+        return [self._version(key) for key in sorted(keys) if key.count("/") == 2]
+
+    def roll_back(self, name: str = "") -> Version:
+        """Puts an earlier version into production again.
+
+        Args:
+            name: Of the version; empty = the one that was in production before the present one.
+
+        Raises:
+            InputError: There is no such version, or none was in production before.
+        """
+        wanted = name or (str(self._json(ALIAS).get("previous", "")) if self.store.exists(ALIAS) else "")
+        if not wanted:
+            raise InputError(
+                "no earlier version is known", file=self.store.uri_of(ALIAS), field="previous", mend="name a version"
+            )
+        found = [version for version in self.versions() if version.name == wanted]
+        if not found:
+            known = ", ".join(version.name for version in self.versions()) or "none"
+            raise InputError(
+                f"there is no version {wanted!r}", file=self.store.uri_of(VERSIONS), mend=f"known: {known}"
+            )
+        self.put_into_production(found[0], {"reason": "rolled back by hand"})
+        return found[0]
+
+    def prune(self, keep: int) -> list[Version]:
+        """Deletes all versions but the newest `keep`, the one in production and the one before it.
+
+        `version.json` goes first, so that a version of which something is gone is no version.
+
+        Returns:
+            What was deleted.
+        """
+        alias = self._json(ALIAS) if self.store.exists(ALIAS) else {}
+        known, safe = self.versions(), {alias.get("version"), alias.get("previous")}
+        old = [version for version in known[: max(len(known) - keep, 0)] if version.name not in safe]
+        for version in old:
+            self.store.delete(f"{version.key}/{VERSION_FILE}")
+            self.store.delete(version.key)
+        return old
 
     def _begun(self, short: str) -> str | None:
         names = {entry.key.split("/")[1] for entry in self.store.list(VERSIONS)}

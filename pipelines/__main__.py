@@ -11,7 +11,7 @@ from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines import remote
 
 BUILD = Path("build")
-TRAINING, COMPARISON = "train_retriever", "compare_methods"
+TRAINING, COMPARISON, RERUN = "train_retriever", "compare_methods", "rerun_"
 REPORTS = {
     TRAINING: {"summary": "summary.md", "report": "report.html"},
     COMPARISON: {"summary": "comparison.md", "report": "comparison.html"},
@@ -88,7 +88,7 @@ def _add_pipeline(parser: argparse.ArgumentParser, meaning: str) -> None:
         "parameters",
         nargs="*",
         metavar="[PIPELINE] [key=value]",
-        help=f"the pipeline, {TRAINING} (default) or {COMPARISON}, and {meaning}",
+        help=f"the pipeline, {TRAINING} (default), {COMPARISON} or {RERUN}STEP, and {meaning}",
     )
 
 
@@ -106,15 +106,20 @@ def _chosen(given: argparse.Namespace, own: dict[str, Any]) -> tuple[str, Any, d
     from pipelines.train_retriever import train_retriever
 
     parameters, pipeline = list(given.parameters), train_retriever
-    name = parameters.pop(0) if parameters and parameters[0] in REPORTS else TRAINING
+    named = parameters and (parameters[0] in REPORTS or parameters[0].startswith(RERUN))
+    name = parameters.pop(0) if named else TRAINING
     chosen: tuple[variants.Variant, ...] = ()
+    if name.startswith(RERUN):
+        from pipelines.rerun import rerun_of
+
+        pipeline = rerun_of(name.removeprefix(RERUN))
     if name == COMPARISON:
         from pipelines.comparison import comparison_of
 
         chosen = variants.load(given.variants or variants.DEFAULT, train_retriever).variants
         pipeline = comparison_of(chosen)
     elif given.variants:
-        raise InputError(f"{TRAINING} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
     known = presets.defaults(pipeline)
     overrides = own | (presets.load(given.preset) if given.preset else {})
     overrides = {key: value for key, value in overrides.items() if key in known}
@@ -143,6 +148,8 @@ def run_command(given: argparse.Namespace) -> int:
     shared = root / "runs" if given.in_images else root
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
     name, pipeline, overrides = _chosen(given, own)
+    if name not in REPORTS:
+        raise InputError("a step is rerun by its own command", field="PIPELINE", mend="python -m pipelines rerun --help")
     package = compile_pipeline(pipeline, root / f"{name}.local.yaml", overrides)
     run = local.run_compiled(package, {}, root, cache=not given.no_cache, in_images=given.in_images)
     local.print_end(run, root, REPORTS[name])
