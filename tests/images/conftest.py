@@ -38,6 +38,7 @@ def engine() -> Iterator[str]:
     finally:
         daemon.terminate()
         daemon.wait()
+        subprocess.run(["umount", str(home / "exec" / "netns" / "default")], capture_output=True, check=False)
         os.environ.pop("DOCKER_HOST")
         if before is not None:
             os.environ["DOCKER_HOST"] = before
