@@ -27,7 +27,7 @@ from llm_retriever.evaluation.significance import compare
 
 MEASURES = parse_measures("mrr@10,ndcg@10,recall@100,recall@1000")
 TREC_NAMES = {"recip_rank", "ndcg_cut.10", "recall.100,1000"}
-TARGET = 1.2
+TARGET = 1.1
 
 Qrels = dict[str, dict[str, int]]
 

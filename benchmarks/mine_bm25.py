@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.collection import MANIFEST_FILE, Collection
-from llm_retriever.mining.bm25 import BM25
 from llm_retriever.mining.negatives import TRAINING_SPLIT, mine
+from llm_retriever.mining.sparse import SparseIndex
 from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 
@@ -62,13 +62,9 @@ def compare(directory: Path, depth: int, threads: int, scratch: Path) -> None:
     number = len(opened.queries(TRAINING_SPLIT))
     print(f"{number:,} training queries over {opened.passage_count:,} passages, depth {depth}", flush=True)
     index, _ = timed(lambda: only_index(opened, threads))
-    answer = scratch / "peer.json"
-    command = [sys.executable, __file__, str(directory), f"--depth={depth}", f"--threads={threads}", f"--peer={answer}"]
-    subprocess.run(command, check=True)
-    theirs = json.loads(answer.read_text())
+    theirs = peer_in_its_process(directory, depth, threads, scratch)
     settings = MiningSettings(depth=depth, threads=threads)
-    outputs = (scratch / "training_set", scratch / "runs", scratch / "statistics.md")
-    total, processor = timed(lambda: mine(settings, directory, *outputs))
+    total, processor = timed(lambda: mine(settings, directory, *outputs(scratch)))
     alone = theirs["seconds"]
     print(f"pyserini batch_search alone          {alone:8.1f} s  ({theirs['processor']:.1f} s of processors)")
     print(f"mine, everything                     {total:8.1f} s  ({processor:.1f} s of processors)")
@@ -78,10 +74,24 @@ def compare(directory: Path, depth: int, threads: int, scratch: Path) -> None:
     print(f"ratio of processor time, everything  {processor / theirs['processor']:8.2f}")
 
 
+def outputs(scratch: Path) -> list[Path]:
+    """Where `mine` writes."""
+    return [scratch / name for name in ("training_set", "runs", "statistics.md", "picture.html")]
+
+
+def peer_in_its_process(directory: Path, depth: int, threads: int, scratch: Path) -> dict[str, float]:
+    """What `peer` measures, in a process of its own, because Java stays in it."""
+    answer = scratch / "peer.json"
+    command = [sys.executable, __file__, str(directory), f"--depth={depth}", f"--threads={threads}", f"--peer={answer}"]
+    subprocess.run(command, check=True)
+    found: dict[str, float] = json.loads(answer.read_text())
+    return found
+
+
 def only_index(opened: Collection, threads: int) -> None:
     """Starts Java, indexes and stops."""
-    with BM25(opened, k1=0.9, b=0.4, threads=threads) as bm25:
-        bm25.wait()
+    with SparseIndex(opened, threads=threads) as index:
+        index.wait()
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:

@@ -12,9 +12,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from llm_retriever import files
+from llm_retriever import files, hub
 from llm_retriever.card import LINEAGE_FILE, Lineage, load_lineage, save_lineage, weights_digest
 from llm_retriever.errors import InputError
 from llm_retriever.model_files import DESCRIPTION_FILES, WEIGHTS, WEIGHTS_INDEX, ModelFiles, check_safetensors
@@ -24,8 +23,6 @@ from llm_retriever.store import LocalStore, open_store
 
 SCRATCH = "scratch:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_PIN = "give the 40 digits of a commit, so that the run can be repeated"
 
 
 def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) -> None:
@@ -75,10 +72,10 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
         raise InputError("no such directory", file=source, field="source", mend="check the path")
     if not revision:
         raise InputError(
-            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", mend=_PIN
+            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", mend=hub.PIN
         )
-    if not _COMMIT.fullmatch(revision):
-        raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=_PIN)
+    if not hub.COMMIT.fullmatch(revision):
+        raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=hub.PIN)
     label = f"{source}@{revision[:8]}"
     with tempfile.TemporaryDirectory(prefix=f"{draft.name}-hub", dir=draft.parent) as folder:
         copy = Path(folder) / "model"
@@ -96,27 +93,8 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
 _TELLING = ("adapter_config.json",)
 
 
-def _snapshot(source: str, revision: str, directory: Path, patterns: list[str]) -> Any:
-    from huggingface_hub import errors, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    # They fill a pod's log with redrawn lines and are silent about bytes there; `_growth` reports instead.
-    disable_progress_bars()
-    try:
-        return snapshot_download(source, revision=revision, local_dir=directory, allow_patterns=patterns)
-    except errors.GatedRepoError:
-        problem, mend = "access is refused", "accept its licence on the hub and set HF_TOKEN"
-    except errors.RepositoryNotFoundError:
-        problem, mend = (
-            "no such directory, and no such model on the hub",
-            "check the name; a private one needs HF_TOKEN",
-        )
-    except errors.RevisionNotFoundError:
-        problem, mend = f"the hub has no revision {revision}", "check the commit"
-    except errors.LocalEntryNotFoundError:
-        problem = "no such directory, and the hub cannot be reached"
-        mend = "check the path or the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a directory or s3:// prefix"
-    raise InputError(problem, file=source, field="source", mend=mend)
+def _snapshot(source: str, revision: str, directory: Path, patterns: list[str]) -> None:
+    hub.snapshot(source, revision, patterns, directory, before="no such directory, and ")
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, Wording
+from llm_retriever.settings import UNSET_NUMBER
 
 CARD_FILE = "retriever_card.json"
 LINEAGE_FILE = "backbone.json"
@@ -95,6 +96,14 @@ class RetrieverCard:
         content = dataclasses.asdict(self)
         del content["versions"], content["lineage"]
         return files.digest(content)
+
+    def tokens(self, side: Literal["query", "passage"], length: int) -> int:
+        """Tokens of a worded text of a side where a setting says `length`: settings count one copy of a text.
+
+        A wording that puts the text in twice (Echo) gets twice as many; -1, which leaves it to the training, stays.
+        """
+        wording: Wording = getattr(self, side)
+        return length if length == UNSET_NUMBER or wording.between is None else 2 * length
 
     def save(self, directory: str | Path) -> None:
         """Writes the card into a retriever's directory."""

@@ -7,12 +7,14 @@ are streamed or looked up by id; they are never all in memory.
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import itertools
 import json
 import os
 import weakref
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +90,19 @@ class Collection:
         with (self.directory / CORPUS_FILE).open("rb") as corpus:
             for line in corpus:
                 yield _passage(line)
+
+    def spans(self, positions: Iterable[range]) -> Iterator[list[Passage]]:
+        """Streams the passages at some positions, a list for each range; what lies before and between is not parsed.
+
+        Args:
+            positions: Ranges in ascending order that do not overlap.
+        """
+        with (self.directory / CORPUS_FILE).open("rb") as corpus:
+            at = 0
+            for span in positions:
+                collections.deque(itertools.islice(corpus, span.start - at), maxlen=0)
+                yield [_passage(line) for line in itertools.islice(corpus, len(span))]
+                at = span.stop
 
     def articles(self) -> Iterator[list[str]]:
         """Streams the articles, each as the ids of its passages in their order; none if the source has no articles."""

@@ -6,19 +6,21 @@ from typing import Literal
 
 import torch
 
-Arithmetic = Literal["bf16", "fp32"]
+Arithmetic = Literal["bf16", "fp16", "fp32"]
+DTYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def resolve_precision(precision: str) -> Arithmetic:
     """Decides `auto`: bf16 where the GPU or the processor computes it natively, else fp32.
 
-    Emulated bf16 is slower than fp32, so it is never chosen by itself; asked for by name it is obeyed.
+    Emulated bf16 is slower than fp32, so it is never chosen by itself; asked for by name it is obeyed. fp16 overflows
+    where bf16 does not: it is for encoding with models that were trained in it.
     """
     if precision == "auto":
         return "bf16" if has_native_bf16() else "fp32"
-    if precision not in ("bf16", "fp32"):
+    if precision not in DTYPES:
         raise ValueError(f"unknown precision {precision!r}")
-    return "bf16" if precision == "bf16" else "fp32"
+    return precision
 
 
 def has_native_bf16() -> bool:
@@ -31,4 +33,4 @@ def has_native_bf16() -> bool:
 
 def dtype_of(precision: str) -> torch.dtype:
     """The torch dtype of a resolved or still open precision."""
-    return torch.bfloat16 if resolve_precision(precision) == "bf16" else torch.float32
+    return DTYPES[resolve_precision(precision)]

@@ -24,6 +24,7 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
+from llm_retriever.indexing.places import complete
 from llm_retriever.indexing.shards import MANIFEST_FILE
 from llm_retriever.registry import Registry, Version, model_digest
 from llm_retriever.settings import PromotionSettings
@@ -114,7 +115,8 @@ def _settle(
         outcome = decide(settings, new, _measured_before(registry, before, new, settings))
         if not outcome.replace:
             return before, outcome
-        version = registry.publish(directories, model, card)
+        with complete(directories["index"]) as index:
+            version = registry.publish({**directories, "index": index}, model, card)
         if registry.production() == before:
             reason = {"collection": new.place[0], "split": new.place[1], settings.metric: new.value}
             registry.put_into_production(version, reason)
@@ -180,7 +182,8 @@ def measured(content: dict[str, Any], split: str, metric: str, file: Path | str)
     if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
         raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend="evaluate again")
     others = {name: row[metric] for name, row in systems.items() if name != SYSTEM and metric in row}
-    place = (str(content.get("collection", "")), split, int(splits[split].get("queries", 0)))
+    collection = splits[split].get("collection", content.get("collection", ""))
+    place = (str(collection), split, int(splits[split].get("queries", 0)))
     return Measured(place, float(values[metric]), others)
 
 

@@ -107,6 +107,10 @@ class PromptEncoder:
             return max(1, bodies // self._copies + tail)
         raise ValueError(f"pooling {pooling!r} does not go with {self.wording}")
 
+    def body_span(self, row: Sequence[int]) -> tuple[int, int]:
+        """Where the text stands in a worded row of `pieces`: its first position, and the one behind its last."""
+        return len(self.opening) + len(self._prefix), len(row) - len(self._suffix) - len(self.closing)
+
     def body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
         """Ids of texts without their prompt, each at least as far as there is room for it."""
         starts = [self._start_of(body) for body in bodies]

@@ -113,7 +113,7 @@ class Registry:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         before = str(self._json(ALIAS).get("version", "")) if self.store.exists(ALIAS) else ""
         alias = {"version": version.name, "path": version.key, "card": version.card, "since": now}
-        alias |= {"previous": before} if before != version.name else {}
+        alias |= {"previous": before} if before not in ("", version.name) else {}
         alias |= reason
         self.store.write(ALIAS, (json.dumps(alias, indent=2, allow_nan=False) + "\n").encode())
 

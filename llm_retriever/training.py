@@ -33,7 +33,10 @@ LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
 class TrainingDataset(Protocol):
-    """A map-style dataset. Where it has `set_epoch(epoch)`, that is called at the start of each epoch, from 0."""
+    """A map-style dataset. Where it has `set_epoch(epoch)`, that is called at the start of each epoch, from 0.
+
+    Examples are taken in a random order that follows from the seed, or as they come where it has a true `ordered`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -170,6 +173,8 @@ def train(
     checkpoints = Checkpoints(run.checkpoints, run.mirror) if run.checkpoints else None
     with tempfile.TemporaryDirectory() as scratch, StopRequest(_stop_file()) as stop:
         arguments = _arguments(plan, schedule, run, Path(scratch))
+        if getattr(dataset, "ordered", False):
+            arguments.train_sampling_strategy = "sequential"
         trainer = LossTrainer(model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, callbacks=[])
         resumed = _restored(trainer, checkpoints)
         conductor = _conductor(trainer, plan, run, stop, resumed)
@@ -246,6 +251,7 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # They are constants, and a model may be called many times an update.
         ddp_timeout=COLLECTIVE_SECONDS,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # Several GPUs in one process would mean nn.DataParallel.

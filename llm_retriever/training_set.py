@@ -1,12 +1,20 @@
 """The training set: for every training query its positives and its mined hard negatives, each with its provenance.
 
 Texts stay in the collection; `training_set.jsonl` holds ids, one query a line, and `training_set.json` the recipe that
-made it and its counts.
+made it and its counts. A line is
+
+    {"query_id", "query", "source", "positives": [{"id", "score_teacher"}],
+     "negatives": [{"id", "source", "rank", "score", "also", "score_teacher"}]}
+
+where some fields are optional: `source`, the data set that the query comes from, `also`, where else a negative was found
+({"source", "rank", "score"} each), and `score_teacher`, what a teacher (a cross-encoder, say) gives the passage for the
+query, which distillation needs.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -28,30 +36,64 @@ MEND_DIRECTORY = "give the output of mine_negatives"
 
 
 @dataclass(frozen=True, slots=True)
-class Negative:
-    """A hard negative and where it was found.
+class Found:
+    """Where a passage was found.
 
     Attributes:
-        id: Id of the passage.
-        source: Which miner found it: ``"bm25"``.
-        rank: Its 1-based rank in that miner's list.
-        score: Its score there, in that miner's own unit.
+        source: Which miner found it: ``"bm25"``, ``"dense"``, or ``"random"``, which nobody found.
+        rank: Its 1-based rank in that miner's list; 0 = random.
+        score: Its score there, in that miner's own unit; 0 = random.
     """
 
-    id: str
     source: str
     rank: int
     score: float
 
 
 @dataclass(frozen=True, slots=True)
+class Negative:
+    """A hard negative and where it was found.
+
+    Attributes:
+        id: Id of the passage.
+        source: Which miner found it; of several, the one that ranks it best, and at equal ranks the first.
+        rank: Its 1-based rank in that miner's list; 0 = drawn at random.
+        score: Its score there, in that miner's own unit.
+        also: Where else it was found.
+        score_teacher: A teacher's score, in its own unit; None = there is none.
+    """
+
+    id: str
+    source: str
+    rank: int
+    score: float
+    also: tuple[Found, ...] = ()
+    score_teacher: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """A training query with the ids of its positives (at least one) and its negatives (there may be none)."""
+    """A training query with the ids of its positives (at least one) and its negatives (there may be none).
+
+    Attributes:
+        query_id, query: Id and text.
+        positives: Ids.
+        negatives: Ids, and where they were found.
+        source: The data set that the query comes from; "" where that is not known.
+        positives_teacher: A teacher's score of each positive; () where there is none for one of them.
+    """
 
     query_id: str
     query: str
     positives: tuple[str, ...]
     negatives: tuple[Negative, ...]
+    source: str = ""
+    positives_teacher: tuple[float, ...] = ()
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether every passage has a teacher's score."""
+        return bool(self.positives_teacher) and all(n.score_teacher is not None for n in self.negatives)
 
 
 class TrainingSet:
@@ -166,10 +208,26 @@ def _as_line(example: TrainingExample) -> str:
     row = {
         "query_id": example.query_id,
         "query": example.query,
-        "positives": [{"id": passage} for passage in example.positives],
-        "negatives": [{"id": n.id, "source": n.source, "rank": n.rank, "score": n.score} for n in example.negatives],
+        **({"source": example.source} if example.source else {}),
+        "positives": [
+            {"id": passage, **_teacher(score)}
+            for passage, score in itertools.zip_longest(example.positives, example.positives_teacher)
+        ],
+        "negatives": [{"id": n.id, **_as_row(n), **_also(n), **_teacher(n.score_teacher)} for n in example.negatives],
     }
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _as_row(found: Found | Negative) -> dict[str, Any]:
+    return {"source": found.source, "rank": found.rank, "score": found.score}
+
+
+def _teacher(score: float | None) -> dict[str, float]:
+    return {} if score is None else {"score_teacher": score}
+
+
+def _also(negative: Negative) -> dict[str, Any]:
+    return {"also": [_as_row(found) for found in negative.also]} if negative.also else {}
 
 
 def _example(line: bytes, path: Path, number: int, known: Container[str] | None) -> TrainingExample:
@@ -200,8 +258,17 @@ def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
     if not row["positives"]:
         raise _LineError("the query has no positives", "positives")
     positives = tuple(_passage_id(entry, "positives", known) for entry in row["positives"])
+    source = row.get("source", "")
+    if not isinstance(source, str):
+        raise _LineError("is not a text", "source")
+    teacher = tuple(score for entry in row["positives"] if (score := _score_teacher(entry, "positives")) is not None)
     return TrainingExample(
-        row["query_id"], row["query"], positives, tuple(_negative(entry, known) for entry in row["negatives"])
+        row["query_id"],
+        row["query"],
+        positives,
+        tuple(_negative(entry, known) for entry in row["negatives"]),
+        source,
+        teacher if len(teacher) == len(positives) else (),
     )
 
 
@@ -216,9 +283,28 @@ def _passage_id(entry: Any, field: str, known: Container[str] | None) -> str:
 
 def _negative(entry: Any, known: Container[str] | None) -> Negative:
     identifier = _passage_id(entry, "negatives", known)
-    source, rank, score = entry.get("source"), entry.get("rank"), entry.get("score")
+    first = _found(entry, identifier)
+    also = entry.get("also", [])
+    if not isinstance(also, list):
+        raise _LineError(f"`also` of passage {identifier!r} is not a list", "negatives")
+    others = tuple(_found(other, identifier) for other in also)
+    teacher = _score_teacher(entry, "negatives")
+    return Negative(identifier, first.source, first.rank, first.score, others, teacher)
+
+
+def _score_teacher(entry: dict[str, Any], field: str) -> float | None:
+    score = entry.get("score_teacher")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise _LineError(f"score_teacher of passage {entry['id']!r} is not a number", field)
+    return float(score)
+
+
+def _found(entry: Any, identifier: str) -> Found:
+    source, rank, score = (entry.get(name) if isinstance(entry, dict) else None for name in ("source", "rank", "score"))
     if not isinstance(source, str) or not isinstance(rank, int):
         raise _LineError(f"passage {identifier!r} lacks its source or its rank", "negatives")
     if not isinstance(score, int | float) or not math.isfinite(score):
         raise _LineError(f"the score of passage {identifier!r} is not a number", "negatives")
-    return Negative(identifier, source, rank, float(score))
+    return Found(source, rank, float(score))

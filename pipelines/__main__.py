@@ -149,7 +149,9 @@ def run_command(given: argparse.Namespace) -> int:
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
     name, pipeline, overrides = _chosen(given, own)
     if name not in REPORTS:
-        raise InputError("a step is rerun by its own command", field="PIPELINE", mend="python -m pipelines rerun --help")
+        raise InputError(
+            "a step is rerun by its own command", field="PIPELINE", mend="python -m pipelines rerun --help"
+        )
     package = compile_pipeline(pipeline, root / f"{name}.local.yaml", overrides)
     run = local.run_compiled(package, {}, root, cache=not given.no_cache, in_images=given.in_images)
     local.print_end(run, root, REPORTS[name])

@@ -81,7 +81,7 @@ class _Layout:
         with_store(on_cpu(corpus, given, "corpus"))
         self.collection = corpus.outputs["collection"]
         self.mined = mining.mine_negatives(collection=self.collection, **stage(given, "mine", MiningSettings))
-        on_cpu(self.mined, given, "mine")
+        with_store(on_gpu(self.mined, given, "mine"))
 
     def compared(self) -> Compared:
         """Every variant's tasks, and the last step."""
@@ -160,24 +160,31 @@ class _Layout:
 
     def _indexed(self, variant: Variant) -> Any:
         given = self.given | variant.parameters
-        retriever = self._tuned(variant).outputs["retriever"]
+        retriever, stages = self._tuned(variant).outputs["retriever"], ("backbone", "adapt", "tune", "index")
+        numbers = self.fingerprint.outputs["part_numbers"]
+        encoded = self._once(
+            "encode-in-parts",
+            variant,
+            stages,
+            lambda: encoding.encoded_in_parts(given, numbers, retriever, self.collection),
+        )
 
         def make() -> Any:
-            numbers = self.fingerprint.outputs["part_numbers"]
-            encoded = encoding.encoded_in_parts(given, numbers, retriever, self.collection)
             settings = stage(given, "index", IndexSettings)
             task = indexing.build_index(retriever=retriever, collection=self.collection, **settings)
             return with_store(on_gpu(task, given, "index")).after(encoded)
 
-        return self._once("build-index", variant, ("backbone", "adapt", "tune", "index"), make)
+        return self._once("build-index", variant, stages, make)
 
     def _evaluated(self, variant: Variant) -> Any:
-        """The evaluation; only the first variant of every backbone evaluates the un-tuned backbone too."""
+        """The evaluation; the un-tuned backbone is left to its first variant, and published encoders to the first of all."""
         given = self.given | variant.parameters
         alike = [v for v in self.variants if self._key(v, ("backbone",)) == self._key(variant, ("backbone",))]
         first = next((v for v in alike if not _reads_new_tokens(v)), alike[0])
         if variant is not first:
             given["eval_untuned_passages"] = 0
+        if variant is not self.variants[0]:
+            given["eval_encoders"] = ""
         task = evaluation.evaluate(
             index=self._indexed(variant).outputs["index"],
             retriever=self._tuned(variant).outputs["retriever"],
@@ -187,7 +194,7 @@ class _Layout:
             bm25_runs=self.mined.outputs["bm25_runs"],
             **stage(given, "eval", EvaluationSettings),
         )
-        return on_gpu(task, given, "eval").set_display_name(f"evaluate: {variant.name}")
+        return with_store(on_gpu(task, given, "eval")).set_display_name(f"evaluate: {variant.name}")
 
 
 def _reads_new_tokens(variant: Variant) -> bool:

@@ -225,8 +225,8 @@ def as_table(costs: list[Cost], gpu: Gpu) -> str:
         memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
         sizes = f"{cost.disk_bytes / GIB:,.1f} GiB | {cost.s3_bytes / GIB:,.1f} GiB"
         lines.append(f"| {cost.step} | {hours} | {memory} | {sizes} | {cost.requests:,} |")
-    hours = sum(cost.gpu_hours or 0 for cost in costs)
+    total = sum(cost.gpu_hours or 0 for cost in costs)
     stored = sum(cost.s3_bytes for cost in costs) / GIB
     return "\n".join(
-        [*lines, f"| **all** | **{hours:,.2f}** | | | **{stored:,.1f} GiB** | {sum(c.requests for c in costs):,} |"]
+        [*lines, f"| **all** | **{total:,.2f}** | | | **{stored:,.1f} GiB** | {sum(c.requests for c in costs):,} |"]
     )

@@ -75,7 +75,7 @@ class Rerunnable:
 STEPS = {
     "prepare_corpus": Rerunnable(prepare_corpus, "corpus", on_cpu),
     "fetch_backbone": Rerunnable(fetch_backbone, "backbone", on_cpu),
-    "mine_negatives": Rerunnable(mine_negatives, "mine", on_cpu),
+    "mine_negatives": Rerunnable(mine_negatives, "mine", on_gpu),
     "adapt_backbone": Rerunnable(adapt_backbone, "adapt", on_gpu),
     "tune_retriever": Rerunnable(tune_retriever, "tune", on_gpu),
     "build_index": Rerunnable(build_index, "index", on_gpu),

@@ -100,6 +100,6 @@ def parameter_help() -> dict[str, str]:
     for prefix in ALL_SETTINGS:
         meanings[f"{prefix}_cpus"] = f"Processors that the {prefix} stage requests, as Kubernetes counts them."
         meanings[f"{prefix}_memory"] = f"Memory that the {prefix} stage requests and may use, as 8Gi."
-    for prefix in ("adapt", "tune", "index", "eval"):
+    for prefix in ("mine", "adapt", "tune", "index", "eval"):
         meanings[f"{prefix}_gpus"] = f"GPUs (and processes) of a pod of the {prefix} stage: 0, 1, 2, 4, 8 or 16."
     return meanings | {"index_parts": PARTS_HELP} | RUN_HELP

@@ -227,7 +227,7 @@ def train_retriever(
     original = fetched.outputs["backbone"]
 
     mined = mining.mine_negatives(collection=collection, **stage(given, "mine", MiningSettings))
-    on_cpu(mined, given, "mine")
+    with_store(on_gpu(mined, given, "mine"))
     pairs = mined.outputs["training_set"]
 
     adapted = adaptation.adapt_backbone(
@@ -258,7 +258,7 @@ def train_retriever(
         bm25_runs=mined.outputs["bm25_runs"],
         **stage(given, "eval", EvaluationSettings),
     )
-    on_gpu(judged, given, "eval")
+    with_store(on_gpu(judged, given, "eval"))
 
     decided = promotion.promote(
         evaluation=judged.outputs["evaluation"],

@@ -24,7 +24,7 @@ STEP = Step(
         "retriever": "Retriever from tune_retriever.",
         "collection": "Collection from prepare_corpus.",
     },
-    outputs={"index": "Shards of vectors and passage ids, and manifest.json."},
+    outputs={"index": "manifest.json, and the shards of vectors and passage ids unless they are at shards_uri."},
 )
 
 if __name__ == "__main__":

@@ -18,6 +18,19 @@ def build_index(
     shard_passages: int,
     dtype: str,
     precision: str,
+    processes: int,
+    shards_uri: str,
+    kind: str,
+    hnsw_m: int,
+    hnsw_ef_construction: int,
+    hnsw_ef_search: int,
+    hnsw_threads: int,
+    ivf_lists: int,
+    ivf_probes: int,
+    pq_bytes: int,
+    train_sample: int,
+    refine: int,
+    memory_gib: float,
 ) -> dsl.ContainerSpec:
     """Encodes the corpus in shards and describes them as a searchable index."""
     return container(STEP, "gpu")

@@ -25,6 +25,7 @@ STEP = Step(
         "index": "The output of build_index.",
         "retriever": "The output of tune_retriever.",
         "backbone": "The output of fetch_backbone: the un-tuned baseline.",
+        "adapted": "The output of adapt_backbone: re-ranks by query likelihood, and shows where attention goes.",
         "collection": "The output of prepare_corpus: queries and judgments.",
         "bm25_runs": "The BM25 runs of mine_negatives.",
     },

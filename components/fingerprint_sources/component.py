@@ -12,8 +12,10 @@ from components.fingerprint_sources.__main__ import STEP
 def fingerprint_sources(
     corpus_fingerprint: OutputPath(str),
     backbone_fingerprint: OutputPath(str),
+    part_numbers: OutputPath(list[int]),
     corpus_uri: str,
     backbone: str,
+    parts: int,
 ) -> dsl.ContainerSpec:
     """Looks at the corpus and the backbone, never from the cache, so that the steps that read them notice changes."""
     return container(STEP, "cpu")

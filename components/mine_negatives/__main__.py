@@ -7,10 +7,10 @@ from llm_retriever.settings import MiningSettings
 
 
 def run(step: StepRun[MiningSettings]) -> None:
-    """Mines the negatives and makes the BM25 runs."""
+    """Mines the negatives and makes the sparse runs."""
     from llm_retriever.mining import negatives
 
-    names = ("training_set", "bm25_runs", "statistics")
+    names = ("training_set", "bm25_runs", "statistics", "picture")
     manifest = negatives.mine(step.settings, step.inputs["collection"], *(step.outputs[name] for name in names))
     counts = manifest["counts"]
     step.metadata["training_set"] = {name: counts[name] for name in ("queries", "examples", "negatives")}
@@ -25,8 +25,9 @@ STEP = Step(
     inputs={"collection": "The output of prepare_corpus; it must have a split `train`."},
     outputs={
         "training_set": "Training queries with their positives, their hard negatives and where each was found.",
-        "bm25_runs": "A TREC run of BM25 for every other split, the baseline of evaluate.",
+        "bm25_runs": "TREC runs of BM25 and of the further `baselines` for every other split: baselines of evaluate.",
         "statistics": "What was mined, as Markdown: counts, ranks, scores, queries dropped and why.",
+        "picture": "The same to look at: ranks, scores, overlap of the sources, likely false negatives.",
     },
 )
 

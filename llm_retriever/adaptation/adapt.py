@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from transformers import AutoTokenizer
 
 from llm_retriever import files, methods
 from llm_retriever import settings as steps
+from llm_retriever.adaptation.lengths import refuse_too_long
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.vocabulary import added_tokens, extended, new_token_ids
 from llm_retriever.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
+from llm_retriever.chunks import ByLength
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
@@ -31,6 +34,8 @@ LOG_FILE = "training_log.json"
 PROBES = 8
 OBJECTIVES = {"ql": "query_likelihood", "ebae_ebar": "ebae_ebar", "mntp": "mntp", "simcse": "simcse"}
 """Module of every adaptation; its `objective(task)` gives what is trained."""
+BY_LENGTH = ("ql", "ebae_ebar")
+"""Adaptations whose rows differ in length."""
 
 
 def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
@@ -63,17 +68,31 @@ def adapt(
         InputError: An input is not what it should be, or the training cannot be run as asked.
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
-    first, _, rest = settings.method.partition("+")
-    if rest:
-        return _in_sequence(settings, (first, rest), backbone, collection, training_set, adapted)
     if settings.method == "none":
         with files.atomic_directory(adapted) as draft:
             pass_through(backbone, draft)
         return TrainingLog()
+    stages = [
+        steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": m}) for m in settings.method.split("+")
+    ]
+    refuse_unfit(stages, backbone)
+    if len(stages) > 1:
+        return _in_sequence(stages[0], stages[1], backbone, collection, training_set, adapted)
     run, data = _planned(settings, backbone, collection, training_set, adapted)
     log = _adapted(settings, run, data, backbone, collection, training_set, adapted)
     discard_checkpoints(run)
     return log
+
+
+def refuse_unfit(stages: Sequence[AdaptationSettings], backbone: Path) -> None:
+    """Refuses, before weights are loaded, what is no backbone, and rows that are longer than it reads.
+
+    Raises:
+        InputError: Naming the setting to change.
+    """
+    load_lineage(backbone)
+    for stage in stages:
+        refuse_too_long(resolved_recipe(stage), resolved_method(stage), backbone)
 
 
 def _planned(
@@ -100,13 +119,14 @@ def _adapted(
     with files.atomic_directory(adapted) as draft:
         with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
             log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
+        log.save(draft / LOG_FILE)
         save_lineage(draft, lineage.then(_stage(settings, run, data, log)))
     return log
 
 
 def _in_sequence(
-    settings: AdaptationSettings,
-    named: tuple[str, str],
+    one: AdaptationSettings,
+    two: AdaptationSettings,
     backbone: Path,
     collection: Path,
     training_set: Path,
@@ -117,10 +137,9 @@ def _in_sequence(
     What the first one made lies beside the output until the second one is complete, and so do its checkpoints in the
     store: where the disk is lost in between, it goes on from its last checkpoint.
     """
-    one, two = (steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": name}) for name in named)
     run, data = _planned(one, backbone, collection, training_set, adapted)
     key = run.checkpoints.name if run.checkpoints else ""
-    between = adapted.with_name(f".{adapted.name}.{named[0]}-{key}")
+    between = adapted.with_name(f".{adapted.name}.{one.method}-{key}")
     if not between.exists():
         _adapted(one, run, data, backbone, collection, training_set, between)
     log = adapt(two, between, collection, training_set, adapted)
@@ -194,8 +213,9 @@ def work(job: dict[str, Any]) -> None:
 
 
 def objective(method: str, task: Task) -> Objective:
-    """The objective of an adaptation, by its name."""
-    return importlib.import_module(f"llm_retriever.adaptation.{OBJECTIVES[method]}").objective(task)
+    """The objective of an adaptation, by its name; rows that differ in length go through the model by length."""
+    found: Objective = importlib.import_module(f"llm_retriever.adaptation.{OBJECTIVES[method]}").objective(task)
+    return dataclasses.replace(found, loss=ByLength(found.loss)) if method in BY_LENGTH else found
 
 
 def _probe(found: Objective) -> list[list[int]]:

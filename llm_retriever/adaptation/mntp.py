@@ -9,26 +9,38 @@ Source: BehnamGhader et al. (LLM2Vec, arXiv 2404.05961), section 2.1; masking as
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import os
+import random
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from llm_retriever import files
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.query_likelihood import mean_count
 from llm_retriever.batches import pad_id, padded
-from llm_retriever.collection import Collection
+from llm_retriever.collection import CORPUS_FILE, Collection, Passage
 from llm_retriever.errors import InputError
+from llm_retriever.launching import STOP_FILE
 from llm_retriever.methods import MntpRecipe
 from llm_retriever.prompts import passage_text, plain_ids, symbol_ids
+from llm_retriever.sharding import world_size
 
 IGNORED = -100
 """Label of a position that nothing is predicted for."""
 PASSAGES_AT_ONCE = 1000
+RUN, MARGIN = 20, 1.1
+"""Consecutive passages that are drawn together, and how many more tokens than wanted the guess is to give."""
+SHARED_FILE = "tokens.int32"
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the tokens to predict that BERT masks, and that it replaces by random ones; the others stay."""
 
@@ -80,13 +92,62 @@ def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
 
     The texts are tokenised a thousand at a time: memory is the same for every collection.
     """
-    (end,) = symbol_ids(tokenizer, ["eos"])
     with tempfile.TemporaryFile() as file:
-        while some := list(itertools.islice(texts, PASSAGES_AT_ONCE)):
-            closed = itertools.chain.from_iterable((*ids, end) for ids in plain_ids(tokenizer, some))
-            file.write(np.fromiter(closed, np.int32).tobytes())
-        file.flush()
-        return np.memmap(file, np.int32, mode="r") if file.tell() else np.empty(0, np.int32)
+        _write_ids(texts, tokenizer, file)
+        return _mapped(file)
+
+
+def shared_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
+    """As `token_stream`, made by one of the processes that `launching.launch` has started, and read by all of them.
+
+    The ids lie in the launch's own directory, which vanishes with it.
+    """
+    if world_size() == 1 or STOP_FILE not in os.environ:
+        return token_stream(texts, tokenizer)
+    path = Path(os.environ[STOP_FILE]).with_name(SHARED_FILE)
+    if os.environ["RANK"] == "0":
+        with files.atomic_file(path) as draft, draft.open("wb") as file:
+            _write_ids(texts, tokenizer, file)
+    while not path.exists():  # If the one that makes it ends with an error, torchrun ends this process.
+        time.sleep(0.1)
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        return _mapped(file)
+
+
+def _write_ids(texts: Iterator[str], tokenizer: Any, file: IO[bytes]) -> None:
+    (end,) = symbol_ids(tokenizer, ["eos"])
+    while some := list(itertools.islice(texts, PASSAGES_AT_ONCE)):
+        closed = itertools.chain.from_iterable((*ids, end) for ids in plain_ids(tokenizer, some))
+        file.write(np.fromiter(closed, np.int32).tobytes())
+    file.flush()
+
+
+def _mapped(file: IO[bytes]) -> NDArray[np.int32]:
+    """What an open file holds up to where it stands."""
+    return np.memmap(file, np.int32, mode="r") if file.tell() else np.empty(0, np.int32)
+
+
+def chosen_passages(collection: Collection, tokenizer: Any, wanted: int | None, seed: int) -> Iterator[Passage]:
+    """Passages of about `wanted` tokens, a little more rather than less, in the collection's order; None = all.
+
+    Of a collection that holds more, runs of consecutive passages are drawn by seed. How much it holds is guessed from the
+    tokens in the bytes of its first passages.
+    """
+    runs = -(-collection.passage_count // RUN)
+    needed = runs if wanted is None else math.ceil(MARGIN * runs * wanted / _tokens(collection, tokenizer)) + 1
+    drawn = set(random.Random(f"{seed} passages").sample(range(runs), min(runs, needed)))  # noqa: S311
+    return (passage for number, passage in enumerate(collection.passages()) if number // RUN in drawn)
+
+
+def _tokens(collection: Collection, tokenizer: Any) -> float:
+    """A guess at the collection's tokens."""
+    with (collection.directory / CORPUS_FILE).open("rb") as corpus:
+        lines = list(itertools.islice(corpus, PASSAGES_AT_ONCE))
+    rows = [json.loads(line) for line in lines]
+    ids = plain_ids(tokenizer, [passage_text(row["title"], row["text"]) for row in rows])
+    size = (collection.directory / CORPUS_FILE).stat().st_size
+    return sum(len(row) + 1 for row in ids) * size / sum(map(len, lines)) if lines else 1.0
 
 
 class BlockCollator:
@@ -201,6 +262,9 @@ def objective(task: Task) -> Objective:
     recipe = task.recipe
     assert isinstance(recipe, MntpRecipe)  # noqa: S101
     collate, joiner = BlockCollator(recipe, task.tokenizer), task.method.title_joiner
-    texts = (passage_text(p.title, p.text, joiner) for p in Collection.open(task.collection).passages())
-    dataset = BlockDataset(token_stream(texts, task.tokenizer), recipe.passage_length, task.seed)
+    collection, schedule = Collection.open(task.collection), recipe.schedule
+    wanted = schedule.batch_size * schedule.max_steps * recipe.passage_length if schedule.max_steps > 0 else None
+    passages = chosen_passages(collection, task.tokenizer, wanted, task.seed)
+    texts = (passage_text(p.title, p.text, joiner) for p in passages)
+    dataset = BlockDataset(shared_stream(texts, task.tokenizer), recipe.passage_length, task.seed)
     return Objective(dataset, collate, MaskedLoss())

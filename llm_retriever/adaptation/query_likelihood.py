@@ -111,7 +111,7 @@ class PairCollator:
         self.recipe, self.tokenizer, self.lookup, self.padding_side = recipe, tokenizer, lookup, padding_side
         self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")
         self.embedding, (self.end,) = symbol_ids(tokenizer, embedding_tokens), symbol_ids(tokenizer, ["eos"])
-        self.hidden = hidden_id(tokenizer)
+        self.hidden = hidden_id(tokenizer) if recipe.corruption_ratio > 0 else self.end
 
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Makes a batch.
@@ -120,7 +120,10 @@ class PairCollator:
             `input_ids` and `attention_mask` (1 on real tokens) int64 [B, width]; `embedding` int64 [B], the position of
             the first [E]; `targets` bool [B, width], the tokens that the loss is on.
         """
-        documents, queries = self._documents(pairs), self._queries(pairs)
+        return self.assembled(self._documents(pairs), self.query_ids([pair.query for pair in pairs]))
+
+    def assembled(self, documents: Sequence[list[int]], queries: Sequence[list[int]]) -> dict[str, Tensor]:
+        """The batch of worded document parts and of the query parts behind them, one of each a row."""
         rows = [[*d, *self.embedding, *q] for d, q in zip(documents, queries, strict=True)]
         batch = padded(rows, self.end, self.padding_side)
         width = batch["input_ids"].shape[1]
@@ -145,8 +148,9 @@ class PairCollator:
             [corrupt_tokens(body, ratio, draw, self.hidden) for body, draw in zip(bodies, draws, strict=True)]
         )
 
-    def _queries(self, pairs: Sequence[Pair]) -> list[list[int]]:
-        encoded = plain_ids(self.tokenizer, [pair.query.strip() for pair in pairs])
+    def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
+        """Ids of query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""
+        encoded = plain_ids(self.tokenizer, [query.strip() for query in queries])
         return [[*ids[: self.recipe.query_length - 1], self.end] for ids in encoded]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,18 @@ CACHED_PASSAGES = 100_000
 
 @dataclass(frozen=True)
 class Group:
-    """A training query and the ids of its g passages, the positive first."""
+    """A training query and the ids of its g passages, the positive first.
+
+    Attributes:
+        query, passages: The query's text and the ids.
+        positives: Ids of all positives of the query.
+        teacher: A teacher's score of each of `passages`; None = there is none for one of them.
+    """
 
     query: str
     passages: tuple[str, ...]
+    positives: tuple[str, ...] = ()
+    teacher: tuple[float, ...] | None = None
 
 
 class ContrastiveDataset:
@@ -62,7 +71,16 @@ class ContrastiveDataset:
         row = self._row(item)
         positives = [positive["id"] for positive in row["positives"]]
         positive = positives[(item + self.seed + self.epoch) % len(positives)]
-        return Group(row["query"], (positive, *self._negatives(item, row, positives)))
+        passages = (positive, *self._negatives(item, row, positives))
+        scores = {entry["id"]: entry.get("score_teacher") for entry in (*row["negatives"], *row["positives"])}
+        teacher = tuple(scores[passage] for passage in passages if scores.get(passage) is not None)
+        return Group(row["query"], passages, tuple(positives), teacher if len(teacher) == len(passages) else None)
+
+    def sources(self) -> Iterator[str]:
+        """The data set that each example comes from, in order; "" where the training set does not say."""
+        with self.path.open("rb") as lines:
+            for line in lines:
+                yield json.loads(line).get("source", "")
 
     def _row(self, item: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
@@ -112,11 +130,13 @@ class GroupCollator:
         Returns:
             `query_ids`, `query_mask` int64 [B, width]; `passage_ids`, `passage_mask` int64 [B·g, width], where row i·g
             is the positive of query i; unless the vector is the last token's, `query_pooled` int64 [B] and
-            `passage_pooled` int64 [B·g], the tokens that it is the mean of.
+            `passage_pooled` int64 [B·g], the tokens that it is the mean of. `passage_numbers` int64 [B·g] and
+            `positive_numbers` int64 [B, most positives of a query], a number for each passage's id, filled up with -1;
+            `teacher` float32 [B, g], where all groups have a teacher's scores.
         """
         queries = self._side("query", self.queries, self.queries.batch([group.query for group in groups]))
         passages = self._passage_ids([p for group in groups for p in group.passages])
-        return queries | self._side("passage", self.passages, passages)
+        return queries | self._side("passage", self.passages, passages) | _known(groups)
 
     def _side(self, name: str, encoder: PromptEncoder, rows: list[list[int]]) -> dict[str, Tensor]:
         batch = padded(rows, self.pad, "right")
@@ -134,3 +154,20 @@ class GroupCollator:
         for passage, tokens in zip(missing, self.passages.batch(texts), strict=True):
             self._cache[passage] = np.asarray(tokens, dtype=np.int32)
         return [self._cache[passage].tolist() for passage in ids]
+
+
+def _known(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """What is known of the passages beside their texts."""
+    most = max(len(group.positives) for group in groups)
+    positives = [[*map(number, group.positives), *[-1] * (most - len(group.positives))] for group in groups]
+    known = {
+        "passage_numbers": torch.tensor([number(passage) for group in groups for passage in group.passages]),
+        "positive_numbers": torch.tensor(positives, dtype=torch.int64).view(len(groups), most),
+    }
+    teacher = [group.teacher for group in groups if group.teacher is not None]
+    return known | ({"teacher": torch.tensor(teacher)} if len(teacher) == len(groups) else {})
+
+
+def number(identifier: str) -> int:
+    """A number of 63 bits for an id, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest()) >> 1

@@ -13,26 +13,47 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.batches import read_out
+from llm_retriever.chunks import agreed, chunked, limits_of
 from llm_retriever.contrastive.gradient_cache import recomputed
 from llm_retriever.methods import Method
 
-ROWS_AT_ONCE_ON_CPU = 16
 
-
-def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float, copies: Tensor | None = None) -> Tensor:
     """`-(1/B) Σ_i log( exp(s(q_i, d_{i·g}) / τ) / Σ_{j<B·g} exp(s(q_i, d_j) / τ) )`, with s the inner product.
 
     Args:
         queries: float [B, dimension]; of length 1 where s is to be the cosine.
         passages: float [B·g, dimension]; row i·g is the positive of query i.
         temperature: τ.
+        copies: bool [B, B·g]; what is left out of the sum. None = nothing.
 
     Returns:
         A scalar.
     """
     scores = queries @ passages.T / temperature
+    if copies is not None:
+        scores = scores.masked_fill(copies, float("-inf"))
     group = passages.shape[0] // queries.shape[0]
     return functional.cross_entropy(scores, torch.arange(queries.shape[0], device=scores.device) * group)
+
+
+def distillation_loss(queries: Tensor, passages: Tensor, temperature: float, teacher: Tensor) -> Tensor:
+    """`(1/B) Σ_i KL( softmax(t_i) ‖ softmax(s(q_i, d_{i·g}) / τ, …, s(q_i, d_{i·g+g-1}) / τ) )`: each query's own passages.
+
+    Source: as in RocketQAv2 (Ren et al., arXiv 2110.07367), Eq. 5, and FlagEmbedding's knowledge distillation.
+
+    Args:
+        queries: float [B, dimension].
+        passages: float [B·g, dimension].
+        temperature: τ, of the student.
+        teacher: float [B, g], t, already divided by a temperature of its own.
+
+    Returns:
+        A scalar.
+    """
+    scores = torch.einsum("bd,bgd->bg", queries, passages.unflatten(0, teacher.shape)) / temperature
+    own, given = (functional.log_softmax(values.float(), dim=-1) for values in (scores, teacher))
+    return functional.kl_div(own, given, reduction="batchmean", log_target=True)
 
 
 def gathered(vectors: Tensor) -> Tensor:
@@ -52,17 +73,37 @@ def gathered(vectors: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def copies_of_positives(passages: Tensor, positives: Tensor) -> Tensor:
+    """Where the pool of all processes has a positive of a query, but for the one that it is trained on.
+
+    Args:
+        passages: int64 [B·g], a number for each passage's id.
+        positives: int64 [B, most positives of a query], numbers of all its positives, filled up with -1.
+
+    Returns:
+        bool [processes · B, processes · B·g].
+    """
+    found = (gathered(passages)[None, :, None] == positives[:, None, :]).any(dim=-1)
+    found = gathered(found.to(torch.uint8)).bool()
+    own = torch.arange(len(found), device=found.device)
+    found[own, own * (found.shape[1] // len(found))] = False
+    return found
+
+
 class ContrastiveLoss:
     """The loss of a micro-batch: encodes it, gathers all processes' vectors, and scores every query against the pool.
 
     Args:
-        method: Attention, normalisation, temperature and gradient cache. Under causal attention padding on the right
-            needs no mask, and the fast kernels apply; a bidirectional model (`config.is_causal` False) gets the mask.
+        method: Attention, normalisation, temperature, gradient cache, masking and distillation. Under causal attention
+            padding on the right needs no mask, and the fast kernels apply; a bidirectional model (`config.is_causal`
+            False) gets the mask.
     """
 
     def __init__(self, method: Method) -> None:
         self.masked, self.normalise = method.attention == "bidirectional", method.normalise
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
+        self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
+        self.teacher_temperature = method.tuning.distillation_temperature
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
@@ -70,36 +111,35 @@ class ContrastiveLoss:
         Data parallelism averages gradients over the processes, each of which only has its own rows' share: the factor
         undoes the average.
         """
-        queries = gathered(self.encode(model, *_side(batch, "query")))
-        passages = gathered(self.encode(model, *_side(batch, "passage")))
-        loss = contrastive_loss(queries, passages, self.temperature)
+        vectors = self.encode(model, *_both_sides(batch)).split([len(batch["query_ids"]), len(batch["passage_ids"])])
+        loss = self._of(batch, *map(gathered, vectors))
         others = (dist.get_world_size() if dist.is_initialized() else 1) - 1
         return loss + others * (loss - loss.detach()) if others else loss
+
+    def _of(self, batch: dict[str, Tensor], queries: Tensor, passages: Tensor) -> Tensor:
+        copies = None
+        if self.mask_positives and "passage_numbers" in batch:
+            copies = copies_of_positives(batch["passage_numbers"], batch["positive_numbers"])
+        loss = contrastive_loss(queries, passages, self.temperature, copies)
+        if not self.weight:
+            return loss
+        teacher = gathered(batch["teacher"]) / self.teacher_temperature
+        return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
     def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Vectors of right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.read_out`.
 
-        With a gradient cache, and on a CPU, rows of like length go through the model together, a few at a time, which
-        saves padding and keeps to the memory or to the caches. How often the model is called depends on the number of
-        rows alone: ZeRO-3 needs it to be the same in every process.
+        Rows of like length go through the model together, at most `gradient_cache` of them where there is one.
         """
-        at_once = self._rows_at_once(ids)
-        if len(ids) <= at_once:
-            return self._chunk(model, ids, mask, pooled)
-        lengths = mask.sum(dim=1)
-        order = lengths.argsort(stable=True)
+        lengths = mask.sum(dim=1).tolist()
+        chunks = agreed(chunked(lengths, limits_of(model, ids.device, self.gradient_cache)), ids.device)
         parts = []
-        for rows in order.split(at_once):
-            width = int(lengths[rows[-1]])
+        for chunk in chunks:
+            rows, width = torch.tensor(chunk, device=ids.device), max(lengths[row] for row in chunk)
             counts = None if pooled is None else pooled[rows]
             parts.append(self._chunk(model, ids[rows, :width], mask[rows, :width], counts))
+        order = torch.tensor([row for chunk in chunks for row in chunk], device=ids.device)
         return torch.cat(parts)[order.argsort()]
-
-    def _rows_at_once(self, ids: Tensor) -> int:
-        bounds = [self.gradient_cache or len(ids)]
-        if ids.device.type == "cpu":
-            bounds.append(ROWS_AT_ONCE_ON_CPU)
-        return min(bounds)
 
     def _chunk(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
         if self.gradient_cache:
@@ -112,5 +152,12 @@ class ContrastiveLoss:
         return read_out(hidden, mask, self.normalise, pooled)
 
 
-def _side(batch: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    return batch[f"{name}_ids"], batch[f"{name}_mask"], batch.get(f"{name}_pooled")
+def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ids, mask and pooled counts of the queries and, below them, of the passages; they go through the model together."""
+    width = max(batch["query_ids"].shape[1], batch["passage_ids"].shape[1])
+    ids, mask = (
+        torch.cat([functional.pad(side, (0, width - side.shape[1])) for side in sides])
+        for sides in ((batch[f"query_{name}"], batch[f"passage_{name}"]) for name in ("ids", "mask"))
+    )
+    pooled = torch.cat([batch["query_pooled"], batch["passage_pooled"]]) if "query_pooled" in batch else None
+    return ids, mask, pooled

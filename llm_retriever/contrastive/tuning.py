@@ -19,13 +19,14 @@ from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_line
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
+from llm_retriever.contrastive.sources import homogeneous
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
 from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
 from llm_retriever.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
-from llm_retriever.training_set import TrainingSet, check
+from llm_retriever.training_set import EXAMPLES_FILE, TrainingSet, check
 from llm_retriever.weights import attach_lora, load_backbone, save_model
 
 MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
@@ -76,6 +77,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     if not len(examples):
         raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
     check(examples, source)
+    refuse_without_teacher(row, examples)
     refuse_unfit(row, adapted)
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
@@ -91,11 +93,33 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
         processes = resolve_processes(settings.processes)
         launch(__name__, job, Path(scratch), processes=processes, deepspeed=settings.deepspeed)
         log = TrainingLog.load(job["log"])
+        log.save(draft / LOG_FILE)
         stage = Stage("contrastive", _stage_settings(row, run, processes), examples.digest, log.seconds, log.examples)
         digest = weights_digest(draft / MODEL)
         RetrieverCard.of(row, lineage.then(stage), weights=digest, versions=versions()).save(draft)
     discard_checkpoints(run)
     return log
+
+
+def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
+    """Refuses to distil a teacher that the training set holds no scores of.
+
+    Raises:
+        InputError: The first example without them.
+    """
+    if not row.tuning.distillation_weight:
+        return
+    for line, example in enumerate(examples.examples(), 1):
+        if example.has_teacher and example.negatives:
+            continue
+        lacks = "a teacher's score for a passage" if example.negatives else "negatives that a teacher has scored"
+        raise InputError(
+            f"query {example.query_id!r} lacks {lacks}",
+            file=examples.directory / EXAMPLES_FILE,
+            line=line,
+            field="score_teacher",
+            mend="score every positive and negative, or use distillation_weight=0",
+        )
 
 
 def refuse_unfit(row: Method, backbone: Path) -> None:
@@ -150,7 +174,9 @@ def work(job: dict[str, Any]) -> None:
     row = resolved_method(settings)
     tokenizer = AutoTokenizer.from_pretrained(paths["adapted"])
     collate = GroupCollator(row, tokenizer, Collection.open(paths["collection"]).lookup())
-    dataset = ContrastiveDataset(paths["training_set"], row.tuning.passages_per_query, run.seed)
+    dataset: Any = ContrastiveDataset(paths["training_set"], row.tuning.passages_per_query, run.seed)
+    if row.tuning.sources == "homogeneous":
+        dataset = homogeneous(dataset, row.tuning.schedule.batch_size, run.seed)
     model = load_backbone(paths["adapted"], run, tune=row.tuning.tune, head=False, attention=row.attention)
     if row.tuning.tune == "lora":
         model = attach_lora(model, row.tuning.lora, run.seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.evaluation import comparison_report
-from llm_retriever.evaluation.metrics import parse_measures
+from llm_retriever.evaluation.metrics import mean_of_systems, parse_measures
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, Comparison, compare, hommel
 from llm_retriever.evaluation.variants import (
     BACKBONE,
@@ -23,6 +23,7 @@ from llm_retriever.evaluation.variants import (
     RETRIEVER,
     SHARED,
     UNTUNED,
+    ZERO_SHOT,
     Variant,
     check_alike,
     chosen_reference,
@@ -37,6 +38,16 @@ FAMILIES = {
     "comparisons": "all other systems × the primary metric × one split",
     "pairs": "all pairs of variants × the primary metric × one split",
 }
+FACTS = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
+COSTS = ("index_seconds", "index_bytes", "passages_per_second")
+EFFICIENCY = (
+    "training_process_hours",
+    "batch_size",
+    "tokens_per_second",
+    "padding_share",
+    "peak_memory_bytes",
+    "parameters",
+)
 NOT_STAGE_ONE = ("pretraining", "contrastive")
 
 
@@ -71,6 +82,7 @@ def compare_evaluations(
 def results(variants: list[Variant], reference: str) -> dict[str, Any]:
     """The content of `comparison.json`: systems × measures and tests by split, costs by variant."""
     first = variants[0].content
+    splits = {split: _split(variants, reference, split) for split in first["splits"]}
     return {
         "format": FORMAT,
         **{key: first[key] for key in SHARED},
@@ -79,10 +91,23 @@ def results(variants: list[Variant], reference: str) -> dict[str, Any]:
         "significance": {"level": ALPHA, "correction": "Hommel", "families": FAMILIES, "draws": DRAWS},
         "untuned": {name: variant.name for name, variant in _untuned(variants).items()},
         "variants": {variant.name: _facts(variant) for variant in variants},
-        "splits": {split: _split(variants, reference, split) for split in first["splits"]},
+        "splits": splits,
+        **_zero_shot(first, splits),
         "costs": {variant.name: costs(variant.content) for variant in variants},
+        "versions": first.get("versions", {}),
         "notes": _notes(variants),
     }
+
+
+def _zero_shot(first: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+    """The means of the zero-shot collections, and the mean over them; {} where there are none."""
+    collections = {
+        name: mean_of_systems([splits[split]["systems"] for split in told["splits"]])
+        for name, told in first.get(ZERO_SHOT, {}).get("collections", {}).items()
+    }
+    if not collections:
+        return {}
+    return {ZERO_SHOT: {"collections": collections, "mean": mean_of_systems(list(collections.values()))}}
 
 
 def _facts(variant: Variant) -> dict[str, Any]:
@@ -112,12 +137,26 @@ def _untuned(variants: list[Variant]) -> dict[str, Variant]:
 
 
 def _systems(variants: list[Variant], split: str) -> dict[str, tuple[Variant, str]]:
-    """Every system of a split: the variants, BM25 and un-tuned backbones, and where their figures stand."""
+    """Every system of a split: the variants, BM25, un-tuned backbones and other baselines, and where their figures stand."""
     found = {variant.name: (variant, RETRIEVER) for variant in variants}
     lexical = next((v for v in variants if v.per_query(split, BM25) is not None), None)
     if lexical is not None:
         found[BM25] = (lexical, BM25)
-    return found | {name: (v, BACKBONE) for name, v in _untuned(variants).items() if v.per_query(split, BACKBONE)}
+    found |= {name: (v, BACKBONE) for name, v in _untuned(variants).items() if v.per_query(split, BACKBONE)}
+    return found | _others(variants, split, set(found))
+
+
+def _others(variants: list[Variant], split: str, taken: set[str]) -> dict[str, tuple[Variant, str]]:
+    """Further baselines: once where all variants that have one have the same, else one for each of these variants."""
+    names = (name for v in variants for name in v.content["splits"][split]["per_query"])
+    found: dict[str, tuple[Variant, str]] = {}
+    for name in dict.fromkeys(names):
+        having = [v for v in variants if name not in (RETRIEVER, BM25, BACKBONE) and v.per_query(split, name)]
+        if having and all(v.per_query(split, name) == having[0].per_query(split, name) for v in having):
+            found[f"{name} (baseline)" if name in taken else name] = (having[0], name)
+        else:
+            found |= {f"{name} of {v.name}": (v, name) for v in having}
+    return found
 
 
 def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any]:
@@ -126,7 +165,7 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
     per_query = {name: variant.per_query(split, system) or {} for name, (variant, system) in systems.items()}
     others = {name: values for name, values in per_query.items() if name != reference}
     return {
-        **{key: first[key] for key in ("queries", "judgments", "relevance_level")},
+        **{key: first[key] for key in FACTS if key in first},
         "systems": {name: v.content["splits"][split]["systems"][system] for name, (v, system) in systems.items()},
         "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
         "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
@@ -163,7 +202,8 @@ def costs(evaluation: Mapping[str, Any]) -> dict[str, float]:
         "adaptation_examples": sum(s["examples"] for s in training if s["stage"] not in NOT_STAGE_ONE),
         "tuning_seconds": _total(training, "seconds", ("contrastive",)),
         "tuning_examples": _total(training, "examples", ("contrastive",)),
-        **{key: told.get(key) for key in ("index_seconds", "index_bytes", "passages_per_second")},
+        **{key: told.get(key) for key in COSTS},
+        **{key: evaluation.get("efficiency", {}).get(key) for key in EFFICIENCY},
     }
     if "query_encoding_ms" in told and "query_search_ms" in told:
         found["query_ms"] = told["query_encoding_ms"] + told["query_search_ms"]
@@ -177,10 +217,14 @@ def _total(training: Iterable[Mapping[str, Any]], key: str, stages: tuple[str, .
 def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a `comparison.json` under names that Kubeflow can show; the system's name comes last."""
     measures = parse_measures(",".join(content["measures"]))
+    places = {split: found["systems"] for split, found in content["splits"].items()}
+    if zero_shot := content.get(ZERO_SHOT):
+        places |= {name: systems for name, systems in zero_shot["collections"].items() if name not in places}
+        places[ZERO_SHOT] = zero_shot["mean"]
     quality = {
-        f"{slug(split)}_{measure.key}_{slug(system)}": float(values[measure.name])
-        for split, found in content["splits"].items()
-        for system, values in found["systems"].items()
+        f"{slug(place)}_{measure.key}_{slug(system)}": float(values[measure.name])
+        for place, systems in places.items()
+        for system, values in systems.items()
         for measure in measures
     }
     return quality | {

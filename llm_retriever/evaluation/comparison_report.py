@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from llm_retriever.evaluation import plots, verdict
-from llm_retriever.evaluation.report import pages, size_as_text
-from llm_retriever.evaluation.variants import UNTUNED
+from llm_retriever.evaluation import plots, tables, verdict
+from llm_retriever.evaluation.costs_table import hours, large, size_as_text
+from llm_retriever.evaluation.report import pages, scatters
+from llm_retriever.evaluation.variants import BM25
 from llm_retriever.progress import seconds_as_text
 
-NOTHING = "–"
-COSTS = {
-    "pretraining_seconds": "backbone from scratch",
-    "adaptation_seconds": "stage one",
-    "adaptation_examples": "texts",
-    "tuning_seconds": "tuning",
-    "tuning_examples": "queries",
-    "index_seconds": "index",
-    "passages_per_second": "passages/s",
-    "index_bytes": "index size",
-    "query_ms": "ms a query",
+COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "batch_size": ("batch size", lambda v: f"{v:,}"),
+    "training_seconds": ("training", seconds_as_text),
+    "adaptation_seconds": ("stage one", seconds_as_text),
+    "adaptation_examples": ("texts", lambda v: f"{v:,}"),
+    "tuning_seconds": ("tuning", seconds_as_text),
+    "tuning_examples": ("queries", lambda v: f"{v:,}"),
+    "training_process_hours": ("process-hours", hours),
+    "index_seconds": ("index", seconds_as_text),
+    "index_bytes": ("index size", size_as_text),
+    "passages_per_second": ("passages/s", lambda v: f"{v:,.0f}"),
+    "tokens_per_second": ("tokens/s", lambda v: f"{v:,.0f}"),
+    "padding_share": ("padding", lambda v: f"{100 * v:.1f} %"),
+    "query_ms": ("ms a query", lambda v: f"{v:.1f}"),
+    "peak_memory_bytes": ("memory", size_as_text),
+    "parameters": ("weights", large),
+    "pretraining_seconds": ("backbone from scratch", seconds_as_text),
 }
-"""Columns of the table of costs, in order; one that no variant has a figure for is left out."""
+"""Columns of the table of costs, in order, and how their figures are written; one that no variant has is left out."""
 
 
 def render(comparison: Mapping[str, Any]) -> str:
     """The page of a `comparison.json`."""
     template = pages().get_template("comparison.html.jinja")
+    primary, reference = comparison["primary_metric"], comparison["reference"]
+    own, variants = tables.own_splits(comparison), list(comparison["variants"])
     return template.render(
         comparison=comparison,
-        primary=comparison["primary_metric"],
-        reference=comparison["reference"],
-        legend=legend(comparison["reference"]),
+        primary=primary,
+        reference=reference,
+        legend=legend(reference),
         headline=headline,
-        findings=findings,
-        forests={name: _forest(split) for name, split in comparison["splits"].items()},
-        matrices={name: matrix(split, list(comparison["variants"])) for name, split in comparison["splits"].items()},
+        own=own,
+        forests={name: _forest(split) for name, split in own.items()},
+        matrices={name: matrix(split, variants) for name, split in own.items()},
+        scatters=scatters(own, reference, primary, _telling(comparison)),
+        zero_shot=tables.zero_shot_table(comparison, primary),
+        zero_shot_splits=tables.zero_shot_splits(comparison),
+        zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
         costs=cost_table(comparison),
     )
 
@@ -57,33 +70,7 @@ def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metri
     highest = max(values.values())
     ahead = [variant for variant, value in values.items() if value == highest]
     what = f"the highest {verdict.label(metric)} of {len(values)} variants: {highest:.3f}"
-    return f"On {name}, {_listed(ahead)} {'has' if len(ahead) == 1 else 'have'} {what}."
-
-
-def findings(split: Mapping[str, Any], reference: str) -> list[str]:
-    """How the reference does against all other systems of a split, one sentence a kind of outcome."""
-    groups: dict[str, list[str]] = {}
-    for c in split["comparisons"]:
-        other = c["baseline"]
-        groups.setdefault(_outcome(c), []).append(f"the {other}" if other.startswith(UNTUNED) else other)
-    told = {
-        "better": f"{reference} is significantly better than",
-        "worse": f"{reference} is significantly worse than",
-        "disagree": f"Only one of two tests tells {reference} from",
-        "open": f"There is no significant difference between {reference} and",
-    }
-    joint = {"disagree": "or", "open": "or"}
-    return [f"{text} {_listed(groups[kind], joint.get(kind, 'and'))}." for kind, text in told.items() if kind in groups]
-
-
-def _outcome(c: Mapping[str, Any]) -> str:
-    if c["verdict"] == "significant":
-        return "better" if c["mean_difference"] > 0 else "worse"
-    return "disagree" if c["verdict"] == "tests disagree" else "open"
-
-
-def _listed(names: list[str], joint: str = "and") -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {joint} {names[-1]}"
+    return f"On {name}, {verdict.listed(ahead)} {'has' if len(ahead) == 1 else 'have'} {what}."
 
 
 def _forest(split: Mapping[str, Any]) -> Markup:
@@ -114,33 +101,42 @@ def matrix(split: Mapping[str, Any], variants: list[str]) -> list[tuple[str, lis
     return [(row, [cells.get((row, column)) for column in variants]) for row in variants]
 
 
+def _telling(comparison: Mapping[str, Any]) -> list[str]:
+    """The systems that the reference is shown against query by query: the best of the other variants, and BM25."""
+    own, metric = tables.own_splits(comparison), comparison["primary_metric"]
+    others = [variant for variant in comparison["variants"] if variant != comparison["reference"]]
+    best = max(others, key=lambda v: sum(split["systems"][v][metric] for split in own.values()), default="")
+    return [best, BM25]
+
+
 def cost_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads of the columns, and the figures of every variant as people read them."""
-    told = comparison["costs"]
+    """Heads of the columns, and the figures of every variant as people read them; the main metric comes first."""
+    metric, (split, results) = comparison["primary_metric"], next(iter(comparison["splits"].items()))
+    told = {name: _with_total(costs) for name, costs in comparison["costs"].items()}
     columns = [key for key in COSTS if any(costs.get(key) for costs in told.values())]
-    return {
-        "heads": [COSTS[key] for key in columns],
-        "rows": {name: [_cost(key, costs.get(key)) for key in columns] for name, costs in told.items()},
+    rows = {
+        name: [f"{results['systems'][name][metric]:.3f}", *(_cost(key, costs.get(key)) for key in columns)]
+        for name, costs in told.items()
     }
+    return {"heads": [f"{verdict.label(metric)}, {split}", *(COSTS[key][0] for key in columns)], "rows": rows}
+
+
+def _with_total(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs with the training time of both stages together."""
+    return {**costs, "training_seconds": costs.get("adaptation_seconds", 0) + costs.get("tuning_seconds", 0)}
 
 
 def _cost(key: str, value: float | None) -> str:
-    if not value:
-        return NOTHING
-    if key.endswith("_seconds"):
-        return seconds_as_text(value)
-    if key == "index_bytes":
-        return size_as_text(value)
-    return f"{value:.1f}" if key == "query_ms" else f"{value:,.0f}"
+    return COSTS[key][1](value) if value else tables.NOTHING
 
 
 def summary_markdown(comparison: Mapping[str, Any]) -> str:
     """Headline, table and pairs of every split, and the costs."""
     primary, variants = comparison["primary_metric"], list(comparison["variants"])
-    parts = ["# Comparison", ""]
+    parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
     for name, split in comparison["splits"].items():
         parts += [f"## {name}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
-        told = findings(split, comparison["reference"])
+        told = verdict.findings(split, comparison["reference"])
         parts += [f"**{headline(name, split, variants, primary)}** {' '.join(told)}", ""]
         parts += [*_results(split, comparison["measures"], primary), ""]
         parts += [f"- {note}" for note in split["notes"]] + [""] * bool(split["notes"])
@@ -151,6 +147,16 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
     parts += [*_markdown(["variant", *table["heads"]], table["rows"]), ""]
     parts += [f"- {note}" for note in comparison["notes"]]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
+    """Sentence and table of the zero-shot collections, where there are any."""
+    table = tables.zero_shot_table(comparison, primary)
+    if table is None:
+        return []
+    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in table["rows"]}
+    told = " ".join(verdict.zero_shot(comparison, primary, comparison["reference"]))
+    return ["## Zero-shot collections", "", told, "", *_markdown(["collection", *table["systems"]], rows), ""]
 
 
 def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:

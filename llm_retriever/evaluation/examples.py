@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,11 +67,12 @@ def judge(
     qrels: Mapping[str, Mapping[str, int]],
     run: Mapping[str, Mapping[str, float]],
     level: int,
+    highest: int = sys.maxsize,
 ) -> Judged:
-    """Scores a run and keeps what examples need of it."""
+    """Scores a run and keeps what examples need of it; arguments are those of `score_queries`."""
     longest = max((len(ranking) for ranking in run.values()), default=0)
     reciprocal = Measure("mrr", max(longest, 1))
-    scores = score_queries([*measures, reciprocal], qrels, run, relevance_level=level)
+    scores = score_queries([*measures, reciprocal], qrels, run, relevance_level=level, highest_level=highest)
     ranks = {query: round(1 / value) if value else 0 for query, value in scores[reciprocal.name].items()}
     top = {query: _best(run.get(query, {})) for query in qrels}
     return Judged({m.name: scores[m.name] for m in measures}, top, ranks)

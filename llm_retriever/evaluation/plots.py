@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 SCATTER_SIZE = 340
-SCATTER_MARGIN = 66
+SCATTER_MARGIN = 78
 SCATTER_CELLS = 20
 LARGEST_DISC = 13.0
 CURVE_POINTS = 400
@@ -38,9 +38,9 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """A difference as people write it: ``+0.041``, ``−0.020``, ``0.000``."""
-    text = f"{abs(value):.3f}"
+    text = f"{abs(value):.{digits}f}"
     return text if float(text) == 0 else ("+" if value > 0 else "−") + text
 
 
@@ -127,15 +127,15 @@ def _scatter_mark(value: float) -> str:
 
 def curve_plot(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
     """A line through ``(x, y)``, thinned to 400 means of neighbours; the words around it do not scale with it."""
-    thinned = _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
-    if len(thinned) < 2:
+    shown = thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+    if len(shown) < 2:
         return ""
-    ticks = nice_ticks(min(0.0, *(y for _, y in thinned)), max(y for _, y in thinned), wanted=4)
+    ticks = nice_ticks(min(0.0, *(y for _, y in shown)), max(y for _, y in shown), wanted=4)
     low, high = ticks[0], ticks[-1]
-    first, last = thinned[0][0], thinned[-1][0]
+    first, last = shown[0][0], shown[-1][0]
     line = " ".join(
         f"{1000 * (x - first) / ((last - first) or 1):.1f},{300 - 300 * (y - low) / ((high - low) or 1):.1f}"
-        for x, y in thinned
+        for x, y in shown
     )
     grid = "".join(
         f'<line class="grid" x1="0" x2="1000" y1="{300 - 300 * i / (len(ticks) - 1):.1f}" '
@@ -152,10 +152,14 @@ def curve_plot(points: Sequence[tuple[float, float]], x_label: str, y_label: str
     )
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most 400 points: means of neighbours; the first and the last x stay where they are."""
     size = math.ceil(len(points) / CURVE_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    found = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    if len(found) > 1:
+        found[0], found[-1] = (points[0][0], found[0][1]), (points[-1][0], found[-1][1])
+    return found
 
 
 def _tick(value: float) -> str:

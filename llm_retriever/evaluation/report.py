@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from llm_retriever.evaluation import plots, verdict
+from llm_retriever.evaluation import heat_map, plots, tables, verdict
+from llm_retriever.evaluation.costs_table import efficiency_rows, size_as_text
 from llm_retriever.evaluation.examples import Example
 from llm_retriever.progress import seconds_as_text
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A training curve: what it shows, and ``(update, loss)`` points."""
-
-    title: str
-    points: list[tuple[float, float]]
+SCATTERS = 3
+"""Baselines of a split that are shown query by query."""
+FEW = 3
+"""Comparisons of a split that get a sentence each on top of the page; of more, one sentence a kind of outcome."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,14 @@ def pages() -> jinja2.Environment:
         "value": _value,
         "bytes": size_as_text,
         "signed": plots.signed,
+        "percent": percent,
         "p_value": verdict.p_value,
     }
     page.globals |= {
         "headline": verdict.headline,
+        "overview": verdict.overview,
+        "findings": verdict.findings,
+        "in_a_sentence": verdict.in_a_sentence,
         "evidence": verdict.evidence,
         "label": verdict.label,
         "best": verdict.best,
@@ -56,65 +58,95 @@ def pages() -> jinja2.Environment:
     return page
 
 
-def render(
-    evaluation: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    examples: Mapping[str, SplitExamples],
-    curves: Sequence[Curve] = (),
-) -> str:
-    """Renders the page.
+def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples: Mapping[str, SplitExamples]) -> str:
+    """Renders the page; every number in it is one of `evaluation.json`, or of the collection's own account.
 
     Args:
         evaluation: The content of `evaluation.json`.
         manifest: The content of the collection's `collection.json`.
         examples: By split.
-        curves: Training curves, where the retriever brings them.
     """
-    template = pages().get_template("report.html.jinja")
-    return template.render(
-        evaluation=evaluation,
-        manifest=manifest,
-        primary=evaluation["primary_metric"],
-        legend=verdict.LEGEND,
-        forest=_forest(evaluation),
-        scatters=_scatters(evaluation),
-        examples={name: found for name, found in examples.items() if found.won or found.lost},
-        curves=[(curve.title, Markup(plot)) for curve in curves if (plot := _curve(curve))],  # noqa: S704
+    primary = evaluation["primary_metric"]
+    own = tables.own_splits(evaluation)
+    shown = {name: found for name, found in examples.items() if found.won or found.lost}
+    return (
+        pages()
+        .get_template("report.html.jinja")
+        .render(
+            evaluation=evaluation,
+            manifest=manifest,
+            primary=primary,
+            few=FEW,
+            own=own,
+            compared={name: split for name, split in own.items() if split["comparisons"]},
+            zero_shot=tables.zero_shot_table(evaluation, primary),
+            zero_shot_splits=tables.zero_shot_splits(evaluation),
+            zero_shot_sentences=verdict.zero_shot(evaluation, primary),
+            legend=verdict.LEGEND,
+            forest=_forest(own),
+            scatters=scatters(own, verdict.RETRIEVER, primary),
+            examples={name: found for name, found in shown.items() if name in own},
+            zero_shot_examples={name: found for name, found in shown.items() if name not in own},
+            costs=efficiency_rows(evaluation),
+            curves=_curves(evaluation),
+            attention=attention(evaluation),
+        )
     )
 
 
-def _forest(evaluation: Mapping[str, Any]) -> Markup | None:
+def _forest(splits: Mapping[str, Any]) -> Markup | None:
     rows = [
         plots.Difference(
-            f"{name}: against {c['baseline']}",
+            f"{name}: against {c['baseline']}" if len(splits) > 1 else f"against {c['baseline']}",
             c["mean_difference"],
             c["interval"] or (c["mean_difference"], c["mean_difference"]),
             c["verdict"] == "significant",
         )
-        for name, split in evaluation["splits"].items()
+        for name, split in splits.items()
         for c in split["comparisons"]
     ]
     return Markup(plots.forest_plot(rows)) if rows else None  # noqa: S704
 
 
-def _scatters(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One scatter plot a split, against its first baseline."""
-    metric = verdict.label(evaluation["primary_metric"])
+def scatters(
+    splits: Mapping[str, Any], reference: str, primary: str, others: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """Scatter plots of the reference against other systems of every split, query by query; None = the first three."""
     found = []
-    for name, split in evaluation["splits"].items():
-        for comparison in split["comparisons"][:1]:
-            ours, theirs = (split["per_query"][s] for s in (verdict.RETRIEVER, comparison["baseline"]))
+    for name, split in splits.items():
+        shown = [c for c in split["comparisons"] if others is None or c["baseline"] in others]
+        for comparison in shown[: SCATTERS if others is None else None]:
+            ours, theirs = (split["per_query"][system] for system in (reference, comparison["baseline"]))
             plot = plots.scatter_plot(
                 ((theirs[query], ours[query]) for query in ours),
-                f"{metric} of {verdict.in_a_sentence(comparison['baseline'])}",
-                f"{metric} of the retriever",
+                f"{verdict.label(primary)} of {verdict.in_a_sentence(comparison['baseline'])}",
+                f"{verdict.label(primary)} of {verdict.in_a_sentence(reference)}",
             )
             found.append({"split": name, "comparison": comparison, "plot": Markup(plot)})  # noqa: S704
     return found
 
 
-def _curve(curve: Curve) -> str:
-    return plots.curve_plot(curve.points, "update", "loss")
+def _curves(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    drawn = [(c["title"], plots.curve_plot(c["points"], "update", "loss")) for c in evaluation.get("curves", ())]
+    return [(title, Markup(plot)) for title, plot in drawn if plot]  # noqa: S704
+
+
+def attention(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The maps of the attention analysis, one a model, on a common scale."""
+    found = evaluation.get("attention")
+    if not found:
+        return []
+    largest = heat_map.scale(found)
+    return [
+        {
+            "model": name,
+            "share": model["embedding_share"],
+            "plot": Markup(  # noqa: S704
+                heat_map.heat_map(found["columns"], model["layers"], largest, f"Attention of the {name} by layer")
+            ),
+        }
+        for name, model in found["models"].items()
+    ]
 
 
 def _short(text: str) -> str:
@@ -125,16 +157,12 @@ def _short(text: str) -> str:
 def _value(value: Any) -> str:
     """A setting as people read it: nested settings as ``rank 32, alpha 64``."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, (list, tuple)):
         return " ".join(_value(inner) for inner in value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def size_as_text(number: float) -> str:
-    """A number of bytes as people write it: ``15.2 MB``, ``1.4 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+def percent(share: float | None) -> str:
+    """A relative difference as people write it: ``+4.1 %``; a dash where there is none."""
+    return tables.NOTHING if share is None else f"{plots.signed(100 * share, 1)}{verdict.SPACE}%"

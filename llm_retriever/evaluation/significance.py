@@ -32,8 +32,13 @@ class Comparison:
         metric: The metric's name.
         queries: Number of queries, n.
         mean_difference: Mean over the queries of retriever − baseline.
+        relative_difference: That over the baseline's mean; None where the baseline's mean is 0.
+        effect_size: Cohen's d_z, the mean difference over the standard deviation of the differences; None for a single
+            query and where all differences are equal.
         interval: Its 95 % confidence interval (Student's t, n − 1 degrees of freedom); None for a single query.
         wins, ties, losses: Queries on which the retriever is better, equal, worse.
+        tie_share: ties / queries. MRR@10 has few values, so that most queries are ties; they say nothing on which system
+            is better, and the tests rest on the others.
         t_test: Two-sided p of the paired t-test.
         t_test_hommel: The same, corrected for the family.
         randomisation: Two-sided p of Fisher's randomisation test.
@@ -43,10 +48,13 @@ class Comparison:
     metric: str
     queries: int
     mean_difference: float
+    relative_difference: float | None
+    effect_size: float | None
     interval: tuple[float, float] | None
     wins: int
     ties: int
     losses: int
+    tie_share: float
     t_test: float
     t_test_hommel: float
     randomisation: float
@@ -72,21 +80,41 @@ def compare(metric: str, system: Mapping[str, float], baselines: Mapping[str, Ma
     differences = {name: _differences(system, values) for name, values in baselines.items()}
     t_tests = [paired_t_test(difference) for difference in differences.values()]
     return [
-        Comparison(
-            baseline=name,
-            metric=metric,
-            queries=len(difference),
-            mean_difference=float(difference.mean()),
-            interval=interval(difference),
-            wins=int((difference > 0).sum()),
-            ties=int((difference == 0).sum()),
-            losses=int((difference < 0).sum()),
-            t_test=p,
-            t_test_hommel=corrected,
-            randomisation=randomisation_test(difference),
-        )
-        for (name, difference), p, corrected in zip(differences.items(), t_tests, hommel(t_tests), strict=True)
+        _comparison(name, metric, difference, math.fsum(baselines[name].values()), t_test, corrected)
+        for (name, difference), t_test, corrected in zip(differences.items(), t_tests, hommel(t_tests), strict=True)
     ]
+
+
+def _comparison(
+    name: str, metric: str, difference: np.ndarray, baseline_sum: float, t_test: float, corrected: float
+) -> Comparison:
+    ties = int((difference == 0).sum())
+    return Comparison(
+        baseline=name,
+        metric=metric,
+        queries=len(difference),
+        mean_difference=float(difference.mean()),
+        relative_difference=float(difference.sum()) / baseline_sum if baseline_sum else None,
+        effect_size=effect_size(difference),
+        interval=interval(difference),
+        wins=int((difference > 0).sum()),
+        ties=ties,
+        losses=int((difference < 0).sum()),
+        tie_share=ties / len(difference),
+        t_test=t_test,
+        t_test_hommel=corrected,
+        randomisation=randomisation_test(difference),
+    )
+
+
+def wins_and_losses(system: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, list[str]]:
+    """The ids of the queries that a system wins (`won`) and loses (`lost`) against a baseline, largest difference first."""
+    differences = {query: value - baseline[query] for query, value in system.items()}
+    ordered = sorted(differences, key=lambda query: (-abs(differences[query]), query))
+    return {
+        "won": [query for query in ordered if differences[query] > 0],
+        "lost": [query for query in ordered if differences[query] < 0],
+    }
 
 
 def _differences(system: Mapping[str, float], baseline: Mapping[str, float]) -> np.ndarray:
@@ -103,6 +131,16 @@ def paired_t_test(differences: np.ndarray) -> float:
     if not np.ptp(differences):
         return 0.0  # no variance at all: t is infinite
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def effect_size(differences: np.ndarray) -> float | None:
+    """Cohen's d_z of per-query differences [n]: mean over standard deviation (n − 1); None where that is 0 or undefined.
+
+    Source: Cohen, *Statistical Power Analysis for the Behavioral Sciences*, 1988, section 2.3.5.
+    """
+    if len(differences) < 2 or not np.ptp(differences):
+        return None
+    return float(differences.mean() / differences.std(ddof=1))
 
 
 def interval(differences: np.ndarray, confidence: float = 1 - ALPHA) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from llm_retriever.collection import Collection
@@ -11,6 +12,8 @@ from llm_retriever.evaluation.metrics import Measure, parse_measures
 from llm_retriever.settings import EvaluationSettings
 
 RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
+ZERO_SHOT = "zero_shot"
+BEIR_MEASURE = "ndcg@10"
 
 
 @dataclass
@@ -18,7 +21,8 @@ class SplitResults:
     """A split, and what the systems did on it.
 
     Attributes:
-        level: Grade from which a judgment counts as relevant in binary metrics.
+        level: Grade from which a judgment counts as relevant in binary metrics that do not say it themselves.
+        highest: The highest grade, at least 1; levels above it are lowered to it.
         judged: By system.
     """
 
@@ -26,16 +30,18 @@ class SplitResults:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     level: int
+    highest: int
     notes: list[str] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
 
     def in_order(self) -> dict[str, Judged]:
-        """What was judged: the retriever first, then its baselines."""
-        return {name: self.judged[name] for name in (RETRIEVER, BM25, BACKBONE) if name in self.judged}
+        """What was judged: the retriever, BM25, the un-tuned backbone, then other baselines as they were added."""
+        names = dict.fromkeys((RETRIEVER, BM25, BACKBONE, *self.judged))
+        return {name: self.judged[name] for name in names if name in self.judged}
 
 
 def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measure]:
-    """The measures of the settings and the primary one, which is added where they lack it.
+    """The measures of the settings and the primary one, which is added where they lack it, as BEIR's is with its collections.
 
     Raises:
         InputError: A name is unknown, or a cutoff lies beyond the search depth.
@@ -46,7 +52,8 @@ def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measur
         raise InputError(
             f"{settings.primary_metric!r} is more than one metric", field="primary_metric", mend="name one"
         )
-    measures += [measure for measure in primaries if measure not in measures]
+    needed = primaries + (parse_measures(BEIR_MEASURE) if settings.zero_shot else [])
+    measures += [measure for measure in needed if measure not in measures]
     for measure in measures:
         if measure.cutoff > settings.depth:
             raise InputError(
@@ -80,8 +87,13 @@ def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]
     return chosen
 
 
-def open_split(corpus: Collection, name: str, level: int) -> SplitResults:
-    """Reads a split; its relevance level is lowered to the highest grade where no judgment reaches `level`.
+def open_split(corpus: Collection, name: str, levels: Iterable[int]) -> SplitResults:
+    """Reads a split; a relevance level that no judgment reaches is lowered to the highest grade, which is noted.
+
+    Args:
+        corpus: The collection.
+        name: Of the split.
+        levels: The level of the evaluation, then those of single measures (0 = that of the evaluation).
 
     Raises:
         InputError: The split has no judgments.
@@ -89,12 +101,10 @@ def open_split(corpus: Collection, name: str, level: int) -> SplitResults:
     queries, qrels = corpus.queries(name), corpus.qrels(name)
     if not qrels or not queries:
         raise InputError(f"the split {name!r} has no judgments", file=corpus.directory, field="splits")
-    highest = max(grade for grades in qrels.values() for grade in grades.values())
-    split = SplitResults(name, queries, {query: qrels[query] for query in queries}, min(level, max(highest, 1)))
-    if split.level < level:
-        split.notes.append(f"No judgment reaches relevance level {level}; level {split.level} was used.")
-    if name == "train":
-        split.notes.append(
-            "The retriever was trained on these queries: the values say how well it fits, not how good it is."
-        )
+    highest = max(1, *(grade for grades in qrels.values() for grade in grades.values()))
+    levels = list(dict.fromkeys(levels))
+    split = SplitResults(name, queries, {query: qrels[query] for query in queries}, min(levels[0], highest), highest)
+    split.notes += [
+        f"No judgment reaches relevance level {level}; level {highest} was used." for level in levels if level > highest
+    ]
     return split

@@ -1,4 +1,4 @@
-"""The systems that are evaluated: the tuned retriever, BM25 from its runs, and the un-tuned backbone."""
+"""The systems that are evaluated: dense ones, which search an index, and lexical ones, of which there are runs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_retriever import files
 from llm_retriever.collection import Collection, PassageLookup
+from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, Run, read_run
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.search import Index
 from llm_retriever.progress import Progress
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings
+from llm_retriever.stores.interface import is_safe
 
+BM25 = "BM25"
 QUERIES_AT_ONCE = 4096  # each search reads the whole index once
 
 
 @dataclass
 class DenseSystem:
-    """A retriever and the index that it filled.
+    """An encoder and the index that it filled.
 
     Args:
-        retriever: Encodes the queries.
+        encoder: Encodes the queries.
         index: Holds the passages.
         passages: Tells whether a query's id is that of a passage.
         query_length: Tokens of a query, prompt included; None = as in training.
@@ -40,7 +42,7 @@ class DenseSystem:
         search_seconds: Wall-clock time spent on searching them.
     """
 
-    retriever: Retriever
+    encoder: Encoder
     index: Index
     passages: PassageLookup
     query_length: int | None = None
@@ -63,7 +65,7 @@ class DenseSystem:
         names, texts = list(queries), list(queries.values())
         spare = 1 if any(name in self.passages for name in names) else 0
         started = time.monotonic()
-        vectors = self.retriever.encode_queries(texts, length=self.query_length, progress=True)
+        vectors = self.encoder.encode_queries(texts, length=self.query_length, progress=True)
         self.encoding_seconds += time.monotonic() - started
         self.queries += len(names)
         run: Run = {}
@@ -88,16 +90,34 @@ def without_own_passage(run: Run, depth: int) -> Run:
     return kept
 
 
+class SparseSystem(NamedTuple):
+    """A lexical system that `mine_negatives` made runs of.
+
+    Attributes:
+        files: File name of its run by split.
+    """
+
+    description: str
+    parameters: dict[str, Any]
+    files: dict[str, str]
+
+    @property
+    def depth(self) -> int:
+        """Passages that were searched per query; without a limit where nobody says."""
+        return int(self.parameters.get("depth", sys.maxsize))
+
+
 class BM25Runs:
-    """The BM25 runs that `mine_negatives` made.
+    """The BM25 runs that `mine_negatives` made, and those of other lexical systems.
 
     Args:
         directory: With `<split>.trec` files and `runs.json`.
         collection: The collection that they must be of.
 
     Attributes:
-        parameters: Of the search.
-        depth: Passages that were searched per query; without a limit where nobody says.
+        parameters: Of the BM25 search.
+        depth: Passages that BM25 searched per query; without a limit where nobody says.
+        others: Other lexical systems by name.
 
     Raises:
         InputError: The directory holds no runs, or those of another collection.
@@ -109,17 +129,47 @@ class BM25Runs:
             raise InputError("not a manifest of runs", file=directory / RUNS_MANIFEST)
         check_fingerprint(manifest.get("collection"), collection, directory / RUNS_MANIFEST)
         self.directory = directory
-        self.parameters: dict[str, Any] = manifest.get("parameters", {})
-        self.depth = int(self.parameters.get("depth", sys.maxsize))
+        parameters = manifest.get("parameters", {})
+        description = "lexical search" + _listed(parameters)
+        self._bm25 = SparseSystem(description, parameters, {name: f"{name}.trec" for name in collection.splits})
+        self.parameters: dict[str, Any] = parameters
+        self.depth = self._bm25.depth
+        self.others = {name: self._other(name, facts) for name, facts in manifest.get("systems", {}).items()}
 
-    def run(self, split: str, depth: int) -> Run | None:
+    def _other(self, name: str, facts: Any) -> SparseSystem:
+        try:
+            found = SparseSystem(str(facts["description"]), dict(facts["parameters"]), dict(facts["files"]))
+        except (KeyError, TypeError, ValueError):
+            found = None
+        if found is None or not all(is_safe(file) for file in found.files.values()):
+            raise InputError(
+                f"does not say what the system {name!r} is", file=self.directory / RUNS_MANIFEST, field="systems"
+            )
+        return found
+
+    @property
+    def systems(self) -> dict[str, SparseSystem]:
+        """All of them, BM25 first."""
+        return {BM25: self._bm25, **self.others}
+
+    def file(self, split: str, system: str = BM25) -> Path | None:
+        """The file of a run; None where there is none."""
+        name = self.systems[system].files.get(split)
+        path = self.directory / name if name else None
+        return path if path is not None and path.exists() else None
+
+    def run(self, split: str, depth: int, system: str = BM25) -> Run | None:
         """The run of a split, as `DenseSystem.run` returns it; None where there is none.
 
         Raises:
             InputError: The run is empty or spoilt.
         """
-        path = self.directory / f"{split}.trec"
-        return without_own_passage(read_run(path), depth) if path.exists() else None
+        path = self.file(split, system)
+        return None if path is None else without_own_passage(read_run(path), depth)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return " with " + ", ".join(f"{name} {value}" for name, value in values.items()) if values else ""
 
 
 def check_fingerprint(found: Any, collection: Collection, file: Path) -> None:
@@ -134,20 +184,19 @@ def check_fingerprint(found: Any, collection: Collection, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def untuned_backbone(
-    backbone: Path, tuned: DenseSystem, collection: Collection, precision: str
+def encoded(
+    encoder: Encoder, collection: Collection, passages: PassageLookup, settings: IndexSettings, query_length: int | None
 ) -> Iterator[DenseSystem]:
-    """Yields the backbone before any training, worded, read out and indexed as the tuned system is.
+    """Encodes a collection into a temporary directory and yields the system that searches it.
 
     Args:
-        backbone: Directory of the backbone.
-        tuned: The tuned system.
-        collection: The corpus, which is encoded into a temporary directory.
-        precision: As for the retriever.
+        encoder: Of passages and queries.
+        collection: The corpus.
+        passages: Its passages by id.
+        settings: How the corpus becomes vectors.
+        query_length: Tokens of a query, prompt included; None = as the encoder says.
     """
-    retriever = Retriever.on_backbone(backbone, tuned.retriever.card, precision=precision)
-    settings = IndexSettings(**tuned.index.manifest.settings)
-    with tempfile.TemporaryDirectory(prefix="untuned-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="encoded-") as scratch:
         directory = Path(scratch) / "index"
-        write_index(retriever, collection, directory, settings)
-        yield DenseSystem(retriever, Index.open(directory, retriever.card), tuned.passages, tuned.query_length)
+        write_index(encoder, collection, directory, settings)
+        yield DenseSystem(encoder, Index.open(directory, encoder), passages, query_length)

@@ -16,6 +16,7 @@ EVALUATION_FILE = "evaluation.json"
 FORMAT = 1
 RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
 UNTUNED = "un-tuned backbone"
+ZERO_SHOT = "zero_shot"
 SHARED = {
     "collection": "evaluate all variants on the output of the same prepare_corpus",
     "measures": "evaluate all variants with the same measures",
@@ -123,6 +124,8 @@ def _shown(value: Any) -> str:
 
 
 def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
+    ours, theirs = (v.content["splits"][split].get("collection", "") for v in (first, other))
+    _check_same(first, other, f"collection of {split}", ours, theirs, SHARED["collection"])
     ours, theirs = (v.content["splits"][split]["relevance_level"] for v in (first, other))
     _check_same(first, other, "relevance_level", ours, theirs, "evaluate all variants with the same relevance level")
     queries = [set(v.per_query(split) or ()) for v in (first, other)]

@@ -9,8 +9,9 @@ from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.plots import signed
 
 RETRIEVER = "retriever"
+UNTUNED = "un-tuned backbone"
 SPACE = "\N{NO-BREAK SPACE}"
-IN_A_SENTENCE = {"retriever": "the retriever", "BM25": "BM25", "backbone": "the un-tuned backbone"}
+IN_A_SENTENCE = {RETRIEVER: "the retriever", "backbone": f"the {UNTUNED}"}
 DAGGERS = (("t_test_hommel", "†"), ("randomisation", "‡"))
 LEGEND = (
     "† and ‡ mark a baseline that differs from the retriever at the 5 % level: "
@@ -25,20 +26,12 @@ def label(metric: str) -> str:
 
 def meaning(metric: str) -> str:
     """What a metric tells, in one sentence."""
-    (measure,) = parse_measures(metric)
-    k = measure.cutoff
-    return {
-        "mrr": f"1 / rank of the first relevant passage, 0 beyond rank {k}; mean over the queries.",
-        "ndcg": f"how high the relevant passages stand among the first {k}, 1 being the ideal order; gain = grade, "
-        "discount = log2(rank + 1).",
-        "recall": f"share of the relevant passages that are among the first {k}.",
-        "map": "mean over the relevant passages of the precision at their ranks.",
-    }[measure.kind]
+    return parse_measures(metric)[0].meaning
 
 
 def in_a_sentence(system: str) -> str:
     """A system as it is named within a sentence."""
-    return IN_A_SENTENCE.get(system, system)
+    return f"the {system}" if system.startswith(UNTUNED) else IN_A_SENTENCE.get(system, system)
 
 
 def daggers(split: Mapping[str, Any], system: str, metric: str) -> str:
@@ -62,6 +55,76 @@ def headline(name: str, split: Mapping[str, Any], comparison: Mapping[str, Any])
     if comparison["queries"] == 1:
         return f"{where}{ahead} is ahead of {behind}, but a single query proves nothing."
     return f"{where}there is no significant difference between {retriever} and {baseline}."
+
+
+def overview(name: str, split: Mapping[str, Any], metric: str) -> str:
+    """Which of many systems is ahead on a split, and where the retriever stands, in one sentence."""
+    values = {system: found[metric] for system, found in split["systems"].items()}
+    highest, ours = max(values.values()), values[RETRIEVER]
+    if ours == highest:
+        return f"On {name}, the retriever has the highest {label(metric)} of {len(values)} systems: {ours:.3f}."
+    ahead = listed([in_a_sentence(system) for system, value in values.items() if value == highest])
+    return (
+        f"On {name}, {ahead} has the highest {label(metric)} of {len(values)} systems: {highest:.3f}; the retriever has "
+        f"{ours:.3f}."
+    )
+
+
+def findings(split: Mapping[str, Any], reference: str) -> list[str]:
+    """How the reference does against all other systems of a split, one sentence a kind of outcome."""
+    groups: dict[str, list[str]] = {}
+    for comparison in split["comparisons"]:
+        groups.setdefault(_outcome(comparison), []).append(in_a_sentence(comparison["baseline"]))
+    told = {
+        "better": ("{reference} is significantly better than {others}.", "and"),
+        "worse": ("{reference} is significantly worse than {others}.", "and"),
+        "disagree": ("Only one of two tests tells {reference} from {others}.", "or"),
+        "open": ("There is no significant difference between {reference} and {others}.", "or"),
+    }
+    sentences = [
+        text.format(reference=in_a_sentence(reference), others=listed(groups[kind], joint))
+        for kind, (text, joint) in told.items()
+        if kind in groups
+    ]
+    # A variant's name is written as it is, at the start of a sentence too.
+    return [f"The{sentence[3:]}" if sentence.startswith("the ") else sentence for sentence in sentences]
+
+
+def _outcome(comparison: Mapping[str, Any]) -> str:
+    if comparison["verdict"] == "significant":
+        return "better" if comparison["mean_difference"] > 0 else "worse"
+    return "disagree" if comparison["verdict"] == "tests disagree" else "open"
+
+
+def listed(names: list[str], joint: str = "and") -> str:
+    """Names in a sentence: ``BM25, Echo and Summarize``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {joint} {names[-1]}"
+
+
+def zero_shot(content: Mapping[str, Any], metric: str, reference: str = RETRIEVER) -> list[str]:
+    """What the zero-shot collections say, in short sentences: the mean, and how often the difference is significant."""
+    found = content.get("zero_shot")
+    if not found or reference not in found["mean"]:
+        return []
+    number = count(len(found["collections"]), "zero-shot collection", "zero-shot collections")
+    others = [f"{in_a_sentence(s)} {v[metric]:.3f}" for s, v in found["mean"].items() if s != reference]
+    mean = (
+        f"{label(metric)} of {in_a_sentence(reference)} on {number}: {found['mean'][reference][metric]:.3f} on average"
+    )
+    splits = [split for split in content["splits"].values() if "zero_shot" in split]
+    return [f"{mean}; {listed(others)}." if others else f"{mean}.", *_counted(splits, reference)]
+
+
+def _counted(splits: list[Mapping[str, Any]], reference: str) -> list[str]:
+    outcomes: dict[str, list[str]] = {}
+    for split in splits:
+        for comparison in split["comparisons"]:
+            outcomes.setdefault(comparison["baseline"], []).append(_outcome(comparison))
+    return [
+        f"Against {in_a_sentence(baseline)}, {in_a_sentence(reference)} is significantly better on {kinds.count('better')} "
+        f"and worse on {kinds.count('worse')} of {count(len(kinds), 'query set', 'query sets')}."
+        for baseline, kinds in outcomes.items()
+    ]
 
 
 def evidence(split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
@@ -102,6 +165,7 @@ def best(split: Mapping[str, Any], metric: str) -> float:
 def summary_markdown(evaluation: Mapping[str, Any]) -> str:
     """One sentence a comparison and one table a split."""
     parts = ["# Evaluation", ""]
+    parts += [" ".join(zero_shot(evaluation, evaluation["primary_metric"])), ""] if "zero_shot" in evaluation else []
     for name, split in evaluation["splits"].items():
         parts += [f"## {name}: {count(split['queries'], 'query', 'queries')}", ""]
         for comparison in split["comparisons"]:

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib.metadata
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import llm_retriever
 from llm_retriever import files
 from llm_retriever.collection import Collection
-from llm_retriever.errors import InputError
-from llm_retriever.indexing.encode import encode_corpus
+from llm_retriever.encoders.interface import Encoder
+from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
+from llm_retriever.indexing.earlier import Earlier
+from llm_retriever.indexing.kinds import add_faiss, announce
+from llm_retriever.indexing.parts import encoding_key
+from llm_retriever.indexing.places import SENDING, Place, place_of
 from llm_retriever.indexing.shards import FORMAT, MANIFEST_FILE, Manifest, Shard
+from llm_retriever.indexing.workers import Load
 from llm_retriever.retriever import Retriever
-from llm_retriever.settings import IndexSettings, as_dict, is_unset
+from llm_retriever.settings import IndexSettings, as_dict
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+CIRCUMSTANCES = ("processes", "shards_uri")
+"""Settings that have no effect on what an index answers."""
 
 
-def build_index(retriever: Path, collection: Path, index: Path, settings: IndexSettings) -> dict[str, Any]:
+def build_index(
+    retriever: Path, collection: Path, index: Path, settings: IndexSettings, *, earlier: Earlier | None = None
+) -> dict[str, Any]:
     """Encodes a collection with a retriever and writes the index.
 
-    A run that was killed is continued at its first missing shard by the next one with the same arguments.
+    A run that was killed is continued at its missing shards by the next one with the same arguments. With `shards_uri`,
+    the shards that `encode_part` or an earlier run left there are taken as they are, and the index names them there.
 
     Args:
         retriever: The output of `tune_retriever`.
         collection: The output of `prepare_corpus`.
         index: Where the index goes; appears when it is complete.
         settings: How the corpus becomes vectors.
+        earlier: An index of the same retriever, from which the vectors of unchanged passages are taken.
 
     Returns:
         The manifest.
@@ -39,73 +51,85 @@ def build_index(retriever: Path, collection: Path, index: Path, settings: IndexS
     Raises:
         InputError: An input is not what it should be, or a vector is not finite.
     """
-    corpus = Collection.open(collection)
-    return write_index(Retriever.load(retriever, precision=settings.precision), corpus, index, settings)
+    load = functools.partial(Retriever.load, retriever, precision=settings.precision)
+    encoder = load()
+    settings = of_all_copies(settings, encoder.card)
+    return write_index(encoder, Collection.open(collection), index, settings, load=load, earlier=earlier)
 
 
-def write_index(retriever: Retriever, collection: Collection, index: Path, settings: IndexSettings) -> dict[str, Any]:
-    """`build_index` with a retriever that is already loaded, as an un-tuned backbone is."""
-    if not collection.passage_count:
-        raise InputError("there are no passages", file=collection.directory)
-    settings = resolved(settings, retriever)
-    draft = draft_directory(index, retriever, collection, settings)
+def write_index(
+    encoder: Encoder,
+    collection: Collection,
+    index: Path,
+    settings: IndexSettings,
+    *,
+    load: Load | None = None,
+    earlier: Earlier | None = None,
+) -> dict[str, Any]:
+    """`build_index` with an encoder that is already loaded: an un-tuned backbone, or a published encoder.
+
+    Args:
+        encoder: Encodes the passages.
+        collection: Its passages keep their order.
+        index: Where the index goes; appears when it is complete.
+        settings: How the corpus becomes vectors.
+        load: Loads the same encoder in other processes, if `settings` wants several; see `workers.Load`.
+        earlier: An index of the same encoder, from which the vectors of unchanged passages are taken.
+    """
+    settings = resolved(settings, encoder)
+    announce(collection.passage_count, encoder.dimension, settings)
+    key = encoding_key(encoder, collection, settings, earlier.digest() if earlier else "")
+    draft = draft_directory(index, key, settings)
     draft.mkdir(parents=True, exist_ok=True)
     if not (draft / MANIFEST_FILE).exists():
-        shards = encode_corpus(retriever, collection, draft, settings)
-        manifest = _manifest(retriever, collection, settings, shards)
-        files.write_json(draft / MANIFEST_FILE, manifest.as_json())
+        place = place_of(settings.shards_uri, key, draft)
+        shards = encode_corpus(encoder, collection, place, settings, load=load, earlier=earlier)
+        manifest = _manifest(encoder, collection, settings, list(shards.values()), place)
+        files.write_json(draft / MANIFEST_FILE, add_faiss(draft, manifest, settings).as_json())
     _complete(draft, index)
     return Manifest.load(index).as_json()
 
 
-def resolved(settings: IndexSettings, retriever: Retriever) -> IndexSettings:
-    """The settings with the card's passage length and the retriever's arithmetic in place of what was left open."""
-    length = retriever.card.passage_length if is_unset(settings.passage_length) else settings.passage_length
-    return dataclasses.replace(settings, passage_length=length, precision=retriever.precision)
+def draft_directory(index: Path, key: str, settings: IndexSettings) -> Path:
+    """Where the index grows, beside `index`; named after all that decides it, so that only the same run resumes.
 
-
-def draft_directory(index: Path, retriever: Retriever, collection: Collection, settings: IndexSettings) -> Path:
-    """Where the shards grow, beside `index`; named after all that decides them, so that only the same run resumes."""
-    key = files.digest([FORMAT, retriever.card.digest(), collection.fingerprint, as_dict(settings)])
-    return index.with_name(f".{index.name}.{key[:16]}.partial")
+    Args:
+        index: Where it will be.
+        key: `encoding_key`.
+        settings: As resolved.
+    """
+    settled = {name: value for name, value in as_dict(settings).items() if name != "processes"}
+    return index.with_name(f".{index.name}.{files.digest([FORMAT, key, settled])[:16]}.partial")
 
 
 def _manifest(
-    retriever: Retriever, collection: Collection, settings: IndexSettings, shards: tuple[Shard, ...]
+    encoder: Encoder, collection: Collection, settings: IndexSettings, shards: Sequence[Shard], place: Place
 ) -> Manifest:
     return Manifest(
         kind="flat",
-        metric=retriever.card.score,
+        metric="inner_product",
         count=sum(shard.count for shard in shards),
-        dimension=retriever.dimension,
+        dimension=encoder.dimension,
         dtype=settings.dtype,
-        shards=shards,
-        card=retriever.card.digest(),
+        shards=tuple(shards),
+        card=encoder.identity(),
         collection=collection.fingerprint,
-        settings=as_dict(settings),
-        timings=_timings(shards),
+        settings={name: value for name, value in as_dict(settings).items() if name not in CIRCUMSTANCES},
+        timings=timings(shards),
         versions={
             "llm-retriever": llm_retriever.__version__,
             **{name: importlib.metadata.version(name) for name in LIBRARIES},
         },
+        shards_uri=place.uri,
+        encoder=encoder.name,
     )
-
-
-def _timings(shards: tuple[Shard, ...]) -> dict[str, float]:
-    seconds = max(sum(shard.seconds for shard in shards), 1e-3)
-    tokens, slots = sum(shard.tokens for shard in shards), sum(shard.slots for shard in shards)
-    return {
-        "seconds": round(seconds, 3),
-        "passages_per_second": round(sum(shard.count for shard in shards) / seconds, 1),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "padding_share": round(1 - tokens / slots, 4),
-    }
 
 
 def _complete(draft: Path, index: Path) -> None:
     """Makes the draft the index; drafts of other settings for the same index are of no more use."""
     for record in draft.glob("shard-*.json"):
         record.unlink()
+    shutil.rmtree(draft / SENDING, ignore_errors=True)
     if index.is_dir():
         shutil.rmtree(index)
     os.replace(draft, index)

@@ -1,221 +1,166 @@
-"""A corpus through the model, shard by shard: tokenised ahead of the model, written atomically, resumable per shard."""
+"""A corpus through the model, window by window: tokenised ahead of the model, written behind it, resumable per shard."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
-import queue
-import threading
 import time
 from array import array
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
-from llm_retriever import files
 from llm_retriever.collection import Collection, Passage
+from llm_retriever.encoders.batched import refuse_non_finite
+from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import DTYPES, Shard, write_ids
-from llm_retriever.progress import Progress
-from llm_retriever.retriever import Retriever, refuse_non_finite
-from llm_retriever.settings import IndexSettings
+from llm_retriever.indexing.ahead import ahead
+from llm_retriever.indexing.earlier import Earlier, EarlierVectors
+from llm_retriever.indexing.parts import Cut
+from llm_retriever.indexing.places import Place
+from llm_retriever.indexing.shards import DTYPES, Shard
+from llm_retriever.indexing.writing import Piece, ShardWriter
+from llm_retriever.settings import EncodingSettings
 
-WINDOW_PASSAGES = 4096
-"""Passages that are sorted by length together: enough for hardly any padding, few enough to be held in memory."""
 PASSAGES_AT_ONCE = 256
 
-Item = TypeVar("Item")
+Encoded = Callable[[int, int], None]
+"""Told after each batch: passages of the wanted shards that were encoded, and tokens."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive passages of one shard, tokenised."""
+    """Consecutive passages of the corpus, tokenised.
 
+    Attributes:
+        span: Their positions.
+        ids: Their ids.
+        rows: Their token ids, 4 bytes each; empty where the vector is known.
+        known: Their positions in an earlier index; -1 = to be encoded.
+    """
+
+    span: range
     ids: list[str]
     rows: list[array[int]]
+    known: NDArray[np.int64]
 
 
-@dataclass
-class Cost:
-    """What went through the model so far, in this run."""
-
-    tokens: int = 0
-    slots: int = 0
-    started: float = dataclasses.field(default_factory=time.monotonic)
-
-    def seconds(self) -> float:
-        """Wall-clock time since the start."""
-        return time.monotonic() - self.started
-
-
-def encode_corpus(
-    retriever: Retriever, collection: Collection, directory: Path, settings: IndexSettings
-) -> tuple[Shard, ...]:
-    """Writes the vectors of all passages as shards into `directory`.
-
-    Shards that an earlier run with the same arguments finished there are kept; the first missing one comes next. Memory
-    does not grow with the corpus.
+def encode_shards(
+    encoder: Encoder,
+    collection: Collection,
+    cut: Cut,
+    shards: Sequence[int],
+    place: Place,
+    settings: EncodingSettings,
+    report: Encoded = lambda passages, tokens: None,
+    earlier: Earlier | None = None,
+) -> dict[int, Shard]:
+    """Writes the vectors of some shards. Memory does not grow with the corpus.
 
     Args:
-        retriever: Encodes.
+        encoder: Encodes.
         collection: Its passages keep their order.
-        directory: Exists; belongs to this retriever, collection and settings alone.
-        settings: Passage length, tokens per batch, passages per shard, stored type.
+        cut: How the corpus is cut.
+        shards: Numbers of the shards to write, ascending.
+        place: Takes them.
+        settings: As resolved: passage length, tokens per batch, stored type.
+        report: Called after each batch.
+        earlier: An index from which the vectors of unchanged passages are taken.
 
     Returns:
-        The shards, in order.
+        The shards, by number.
 
     Raises:
         InputError: A vector is not finite in the stored type, or the collection has not as many passages as it says.
     """
-    total = collection.passage_count
-    counts = [min(settings.shard_passages, total - start) for start in range(0, total, settings.shard_passages)]
-    shards = finished_shards(directory, counts)
-    done = sum(shard.count for shard in shards)
-    passages = itertools.islice(collection.passages(), done, None)
-    windows = ahead(_windows(retriever, passages, counts[len(shards) :], settings.passage_length))
-    with contextlib.closing(windows), Progress("encode passages", total, "passages", done=done) as progress:
-        for number in range(len(shards), len(counts)):
-            shards.append(_write_shard(retriever, windows, directory, number, counts[number], settings, progress))
-    return tuple(shards)
+    wanted, since = frozenset(shards), time.monotonic()
+    taken = earlier.open(encoder, settings) if earlier else None
+    windows = ahead(_windows(encoder, collection, cut.windows(shards), settings.passage_length, taken))
+    with contextlib.closing(windows), ShardWriter(place) as writer:
+        for window in windows:
+            mine = [(number, _common(window.span, cut.shard(number))) for number in cut.overlapping(window.span)]
+            mine = [(number, span) for number, span in mine if number in wanted]
+            vectors, slots = _encode(encoder, window, [span for _, span in mine], settings, report, taken)
+            seconds, since = time.monotonic() - since, time.monotonic()
+            share = seconds / sum(len(span) for _, span in mine)
+            for number, span in mine:
+                writer.add(_piece(window, span, number, len(cut.shard(number)), vectors, slots, share))
+    return writer.shards
 
 
-def finished_shards(directory: Path, counts: Sequence[int]) -> list[Shard]:
-    """The first shards of a directory, as far as they are whole; whatever else lies there is removed."""
-    shards: list[Shard] = []
-    for number, count in enumerate(counts):
-        shard = _finished(directory, number)
-        if shard is None or shard.count != count or not shard.is_intact(directory):
-            break
-        shards.append(shard)
-    kept = {name for i, shard in enumerate(shards) for name in (shard.file, shard.ids, _record(i))}
-    for path in directory.iterdir():
-        if path.name not in kept:
-            path.unlink()
-    return shards
+def _common(one: range, other: range) -> range:
+    return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
-def _record(number: int) -> str:
-    return f"shard-{number:05d}.json"
+def _piece(
+    window: Window,
+    span: range,
+    shard: int,
+    count: int,
+    vectors: NDArray[Any],
+    slots: NDArray[np.float64],
+    seconds_each: float,
+) -> Piece:
+    rows = slice(span.start - window.span.start, span.stop - window.span.start)
+    tokens = sum(map(len, window.rows[rows]))
+    padded = round(float(slots[rows].sum()))
+    return Piece(shard, count, vectors[rows], window.ids[rows], tokens, padded, seconds_each * len(span))
 
 
-def _finished(directory: Path, number: int) -> Shard | None:
-    try:
-        return TypeAdapter(Shard).validate_python(files.read_json(directory / _record(number)))
-    except (InputError, ValidationError):
-        return None
+def _windows(
+    encoder: Encoder, collection: Collection, spans: Sequence[range], length: int, earlier: EarlierVectors | None
+) -> Iterator[Window]:
+    """Reads and tokenises the windows at some positions."""
+    for span, taken in zip(spans, collection.spans(spans), strict=True):
+        if len(taken) < len(span):
+            raise InputError(
+                f"the collection ends {span.stop - span.start - len(taken)} passages early",
+                file=collection.directory,
+                mend="prepare the collection again",
+            )
+        known = earlier.positions(taken) if earlier else np.full(len(taken), -1)
+        rows = [array("i") for _ in taken]
+        new = np.flatnonzero(known < 0)
+        for position, row in zip(new, _tokenised(encoder, [taken[i] for i in new], length), strict=True):
+            rows[position] = row
+        yield Window(span, [passage.id for passage in taken], rows, known)
 
 
-def _windows(retriever: Retriever, passages: Iterator[Passage], counts: Sequence[int], length: int) -> Iterator[Window]:
-    """Tokenises the passages, window by window; no window reaches over the end of a shard."""
-    for number, count in enumerate(counts):
-        for start in range(0, count, WINDOW_PASSAGES):
-            size = min(WINDOW_PASSAGES, count - start)
-            taken = list(itertools.islice(passages, size))
-            if len(taken) < size:
-                raise InputError(
-                    f"the collection ends {size - len(taken)} passages early in shard {number}",
-                    mend="prepare the collection again",
-                )
-            yield Window([passage.id for passage in taken], _tokenised(retriever, taken, length))
-
-
-def _tokenised(retriever: Retriever, passages: list[Passage], length: int) -> list[array[int]]:
+def _tokenised(encoder: Encoder, passages: list[Passage], length: int) -> list[array[int]]:
     """Token ids in 4 bytes each; a few passages at a time, because a tokenizer's answer takes 40 times as much."""
     parts = (passages[i : i + PASSAGES_AT_ONCE] for i in range(0, len(passages), PASSAGES_AT_ONCE))
     limit = length if length > 0 else None
-    return [array("i", row) for part in parts for row in retriever.tokenise_passages(part, length=limit)]
-
-
-def _write_shard(
-    retriever: Retriever,
-    windows: Iterator[Window],
-    directory: Path,
-    number: int,
-    count: int,
-    settings: IndexSettings,
-    progress: Progress,
-) -> Shard:
-    """Encodes one shard; its record is written last, so that a shard with a record is whole."""
-    file, ids_file = f"vectors-{number:05d}.npy", f"ids-{number:05d}.txt"
-    cost, ids, largest = Cost(), list[str](), 0.0
-    with files.atomic_file(directory / file) as draft:
-        shape = (count, retriever.dimension)
-        matrix = np.lib.format.open_memmap(draft, "w+", dtype=DTYPES[settings.dtype], shape=shape)
-        while len(ids) < count:
-            window = next(windows)
-            vectors = _encode(retriever, window, settings, cost, progress)
-            largest = max(largest, float(np.linalg.norm(vectors.astype(np.float32), axis=1).max()))
-            matrix[len(ids) : len(ids) + len(window.ids)] = vectors
-            ids += window.ids
-        matrix.flush()
-        del matrix
-    write_ids(directory / ids_file, ids)
-    digests = files.sha256_of_file(directory / file), files.sha256_of_file(directory / ids_file)
-    shard = Shard(file, ids_file, count, *digests, largest, cost.tokens, cost.slots, round(cost.seconds(), 3))
-    files.write_json(directory / _record(number), dataclasses.asdict(shard))
-    return shard
+    return [array("i", row) for part in parts for row in encoder.tokenise_passages(part, length=limit)]
 
 
 def _encode(
-    retriever: Retriever, window: Window, settings: IndexSettings, cost: Cost, progress: Progress
-) -> NDArray[Any]:
-    """Vectors of a window in the stored type, in its order."""
+    encoder: Encoder,
+    window: Window,
+    mine: Sequence[range],
+    settings: EncodingSettings,
+    report: Encoded,
+    earlier: EarlierVectors | None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Vectors of a window in the stored type, [passages, dimension], and the tokens that each took, padding included."""
+    counted = np.zeros(len(window.ids), dtype=bool)
+    for span in mine:
+        counted[span.start - window.span.start : span.stop - window.span.start] = True
+    slots, new = np.zeros(len(window.ids)), np.flatnonzero(window.known < 0)
 
-    def report(batch: Sequence[int], slots: int) -> None:
-        cost.tokens += sum(len(window.rows[i]) for i in batch)
-        cost.slots += slots
-        progress.update(len(batch), **{"tokens/s": f"{cost.tokens / max(cost.seconds(), 1e-9):,.0f}"})
+    def told(batch: Sequence[int], padded: int) -> None:
+        positions = new[batch]
+        slots[positions] = padded / len(positions)
+        report(int(counted[positions].sum()), sum(len(window.rows[i]) for i in positions))
 
-    vectors = retriever.encode_rows("passage", window.rows, settings.batch_tokens, report)
+    stored = np.empty((len(window.ids), encoder.dimension), DTYPES[settings.dtype])
     with np.errstate(over="ignore"):
-        stored = vectors.astype(DTYPES[settings.dtype])
+        if len(new):
+            stored[new] = encoder.encode_rows("passage", [window.rows[i] for i in new], settings.batch_tokens, told)
+    if earlier and len(new) < len(stored):
+        old = np.flatnonzero(window.known >= 0)
+        stored[old] = earlier.vectors(window.known[old])
+        report(int(counted[old].sum()), 0)
     refuse_non_finite(stored, [f"passage {passage_id!r}" for passage_id in window.ids])
-    return stored
-
-
-def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
-    """Runs an iterator in a thread of its own, at most `depth` items ahead; its exception comes through.
-
-    Example:
-        >>> list(ahead(range(3)))
-        [0, 1, 2]
-    """
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def offer(kind: str, value: Any = None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((kind, value), timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                offer("item", item)
-                if stopped.is_set():
-                    return
-            offer("end")
-        except BaseException as error:  # Whatever it is, it is raised where the items are used.
-            offer("error", error)
-
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        stopped.set()
-        thread.join()
+    return stored, slots

@@ -1,84 +1,147 @@
-"""Exact search: FAISS finds the candidates, float64 decides where its rounding could not, ids break the ties."""
+"""Searching an index: FAISS finds the candidates, float64 decides where its rounding could not, ids break the ties."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from llm_retriever.card import RetrieverCard
+from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
+from llm_retriever.indexing import near_ties
+from llm_retriever.indexing.approximate import Approximate
+from llm_retriever.indexing.places import LocalShards
 from llm_retriever.indexing.shards import MEND, Manifest
-
-Floats = NDArray[np.float32]
-Positions = NDArray[np.int64]
+from llm_retriever.indexing.streaming import MEMORY_BYTES, Floats, Positions, ShardedVectors
 
 QUERIES_AT_ONCE = 4096
-ROWS_AT_ONCE = 131_072
-CANDIDATES_AT_ONCE = 16_000_000
-NUMBERS_AT_ONCE = 131_072
-SPARE = 16
+CANDIDATES_AT_ONCE = IDS_AT_ONCE = 2**20
+SPARE = 8
 """Candidates beyond the wanted depth, so that a near-tie at the last rank is seen at once in almost every case."""
+GPU_DEPTH = 2048
+"""FAISS's limit on a GPU."""
+
+
+class RankedIds(Sequence[list[str]]):
+    """Passage ids, [queries][k], that are decoded when a row is looked at; equal to the lists that it stands for.
+
+    Args:
+        names: Ids in the shape of positions.
+        positions: Of passages, [queries, k].
+
+    Attributes:
+        positions: As given.
+    """
+
+    def __init__(self, names: Callable[[Positions], list[list[str]]], positions: Positions) -> None:
+        self._names, self.positions = names, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, row: int) -> list[str]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> RankedIds: ...
+
+    def __getitem__(self, row: int | slice) -> list[str] | RankedIds:
+        if isinstance(row, slice):
+            return RankedIds(self._names, self.positions[row])
+        return self._names(self.positions[row][None])[0]
+
+    def __iter__(self) -> Iterator[list[str]]:
+        step = max(1, IDS_AT_ONCE // max(1, self.positions.shape[1]))
+        for start in range(0, len(self), step):
+            yield from self._names(self.positions[start : start + step])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Index:
     """Vectors on disk and their passage ids; `open` makes one.
 
-    The ranking is that of trec_eval: score descending, then passage id descending. It depends on the vectors alone, not on
-    shards, threads or the number of queries at once: FAISS's sums differ in their last bits from one matrix shape to
-    another, so candidates that lie closer together than these bits are scored again in float64.
+    A flat index compares every vector. Its ranking is that of trec_eval: score descending, then passage id descending. It
+    depends on the vectors alone, not on shards, threads or the number of queries at once (see `near_ties`). An index of
+    another kind asks FAISS for candidates, which may miss some, and scores them again from the exact vectors unless it
+    was built with `refine=0`.
 
     Args:
         directory: Where it lies.
         manifest: Its manifest.
+        memory_bytes: As for `open`.
 
     Attributes:
         manifest: What the index is and what it was made of.
         count: Passages.
         dimension: Numbers in a vector.
+        approximate: What finds the candidates of an index that is not flat.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, memory_bytes: int = MEMORY_BYTES) -> None:
         self.directory, self.manifest = directory, manifest
         self.count, self.dimension = manifest.count, manifest.dimension
-        self._matrices = [s.matrix(directory, manifest.dimension, manifest.dtype) for s in manifest.shards]
-        self._ids = [s.passage_ids(directory) for s in manifest.shards]
-        self._starts = np.cumsum([0, *(s.count for s in manifest.shards)])
+        self._shards = LocalShards(manifest, directory)
+        self._vectors = ShardedVectors(self._shards.directory, manifest, memory_bytes)
+        self._ids = [s.passage_ids(self._shards.directory) for s in manifest.shards]
         self._largest_norm = max((s.largest_norm for s in manifest.shards), default=0.0)
+        self.approximate = None if manifest.faiss is None else Approximate(directory, manifest, manifest.faiss)
 
     @classmethod
-    def open(cls, path: str | Path, card: RetrieverCard, *, verify: bool = False) -> Index:
-        """Opens an index for the queries of a retriever; vectors stay on disk until they are searched.
+    def open(
+        cls,
+        path: str | Path,
+        encoder: Encoder | RetrieverCard,
+        *,
+        verify: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> Index:
+        """Opens an index for the queries of an encoder; vectors stay on disk until they are searched.
 
         Args:
             path: The output of `build_index`.
-            card: Of the retriever that encodes the queries.
+            encoder: What encodes the queries, or the card of a retriever that is not loaded.
             verify: Compare every file with its checksum, which reads all of it.
+            memory_bytes: Vectors held in memory at most; those of a larger index are streamed from disk at every search,
+                so that it pays to search with many queries at once.
 
         Raises:
-            InputError: It is no index, it belongs to another card, or a shard is missing or was changed.
+            InputError: It is no index, it was made by another encoder, or a shard is missing or was changed.
         """
         directory = Path(path)
         manifest = Manifest.load(directory)
-        if manifest.card != card.digest():
+        if manifest.card != (encoder.digest() if isinstance(encoder, RetrieverCard) else encoder.identity()):
             raise InputError(
                 "the index was made by another retriever",
                 file=directory,
                 field="card",
                 mend="search it with the retriever that made it, or build the index anew with this one",
             )
+        index = cls(directory, manifest, memory_bytes)
         if verify:
-            for shard in manifest.shards:
-                if not shard.is_intact(directory):
-                    raise InputError("does not have its checksum", file=directory / shard.file, mend=MEND)
-        return cls(directory, manifest)
+            index.verify()
+        return index
 
-    def search(self, vectors: Floats, depth: int) -> tuple[Floats, list[list[str]]]:
+    def verify(self) -> None:
+        """Compares every file of the shards with its checksum.
+
+        Raises:
+            InputError: One was changed.
+        """
+        for shard in self.manifest.shards:
+            if not shard.is_intact(self._shards.directory):
+                raise InputError("does not have its checksum", file=self._shards.directory / shard.file, mend=MEND)
+
+    def search(self, vectors: Floats, depth: int) -> tuple[Floats, RankedIds]:
         """The passages with the largest inner products.
 
         Args:
@@ -86,7 +149,8 @@ class Index:
             depth: Passages per query.
 
         Returns:
-            Scores [queries, k] and passage ids [queries][k], best first; k = min(depth, count).
+            Scores [queries, k] and passage ids [queries][k], best first; k = min(depth, count). The ids are decoded when
+            they are looked at.
 
         Raises:
             ValueError: The vectors have another dimension or are not finite, or the depth is not positive.
@@ -98,107 +162,100 @@ class Index:
         if depth < 1:
             raise ValueError(f"depth {depth}")
         depth = min(depth, self.count)
-        scores, ids = np.empty((len(vectors), depth), np.float32), list[list[str]]()
-        for start in range(0, len(vectors), QUERIES_AT_ONCE):
-            some = np.ascontiguousarray(vectors[start : start + QUERIES_AT_ONCE], np.float32)
-            ranked, positions = self._ranked(some, depth, depth + SPARE)
-            scores[start : start + len(some)] = ranked
-            ids += self._passage_ids(positions)
-        return scores, ids
+        rank = functools.partial(self._approximate, self.approximate) if self.approximate else self._exact
+        step = QUERIES_AT_ONCE if not self.approximate else max(1, CANDIDATES_AT_ONCE // self.approximate.wanted(depth))
+        parts = (vectors[i : i + step] for i in range(0, max(1, len(vectors)), step))
+        ranked = [rank(np.ascontiguousarray(part, np.float32), depth) for part in parts]
+        scores, positions = ranked[0]
+        if len(ranked) > 1:
+            scores, positions = (np.concatenate([part[i] for part in ranked]) for i in (0, 1))
+        return scores, RankedIds(self._passage_ids, positions)
 
     def passage_id(self, position: int) -> str:
         """Id of the passage at a position of the collection."""
-        shard = int(np.searchsorted(self._starts, position, "right")) - 1
-        return self._ids[shard][position - int(self._starts[shard])]
+        return self._names(np.array([position]))[0]
+
+    def _names(self, positions: Positions) -> list[str]:
+        """Ids of passages by position, which must be sorted."""
+        edges = np.searchsorted(positions, self._vectors.starts).tolist()
+        starts = self._vectors.starts.tolist()
+        names: list[str] = []
+        for ids, start, first, last in zip(self._ids, starts, edges, edges[1:], strict=False):
+            if last > first:
+                names += ids.of(positions[first:last] - start)
+        return names
 
     def _passage_ids(self, positions: Positions) -> list[list[str]]:
-        found, where = np.unique(positions, return_inverse=True)
-        names: list[str] = []
-        for ids, start, end in zip(self._ids, self._starts, self._starts[1:], strict=False):
-            names += ids.of(found[(found >= start) & (found < end)] - start)
-        return np.array(names, dtype=object)[where.reshape(positions.shape)].tolist()
+        """Ids in the shape of `positions`; each one is decoded once."""
+        if positions.size * 8 < self.count:
+            found, where = np.unique(positions, return_inverse=True)
+            return np.array(self._names(found), dtype=object)[where.reshape(positions.shape)].tolist()
+        hit = np.zeros(self.count, np.bool_)
+        hit[positions] = True
+        found = np.flatnonzero(hit)
+        table = np.empty(self.count, dtype=object)
+        table[found] = self._names(found)
+        return table[positions].tolist()
 
-    def _ranked(self, queries: Floats, depth: int, candidates: int) -> tuple[Floats, Positions]:
+    def _exact(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """The exact top `depth` in trec_eval's order."""
-        candidates = min(candidates, self.count)
+        candidates = min(depth + SPARE, self.count)
         scores, positions = self._candidates(queries, candidates)
-        rounding = self._rounding(queries)
+        bound = near_ties.rounding(queries, self._largest_norm)
+        margin = near_ties.measured(queries, scores, positions, bound, self._vectors, self._largest_norm)
         # A passage that was left out may belong to the top if it could reach the score at the last rank.
-        unsure = (scores[:, depth - 1] - scores[:, -1] <= rounding) & (candidates < self.count)
-        self._score_near_ties(queries, scores, positions, rounding)
-        self._sort(scores, positions)
+        unsure = (scores[:, depth - 1] - scores[:, -1] <= margin) & (candidates < self.count)
+        cells = near_ties.near(scores, np.where(unsure, -1, margin))
+        near_ties.settle(queries, scores, positions, cells, self._vectors, self._names)
         scores, positions = scores[:, :depth], positions[:, :depth]
         again = np.flatnonzero(unsure)
-        step = max(1, CANDIDATES_AT_ONCE // (4 * candidates))
-        for some in (again[start : start + step] for start in range(0, len(again), step)):
-            scores[some], positions[some] = self._ranked(queries[some], depth, 4 * candidates)
+        if len(again):
+            scores[again], positions[again] = near_ties.exact_top(
+                queries[again], depth, self._vectors, self._largest_norm, self._names
+            )
+        return scores, positions
+
+    def _approximate(self, finder: Approximate, queries: Floats, depth: int) -> tuple[Floats, Positions]:
+        """FAISS's candidates by their exact scores; queries for which it finds too few are searched exactly."""
+        scores, positions = finder.candidates(queries, depth)
+        missing = positions < 0
+        few = missing[:, depth - 1]
+        cells = near_ties.marked(~missing & ~few[:, None])
+        if finder.refine:
+            near_ties.settle(queries, scores, positions, cells, self._vectors, self._names)
+        else:
+            near_ties.order_ties(scores, positions, cells, self._names)
+        scores, positions = scores[:, :depth], positions[:, :depth]
+        again = np.flatnonzero(few)
+        if len(again):
+            scores[again], positions[again] = self._exact(queries[again], depth)
         return scores, positions
 
     def _candidates(self, queries: Floats, k: int) -> tuple[Floats, Positions]:
         """FAISS's top k over all blocks of vectors, best first."""
-        scores, positions = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        for start, block in self._blocks():
-            with _matrix_products(self.dimension):
-                found, rows = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-            if not scores.shape[1]:
-                scores, positions = found, rows + start
-                continue
-            scores, positions = np.hstack([scores, found]), np.hstack([positions, rows + start])
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-        return scores, positions
+        found = (_knn(queries, block, k, start) for start, block in self._vectors.blocks())
+        return functools.reduce(_merged, found)
 
-    def _blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first position, float32 vectors): whole shards as they lie in the file, or pieces of float16 shards."""
-        for start, matrix in zip(self._starts.tolist(), self._matrices, strict=False):
-            if matrix.dtype == np.float32:
-                yield start, matrix
-                continue
-            for row in range(0, len(matrix), ROWS_AT_ONCE):
-                yield start + row, matrix[row : row + ROWS_AT_ONCE].astype(np.float32)
 
-    def _rounding(self, queries: Floats) -> Floats:
-        """Twice what float32 summation may add to or take from a score, [queries].
+def _knn(queries: Floats, block: Floats, k: int, start: int) -> tuple[Floats, Positions]:
+    """FAISS's exact top k of a block that begins at position `start`; -1 where it has fewer rows."""
+    if k <= GPU_DEPTH and faiss.get_num_gpus():
+        scores, rows = faiss.knn_gpu(_gpu(), queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        with _matrix_products(queries.shape[1]):
+            scores, rows = faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return scores, np.where(rows < 0, rows, rows + start) if start else rows
 
-        Rounding errors of a sum of n terms grow with √n (Higham and Mary, 2019); 2 √n u |q| |p| leaves a wide margin.
-        """
-        unit = np.finfo(np.float32).eps / 2
-        norms = np.linalg.norm(queries, axis=1) * self._largest_norm
-        return (4 * np.sqrt(self.dimension) * unit * norms).astype(np.float32)
 
-    def _score_near_ties(self, queries: Floats, scores: Floats, positions: Positions, rounding: Floats) -> None:
-        """Replaces scores that lie within rounding of a neighbour's by the exact inner product, rounded once."""
-        close = scores[:, :-1] - scores[:, 1:] <= rounding[:, None]
-        near = np.pad(close, ((0, 0), (0, 1))) | np.pad(close, ((0, 0), (1, 0)))
-        rows, columns = np.nonzero(near)
-        step = max(1, NUMBERS_AT_ONCE // self.dimension)
-        for start in range(0, len(rows), step):
-            at = rows[start : start + step], columns[start : start + step]
-            passages = self._vectors(positions[at])
-            # Products of float32 are exact in float64, and a row is summed in the same order whatever stands beside it.
-            scores[at] = (queries[at[0]].astype(np.float64) * passages).sum(axis=1)
+def _merged(best: tuple[Floats, Positions], more: tuple[Floats, Positions]) -> tuple[Floats, Positions]:
+    """The best of two rankings of the same queries, [queries, k]."""
+    scores, rows = np.stack([best[0], more[0]]), np.stack([best[1], more[1]])
+    return faiss.merge_knn_results(scores, rows, keep_max=True)
 
-    def _vectors(self, positions: Positions) -> NDArray[np.float64]:
-        vectors = np.empty((len(positions), self.dimension), np.float64)
-        shards = np.searchsorted(self._starts, positions, "right") - 1
-        for shard in np.unique(shards):
-            here = shards == shard
-            vectors[here] = self._matrices[shard][positions[here] - self._starts[shard]]
-        return vectors
 
-    def _sort(self, scores: Floats, positions: Positions) -> None:
-        """Sorts each row in place: score descending, passage id descending."""
-        mixed = np.flatnonzero((scores[:, :-1] < scores[:, 1:]).any(axis=1))
-        order = np.argsort(-scores[mixed], axis=1, kind="stable")
-        scores[mixed] = np.take_along_axis(scores[mixed], order, 1)
-        positions[mixed] = np.take_along_axis(positions[mixed], order, 1)
-        equal = scores[:, :-1] == scores[:, 1:]
-        for row in np.flatnonzero(equal.any(axis=1)):
-            edges = np.flatnonzero(~np.concatenate([[False], equal[row], [False]]))
-            for begin, end in itertools.pairwise(edges):
-                if end - begin > 1:
-                    tied = positions[row, begin:end].tolist()
-                    positions[row, begin:end] = sorted(tied, key=self.passage_id, reverse=True)
+@functools.cache
+def _gpu() -> Any:
+    return faiss.StandardGpuResources()
 
 
 @contextlib.contextmanager

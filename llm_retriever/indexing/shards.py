@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.settings.index import IndexKind
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
+KINDS = get_args(IndexKind)
 DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 MEND = "build the index anew with build_index"
+DENSE = 6
+"""Where at least one id in so many is wanted, decoding the whole file at once takes less time than one by one."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Shard:
             for name, digest in ((self.file, self.sha256), (self.ids, self.ids_sha256))
         )
 
-    def matrix(self, directory: Path, dimension: int, dtype: str) -> NDArray[Any]:
+    def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
         """The vectors, mapped from the file, [count, dimension].
 
         Raises:
@@ -66,7 +70,7 @@ class Shard:
         """
         path = directory / self.file
         try:
-            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+            matrix: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"the vectors cannot be read ({error})", file=path, mend=MEND) from None
         if matrix.shape != (self.count, dimension) or matrix.dtype != DTYPES[dtype]:
@@ -111,6 +115,9 @@ class PassageIds:
 
     def of(self, rows: NDArray[np.int64]) -> list[str]:
         """The ids of several rows."""
+        if len(rows) * DENSE >= len(self):
+            names = self._bytes[:].decode().split("\n")
+            return [names[row] for row in rows.tolist()]
         starts = np.where(rows > 0, self._ends[rows - 1] + 1, 0)
         return [self._bytes[i:j].decode() for i, j in zip(starts.tolist(), self._ends[rows].tolist(), strict=True)]
 
@@ -129,11 +136,35 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
+class FaissFile:
+    """What the manifest says of the FAISS index beside the shards.
+
+    Attributes:
+        file: As `faiss.write_index` wrote it.
+        sha256: Of the file; it is read only if this is right, because FAISS trusts what it reads.
+        size: Bytes.
+        parameters: With which it was built and is searched, automatic ones resolved.
+        seconds: Wall-clock time of building it.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    parameters: dict[str, int]
+    seconds: float = 0.0
+
+    def is_intact(self, directory: Path) -> bool:
+        """Whether the file has the bytes that it was written with."""
+        path = directory / self.file
+        return path.is_file() and files.sha256_of_file(path) == self.sha256
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`manifest.json` of an index.
 
     Attributes:
-        kind: `flat`: every vector is compared.
+        kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.kinds`).
         metric: `inner_product`.
         count: Passages.
         dimension: Numbers in a vector.
@@ -144,6 +175,9 @@ class Manifest:
         settings: As resolved: passage length, arithmetic, …
         timings: Seconds, passages and tokens per second, padding share.
         versions: Of the libraries that made it.
+        faiss: The file of an index that is not flat.
+        encoder: Name of the encoder, for people.
+        shards_uri: Directory or s3:// prefix where the shards lie; empty = beside the manifest.
     """
 
     kind: str
@@ -157,6 +191,9 @@ class Manifest:
     settings: dict[str, Any]
     timings: dict[str, float]
     versions: dict[str, str]
+    faiss: FaissFile | None = None
+    shards_uri: str = ""
+    encoder: str = ""
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
@@ -172,7 +209,7 @@ class Manifest:
         """
         path = Path(directory) / MANIFEST_FILE
         content = files.read_json(path, mend="give the output of build_index")
-        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != "flat":
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in KINDS:
             raise InputError(f"not an index of format {FORMAT}", file=path, field="format", mend=MEND)
         try:
             manifest = TypeAdapter(cls).validate_python(content)
@@ -186,9 +223,12 @@ class Manifest:
 
 def _check(manifest: Manifest, path: Path) -> None:
     names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
+    names += [manifest.faiss.file] if manifest.faiss else []
     if any(Path(name).name != name for name in names):
         raise InputError("names a file outside the index", file=path, field="shards", mend=MEND)
     if manifest.dtype not in DTYPES:
         raise InputError(f"unknown type {manifest.dtype!r}", file=path, field="dtype", mend=MEND)
     if sum(shard.count for shard in manifest.shards) != manifest.count:
         raise InputError("the shards do not add up to the count", file=path, field="count", mend=MEND)
+    if (manifest.kind == "flat") != (manifest.faiss is None):
+        raise InputError(f"an index of kind {manifest.kind} does not fit", file=path, field="faiss", mend=MEND)

@@ -1,27 +1,44 @@
-"""A question from a shell, answered for people: rank, score, id and the beginning of each passage."""
+"""Questions from a shell, answered for people: rank, score, id and the beginning of each passage; or as JSON."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.indexing.beside import collection_of, retriever_of
 from llm_retriever.indexing.search import Index
-from llm_retriever.retriever import Retriever
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.store import fetched
 
 SNIPPET_CHARACTERS = 240
+QUESTIONS_AT_ONCE = 256
+STANDARD_INPUT = "-"
+PROMPT = "question> "
+EXAMPLES = """\
+A question:             … search --index RUN/build-index/index "how old is the bridge"
+A file, as JSON lines:  … search --index INDEX --queries questions.txt --json
+One after the other:    … search --index INDEX
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
     given = _parser().parse_args(arguments)
     try:
-        print(_answer(given))
+        with ExitStack() as stack:
+            _answer_all(given, stack)
     except InputError as error:
         print(f"search: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -30,13 +47,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.indexing.search", description="Searches an index with a question."
+        prog="python -m llm_retriever.indexing.search",
+        description="Searches an index with a question, with a file of them, or with what is typed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("question", help="What to search for.")
+    parser.add_argument("question", nargs="?", help="What to search for; without it, questions are asked for.")
     parser.add_argument("--index", required=True, metavar="DIR", help="Output of build_index: directory or s3://.")
-    parser.add_argument("--retriever", required=True, metavar="DIR", help="The retriever that made the index.")
-    parser.add_argument("--collection", metavar="DIR", help="Its collection, to show titles and texts.")
+    parser.add_argument(
+        "--retriever",
+        metavar="DIR",
+        help="The retriever that made the index, or the name of a published encoder (default: found beside the index).",
+    )
+    parser.add_argument(
+        "--collection",
+        metavar="DIR",
+        help="Its collection, to show titles and texts (default: the one beside the index, if there is one).",
+    )
+    parser.add_argument("--queries", metavar="FILE", help="Questions, one a line; - = standard input.")
     parser.add_argument("--depth", type=_positive, default=10, metavar="N", help="Passages to show (default: 10).")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object a question.")
     return parser
 
 
@@ -47,20 +77,113 @@ def _positive(text: str) -> int:
     return value
 
 
-def _answer(given: argparse.Namespace) -> str:
+@dataclass(frozen=True)
+class Searcher:
+    """What a question needs.
+
+    Attributes:
+        encoder: Of the index.
+        index: Searched.
+        lookup: Passages by id; None without a collection.
+        depth: Passages per question.
+    """
+
+    encoder: Encoder
+    index: Index
+    lookup: Any
+    depth: int
+
+    def answers(self, questions: list[str]) -> Iterator[dict[str, Any]]:
+        """A question and its results each: rank, score, id, and with a collection title and text."""
+        scores, ids = self.index.search(self.encoder.encode_queries(questions), self.depth)
+        for question, values, found in zip(questions, scores.tolist(), ids, strict=True):
+            results = [self._result(*row) for row in zip(itertools.count(1), values, found, strict=False)]
+            yield {"question": question, "results": results}
+
+    def _result(self, rank: int, score: float, passage_id: str) -> dict[str, Any]:
+        result = {"rank": rank, "score": score, "id": passage_id}
+        if self.lookup is None:
+            return result
+        passage = self.lookup[passage_id]
+        return result | {"title": passage.title, "text": passage.text}
+
+
+def _answer_all(given: argparse.Namespace, stack: ExitStack) -> None:
+    questions = _questions(given)
+    searcher = _opened(given, stack)
+    show = _as_json if given.json else _as_text
+    if questions is None:
+        _converse(searcher, show)
+        return
+    several = given.queries is not None
+    for number, answer in enumerate(_in_batches(searcher, questions)):
+        separator = "\n" if number and several and not given.json else ""
+        print(separator + show(answer, headed=several), flush=True)
+
+
+def _questions(given: argparse.Namespace) -> Iterable[str] | None:
+    """What to search for; None: ask."""
+    if given.question is not None and given.queries is not None:
+        raise InputError("a question and a file of questions were given", field="--queries", mend="give one of them")
+    if given.question is not None:
+        if not given.question.strip():
+            raise InputError("the question is empty", field="question")
+        return [given.question]
+    if given.queries == STANDARD_INPUT:
+        return _lines(sys.stdin)
+    if given.queries is not None:
+        return _lines(_read(Path(given.queries)))
+    if sys.stdin.isatty():
+        return None
+    raise InputError(
+        "there is no question", field="question", mend="give one, or --queries - to read them from standard input"
+    )
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"cannot be read ({reason})", file=path, field="--queries") from None
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    return (line.strip() for line in lines if line.strip())
+
+
+def _in_batches(searcher: Searcher, questions: Iterable[str]) -> Iterator[dict[str, Any]]:
+    waiting = iter(questions)
+    while batch := list(itertools.islice(waiting, QUESTIONS_AT_ONCE)):
+        yield from searcher.answers(batch)
+
+
+def _converse(searcher: Searcher, show: Any) -> None:
+    """Answers what is typed, until an empty line or the end of the input."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (lets `input` edit and remember lines)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while question := input(PROMPT).strip():
+            try:
+                print(*(show(answer, headed=False) for answer in searcher.answers([question])), flush=True)
+            except InputError as error:
+                print(f"search: {error}", file=sys.stderr)
+
+
+def _opened(given: argparse.Namespace, stack: ExitStack) -> Searcher:
+    from llm_retriever import encoders
     from llm_retriever.collection import Collection
 
-    with ExitStack() as stack:
-        retriever = Retriever.load(given.retriever)
-        index = Index.open(stack.enter_context(fetched(given.index)), retriever.card)
-        lookup = None
-        if given.collection:
-            collection = Collection.open(stack.enter_context(fetched(given.collection)))
-            _check_same(index, collection)
-            lookup = collection.lookup()
-        scores, ids = index.search(retriever.encode_queries([given.question]), given.depth)
-        found = zip(scores[0].tolist(), ids[0], strict=True)
-        return "\n".join(_entry(rank, *pair, lookup) for rank, pair in enumerate(found, start=1))
+    directory = stack.enter_context(fetched(given.index))
+    manifest = Manifest.load(directory)
+    encoder = encoders.load(given.retriever or retriever_of(given.index, manifest))
+    index = Index.open(directory, encoder)
+    place = given.collection or collection_of(given.index, manifest)
+    if place is None:
+        return Searcher(encoder, index, None, given.depth)
+    collection = Collection.open(stack.enter_context(fetched(place)))
+    _check_same(index, collection)
+    return Searcher(encoder, index, collection.lookup(), given.depth)
 
 
 def _check_same(index: Index, collection: Any) -> None:
@@ -73,13 +196,21 @@ def _check_same(index: Index, collection: Any) -> None:
         )
 
 
-def _entry(rank: int, score: float, passage_id: str, lookup: Any) -> str:
-    head = f"{rank:>3}  {score:.4f}  {passage_id}"
-    if lookup is None:
+def _as_json(answer: dict[str, Any], *, headed: bool) -> str:
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def _as_text(answer: dict[str, Any], *, headed: bool) -> str:
+    head = [f"# {answer['question']}"] if headed else []
+    return "\n".join([*head, *map(_entry, answer["results"])])
+
+
+def _entry(result: dict[str, Any]) -> str:
+    head = f"{result['rank']:>3}  {result['score']:.4f}  {result['id']}"
+    if "text" not in result:
         return head
-    passage = lookup[passage_id]
-    if passage.title:
-        head += f"  {passage.title}"
+    if result["title"]:
+        head += f"  {result['title']}"
     width = max(40, min(100, shutil.get_terminal_size().columns))
-    snippet = textwrap.shorten(passage.text, SNIPPET_CHARACTERS, placeholder=" …")
+    snippet = textwrap.shorten(result["text"], SNIPPET_CHARACTERS, placeholder=" …")
     return head + "\n" + textwrap.fill(snippet, width, initial_indent=" " * 13, subsequent_indent=" " * 13)

@@ -185,6 +185,10 @@ class ContrastiveRecipe:
         passages_per_query: The positive and `passages_per_query - 1` hard negatives (g).
         temperature: τ; 1 where the paper prints none.
         gradient_cache: Rows that are encoded at once with gradients (GradCache); 0 = the micro-batch as a whole.
+        mask_positives: Whether a query's positives are left out where they stand in the pool as other queries' passages.
+        sources: `mixed`, or `homogeneous` = the queries of an update come from one data set.
+        distillation_weight: Of the divergence from a teacher's scores, beside the contrastive loss; 0 = left out.
+        distillation_temperature: What the teacher's scores are divided by.
     """
 
     passages_per_query: int
@@ -193,6 +197,10 @@ class ContrastiveRecipe:
     schedule: Schedule
     lora: Lora
     gradient_cache: int = 0
+    mask_positives: bool = False
+    sources: Literal["mixed", "homogeneous"] = "mixed"
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 1.0
 
 
 @dataclass(frozen=True)

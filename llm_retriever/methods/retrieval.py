@@ -104,6 +104,7 @@ _LLM2VEC_PAPER = replace(
             epochs=1, max_steps=1000, batch_size=512, micro_batch_size=64, learning_rate=2e-4, warmup=300
         ),
         lora=Lora(rank=16, alpha=32, dropout=0.05),
+        sources="homogeneous",
     ),
 )
 
@@ -172,8 +173,9 @@ _SUMMARIZE_PAPER = replace(
 
 
 def _recipes(default: Method, paper: Method, released: Method) -> dict[str, Method]:
+    tuning = replace(default.tuning, mask_positives=True)
     return {
-        "default": default,
+        "default": replace(default, tuning=tuning),
         "paper": replace(paper, recipe="paper"),
         "released": replace(released, recipe="released"),
     }

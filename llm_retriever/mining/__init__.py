@@ -1,1 +1,1 @@
-"""Hard negatives: who finds the candidates (`bm25`), and which of them are kept (`selection`, `negatives`)."""
+"""Hard negatives: who finds candidates (`sparse`, `dense`), which are kept (`selection`, `negatives`), what came of it."""

@@ -1,12 +1,13 @@
 """Lucene, in a process of its own: indexes a collection, then answers searches until its input ends.
 
-A Java machine inside a process that later forks workers makes those hang, so nothing imports this module; `bm25` starts
+A Java machine inside a process that later forks workers makes those hang, so nothing imports this module; `sparse` starts
 it with ``python -m llm_retriever.mining.lucene``. It reads JSON lines from standard input and answers with JSON lines on
 standard output; Java's own messages go to standard error.
 
-The first line is the job: ``{"collection", "index", "k1", "b", "threads"}``; the answer ``{"indexed": number}``. Every
-further line is a search: ``{"queries": [text, …], "depth"}``; the answers are ``{"hits": [query's hits, …]}``, as many
-lines as it takes. ``{"problem", …}`` is an error of the input.
+The first line is the job: ``{"collection", "index", "threads"}``; the answer ``{"indexed": number}``. Every further line
+is a search: ``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are
+``{"hits": [query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not
+depend on the similarity: any number of them search the same one.
 
 Passages are analysed as Anserini does by default: English tokeniser, Lucene's 33 English stop words, Porter stemmer;
 title and text, joined by a space, are one field. The order is by score, then passage id (Anserini's); scores are Lucene's
@@ -91,7 +92,7 @@ def index_passages(passages: Iterable[Passage], total: int, directory: str, thre
     # Its default of 2 GB would not fit into the heap.
     indexer.object.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER_MEGABYTES)
     indexed = 0
-    with Progress("index passages for BM25", total, "passages") as progress:
+    with Progress("index passages for Lucene", total, "passages") as progress:
         for batch in _batches(passages):
             indexed += indexer.object.addRawDocuments(batch)
             progress.update(len(batch))
@@ -119,31 +120,33 @@ def contents(passage: Passage) -> str:
 
 
 class Searcher:
-    """BM25 over an index: what pyserini's `batch_search` finds, in less than half of its time.
+    """Searches an index: what pyserini's `batch_search` finds, in less than half of its time.
 
     That one reads a stored document and makes a Python object of every hit, which costs more than to find it. Here the
     passage ids come from the values that equal scores are sorted by, and Java writes a query's hits as one text.
 
     Args:
         directory: Where the index lies.
-        k1: Term saturation.
-        b: Length normalisation.
         threads: How many threads search.
     """
 
-    def __init__(self, directory: str, k1: float, b: float, threads: int) -> None:
+    def __init__(self, directory: str, threads: int) -> None:
         from pyserini.pyclass import autoclass
         from pyserini.search.lucene import LuceneSearcher
 
         pyserini = LuceneSearcher(directory)
-        pyserini.set_bm25(k1, b)
         self._searcher = autoclass("org.apache.lucene.search.IndexSearcher")(pyserini.object.reader)
-        self._searcher.setSimilarity(pyserini.object.get_similarity())
         self._analyzer = pyserini.object.get_analyzer()
         self._words = autoclass("io.anserini.search.query.BagOfWordsQueryGenerator")()
         self._by_score_then_id = autoclass("io.anserini.search.SearchCollection").BREAK_SCORE_TIES_BY_DOCID
         self._json = _hits_as_json()
         self._threads = threads
+
+    def use(self, java: str, arguments: list[float]) -> None:
+        """Ranks by Lucene's similarity of this class and constructor arguments from now on."""
+        from pyserini.pyclass import autoclass
+
+        self._searcher.setSimilarity(autoclass(java)(*arguments))
 
     def search(self, queries: list[str], depth: int) -> Iterator[list[str]]:
         """Hits of the queries in their order, some queries at a time: for each a JSON text from Java."""
@@ -202,9 +205,10 @@ def answer(requests: TextIO, answers: TextIO) -> None:
         collection = Collection.open(job["collection"])
         indexed = index_passages(collection.passages(), collection.passage_count, job["index"], threads)
         _write(answers, json.dumps({"indexed": indexed}))
-        searcher = Searcher(job["index"], job["k1"], job["b"], threads)
+        searcher = Searcher(job["index"], threads)
         for line in requests:
             search = json.loads(line)
+            searcher.use(**search["similarity"])
             for hits in searcher.search(search["queries"], search["depth"]):
                 _write(answers, f'{{"hits":[{",".join(hits)}]}}')
     except InputError as error:

@@ -1,52 +1,62 @@
-"""Mines hard negatives for the training queries of a collection, and makes the BM25 runs of its other splits.
+"""Mines hard negatives for the training queries of a collection, and makes the sparse runs of its other splits.
 
-Paper and released code draw negatives from BM25's top 200 with the positives removed. Two more guards against unlabelled
-positives, which MS MARCO's top ranks are full of, are off by default: a rank floor and a score ceiling.
+The recipe of RepLLaMA and LLM-QL: negatives from the union of BM25's top 200 and a dense encoder's, coCondenser in the
+papers, with the positives removed. Further guards against unlabelled positives, which MS MARCO's top ranks are full of,
+are off by default: a rank floor, and a score ceiling relative to the positive (NV-Retriever, Moreira et al. 2024).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
-from llm_retriever.mining.bm25 import BM25, Ranking
-from llm_retriever.mining.selection import Rule, select
+from llm_retriever.mining.dense import dense_index
+from llm_retriever.mining.runs import search_parameters, write_runs
+from llm_retriever.mining.selection import DENSE, SPARSE, Rule, Selection, parse_sources, select
+from llm_retriever.mining.similarities import Similarity, bm25, chosen_bm25, parse_baselines
+from llm_retriever.mining.sparse import Ranking, SparseIndex
 from llm_retriever.mining.statistics import Statistics
-from llm_retriever.mining.twins import Twins, text_key
+from llm_retriever.mining.summary import markdown
+from llm_retriever.mining.tuning import Tuning, check_tunable, tune
+from llm_retriever.mining.twins import NearCopies, Sample, Twins, text_key
 from llm_retriever.progress import Progress
-from llm_retriever.settings import MiningSettings
+from llm_retriever.settings import IndexSettings, MiningSettings
 from llm_retriever.training_set import TrainingExample, write_training_set
 
 TRAINING_SPLIT = "train"
-SYSTEM = "BM25"
 RELEVANT = 1
+RANDOM_POOL = 10_000
+Search = Callable[[Mapping[str, str], int], Iterator[tuple[str, Ranking]]]
 
 
 def mine(
-    settings: MiningSettings, collection: Path, training_set: Path, bm25_runs: Path, statistics: Path
+    settings: MiningSettings, collection: Path, training_set: Path, bm25_runs: Path, statistics: Path, picture: Path
 ) -> dict[str, Any]:
     """Mines a collection; the outputs appear when they are complete.
 
-    The same collection and settings give the same bytes, whatever the number of threads.
+    The same collection and settings give the same bytes, whatever the number of threads. With an encoder, the vectors
+    of the corpus lie beside `training_set` until it is complete; a run that was killed takes them up.
 
     Args:
-        settings: How deep to search, what to leave out, how many to draw.
+        settings: Who searches how deep, what to leave out, how many to draw.
         collection: The output of prepare_corpus.
         training_set: Where the training set goes.
-        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec` and `runs.json`.
+        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`.
         statistics: Where the Markdown goes that tells what was found.
+        picture: Where the page goes that shows it.
 
     Returns:
         The manifest of the training set.
 
     Raises:
-        InputError: It is not a collection, it has no training split, or no training query is left.
+        InputError: It is not a collection, it has no training split, no training query is left, or a setting does not
+            suit the collection or the other settings.
     """
     source = Collection.open(collection)
     if TRAINING_SPLIT not in source.splits:
@@ -55,100 +65,143 @@ def mine(
             file=collection,
             mend=f"prepare it from a source with qrels/{TRAINING_SPLIT}.tsv",
         )
-    return _Mining(settings, source).run(training_set, bm25_runs, statistics)
+    return _Mining(settings, source).run(training_set, bm25_runs, statistics, picture)
 
 
 class _Mining:
     def __init__(self, settings: MiningSettings, collection: Collection) -> None:
         self.settings, self.collection = settings, collection
-        self.statistics = Statistics(settings.depth, settings.negatives)
+        self.sources, quotas = parse_sources(
+            settings.sources, with_encoder=bool(settings.encoder), negatives=settings.negatives
+        )
+        self.rule = Rule(settings.negatives, quotas, settings.rank_floor, settings.score_ceiling, settings.seed)
+        self.baselines = parse_baselines(settings.baselines)
+        check_tunable(settings, collection)
+        self.statistics = Statistics(self.sources, settings.depth, settings.negatives)
 
-    def run(self, training_set: Path, bm25_runs: Path, statistics: Path) -> dict[str, Any]:
-        s = self.settings
-        with BM25(self.collection, k1=s.bm25_k1, b=s.bm25_b, threads=s.threads) as bm25:
-            queries = self._training_queries()
-            positives = self._positives(queries)
-            # Reads the corpus while Lucene's process indexes it.
-            twins = Twins(self.collection.passages(), set().union(*positives.values()), queries.values())
-            bm25.wait()
+    def run(self, training_set: Path, bm25_runs: Path, statistics: Path, picture: Path) -> dict[str, Any]:
+        from llm_retriever.mining.picture import page
+
+        with contextlib.ExitStack() as open_:
+            index = open_.enter_context(SparseIndex(self.collection, threads=self.settings.threads))
+            queries = self.collection.queries(TRAINING_SPLIT)
+            guards = _Guards(self.settings, self.collection, queries)
+            # Both read the corpus while Lucene's process indexes it.
+            searches, used = self._dense(open_, training_set)
+            index.wait()
+            similarity, tuning = self._bm25(index)
+            searches[SPARSE] = lambda asked, depth: index.search(asked, depth, similarity)
+            recipe = self._recipe(similarity, tuning, used)
             with files.atomic_directory(bm25_runs) as draft:
-                self._write_runs(bm25, draft)
-                examples = self._examples(bm25, queries, positives, twins)
-                manifest = write_training_set(
-                    training_set, examples, self._recipe(), self.statistics.counts, self.collection
-                )
-        files.write_text(statistics, self.statistics.markdown(self._recipe()))
+                self._write_runs(index, similarity, tuning, draft)
+                examples = self._examples({name: searches[name] for name in self.sources}, guards)
+                counts = self.statistics.counts
+                manifest = write_training_set(training_set, examples, recipe, counts, self.collection)
+        files.write_text(statistics, markdown(self.statistics, recipe))
+        files.write_text(picture, page(self.statistics, recipe))
         return manifest
 
-    def _training_queries(self) -> dict[str, str]:
-        return self.collection.queries(TRAINING_SPLIT)
+    def _dense(self, open_: contextlib.ExitStack, training_set: Path) -> tuple[dict[str, Search], dict[str, Any]]:
+        """The dense search by its name, and its description; none without an encoder."""
+        s = self.settings
+        if DENSE not in self.sources:
+            return {}, {}
+        from llm_retriever import encoders
 
-    def _positives(self, queries: Mapping[str, str]) -> dict[str, set[str]]:
-        qrels = self.collection.qrels(TRAINING_SPLIT)
-        return {q: {p for p, grade in qrels[q].items() if grade >= RELEVANT} for q in queries}
+        load = functools.partial(encoders.load, s.encoder, precision=s.precision)
+        index = IndexSettings(
+            batch_tokens=s.encoder_batch_tokens,
+            dtype=s.encoder_dtype,
+            processes=s.processes,
+            shards_uri=s.encoder_shards_uri,
+        )
+        scratch = training_set.with_name(f".{training_set.name}.vectors")
+        dense = open_.enter_context(dense_index(load, self.collection, scratch, index))
+        return {DENSE: dense.search}, {DENSE: {"given": s.encoder, **dense.parameters(s.depth)}}
 
-    def _examples(
-        self, bm25: BM25, queries: Mapping[str, str], positives: Mapping[str, set[str]], twins: Twins
-    ) -> Iterator[TrainingExample]:
-        asked = {query_id: text for query_id, text in queries.items() if positives[query_id]}
-        self.statistics.count_queries(len(queries), without_positives=len(queries) - len(asked))
+    def _bm25(self, index: SparseIndex) -> tuple[Similarity, Tuning | None]:
+        if not self.settings.bm25_tune_split:
+            return chosen_bm25(self.settings), None
+        tuning = tune(index, self.collection, self.settings)
+        return bm25(*tuning.best), tuning
+
+    def _write_runs(self, index: SparseIndex, similarity: Similarity, tuning: Tuning | None, draft: Path) -> None:
+        splits = [split for split in self.collection.splits if split != TRAINING_SPLIT]
+        depth = self.settings.evaluation_depth
+        write_runs(index, self.collection, splits, depth, similarity, self.baselines, draft, tuning)
+
+    def _examples(self, searches: Mapping[str, Search], guards: _Guards) -> Iterator[TrainingExample]:
+        asked = {query_id: text for query_id, text in guards.queries.items() if guards.positives[query_id]}
+        number = len(guards.queries)
+        self.statistics.count_queries(number, without_positives=number - len(asked))
         with Progress("mine negatives", len(asked), "queries") as progress:
-            for query_id, ranking in bm25.search(asked, self.settings.depth):
-                example = self._example(query_id, asked[query_id], ranking, positives[query_id], twins)
+            for query_id, rankings in _together(searches, asked, self.settings.depth):
+                selection = guards.select(query_id, rankings, self.rule)
+                self.statistics.add(selection, rankings)
                 progress.update()
-                if example is not None:
-                    yield example
+                if selection.negatives:
+                    positives = tuple(sorted(guards.positives[query_id]))
+                    yield TrainingExample(query_id, asked[query_id], positives, selection.negatives)
         if not self.statistics.counts["examples"]:
             raise InputError(
                 "no training query has a negative left",
                 file=self.collection.directory,
-                mend="raise depth, lower rank_floor, or raise score_ceiling",
+                mend="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
             )
 
-    def _example(
-        self, query_id: str, query: str, ranking: Ranking, positives: set[str], twins: Twins
-    ) -> TrainingExample | None:
-        same = {twins.key(passage) for passage in positives} | {text_key(query)}
-        rule = Rule(self.settings.negatives, self.settings.rank_floor, self.settings.score_ceiling, self.settings.seed)
-        selection = select(query_id, ranking, positives, lambda passage: twins.key(passage) in same, rule)
-        self.statistics.add(selection)
-        if not selection.negatives:
-            return None
-        return TrainingExample(query_id, query, tuple(sorted(positives)), selection.negatives)
-
-    def _write_runs(self, bm25: BM25, directory: Path) -> None:
-        for split in self.collection.splits:
-            if split == TRAINING_SPLIT:
-                continue
-            queries = self.collection.queries(split)
-            with Progress(f"search {split} with BM25", len(queries), "queries") as progress:
-                rows = self._watched(bm25.search(queries, self.settings.evaluation_depth), progress)
-                write_run(directory / f"{split}.trec", rows, SYSTEM)
-        manifest = {"system": SYSTEM, "parameters": self._parameters(self.settings.evaluation_depth)}
-        files.write_json(directory / RUNS_MANIFEST, {**manifest, "collection": self.collection.fingerprint})
-
-    @staticmethod
-    def _watched(rows: Iterator[tuple[str, Ranking]], progress: Progress) -> Iterator[tuple[str, Ranking]]:
-        for row in rows:
-            yield row
-            progress.update()
-
-    def _parameters(self, depth: int) -> dict[str, Any]:
-        return {
-            "k1": self.settings.bm25_k1,
-            "b": self.settings.bm25_b,
-            "depth": depth,
-            "contents": "title and text",
-            "analyzer": "English, stop words, Porter stemmer",
-            "pyserini": importlib.metadata.version("pyserini"),
-        }
-
-    def _recipe(self) -> dict[str, Any]:
+    def _recipe(self, similarity: Similarity, tuning: Tuning | None, used: Mapping[str, Any]) -> dict[str, Any]:
         s = self.settings
+        sparse = search_parameters(similarity, s.depth) | ({"tuning": tuning.as_json()} if tuning else {})
+        described = {SPARSE: sparse, **used}
         return {
-            "sources": {"bm25": self._parameters(s.depth)},
+            "sources": {name: described[name] for name in self.sources},
+            "quotas": dict(self.rule.quotas),
             "negatives": s.negatives,
             "rank_floor": s.rank_floor,
             "score_ceiling": s.score_ceiling,
+            "near_duplicate": s.near_duplicate,
+            "random_top_up": s.random_top_up,
             "seed": s.seed,
         }
+
+
+class _Guards:
+    """What keeps positives out of the negatives: judgments, equal texts, near copies.
+
+    Attributes:
+        queries: Text by training query id.
+        positives: Ids of the relevant passages by training query id.
+    """
+
+    def __init__(self, settings: MiningSettings, collection: Collection, queries: Mapping[str, str]) -> None:
+        self.queries = queries
+        qrels = collection.qrels(TRAINING_SPLIT)
+        self.positives = {q: {p for p, grade in qrels[q].items() if grade >= RELEVANT} for q in queries}
+        sample = Sample(RANDOM_POOL if settings.random_top_up else 0, settings.seed)
+        passages = sample.watching(collection.passages())
+        self._twins = Twins(passages, set().union(*self.positives.values()), queries.values())
+        self._spare = sample.ids
+        lookup = collection.lookup() if settings.near_duplicate else None
+        self._near = NearCopies(lookup, settings.near_duplicate)
+
+    def select(self, query_id: str, rankings: Mapping[str, Ranking], rule: Rule) -> Selection:
+        positives, key = self.positives[query_id], self._twins.key
+        same = {key(passage) for passage in positives} | {text_key(self.queries[query_id])}
+        return select(
+            query_id,
+            rankings,
+            positives,
+            rule,
+            same_text=lambda passage: key(passage) in same,
+            near_copy=self._near.of(positives),
+            spare=self._spare,
+        )
+
+
+def _together(
+    searches: Mapping[str, Search], queries: Mapping[str, str], depth: int
+) -> Iterator[tuple[str, dict[str, Ranking]]]:
+    """Rankings by source, query by query: all searches answer in the order of the queries."""
+    streams = [search(queries, depth) for search in searches.values()]
+    for found in zip(*streams, strict=True):
+        yield found[0][0], {name: ranking for name, (_, ranking) in zip(searches, found, strict=True)}

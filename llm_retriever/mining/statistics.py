@@ -1,49 +1,129 @@
-"""Counts what mining found, and tells it as Markdown."""
+"""Counts what mining found: for the manifest, and for those who look at it (`summary`, `picture`)."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llm_retriever.mining.selection import REASONS, Selection
+from llm_retriever.mining.selection import RANDOM, REASONS, Selection, View
+from llm_retriever.mining.sparse import Ranking
+from llm_retriever.training_set import Negative
 
 BORDERS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-BAR_WIDTH = 40
-MEANINGS = {
-    "positive": "are positives of the query",
-    "same_text": "have the text of a positive or of the query",
-    "rank_floor": "stand above the rank floor",
-    "score_ceiling": "score above the ceiling",
-}
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class SourceStatistics:
+    """What one source found.
+
+    Args:
+        depth: Candidates searched for each query.
+
+    Attributes:
+        positive_ranks: Rank of the best positive of every query; 0 = not retrieved.
+        positive_scores: Its score, where it was retrieved.
+        ranks: Of the negatives that this source ranks best.
+        scores: Of the same.
+        counts: What the manifest keeps.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.positive_ranks, self.ranks = array("i"), array("i")
+        self.positive_scores, self.scores = array("f"), array("f")
+        self._above = np.zeros(depth + 1, np.int64)
+        self.counts: dict[str, Any] = {
+            "candidates": 0,
+            "removed": dict.fromkeys(REASONS, 0),
+            "positive_retrieved": 0,
+            "negatives": 0,
+            "above_positive": 0,
+            "positive_not_retrieved": 0,
+        }
+
+    def add(self, view: View) -> None:
+        """Adds what the source had for a query."""
+        for reason, number in view.removed.items():
+            self.counts["removed"][reason] += number
+        self.counts["candidates"] += view.candidates
+        self.counts["positive_retrieved"] += bool(view.positive_rank)
+        self.positive_ranks.append(view.positive_rank)
+        if view.positive_rank:
+            self.positive_scores.append(view.positive_score)
+
+    def add_negative(self, negative: Negative, view: View) -> None:
+        """Adds a negative of a query, and what the source had for the query.
+
+        One that scores above the best positive may be an unlabelled positive; where no positive was retrieved, every
+        candidate does.
+        """
+        self.ranks.append(negative.rank)
+        self.scores.append(negative.score)
+        self.counts["negatives"] += 1
+        if not view.positive_rank:
+            self.counts["positive_not_retrieved"] += 1
+        elif negative.rank < view.positive_rank:
+            self.counts["above_positive"] += 1
+        else:
+            return
+        self._above[negative.rank] += 1
+
+    def retrieved_within(self, borders: Sequence[int]) -> list[float]:
+        """Share of the queries whose best positive stands within each of these ranks."""
+        ranks = np.frombuffer(self.positive_ranks, np.int32)
+        return [np.count_nonzero((ranks > 0) & (ranks <= border)) / max(len(ranks), 1) for border in borders]
+
+    def negatives_by_rank(self, bounds: Sequence[int]) -> list[int]:
+        """How many negatives have ranks in (bounds[i], bounds[i + 1]]."""
+        number, _ = np.histogram(np.frombuffer(self.ranks, np.int32), np.array(bounds) + 0.5)
+        return [int(count) for count in number]
+
+    def above_by_rank(self, bounds: Sequence[int]) -> list[float]:
+        """Share of the negatives of each of these rank ranges that score above their query's best positive."""
+        cumulative = np.cumsum(self._above)[np.array(bounds)]
+        return [
+            float(above) / number if number else 0.0
+            for above, number in zip(np.diff(cumulative), self.negatives_by_rank(bounds), strict=True)
+        ]
+
+    def score_arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores of the best positives that were retrieved, and of the negatives."""
+        return np.frombuffer(self.positive_scores, np.float32), np.frombuffer(self.scores, np.float32)
 
 
 class Statistics:
     """Adds up one query after the other.
 
     Args:
-        depth: Candidates searched for each query.
+        sources: Names of the sources, in order.
+        depth: Candidates searched for each query and source.
         negatives: Negatives wanted for each query.
 
     Attributes:
+        depth: As given.
+        wanted: As `negatives`.
+        sources: What each source found.
         counts: What the manifest of the training set keeps; complete when the last query was added.
     """
 
-    def __init__(self, depth: int, negatives: int) -> None:
-        self._depth, self._wanted = depth, negatives
-        self._positive_ranks, self._ranks = array("l"), array("l")
-        self._positive_scores, self._scores = array("f"), array("f")
+    def __init__(self, sources: Sequence[str], depth: int, negatives: int) -> None:
+        self.depth, self.wanted = depth, negatives
+        self.sources = {name: SourceStatistics(depth) for name in sources}
+        self.borders = [border for border in BORDERS if border < depth] + [depth]
+        self._shared = np.zeros(len(self.borders))
+        self._compared = 0
         self.counts: dict[str, Any] = {
             "queries": 0,
             "examples": 0,
             "negatives": 0,
-            "candidates": 0,
-            "dropped": {"no_positives": 0, "no_candidates": 0},
+            "found_by_several": 0,
+            "random": 0,
+            "near_duplicates": 0,
             "fewer_negatives_than_wanted": 0,
-            "positive_retrieved": 0,
-            "removed": dict.fromkeys(REASONS, 0),
+            "dropped": {"no_positives": 0, "nothing_found": 0, "nothing_left": 0},
+            "sources": {name: source.counts for name, source in self.sources.items()},
         }
 
     def count_queries(self, number: int, *, without_positives: int) -> None:
@@ -51,99 +131,38 @@ class Statistics:
         self.counts["queries"] = number
         self.counts["dropped"]["no_positives"] = without_positives
 
-    def add(self, selection: Selection) -> None:
-        """Adds what came of a query."""
+    def add(self, selection: Selection, rankings: Mapping[str, Ranking]) -> None:
+        """Adds what came of a query, and what it was drawn from."""
         counts, found = self.counts, len(selection.negatives)
-        for reason, number in selection.removed.items():
-            counts["removed"][reason] += number
-        counts["candidates"] += selection.candidates
-        counts["dropped"]["no_candidates"] += not found
-        counts["examples"] += bool(found)
-        counts["fewer_negatives_than_wanted"] += 0 < found < self._wanted
+        counts["near_duplicates"] += selection.near_copies
+        if found:
+            counts["examples"] += 1
+            counts["fewer_negatives_than_wanted"] += found < self.wanted
+        else:
+            counts["dropped"]["nothing_left" if any(rankings.values()) else "nothing_found"] += 1
         counts["negatives"] += found
-        counts["positive_retrieved"] += bool(selection.positive_rank)
-        self._positive_ranks.append(selection.positive_rank)
-        if selection.positive_rank:
-            self._positive_scores.append(selection.positive_score)
-        self._ranks.extend(negative.rank for negative in selection.negatives)
-        self._scores.extend(negative.score for negative in selection.negatives)
+        for name, view in selection.views.items():
+            self.sources[name].add(view)
+        for negative in selection.negatives:
+            counts["found_by_several"] += bool(negative.also)
+            if negative.source == RANDOM:
+                counts["random"] += 1
+            else:
+                self.sources[negative.source].add_negative(negative, selection.views[negative.source])
+        if len(rankings) > 1:
+            self._compare(*rankings.values())
 
-    def markdown(self, recipe: dict[str, Any]) -> str:
-        """Tells people what was mined, how, and what to look at."""
-        counts = self.counts
-        bm25 = recipe["sources"]["bm25"]
-        return "\n".join(
-            [
-                "# Hard negatives",
-                "",
-                f"{counts['examples']:,} of {counts['queries']:,} training queries got {counts['negatives']:,} negatives, "
-                f"drawn with seed {recipe['seed']} from BM25's top {bm25['depth']:,} (k1 {bm25['k1']}, b {bm25['b']}; "
-                f"{bm25['analyzer']}). Rank floor: {recipe['rank_floor'] or 'off'}; "
-                f"score ceiling: {recipe['score_ceiling'] or 'off'}.",
-                "",
-                *self._query_lines(),
-                "## Candidates left out",
-                "",
-                *[f"- {counts['removed'][reason]:,} {MEANINGS[reason]}" for reason in REASONS],
-                f"- of {counts['candidates']:,} candidates in all",
-                "",
-                "## How soon BM25 finds a positive",
-                "",
-                *self._positive_lines(),
-                "## Ranks of the negatives",
-                "",
-                *_histogram(np.frombuffer(self._ranks, np.dtype("l")), self._depth),
-                "## Scores",
-                "",
-                *_score_table(self._positive_scores, self._scores),
-            ]
-        )
+    def _compare(self, one: Ranking, other: Ranking) -> None:
+        """Adds the share of passages that two rankings have in common at each border."""
+        if not (one and other):
+            return
+        ours, theirs = ({passage: rank for rank, (passage, _) in enumerate(r, 1)} for r in (one, other))
+        shared = sorted(max(rank, theirs[passage]) for passage, rank in ours.items() if passage in theirs)
+        common = np.searchsorted(np.array(shared, np.int64), self.borders, side="right")
+        most = np.minimum(self.borders, min(len(ours), len(theirs)))
+        self._shared += common / most
+        self._compared += 1
 
-    def _query_lines(self) -> list[str]:
-        counts, dropped = self.counts, self.counts["dropped"]
-        return [
-            f"- {dropped['no_positives']:,} queries dropped because they have no positive",
-            f"- {dropped['no_candidates']:,} queries dropped because no candidate was left",
-            f"- {counts['fewer_negatives_than_wanted']:,} queries with fewer than {self._wanted:,} negatives",
-            "",
-        ]
-
-    def _positive_lines(self) -> list[str]:
-        ranks = np.frombuffer(self._positive_ranks, np.dtype("l"))
-        borders = [border for border in BORDERS if border < self._depth] + [self._depth]
-        number = max(len(ranks), 1)
-        shares = [f"{np.count_nonzero((ranks > 0) & (ranks <= border)) / number:.1%}" for border in borders]
-        return [
-            _row(["within the top", *(f"{border:,}" for border in borders)]),
-            _rule(len(borders)),
-            _row(["share of the queries", *shares]),
-            "",
-        ]
-
-
-def _histogram(ranks: np.ndarray, depth: int) -> list[str]:
-    """A bar for every tenth of the depth: an even draw is flat, what was left out at the top shows as a dent."""
-    borders = np.unique(np.linspace(0, depth, 11).round().astype(int))
-    number, _ = np.histogram(ranks, borders + 0.5)
-    longest = max(int(number.max(initial=0)), 1)
-    lines = ["```"]
-    for low, high, count in zip(borders, borders[1:], number, strict=False):
-        lines.append(f"{f'{low + 1:,}–{high:,}':>13} {'█' * round(BAR_WIDTH * count / longest)} {count:,}")
-    return [*lines, "```", ""]
-
-
-def _score_table(positives: array[float], negatives: array[float]) -> list[str]:
-    lines = [_row(["BM25 score", "lowest", "25 %", "median", "75 %", "highest"]), _rule(len(QUANTILES))]
-    for name, scores in (("best positive, where retrieved", positives), ("negatives", negatives)):
-        if scores:
-            values = np.quantile(np.frombuffer(scores, np.float32), QUANTILES)
-            lines.append(_row([name, *(f"{value:.2f}" for value in values)]))
-    return [*lines, ""]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _rule(numbers: int) -> str:
-    return "|---|" + "--:|" * numbers
+    def overlap(self) -> list[float]:
+        """Mean share of passages that the two sources have in common within the top `borders`; empty for one source."""
+        return (self._shared / self._compared).tolist() if self._compared else []

@@ -1,13 +1,17 @@
-"""Passages that say the same as a positive or as a query: they are no negatives, whatever their ids are."""
+"""Passages that say the same, or nearly, as a positive or as a query: they are no negatives, whatever their ids are."""
 
 from __future__ import annotations
 
+import random
 from array import array
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 
 import numpy as np
 
-from llm_retriever.collection import Passage
+from llm_retriever.collection import Passage, PassageLookup
+from llm_retriever.sources.near_duplicates import Resembling
+
+SHINGLE_WORDS = 3
 
 
 def text_key(text: str) -> int:
@@ -45,3 +49,52 @@ class Twins:
 
 def _keys(values: Iterable[int]) -> np.ndarray:
     return np.fromiter(values, np.int64)
+
+
+class NearCopies:
+    """Tells passages whose words stand in nearly the same order as those of a positive (Broder 1997: resemblance).
+
+    Args:
+        lookup: Reads passages; titles do not count. None = no text counts as nearly the same.
+        similarity: Jaccard similarity of the word 3-grams from which two texts do.
+    """
+
+    def __init__(self, lookup: PassageLookup | None, similarity: float) -> None:
+        self._lookup, self._similarity = lookup, similarity
+
+    def of(self, positives: Iterable[str]) -> Callable[[str], bool]:
+        """A test of passage ids against these positives; it reads what it is asked for, and the positives once."""
+        lookup = self._lookup
+        if lookup is None:
+            return lambda passage: False
+        texts = [lookup[passage].text for passage in sorted(positives) if passage in lookup]
+        known = Resembling(texts, shingle=SHINGLE_WORDS, similarity=self._similarity)
+        return lambda passage: lookup[passage].text in known
+
+
+class Sample:
+    """Draws a fixed number of passages from a stream, each with the same chance (Vitter 1985, algorithm R).
+
+    Args:
+        size: How many are kept; of fewer, all.
+        seed: Decides the draw.
+
+    Attributes:
+        ids: Ids of those kept so far.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._draw = size, random.Random(f"{seed}:sample")  # noqa: S311 - reproducible, no secret
+        self.ids: list[str] = []
+
+    def watching(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+        """The passages as they are; the sample is taken as they stream by."""
+        if not self._size:
+            yield from passages
+            return
+        for number, passage in enumerate(passages):
+            if len(self.ids) < self._size:
+                self.ids.append(passage.id)
+            elif (place := self._draw.randrange(number + 1)) < self._size:
+                self.ids[place] = passage.id
+            yield passage

@@ -18,6 +18,9 @@ class FingerprintSettings:
         "demo:python-docs"
     )
     backbone: Annotated[str, Field(min_length=1, description="The backbone, as for fetch_backbone.")] = "scratch:small"
+    parts: Annotated[
+        int, Field(ge=1, le=200, description="Parts that the corpus is encoded in, as for encode_corpus.")
+    ] = 1
 
 
 @dataclasses.dataclass(frozen=True)

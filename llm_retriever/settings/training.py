@@ -72,7 +72,15 @@ class AdaptationSettings:
     lora_alpha: LoraAlpha = UNSET_NUMBER
     lora_dropout: LoraDropout = -1.0
     query_length: QueryLength = UNSET_NUMBER
-    passage_length: PassageLength = UNSET_NUMBER
+    passage_length: Annotated[
+        int,
+        Field(
+            ge=-1,
+            description="ql: tokens of the document part, prompt included (the embedding tokens and the query part follow); "
+            "ebae_ebar: tokens of the text, its two prompts not included; mntp: tokens of a block of concatenated passages; "
+            "simcse: tokens of a passage, prompt included; -1 = the recipe's.",
+        ),
+    ] = UNSET_NUMBER
     epochs: Epochs = -1.0
     max_steps: MaxSteps = UNSET_NUMBER
     learning_rate: LearningRate = -1.0
@@ -123,6 +131,31 @@ class TuningSettings:
             description="Texts encoded at once with gradients, so that large batches fit; 0 = off, -1 = the recipe's.",
         ),
     ] = UNSET_NUMBER
+    mask_positives: Annotated[
+        Switch,
+        Field(
+            description="Leave a query's positives out of the negatives where other queries bring them into the pool: on, "
+            "off, empty = the recipe's."
+        ),
+    ] = ""
+    sources: Annotated[
+        Literal["", "mixed", "homogeneous"],
+        Field(
+            description="Whether the queries of an update may come from several data sets (mixed) or from one, where the "
+            "training set names them; empty = the recipe's."
+        ),
+    ] = ""
+    distillation_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Weight of the divergence from a teacher's scores, which the training set must hold (score_teacher), "
+            "beside the contrastive loss; 0 = off.",
+        ),
+    ] = 0.0
+    distillation_temperature: Annotated[
+        float, Field(gt=0, description="What the teacher's scores are divided by before their softmax.")
+    ] = 1.0
     lora_rank: LoraRank = UNSET_NUMBER
     lora_alpha: LoraAlpha = UNSET_NUMBER
     lora_dropout: LoraDropout = -1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,6 +50,45 @@ class NearDuplicates:
         for band in bands:
             self._buckets.setdefault(band, []).append(signature)
         return True
+
+
+class Resembling:
+    """Tells whether a text says nearly the same as one of a few known ones, by the exact Jaccard similarity.
+
+    Args:
+        texts: The known ones.
+        shingle: Words in a shingle.
+        similarity: Above 0; from which two texts count as nearly the same.
+
+    Example:
+        >>> known = Resembling(["Close the file at the end."], shingle=2, similarity=0.6)
+        >>> "close the file at the start" in known, "Open a socket at the start." in known
+        (True, False)
+    """
+
+    def __init__(self, texts: Iterable[str], *, shingle: int, similarity: float) -> None:
+        self._shingle, self._similarity = shingle, similarity
+        self._known = [set(self._shingles(text)) for text in texts]
+
+    def __contains__(self, text: str) -> bool:
+        """Whether a known text is that similar; letter case and punctuation play no part."""
+        found = self._shingles(text)
+        return any(self._is_similar(found, known) for known in self._known)
+
+    def _shingles(self, text: str) -> list[tuple[str, ...]]:
+        words = WORD.findall(text.lower())
+        return list(zip(*(words[i:] for i in range(self._shingle)), strict=False)) or [tuple(words)]
+
+    def _is_similar(self, found: list[tuple[str, ...]], known: set[tuple[str, ...]]) -> bool:
+        # A share of at most 1 - similarity may be missing: most texts are done with after a few shingles.
+        allowed, missing = (1 - self._similarity) * len(found), set[tuple[str, ...]]()
+        for one in found:
+            if one not in known:
+                missing.add(one)
+                if len(missing) > allowed + 1e-9:
+                    return False
+        shared = len(set(found)) - len(missing)
+        return shared >= self._similarity * (len(known) + len(missing)) - 1e-9
 
 
 def _signature(text: str, shingle: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.adaptation import query_likelihood
 from llm_retriever.adaptation.adapt import adapt, resolved_recipe
+from llm_retriever.adaptation.consecutive import TextPair
+from llm_retriever.adaptation.ebae_ebar import JointCollator
+from llm_retriever.adaptation.lengths import parts
 from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
+from llm_retriever.adaptation.vocabulary import extended
 from llm_retriever.card import load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.methods import QUERY_LIKELIHOOD
+from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
 from llm_retriever.settings import AdaptationSettings, build
 from llm_retriever.training import TrainingLog
 from llm_retriever.training_set import TrainingSet
@@ -183,3 +189,39 @@ def test_a_directory_without_lineage_is_refused(step: Step, tmp_path: Path):
     step.backbone = tmp_path / "empty"
     with pytest.raises(InputError, match=r"backbone\.json: no such file; give the output of fetch_backbone"):
         step.run()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "told"),
+    [
+        (
+            "ql",
+            {"passage_length": 200, "query_length": 100},
+            "takes 200 + 1 (embedding tokens) + 100 (query); use at most 155",
+        ),
+        ("ebae_ebar", {"passage_length": 250}, "(prompt); use at most "),
+        ("mntp", {"passage_length": 300}, "takes 300; use at most 256"),
+        ("mntp+simcse", {"passage_length": 300}, "takes 300; use at most 256"),
+    ],
+)
+def test_rows_longer_than_the_model_reads_are_refused_before_it_is_loaded(step, tmp_path, method, changes, told):
+    short = tmp_path / "short"
+    shutil.copytree(step.backbone, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
+    for weights in short.glob("*.safetensors"):
+        weights.unlink()
+    step.backbone = short
+    with pytest.raises(InputError, match=r'"passage_length": the model reads at most 256 tokens') as caught:
+        step.run(method=method, **changes)
+    assert told in str(caught.value)
+    assert not step.adapted.exists()
+
+
+def test_rows_that_just_fit_are_long_enough_for_ebae_and_ebar(backbone_directory):
+    recipe, row = EBAE_EBAR["default"], method("llama2vec")
+    with extended(backbone_directory, NEW_TOKENS) as directory:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    text = "harbour lantern " * 400
+    batch = JointCollator(recipe, row, tokenizer)([TextPair(text, text)])
+    assert sum(parts(recipe, row, tokenizer).values()) == int(batch["position_ids"].max()) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_retriever import methods
+from llm_retriever.adaptation import mntp
 from llm_retriever.adaptation.adapt import adapt
 from llm_retriever.adaptation.mntp import (
     IGNORED,
@@ -27,12 +29,14 @@ from llm_retriever.adaptation.mntp import (
     MaskedLoss,
     mask_id,
     objective,
+    shared_stream,
     token_stream,
 )
 from llm_retriever.adaptation.objective import Task
 from llm_retriever.card import load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.launching import STOP_FILE
 from llm_retriever.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
 from llm_retriever.weights import set_attention
@@ -289,3 +293,39 @@ def test_an_adaptation_trains_saves_and_says_so(
     if tune == "lora":
         before = AutoModelForCausalLM.from_pretrained(backbone_directory)
         assert torch.equal(after.lm_head.weight, before.lm_head.weight), "the head is frozen"
+
+
+def test_a_run_of_few_updates_tokenises_no_more_than_it_needs(
+    backbone_directory, collection_directory, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(mntp, "RUN", 2)
+    schedule = replace(RECIPE.schedule, max_steps=4, batch_size=5)
+    bounded = task(backbone_directory, collection_directory, passage_length=16, schedule=schedule)
+    everything = objective(task(backbone_directory, collection_directory, passage_length=16)).dataset.tokens.tolist()
+    found = objective(bounded).dataset
+    assert 4 * 5 <= len(found) < 3 * 4 * 5 < len(everything) // 16
+    closed = np.flatnonzero(found.tokens == tokenizer.eos_token_id) + 1
+    passages = [part.tolist() for part in np.split(found.tokens, closed) if len(part)]
+    text = " ".join(map(str, everything)) + " "
+    places = [text.index(" ".join(map(str, passage)) + " ") for passage in passages]
+    assert places == sorted(places), "in the order of the collection"
+    other = objective(replace(bounded, seed=18)).dataset
+    assert found.tokens.tolist() == objective(bounded).dataset.tokens.tolist() != other.tokens.tolist()
+
+
+def test_processes_that_train_together_share_one_stream(backbone_directory, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
+    texts, read = ["which river is old", "a harbour"], []
+
+    def counted(rank: int) -> Iterator[str]:
+        for text in texts:
+            read.append(rank)
+            yield text
+
+    streams = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        streams.append(shared_stream(counted(rank), tokenizer).tolist())
+    assert streams[0] == streams[1] == token_stream(iter(texts), tokenizer).tolist()
+    assert read == [0, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,19 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.build_index.__main__ import STEP
-from llm_retriever import methods
-from llm_retriever.card import CARD_FILE, Lineage, RetrieverCard, weights_digest
+from llm_retriever.card import CARD_FILE
 from llm_retriever.collection import Collection
-from tests.conftest import write_backbone
-
-
-@pytest.fixture(scope="module")
-def retriever_directory(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("retriever") / "retriever"
-    write_backbone(directory / "model")
-    method = dataclasses.replace(methods.method("llm-ql"), query_length=160)
-    RetrieverCard.of(method, Lineage("random"), weights=weights_digest(directory / "model")).save(directory)
-    return directory
 
 
 def flags(retriever: Path, collection: Path, index: Path, *others: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.evaluate.__main__ import STEP
+from tests.conftest import write_beir
 from tests.evaluation.conftest import write_inputs
 
 FLAGS = ["--depth", "20", "--measures", "ndcg@10", "--precision", "fp32"]
@@ -54,6 +55,23 @@ def test_kubeflow_gets_every_output_and_the_metrics_as_numbers(inputs, tmp_path)
     shown = answer["artifacts"]["metrics"]["artifacts"][0]["metadata"]
     assert shown == json.loads((tmp_path / "metrics").read_text())
     assert shown.keys() == {"test_ndcg_at_10", "test_ndcg_at_10_bm25", "graded_ndcg_at_10", "graded_ndcg_at_10_bm25"}
+
+
+def test_flags_add_collections_encoders_and_runs(inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyserini", None)
+    letters = write_beir(tmp_path / "letters", 20)
+    given = {
+        "--zero-shot": str(letters),
+        "--encoders": f"again={inputs['retriever']}",
+        "--runs": f"lexical={inputs['bm25_runs']}/{{split}}.trec",
+        "--untuned-passages": "0",
+    }
+    more = [part for pair in given.items() for part in pair]
+    assert STEP.execute(flags(inputs, tmp_path) + FLAGS + more) == 0
+    metrics = json.loads((tmp_path / "metrics").read_text())
+    assert metrics["test_ndcg_at_10"] == metrics["test_ndcg_at_10_again"]
+    assert metrics["test_ndcg_at_10_bm25"] == metrics["test_ndcg_at_10_lexical"]
+    assert metrics["letters_test_ndcg_at_10"] == metrics["zero_shot_ndcg_at_10"]
 
 
 @pytest.mark.parametrize(

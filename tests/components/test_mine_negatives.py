@@ -23,11 +23,12 @@ def outputs(directory: Path) -> list[str]:
         f"--training-set={directory / 'training_set'}",
         f"--bm25-runs={directory / 'runs'}",
         f"--statistics={directory / 'statistics.md'}",
+        f"--picture={directory / 'picture.html'}",
     ]
 
 
 def test_kubeflow_gets_outputs_and_their_numbers(collection_directory: Path, tmp_path: Path) -> None:
-    names = {"training_set": "training_set", "bm25_runs": "bm25_runs", "statistics": "statistics"}
+    names = ("training_set", "bm25_runs", "statistics", "picture")
     message = {
         "inputs": {
             "parameterValues": {"depth": 20, "negatives": 5, "evaluation_depth": 10, "threads": 1},
@@ -47,8 +48,20 @@ def test_kubeflow_gets_outputs_and_their_numbers(collection_directory: Path, tmp
     assert metadata["negatives"] == sum(len(example.negatives) for example in examples)
     assert len(read_run(tmp_path / "bm25_runs" / "test.trec")) == 18
     assert (tmp_path / "statistics").read_text().startswith("# Hard negatives")
-    assert "index passages for BM25" in done.stderr
+    assert (tmp_path / "picture").read_text().startswith("<!doctype html>")
+    assert "index passages for Lucene" in done.stderr
     assert set(answer) == set(names)
+
+
+def test_an_encoder_that_is_none_ends_with_code_2_and_one_line(collection_directory: Path, tmp_path: Path) -> None:
+    flags = [f"--collection={collection_directory}", *outputs(tmp_path / "out"), f"--encoder={tmp_path / 'nowhere'}"]
+    done = step(*flags)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("mine_negatives: ")] == [
+        done.stderr.splitlines()[-1]
+    ]
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_collection_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
@@ -70,15 +83,24 @@ def test_help_comes_at_once_and_names_every_setting() -> None:
     started = time.perf_counter()
     done = step("--help")
     assert time.perf_counter() - started < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    for flag in ("--collection", "--training-set", "--rank-floor", "--score-ceiling", "--bm25-k1", "--seed"):
+    for flag in (
+        "--collection",
+        "--training-set",
+        "--rank-floor",
+        "--score-ceiling",
+        "--bm25-k1",
+        "--seed",
+        "--encoder",
+    ):
         assert flag in done.stdout
+    assert "second round" in done.stdout
 
 
 def test_start_up_leaves_heavy_packages_alone() -> None:
     """Neither the step nor the mining library imports pyserini here: Lucene has a process of its own."""
     code = (
         "import sys, components.mine_negatives.__main__, llm_retriever.mining.negatives;"
-        "print([n for n in ('torch', 'pyserini', 'jnius', 'kfp', 'transformers') if n in sys.modules])"
+        "print([n for n in ('torch', 'pyserini', 'jnius', 'kfp', 'transformers', 'faiss', 'jinja2') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

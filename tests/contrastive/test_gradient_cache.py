@@ -181,18 +181,12 @@ def test_between_the_passes_only_vectors_are_kept(backbone_directory):
     assert kept[CACHED] < 4 * vectors < kept[0] / 10
 
 
-@pytest.mark.parametrize("cached", [0, 4])
-def test_the_number_of_calls_depends_on_the_number_of_rows_alone(backbone_directory, cached):
-    model, loss, calls = model_of(backbone_directory).eval(), loss_of(cached), []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    counts = set()
-    for lengths in ([3] * 10, [40] * 10, range(2, 12)):
-        rows = padded([list(range(4, 4 + n)) for n in lengths], 0, "right")
-        calls.clear()
-        with torch.no_grad():
-            loss.encode(model, rows["input_ids"], rows["attention_mask"])
-        counts.add(len(calls))
-    assert counts == {3 if cached else 1}
+def test_a_cache_bounds_the_rows_of_a_pass(backbone_directory):
+    model, loss, sizes = model_of(backbone_directory), loss_of(4), []
+    model.register_forward_pre_hook(lambda _, __, named: sizes.append(len(named["input_ids"])), with_kwargs=True)
+    loss(model, batch_of())
+    assert sum(sizes) == QUERIES * (1 + GROUP)
+    assert max(sizes) == 4
 
 
 def share_of(rank: int) -> dict[str, Tensor]:

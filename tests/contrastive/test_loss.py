@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,16 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 from torch.nn import functional
+from transformers import AutoModel
 
-from llm_retriever.contrastive.loss import ROWS_AT_ONCE_ON_CPU, ContrastiveLoss, contrastive_loss, gathered
+from llm_retriever.batches import padded
+from llm_retriever.contrastive.loss import (
+    ContrastiveLoss,
+    contrastive_loss,
+    copies_of_positives,
+    distillation_loss,
+    gathered,
+)
 from llm_retriever.methods import method
 from tests.conftest import write_backbone
 
@@ -55,9 +65,7 @@ def test_one_process_gathers_nothing():
 
 
 def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_with_one(tmp_path: Path):
-    from transformers import AutoModel
-
-    from llm_retriever.batches import padded, read_out
+    from llm_retriever.batches import read_out
 
     model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
     rows = [[1, 5, 9, 2], [1, 7, 8, 30, 31, 32, 33, 2], [1, 2]]
@@ -66,27 +74,6 @@ def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_w
         ours = ContrastiveLoss(method("llm-ql")).encode(model, right["input_ids"], right["attention_mask"])
         theirs = read_out(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-
-
-def test_rows_that_go_through_the_model_a_few_at_a_time_keep_their_vectors_and_gradients(tmp_path: Path):
-    from transformers import AutoModel
-
-    from llm_retriever.batches import padded
-
-    model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
-    draw = torch.Generator().manual_seed(0)
-    rows = [
-        torch.randint(4, 300, (int(n),), generator=draw).tolist() for n in torch.randint(2, 40, (37,), generator=draw)
-    ]
-    batch, loss = padded(rows, 2, "right"), ContrastiveLoss(method("llm-ql"))
-    assert len(rows) > 2 * ROWS_AT_ONCE_ON_CPU
-    found = []
-    for encode in (loss.encode, loss._vectors):
-        model.zero_grad()
-        vectors = encode(model, batch["input_ids"], batch["attention_mask"], None)
-        (vectors * torch.arange(len(rows))[:, None]).sum().backward()
-        found.append((vectors.detach(), model.layers[0].mlp.up_proj.weight.grad.clone()))
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 class Encoder(nn.Module):
@@ -109,38 +96,120 @@ def encoder() -> Encoder:
 
 
 def batch(rank: int, queries: int) -> dict[str, torch.Tensor]:
-    drawn = torch.randint(50, (2, queries * (1 + GROUP), 4), generator=torch.Generator().manual_seed(5))
-    whole = drawn[:, : 2 * queries * (1 + GROUP)]
-    ids = whole[rank] if rank >= 0 else torch.cat([part[:queries] for part in whole])
-    passages = whole[rank][queries:] if rank >= 0 else torch.cat([part[queries:] for part in whole])
-    ids = ids[:queries] if rank >= 0 else ids
-    return {
-        "query_ids": ids,
-        "query_mask": torch.ones_like(ids),
-        "passage_ids": passages,
-        "passage_mask": torch.ones_like(passages),
+    """The share of a rank, or of both ranks for -1; passages of few ids, so that positives come again in the pool."""
+    draw = torch.Generator().manual_seed(5)
+    ids = torch.randint(50, (2, queries * (1 + GROUP), 4), generator=draw)
+    passages = torch.randint(6, (2, queries * GROUP), generator=draw)
+    positives = torch.stack([passages[:, ::GROUP], torch.randint(-1, 6, (2, queries), generator=draw)], dim=-1)
+    made = {
+        "query_ids": ids[:, :queries],
+        "passage_ids": ids[:, queries:],
+        "passage_numbers": passages,
+        "positive_numbers": positives,
+        "teacher": torch.randn(2, queries, GROUP, generator=draw),
     }
+    made |= {f"{side}_mask": torch.ones_like(made[f"{side}_ids"]) for side in ("query", "passage")}
+    return {name: value.flatten(0, 1) if rank < 0 else value[rank] for name, value in made.items()}
 
 
-def one_of_two(rank: int, directory: str) -> None:
-    """Runs in a process of its own: its half of the batch, through data parallelism."""
+def unequal(rank: int) -> dict[str, torch.Tensor]:
+    """Rows of 3 to 9 tokens for one process, of up to 150 for the other: fewer and more passes; both shares for -1."""
+    draw, found = random.Random(2), []
+    for longest in (9, 150):
+        rows = [[draw.randrange(4, 300) for _ in range(draw.randrange(3, longest))] for _ in range(24)]
+        found.append({"query": rows[:6], "passage": rows[6:]})
+    shares = found if rank < 0 else [found[rank]]
+    made = {}
+    for side in ("query", "passage"):
+        rows = padded([row for share in shares for row in share[side]], 2, "right")
+        made |= {f"{side}_ids": rows["input_ids"], f"{side}_mask": rows["attention_mask"]}
+    return made
+
+
+def loss_of(masked: bool = False, weight: float = 0.0) -> ContrastiveLoss:
+    row = method("llm-ql")
+    changed = {"temperature": 0.1, "mask_positives": masked, "distillation_weight": weight}
+    return ContrastiveLoss(replace(row, tuning=replace(row.tuning, distillation_temperature=2.0, **changed)))
+
+
+WAYS = {"plain": loss_of(), "masked": loss_of(masked=True), "distilled": loss_of(masked=True, weight=0.7)}
+
+
+def one_of_two(rank: int, backbone: str, directory: str) -> None:
+    """Runs in a process of its own: its half of each batch, through data parallelism."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(encoder())
-    loss = ContrastiveLoss(method("llm-ql"))(model, batch(rank, 3))
-    loss.backward()
-    gradients = {name: value.grad for name, value in model.module.named_parameters()}
-    torch.save({"loss": loss.detach(), "gradients": gradients}, f"{directory}/rank{rank}.pt")
+    found, passes = {}, []
+    for name, loss in WAYS.items():
+        found[name] = trained_once(nn.parallel.DistributedDataParallel(encoder()), loss, batch(rank, 3))
+    llama = AutoModel.from_pretrained(backbone)
+    llama.register_forward_pre_hook(lambda *_: passes.append(1))
+    for _ in range(2):  # The second backward pass finds the buckets of the first one.
+        passes.clear()
+        found["unequal"] = trained_once(nn.parallel.DistributedDataParallel(llama), loss_of(), unequal(rank))
+    torch.save((found, len(passes)), f"{directory}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
+def trained_once(
+    model: nn.Module, loss: ContrastiveLoss, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradient of all parameters in one row."""
+    model.zero_grad()
+    value = loss(model, batch)
+    value.backward()
+    return value.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
 def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    model = encoder()
-    loss = ContrastiveLoss(method("llm-ql"))(model, batch(-1, 3))
-    loss.backward()
+    backbone = str(write_backbone(tmp_path / "backbone"))
+    torch.multiprocessing.spawn(one_of_two, (backbone, str(tmp_path)), nprocs=2)
+    expected = {name: trained_once(encoder(), loss, batch(-1, 3)) for name, loss in WAYS.items()}
+    expected["unequal"] = trained_once(AutoModel.from_pretrained(backbone), loss_of(), unequal(-1))
+    assert len({round(value.item(), 4) for value, _ in expected.values()}) == 4
+    calls = set()
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"rank{rank}.pt")
-        torch.testing.assert_close(found["loss"], loss.detach(), atol=1e-5, rtol=1e-5)
-        for name, value in model.named_parameters():
-            torch.testing.assert_close(found["gradients"][name], value.grad, atol=1e-5, rtol=1e-5)
+        found, passes = torch.load(tmp_path / f"rank{rank}.pt")
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        calls.add(passes)
+    assert calls == {passes}
+    assert passes > 1
+
+
+def test_positives_are_left_out_wherever_they_come_again():
+    passages = torch.tensor([1, 2, 3, 4, 1, 5])
+    positives = torch.tensor([[1, 5], [4, -1]])
+    copies = copies_of_positives(passages, positives)
+    assert copies.tolist() == [[False, False, False, False, True, True], [False] * 6]
+
+
+def test_the_masked_loss_is_that_of_the_pool_without_the_copies():
+    queries, passages = vectors(2, 0), vectors(6, 1)
+    copies = torch.zeros(2, 6, dtype=torch.bool)
+    copies[0, 4] = True
+    kept = [[0, 1, 2, 3, 5], list(range(6))]
+    losses = [
+        -torch.log_softmax(queries[i] @ passages[rows].T / 0.1, dim=-1)[rows.index(3 * i)]
+        for i, rows in enumerate(kept)
+    ]
+    found = contrastive_loss(queries, passages, 0.1, copies)
+    torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-6, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(found, [queries])
+    assert torch.isfinite(gradient).all()
+
+
+def test_distillation_is_the_divergence_of_each_querys_own_passages():
+    queries, passages = vectors(2, 0), vectors(6, 1)
+    teacher = torch.tensor([[3.0, 1.0, -2.0], [0.5, 0.5, 4.0]])
+    by_hand = 0.0
+    for i in range(2):
+        student = torch.softmax(queries[i] @ passages[3 * i : 3 * i + 3].T / 0.1, dim=-1)
+        wanted = torch.softmax(teacher[i], dim=-1)
+        by_hand = by_hand + (wanted * (wanted.log() - student.log())).sum() / 2
+    torch.testing.assert_close(distillation_loss(queries, passages, 0.1, teacher), by_hand, atol=1e-6, rtol=1e-5)
+
+
+def test_a_student_that_scores_like_its_teacher_has_nothing_to_learn_from_it():
+    queries, passages = vectors(2, 0), vectors(6, 1)
+    teacher = torch.einsum("bd,bgd->bg", queries, passages.view(2, 3, -1)).detach() / 0.1
+    assert distillation_loss(queries, passages, 0.1, teacher).abs() < 1e-6

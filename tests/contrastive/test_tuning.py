@@ -67,7 +67,12 @@ def test_tuning_lowers_the_loss_and_ranks_the_positives_higher(inputs, tmp_path)
 
 def test_the_directory_has_card_model_and_adapter_and_no_checkpoints(tuned):
     directory, _ = tuned
-    assert sorted(path.name for path in directory.iterdir()) == ["adapter", "model", "retriever_card.json"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "adapter",
+        "model",
+        "retriever_card.json",
+        "training_log.json",
+    ]
     assert [path.name for path in directory.parent.iterdir() if path != directory] in ([], [".retriever.checkpoints"])
     assert not list(directory.parent.glob(".retriever.checkpoints/*"))
 

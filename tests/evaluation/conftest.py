@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever import files, methods, preparation
-from llm_retriever.card import RetrieverCard, Stage, load_lineage, weights_digest
+from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import write_run
 from llm_retriever.indexing.build import build_index
@@ -60,10 +60,11 @@ def write_runs(directory: Path, corpus: Collection) -> None:
 
 
 def write_inputs(directory: Path) -> dict[str, Path]:
-    """The five inputs by name."""
-    made = {name: directory / name for name in ("collection", "backbone", "retriever", "index", "bm25_runs")}
+    """The six inputs by name; the adapted backbone is the backbone, passed on."""
+    made = {name: directory / name for name in ("collection", "backbone", "adapted", "retriever", "index", "bm25_runs")}
     preparation.prepare(CorpusSettings(uri=str(write_source(directory / "source"))), made["collection"])
     write_backbone(made["backbone"])
+    shutil.copytree(made["backbone"], made["adapted"])
     write_backbone(made["retriever"] / "model", seed=1)
     # The small tokenizer needs 100 tokens for the query's prompt alone.
     method = dataclasses.replace(methods.method("llm-ql"), query_length=160)
@@ -86,3 +87,20 @@ def unspoilt_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 def inputs(unspoilt_inputs: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     """The inputs of `evaluate`, for a test to spoil."""
     return {name: Path(shutil.copytree(path, tmp_path / "in" / name)) for name, path in unspoilt_inputs.items()}
+
+
+@pytest.fixture(scope="session")
+def asking_inputs(unspoilt_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The inputs of `evaluate` of a retriever whose stage one was `ql`, with other weights than the backbone; not to be
+    changed."""
+    directory = tmp_path_factory.mktemp("asking")
+    made = unspoilt_inputs | {name: directory / name for name in ("adapted", "retriever")}
+    shutil.copytree(unspoilt_inputs["retriever"], made["retriever"])
+    write_backbone(made["adapted"], seed=2)
+    recipe = dataclasses.replace(methods.QUERY_LIKELIHOOD["default"], passage_length=160, query_length=60)
+    told = {**dataclasses.asdict(recipe), EMBEDDING_TOKENS: [["eos"], ["eos"]]}
+    lineage = load_lineage(made["backbone"]).then(Stage("ql", told, seconds=2.5, examples=40))
+    save_lineage(made["adapted"], lineage)
+    card = RetrieverCard.load(made["retriever"])
+    dataclasses.replace(card, lineage=lineage.then(card.lineage.stages[-1])).save(made["retriever"])
+    return made

@@ -260,3 +260,62 @@ def test_the_matrix_of_pairs_is_antisymmetric(written: Path, content: dict[str, 
 def test_comparing_does_not_load_torch() -> None:
     code = "import sys, llm_retriever.evaluation.comparison; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def with_zero_shot(content: dict[str, Any], **more: dict[str, float]) -> dict[str, Any]:
+    """An evaluation with three zero-shot splits of two collections, and further baselines on all splits."""
+    split = content["splits"]["test"]
+    per_query = split["per_query"] | more
+    systems = {name: {"ndcg@10": 0.5, "mrr@10": 0.25} for name in more} | split["systems"]
+    shifted = {name: {metric: value / 2 for metric, value in values.items()} for name, values in systems.items()}
+    made = {"test": split | {"per_query": per_query, "systems": systems}}
+    for name, values in (("scifact/test", systems), ("cqa/android/test", systems), ("cqa/english/test", shifted)):
+        zero_shot = name.partition("/")[0]
+        made[name] = split | {"per_query": per_query, "systems": values, "collection": name, "zero_shot": zero_shot}
+    collections = {"scifact": {"splits": ["scifact/test"]}, "cqa": {"splits": list(made)[2:]}}
+    efficiency = {"training_process_hours": 1.5, "batch_size": 32, "padding_share": 0.1}
+    return content | {"splits": made, "zero_shot": {"collections": collections}, "efficiency": efficiency}
+
+
+@pytest.fixture(scope="module")
+def zero_shot(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, Any], Path]:
+    """A comparison with zero-shot collections and further baselines: its metrics, its content and its directory."""
+    directory = tmp_path_factory.mktemp("zero-shot")
+    first = with_zero_shot(evaluation(0.6, 1), **{"QLM-D": scores(0.3, 50), "BM25+QL": scores(0.5, 51)})
+    second = with_zero_shot(evaluation(0.4, 2), **{"QLM-D": scores(0.3, 50), "BM25+QL": scores(0.45, 52)})
+    metrics = run(write(directory / "in", a=first, b=second), directory)
+    return metrics, json.loads((directory / "comparison" / "comparison.json").read_text()), directory
+
+
+def test_baselines_that_all_variants_share_stand_once_and_others_for_each_variant(zero_shot) -> None:
+    _, content, _ = zero_shot
+    expected = ["a", "b", "BM25", "QLM-D", "BM25+QL of a", "BM25+QL of b"]
+    assert list(content["splits"]["test"]["systems"]) == expected
+    assert [c["baseline"] for c in content["splits"]["cqa/english/test"]["comparisons"]] == expected[1:]
+
+
+def test_zero_shot_collections_are_compared_with_their_means(zero_shot) -> None:
+    metrics, content, directory = zero_shot
+    value = content["splits"]["test"]["systems"]["a"]["ndcg@10"]
+    told = content["zero_shot"]
+    assert told["collections"]["scifact"]["a"]["ndcg@10"] == pytest.approx(value)
+    assert told["collections"]["cqa"]["a"]["ndcg@10"] == pytest.approx(0.75 * value)
+    assert told["mean"]["a"]["ndcg@10"] == pytest.approx(0.875 * value)
+    assert metrics["zero_shot_ndcg_at_10_a"] == told["mean"]["a"]["ndcg@10"]
+    assert metrics["cqa_ndcg_at_10_bm25"] == told["collections"]["cqa"]["BM25"]["ndcg@10"]
+    assert content["splits"]["scifact/test"]["zero_shot"] == "scifact"
+    assert "scifact/test" in (directory / "report.html").read_text()
+
+
+def test_what_the_evaluations_say_on_efficiency_is_compared(zero_shot) -> None:
+    _, content, _ = zero_shot
+    costs = content["costs"]["a"]
+    assert (costs["training_process_hours"], costs["batch_size"], costs["padding_share"]) == (1.5, 32, 0.1)
+
+
+def test_a_zero_shot_collection_that_has_changed_is_refused(tmp_path: Path) -> None:
+    first, second = with_zero_shot(evaluation(0.6, 1)), with_zero_shot(evaluation(0.4, 2))
+    second["splits"]["scifact/test"]["collection"] = "changed"
+    with pytest.raises(InputError, match="changed of b differs from scifact/test of a") as caught:
+        run(write(tmp_path / "in", a=first, b=second), tmp_path)
+    assert caught.value.field == "collection of scifact/test"

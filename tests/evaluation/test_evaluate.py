@@ -283,3 +283,73 @@ def test_a_backbone_without_the_retrievers_embedding_tokens_is_left_out_which_is
     _, content = run({**inputs, "retriever": retriever, "index": tmp_path / "index"}, tmp_path)
     assert "read out at <s1>, a token that only stage one has added" in content["notes"][0]
     assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+
+
+def test_the_measures_of_a_benchmark_are_taken_with_levels_of_their_own(unspoilt_inputs, tmp_path):
+    changes = {"measures": "trec-dl", "depth": 1000, "splits": "graded", "untuned_passages": 0}
+    metrics, content = run(unspoilt_inputs, tmp_path, **changes)
+    assert content["measures"] == ["ndcg@10", "map(rel=2)", "recall(rel=2)@1000", "recall(rel=1)@1000"]
+    assert content["splits"]["graded"]["notes"] == []
+    assert metrics["graded_recall_rel_2_at_1000"] == 1.0  # every system returns the whole corpus
+    qrels = Collection.open(unspoilt_inputs["collection"]).qrels("graded")
+    kept = read_run(tmp_path / "evaluation" / "runs" / "graded" / "retriever.trec")
+    (measure,) = parse_measures("map")
+    expected = means(score_queries([measure], qrels, kept, relevance_level=2))["map"]
+    assert metrics["graded_map_rel_2"] == pytest.approx(expected)
+    page = (tmp_path / "report.html").read_text()
+    assert "MAP (grade ≥ 2)" in page
+
+
+def test_a_measure_whose_level_no_judgment_reaches_is_taken_at_the_highest_grade_which_is_noted(
+    unspoilt_inputs, tmp_path
+):
+    changes = {"measures": "recall(rel=2)@20,recall(rel=1)@20", "splits": "test", "untuned_passages": 0}
+    _, content = run(unspoilt_inputs, tmp_path, **changes)
+    values = content["splits"]["test"]["systems"]["BM25"]
+    assert values["recall(rel=2)@20"] == values["recall(rel=1)@20"] > 0
+    assert "No judgment reaches relevance level 2; level 1 was used." in content["splits"]["test"]["notes"]
+
+
+def test_wins_and_losses_are_listed_by_query_for_every_baseline(evaluated):
+    (_, content), _ = evaluated
+    split = content["splits"]["graded"]
+    for comparison in split["comparisons"]:
+        listed = split["wins_and_losses"][comparison["baseline"]]
+        ours, theirs = (split["per_query"][system] for system in ("retriever", comparison["baseline"]))
+        assert len(listed["won"]) == comparison["wins"]
+        assert len(listed["lost"]) == comparison["losses"]
+        assert all(ours[query] > theirs[query] for query in listed["won"])
+        assert all(ours[query] < theirs[query] for query in listed["lost"])
+
+
+def test_the_many_ties_of_the_reciprocal_rank_are_noted(unspoilt_inputs, tmp_path):
+    changes = {"measures": "mrr@10", "primary_metric": "mrr@1", "splits": "test"}
+    _, content = run(unspoilt_inputs, tmp_path, **changes)
+    split = content["splits"]["test"]
+    tied = [c for c in split["comparisons"] if c["tie_share"] >= 0.5]
+    assert tied
+    for c in tied:
+        note = f"MRR@1 is the same for the retriever and {c['baseline']} on {c['ties']} of 10 queries"
+        assert any(found.startswith(note) for found in split["notes"])
+
+
+def test_the_evaluation_says_how_much_the_retriever_costs(unspoilt_inputs, evaluated):
+    (_, content), _ = evaluated
+    found = content["efficiency"]
+    assert found["training_seconds"] == 3.5
+    assert found["training_process_hours"] == pytest.approx(3.5 / 3600)
+    assert found["index_bytes"] == content["costs"]["index_bytes"]
+    assert found["index_seconds"] == content["costs"]["index_seconds"]
+
+
+def test_the_evaluation_of_a_single_query_holds_no_number_that_is_not_finite(inputs, tmp_path):
+    qrels = inputs["collection"] / "qrels" / "test.tsv"
+    header, first, *_ = qrels.read_text().splitlines(keepends=True)
+    qrels.write_text(header + first)
+    manifest = json.loads((inputs["collection"] / "collection.json").read_text())
+    manifest["files"]["qrels/test.tsv"] = qrels.stat().st_size
+    (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
+    metrics, content = run(inputs, tmp_path, splits="test", untuned_passages=0)
+    (comparison,) = content["splits"]["test"]["comparisons"]
+    assert (comparison["queries"], comparison["interval"], comparison["effect_size"]) == (1, None, None)
+    assert all(math.isfinite(value) for value in metrics.values())

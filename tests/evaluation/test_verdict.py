@@ -5,12 +5,25 @@ import dataclasses
 import pytest
 
 from llm_retriever.evaluation.significance import Comparison
-from llm_retriever.evaluation.verdict import daggers, evidence, headline, meaning, p_value, summary_markdown
+from llm_retriever.evaluation.verdict import (
+    daggers,
+    evidence,
+    findings,
+    headline,
+    listed,
+    meaning,
+    overview,
+    p_value,
+    summary_markdown,
+    zero_shot,
+)
 
 
 def compared(difference: float, *, t: float = 0.5, r: float = 0.5, baseline: str = "BM25", n: int = 50) -> dict:
     interval = None if n == 1 else (difference - 0.02, difference + 0.02)
-    comparison = Comparison(baseline, "ndcg@10", n, difference, interval, 1, 2, 3, t, t, r)
+    comparison = Comparison(
+        baseline, "ndcg@10", n, difference, difference / 0.6, 0.3, interval, 1, 2, 3, 2 / 6, t, t, r
+    )
     return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}
 
 
@@ -86,3 +99,53 @@ def test_the_summary_has_a_sentence_and_a_table_a_split_with_the_best_in_bold():
 @pytest.mark.parametrize("metric", ["mrr@10", "ndcg@5", "recall@100", "map"])
 def test_every_metric_is_explained(metric):
     assert meaning(metric).endswith(".")
+
+
+def test_of_many_systems_the_best_is_named_and_where_the_retriever_stands():
+    found = split()
+    assert overview("test", found, "mrr@10") == "On test, the retriever has the highest MRR@10 of 2 systems: 0.700."
+    assert overview("test", found, "ndcg@10") == (
+        "On test, BM25 has the highest nDCG@10 of 2 systems: 0.600; the retriever has 0.500."
+    )
+
+
+def test_findings_gather_the_other_systems_by_outcome():
+    found = split(
+        compared(0.1, t=0.01, r=0.01, baseline="backbone"),
+        compared(0.1, t=0.01, r=0.01, baseline="BM25"),
+        compared(-0.1, t=0.01, r=0.01, baseline="BM25+QL"),
+        compared(0.1, t=0.04, r=0.06, baseline="Echo"),
+        compared(0.0, baseline="un-tuned backbone of Echo"),
+    )
+    assert findings(found, "retriever") == [
+        "The retriever is significantly better than the un-tuned backbone and BM25.",
+        "The retriever is significantly worse than BM25+QL.",
+        "Only one of two tests tells the retriever from Echo.",
+        "There is no significant difference between the retriever and the un-tuned backbone of Echo.",
+    ]
+    assert findings(found, "LLM-QL")[1] == "LLM-QL is significantly worse than BM25+QL."
+
+
+def test_names_are_listed_as_people_do():
+    assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    assert listed(["a", "b"], "or") == "a or b"
+
+
+def test_the_zero_shot_sentences_give_the_means_and_count_the_significant_differences():
+    content = {
+        "zero_shot": {
+            "collections": {"scifact": {}, "cqadupstack": {}},
+            "mean": {"retriever": {"ndcg@10": 0.4321}, "BM25": {"ndcg@10": 0.5}},
+        },
+        "splits": {
+            "test": split(compared(0.1, t=0.01, r=0.01)),
+            "scifact/test": split(compared(0.1, t=0.01, r=0.01)) | {"zero_shot": "scifact"},
+            "cqadupstack/android": split(compared(-0.1, t=0.01, r=0.01)) | {"zero_shot": "cqadupstack"},
+            "cqadupstack/unix": split(compared(-0.1)) | {"zero_shot": "cqadupstack"},
+        },
+    }
+    assert zero_shot(content, "ndcg@10") == [
+        "nDCG@10 of the retriever on 2 zero-shot collections: 0.432 on average; BM25 0.500.",
+        "Against BM25, the retriever is significantly better on 1 and worse on 1 of 3 query sets.",
+    ]
+    assert zero_shot({"splits": content["splits"]}, "ndcg@10") == []

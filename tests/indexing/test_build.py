@@ -17,8 +17,13 @@ import pytest
 from llm_retriever import files, preparation
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.indexing import encode
-from llm_retriever.indexing.build import build_index, draft_directory, resolved, write_index
+from llm_retriever.indexing import ahead as ahead_module
+from llm_retriever.indexing import corpus as corpus_module
+from llm_retriever.indexing.ahead import ahead
+from llm_retriever.indexing.build import build_index, draft_directory, write_index
+from llm_retriever.indexing.corpus import resolved
+from llm_retriever.indexing.parts import encoding_key
+from llm_retriever.indexing.places import LocalPlace
 from llm_retriever.indexing.search import Index
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import CorpusSettings, IndexSettings
@@ -32,21 +37,26 @@ def files_of(index: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(index.iterdir()) if path.name != "manifest.json"}
 
 
+def draft_of(index: Path, retriever: Retriever, corpus: Collection, settings: IndexSettings) -> Path:
+    settings = resolved(settings, retriever)
+    return draft_directory(index, encoding_key(retriever, corpus, settings), settings)
+
+
 @pytest.fixture(scope="module")
 def killed(retriever_directory, collection_directory, tmp_path_factory) -> Path:
     """The directory in which a build was killed (SIGKILL) after its second of four shards; not to be changed."""
     program = (
-        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, encode\n"
+        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, places\n"
         "from llm_retriever.settings import IndexSettings\n"
-        "write = encode._write_shard\n"
-        "encode._write_shard = lambda *a: (write(*a), time.sleep(0.5))[0]\n"
+        "accept = places.LocalPlace.accept\n"
+        "places.LocalPlace.accept = lambda *a: (accept(*a), time.sleep(0.5))[0]\n"
         "build.build_index(*map(Path, sys.argv[1:]), IndexSettings(shard_passages=16, precision='fp32'))\n"
     )
     place = tmp_path_factory.mktemp("killed")
     paths = (retriever_directory, collection_directory, place / "index")
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, paths)])
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(list(place.glob(".index.*.partial/shard-*.json"))) < 2:
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -131,11 +141,11 @@ def test_a_killed_run_is_continued_and_ends_with_the_same_bytes(
 ):
     build_index(retriever_directory, collection_directory, tmp_path / "whole", IN_SHARDS)
     (draft,) = left.iterdir()
-    (draft / ".vectors-00002.npy.1.partial").write_bytes(b"half a shard")
+    (draft / ".vectors-00003.npy.1.partial").write_bytes(b"half a shard")
 
     written = []
-    write = encode._write_shard
-    monkeypatch.setattr(encode, "_write_shard", lambda *a: (written.append(a[3]), write(*a))[1])
+    accept = LocalPlace.accept
+    monkeypatch.setattr(LocalPlace, "accept", lambda *a: (written.append(a[1]), accept(*a))[1])
     build_index(retriever_directory, collection_directory, left / "index", IN_SHARDS)
     assert written in ([2, 3], [3])
     assert files_of(left / "index") == files_of(tmp_path / "whole")
@@ -148,8 +158,8 @@ def test_a_run_killed_before_the_last_rename_is_only_renamed(
     index = tmp_path / "index"
     build_index(retriever_directory, collection_directory, index, IN_SHARDS)
     whole, corpus = files_of(index), Collection.open(collection_directory)
-    index.rename(draft_directory(index, retriever, corpus, resolved(IN_SHARDS, retriever)))
-    monkeypatch.setattr(encode, "_write_shard", None)
+    index.rename(draft_of(index, retriever, corpus, IN_SHARDS))
+    monkeypatch.setattr(LocalPlace, "accept", None)
     build_index(retriever_directory, collection_directory, index, IN_SHARDS)
     assert files_of(index) == whole
 
@@ -167,7 +177,7 @@ def test_a_finished_shard_that_was_damaged_is_encoded_again(retriever_directory,
 def test_a_run_with_other_settings_does_not_continue_the_killed_one(retriever, collection_directory, tmp_path):
     corpus = Collection.open(collection_directory)
     places = {
-        draft_directory(tmp_path / "index", retriever, corpus, resolved(settings, retriever))
+        draft_of(tmp_path / "index", retriever, corpus, settings)
         for settings in (IN_SHARDS, IndexSettings(shard_passages=16, passage_length=120), IndexSettings(dtype="fp16"))
     }
     assert len(places) == 3
@@ -215,23 +225,22 @@ def test_a_vector_that_is_not_a_number_names_its_passage_and_leaves_no_index(
     assert not (tmp_path / "index").exists()
 
 
-def test_memory_does_not_hold_more_than_a_few_windows(retriever, collection_directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "WINDOW_PASSAGES", 5)
-    taken = []
+def test_no_more_than_a_few_windows_are_read_ahead_of_the_model(retriever, collection_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "WINDOW_PASSAGES", 5)
+    taken, encoded = [], []
     corpus = Collection.open(collection_directory)
-    stream = corpus.passages
-    monkeypatch.setattr(corpus, "passages", lambda: (taken.append(p.id) or p for p in stream()))
-    rows, encode_rows = [], retriever.encode_rows
+    spans, encode_rows = corpus.spans, retriever.encode_rows
+    monkeypatch.setattr(corpus, "spans", lambda ranges: (taken.append(len(found)) or found for found in spans(ranges)))
 
     def watched(*arguments):
         time.sleep(0.02)
-        rows.append((len(taken), len(rows) * 5))
+        encoded.append((sum(taken), len(encoded) * 5))
         return encode_rows(*arguments)
 
     monkeypatch.setattr(retriever, "encode_rows", watched)
     write_index(retriever, corpus, tmp_path / "index", IN_SHARDS)
-    assert len(rows) == 4 + 4 + 4 + 3
-    assert max(read - encoded for read, encoded in rows) <= 5 * 5
+    assert len(encoded) == 60 / 5
+    assert max(read - done for read, done in encoded) <= 5 * 5
 
 
 def test_an_error_of_the_reading_thread_reaches_the_caller():
@@ -239,7 +248,7 @@ def test_an_error_of_the_reading_thread_reaches_the_caller():
         yield 1
         raise InputError("the second is broken")
 
-    found = encode.ahead(items())
+    found = ahead(items())
     assert next(found) == 1
     with pytest.raises(InputError, match="the second is broken"):
         next(found)
@@ -254,7 +263,7 @@ def test_the_reading_thread_ends_when_its_reader_does():
         finally:
             ended.append(True)
 
-    found = encode.ahead(items())
+    found = ahead(items())
     assert next(found) == 0
     found.close()
     assert ended == [True]
@@ -271,6 +280,6 @@ def test_a_collection_that_ends_early_is_refused(retriever, tmp_path):
 
 
 def test_the_documented_example_runs():
-    results = doctest.testmod(encode)
+    results = doctest.testmod(ahead_module)
     assert results.attempted > 0
     assert results.failed == 0

@@ -5,61 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 
-from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.indexing import search
-from llm_retriever.indexing.build import write_index
+from llm_retriever.indexing import near_ties, search, streaming
 from llm_retriever.indexing.search import Index
-from llm_retriever.indexing.shards import Manifest, Shard, write_ids
-from llm_retriever.methods import method
-from llm_retriever.settings import IndexSettings
-
-CARD = RetrieverCard.of(method("llm-ql"), Lineage("random"), weights="0" * 64)
-
-
-def write_vectors(
-    directory: Path, vectors: np.ndarray, ids: Sequence[str], shards: int = 1, dtype: str = "fp32"
-) -> Index:
-    """An index of given vectors, cut into equal shards."""
-    directory.mkdir(parents=True)
-    entries = []
-    for i, rows in enumerate(np.array_split(np.arange(len(vectors)), shards)):
-        file, names = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
-        stored = vectors[rows].astype(np.float16 if dtype == "fp16" else np.float32)
-        np.save(file, stored)
-        write_ids(names, [ids[row] for row in rows])
-        norm = float(np.linalg.norm(stored.astype(np.float32), axis=1).max())
-        digests = files.sha256_of_file(file), files.sha256_of_file(names)
-        entries.append(Shard(file.name, names.name, len(rows), *digests, norm, 1, 1, 1.0))
-    manifest = Manifest(
-        "flat", "inner_product", len(vectors), vectors.shape[1], dtype, tuple(entries), CARD.digest(), "f", {}, {}, {}
-    )
-    files.write_json(directory / "manifest.json", manifest.as_json())
-    return Index.open(directory, CARD)
-
-
-def unit(rows: int, dimension: int = 48, seed: int = 0) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((rows, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def by_definition(queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str], depth: int) -> list[list[str]]:
-    """Sorts all passages by the rounded inner product, then by id, both descending."""
-    scores = [(q.astype(np.float64) * vectors.astype(np.float64)).sum(axis=1).astype(np.float32) for q in queries]
-    return [[i for _, i in sorted(zip(row.tolist(), ids, strict=True), reverse=True)[:depth]] for row in scores]
-
-
-def names(count: int) -> list[str]:
-    return [f"p{i}" for i in np.random.default_rng(5).permutation(count)]
+from tests.indexing.vectors import CARD, by_definition, names, unit, write_vectors
 
 
 @pytest.mark.parametrize("depth", [1, 10, 150])
@@ -108,8 +63,37 @@ def test_a_ranking_does_not_depend_on_the_number_of_queries_at_once(tmp_path, mo
     together = index.search(queries, 25)[1]
     assert [index.search(query[None], 25)[1][0] for query in queries] == together
     monkeypatch.setattr(search, "QUERIES_AT_ONCE", 7)
-    monkeypatch.setattr(search, "CANDIDATES_AT_ONCE", 1)
+    monkeypatch.setattr(near_ties, "NUMBERS_OF_PIECE", 500)
     assert index.search(queries, 25)[1] == together
+
+
+def with_outliers() -> tuple[np.ndarray, np.ndarray]:
+    """As large models make them: a few dimensions hold most of the length, and a few passages are much longer."""
+    vectors, queries = unit(1500), unit(400, seed=1)
+    for both in (vectors, queries):
+        both[:, [3, 40]] += np.float32([8, -7])
+    vectors[::100] *= 50
+    return vectors, queries
+
+
+@pytest.mark.parametrize("make", [hard_to_rank, with_outliers])
+def test_many_queries_at_once_are_ranked_by_definition(tmp_path, make):
+    vectors, queries = make()
+    queries = np.concatenate([queries, unit(400 - len(queries), seed=8)])
+    ids = names(len(vectors))
+    index = write_vectors(tmp_path / "index", vectors, ids, shards=2)
+    assert index.search(queries, 80)[1] == by_definition(queries, vectors, ids, 80)
+
+
+def test_ids_are_decoded_by_row_by_slice_and_all_at_once(tmp_path):
+    index = write_vectors(tmp_path / "index", unit(50), names(50), shards=3)
+    ids = index.search(unit(6, seed=1), 4)[1]
+    rows = list(ids)
+    assert [ids[i] for i in range(6)] == rows
+    assert ids[-1] == rows[-1]
+    assert ids[2:5] == rows[2:5]
+    assert len(ids) == 6
+    assert [[index.passage_id(p) for p in row] for row in ids.positions.tolist()] == rows
 
 
 def test_a_model_that_maps_everything_to_one_point_is_ranked_by_id(tmp_path):
@@ -127,7 +111,7 @@ def test_equal_scores_are_ordered_by_id_descending_as_trec_eval_does(tmp_path):
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_half_precision_shards_are_searched_exactly(tmp_path, monkeypatch, shards):
-    monkeypatch.setattr(search, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(streaming, "PIECE_ROWS", 100)
     vectors, queries, ids = unit(700).astype(np.float16), unit(30, seed=1), names(700)
     index = write_vectors(tmp_path / "index", vectors, ids, shards, dtype="fp16")
     assert index.search(queries, 20)[1] == by_definition(queries, vectors, ids, 20)
@@ -246,29 +230,3 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     np.save(tmp_path / "index" / "vectors-00000.npy", np.array([{"a": 1}] * 9, dtype=object))
     with pytest.raises(InputError, match="cannot be read"):
         Index.open(tmp_path / "index", CARD)
-
-
-def test_a_question_from_a_shell_is_answered_with_titles_and_texts(
-    retriever_directory, retriever, collection_directory, tmp_path, capsys
-):
-    corpus = Collection.open(collection_directory)
-    write_index(retriever, corpus, tmp_path / "index", IndexSettings(precision="fp32"))
-    common = ["--index", str(tmp_path / "index"), "--retriever", str(retriever_directory), "--depth", "3"]
-    capsys.readouterr()
-    assert search.main([*common, "which river is old"]) == 0
-    bare = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in bare] == ["1", "2", "3"]
-    assert search.main([*common, "--collection", str(collection_directory), "which river is old"]) == 0
-    shown = capsys.readouterr().out
-    first = corpus.lookup()[bare[0].split()[2]]
-    assert first.text in " ".join(shown.split())
-    assert shown.splitlines()[0].endswith(first.title or first.id)
-
-
-def test_a_question_with_the_wrong_retriever_ends_with_one_line(
-    retriever_directory, retriever, collection_directory, tmp_path, capsys
-):
-    write_vectors(tmp_path / "index", unit(9), names(9))
-    arguments = ["--index", str(tmp_path / "index"), "--retriever", str(retriever_directory), "a question"]
-    assert search.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1

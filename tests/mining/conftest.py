@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from llm_retriever.collection import Collection
+from llm_retriever.mining.negatives import mine
 from llm_retriever.preparation import prepare
-from llm_retriever.settings import CorpusSettings
+from llm_retriever.settings import CorpusSettings, MiningSettings
 from tests.conftest import passages, queries
+from tests.indexing.conftest import retriever_directory  # noqa: F401  (a fixture)
 
 SPECIAL = [
     # Of one length, with the same words: their scores are equal.
@@ -44,3 +46,15 @@ def write_source(directory: Path) -> None:
     for split, part in (("train", [*asked[:40], *asked[60:]]), ("dev", asked[40:50]), ("test", asked[50:60])):
         lines = "".join(f"{query}\t{passage}\t1\n" for query, _, passage in part)
         (directory / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+
+
+def mined_into(directory: Path, collection: Path, settings: MiningSettings) -> Path:
+    """Mines into `training_set`, `runs`, `statistics.md` and `picture.html` of a directory; returns it."""
+    outputs = (directory / name for name in ("training_set", "runs", "statistics.md", "picture.html"))
+    mine(settings, collection, *outputs)
+    return directory
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """Every file of a directory."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

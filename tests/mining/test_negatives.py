@@ -9,33 +9,24 @@ import pytest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import read_run
-from llm_retriever.mining.negatives import mine
 from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 from llm_retriever.training_set import TrainingExample, TrainingSet
-from tests.conftest import write_beir
+from tests.conftest import passages, write_beir
+from tests.mining.conftest import content, mined_into, write_source
 
 SETTINGS = MiningSettings(depth=40, negatives=8, evaluation_depth=25, threads=2)
 
 
-def mined_into(directory: Path, collection: Path, settings: MiningSettings = SETTINGS) -> Path:
-    mine(settings, collection, directory / "training_set", directory / "runs", directory / "statistics.md")
-    return directory
-
-
 @pytest.fixture(scope="module")
 def mined(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mined_into(tmp_path_factory.mktemp("mined"), collection.directory)
+    return mined_into(tmp_path_factory.mktemp("mined"), collection.directory, SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def examples(mined: Path, collection: Collection) -> dict[str, TrainingExample]:
     opened = TrainingSet.open(mined / "training_set", collection)
     return {example.query_id: example for example in opened.examples()}
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_every_training_query_gets_negatives_that_bm25_found(examples: dict[str, TrainingExample]) -> None:
@@ -55,22 +46,11 @@ def test_positives_are_no_negatives(examples: dict[str, TrainingExample], collec
         assert not set(example.positives) & {negative.id for negative in example.negatives}
 
 
-def test_texts_of_positives_and_queries_are_no_negatives(collection: Collection, tmp_path: Path) -> None:
-    everything = MiningSettings(depth=100, negatives=100, threads=2)
-    mined_into(tmp_path, collection.directory, everything)
-    found = {e.query_id: {n.id for n in e.negatives} for e in TrainingSet.open(tmp_path / "training_set").examples()}
-    # "twin" has the text of p0, the positive of q0; "echo" is q1 itself. For other queries both are candidates.
-    assert "twin" not in found["q0"]
-    assert "echo" not in found["q1"]
-    assert "twin" in found["q10"]
-    assert "echo" in found["q11"]
-
-
 def test_a_query_without_candidates_is_dropped_and_counted(examples: dict[str, TrainingExample], mined: Path) -> None:
     assert "empty" not in examples
     counts = TrainingSet.open(mined / "training_set").manifest["counts"]
     # "the of" finds nothing, and the long query finds nothing but its positive.
-    assert counts["dropped"] == {"no_positives": 0, "no_candidates": 2}
+    assert counts["dropped"] == {"no_positives": 0, "nothing_found": 1, "nothing_left": 1}
     assert counts["queries"] == 42
     assert counts["examples"] == len(examples) == 40
     assert counts["negatives"] == sum(len(example.negatives) for example in examples.values())
@@ -90,6 +70,7 @@ def test_the_recipe_stands_in_the_manifest(mined: Path) -> None:
     assert recipe["sources"]["bm25"]["depth"] == 40
     assert recipe["seed"] == 17
     assert (recipe["negatives"], recipe["rank_floor"], recipe["score_ceiling"]) == (8, 0, 0.0)
+    assert (recipe["quotas"], recipe["near_duplicate"], recipe["random_top_up"]) == ({}, 0.9, False)
 
 
 def test_every_other_split_gets_a_run(mined: Path, collection: Collection) -> None:
@@ -116,9 +97,11 @@ def test_bm25_finds_what_is_there(mined: Path, collection: Collection) -> None:
 def test_statistics_tell_what_was_mined(mined: Path) -> None:
     text = (mined / "statistics.md").read_text()
     assert "40 of 42 training queries" in text
-    assert "2 queries dropped because no candidate was left" in text
+    assert "1 queries dropped because no candidate was left" in text
     assert "| within the top | 1 | 5 | 10 | 20 | 40 |" in text
-    assert "are positives of the query" in text
+    assert "| positives of the query | 41 |" in text
+    assert "BM25's top 40 (k1 0.9, b 0.4;" in text
+    assert "40 of 42 training queries" in (mined / "picture.html").read_text()
 
 
 def test_a_collection_without_training_split_is_refused(tmp_path: Path) -> None:
@@ -126,14 +109,14 @@ def test_a_collection_without_training_split_is_refused(tmp_path: Path) -> None:
     (source / "qrels" / "train.tsv").unlink()
     prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
     with pytest.raises(InputError, match="no split 'train'") as caught:
-        mined_into(tmp_path / "out", tmp_path / "collection")
+        mined_into(tmp_path / "out", tmp_path / "collection", SETTINGS)
     assert "qrels/train.tsv" in caught.value.mend
     assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_that_is_no_collection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"collection\.json: no such file") as caught:
-        mined_into(tmp_path / "out", tmp_path)
+        mined_into(tmp_path / "out", tmp_path, SETTINGS)
     assert "prepare_corpus" in caught.value.mend
 
 
@@ -143,3 +126,76 @@ def test_nothing_is_written_when_no_negative_is_left(collection: Collection, tmp
         mined_into(tmp_path / "out", copy, MiningSettings(depth=5, rank_floor=5, threads=1))
     assert "rank_floor" in caught.value.mend
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_texts_that_say_what_a_positive_or_the_query_says_are_no_negatives(tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    near = {"_id": "near", "title": "", "text": passages()[2]["text"].replace("2.", "two.")}
+    with (tmp_path / "source" / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps(near) + "\n")
+    prepare(CorpusSettings(uri=str(tmp_path / "source"), deduplicate=False), tmp_path / "collection")
+    everything = MiningSettings(depth=100, negatives=100, near_duplicate=0.8, threads=2)
+    mined_into(tmp_path / "out", tmp_path / "collection", everything)
+    opened = TrainingSet.open(tmp_path / "out" / "training_set")
+    found = {e.query_id: {n.id for n in e.negatives} for e in opened.examples()}
+    # "twin" has the text of p0, the positive of q0; "echo" is q1 itself; "near" has all words of p2, the positive of q2,
+    # but the last: 12 of 14 3-grams, or 0.86. For other queries all three are candidates.
+    assert "twin" not in found["q0"]
+    assert "echo" not in found["q1"]
+    assert "near" not in found["q2"]
+    assert "twin" in found["q10"]
+    assert "echo" in found["q11"]
+    assert "near" in found["q12"]
+    assert opened.manifest["counts"]["near_duplicates"] == 1
+
+
+@pytest.fixture(scope="module")
+def topped_up(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mined with tuned BM25, so few candidates that random passages must help out."""
+    settings = MiningSettings(
+        depth=3, negatives=8, random_top_up=True, bm25_tune_split="train", bm25_tune_queries=10, threads=1
+    )
+    return mined_into(tmp_path_factory.mktemp("topped_up"), collection.directory, settings)
+
+
+def test_random_passages_top_up_where_it_is_wanted(topped_up: Path, collection: Collection) -> None:
+    opened = TrainingSet.open(topped_up / "training_set", collection)
+    examples = {e.query_id: e for e in opened.examples()}
+    assert {len(e.negatives) for e in examples.values()} == {8}
+    assert {n.source for n in examples["empty"].negatives} == {"random"}
+    assert {n.source for n in examples["q0"].negatives} == {"bm25", "random"}
+    negatives = [n for e in examples.values() for n in e.negatives]
+    assert opened.manifest["counts"]["random"] == sum(n.source == "random" for n in negatives)
+    qrels = collection.qrels("train")
+    assert all(not set(qrels[query]) & {n.id for n in e.negatives} for query, e in examples.items())
+
+
+def test_tuned_parameters_reach_runs_and_manifests(topped_up: Path) -> None:
+    recipe = TrainingSet.open(topped_up / "training_set").manifest["recipe"]["sources"]["bm25"]
+    tuning = recipe["tuning"]
+    assert (tuning["split"], tuning["queries"], tuning["metric"]) == ("train", 10, "mrr@10")
+    assert {(cell["k1"], cell["b"]) for cell in tuning["grid"]} >= {(0.9, 0.4), (0.82, 0.68), (1.2, 0.75)}
+    assert tuning["best"]["mrr@10"] == max(cell["mrr@10"] for cell in tuning["grid"])
+    runs = json.loads((topped_up / "runs" / "runs.json").read_text())
+    assert (recipe["k1"], recipe["b"]) == (tuning["best"]["k1"], tuning["best"]["b"])
+    assert (runs["parameters"]["k1"], runs["parameters"]["b"]) == (recipe["k1"], recipe["b"])
+    assert runs["tuning"] == tuning
+    assert f"**{tuning['best']['mrr@10']:.4f}**" in (topped_up / "statistics.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        (MiningSettings(sources="dense"), "sources"),
+        (MiningSettings(baselines="lmd"), "baselines"),
+        (MiningSettings(bm25_tune_split="elsewhere"), "bm25_tune_split"),
+        (MiningSettings(bm25_tune_split="dev", bm25_k1=1.2), "bm25_k1"),
+    ],
+)
+def test_settings_that_do_not_suit_are_refused_before_any_work(
+    settings: MiningSettings, field: str, collection: Collection, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        mined_into(tmp_path / "out", collection.directory, settings)
+    assert caught.value.field == field
+    assert not (tmp_path / "out").exists()

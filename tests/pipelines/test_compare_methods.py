@@ -38,6 +38,8 @@ description = "The floor."
 adapt_method = "none"
 tune_method = "repllama"
 """
+EARLY = ("fetch-backbone", "adapt-backbone")
+LATE = ("tune-retriever", "encode-in-parts", "build-index")
 OWN_BACKBONE = (
     Variant("tiny", "A tiny backbone.", {"backbone": "scratch:tiny", "tune_method": "repllama"}),
     Variant("lower rate", "The form's backbone.", {"tune_method": "repllama", "tune_learning_rate": 1e-5}),
@@ -73,10 +75,10 @@ def test_variants_that_agree_up_to_a_stage_share_its_task(tasks: dict[str, dict[
             "fingerprint-sources: tiny",
             "prepare-corpus",
             "mine-negatives",
-            *(f"{step}: tiny" for step in ("fetch-backbone", "adapt-backbone", "tune-retriever", "build-index")),
-            *(f"{step}: lower rate, short queries, plain" for step in ("fetch-backbone", "adapt-backbone")),
-            *(f"{step}: lower rate" for step in ("tune-retriever", "build-index")),
-            *(f"{step}: short queries, plain" for step in ("tune-retriever", "build-index")),
+            *(f"{step}: tiny" for step in (*EARLY, *LATE)),
+            *(f"{step}: lower rate, short queries, plain" for step in EARLY),
+            *(f"{step}: lower rate" for step in LATE),
+            *(f"{step}: short queries, plain" for step in LATE),
             *(f"evaluate: {variant.name}" for variant in OWN_BACKBONE),
             "compare",
         ]
@@ -97,6 +99,14 @@ def test_the_untuned_backbone_is_evaluated_once_for_every_backbone(tasks: dict[s
     from_form = {"componentInputParameter": "eval_untuned_passages"}
     assert given["tiny"] == given["lower rate"] == from_form
     assert given["short queries"] == given["plain"] == {"runtimeValue": {"constant": 0}}
+
+
+def test_published_encoders_are_evaluated_once(tasks: dict[str, dict[str, Any]]) -> None:
+    given = {
+        name: task["inputs"]["parameters"]["encoders"] for name, task in tasks.items() if name.startswith("evaluate")
+    }
+    constants = [value for value in given.values() if value.get("runtimeValue") == {"constant": ""}]
+    assert len(constants) == len(given) - 1
 
 
 def test_the_last_step_gets_every_evaluation_and_the_names(tasks: dict[str, dict[str, Any]]) -> None:
@@ -154,6 +164,7 @@ def test_the_default_file_has_all_methods() -> None:
             "variant RepLLaMA: a comparison publishes nothing; leave it out",
         ),
         ('"repllama"', '"repllama"\nmine_depth = 3', "variant RepLLaMA: is the same for all variants"),
+        ('"repllama"', '"repllama"\nindex_parts = 2', "variant RepLLaMA: is the same for all variants"),
         ('"RepLLaMA"', '"llm ql"', "two variants are called 'LLM-QL' and 'llm ql'"),
         ('"RepLLaMA"', '""', "variant 2: name is missing"),
         ('"RepLLaMA"', '"BM25"', "'BM25' cannot name a variant"),

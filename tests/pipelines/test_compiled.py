@@ -14,7 +14,7 @@ from components.definition import image
 from pipelines.stages import STAGES
 from tests.pipelines.golden import DIRECTORY, PIPELINES, compiled
 
-GPU_STEPS = {"adapt-backbone", "tune-retriever", "encode-corpus", "build-index", "evaluate"}
+GPU_STEPS = {"mine-negatives", "adapt-backbone", "tune-retriever", "encode-corpus", "build-index", "evaluate"}
 NEVER_CACHED = {"fingerprint-sources", "promote"}
 
 

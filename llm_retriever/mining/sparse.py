@@ -1,4 +1,4 @@
-"""BM25 over a collection: starts Lucene in a process of its own, asks it, and ends it."""
+"""Sparse search over a collection: starts Lucene in a process of its own, asks it, and ends it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.mining.similarities import Similarity
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
@@ -20,35 +21,32 @@ SECONDS_TO_END = 10.0
 Ranking = list[tuple[str, float]]
 
 
-class BM25:
-    """Searches the passages of a collection with Lucene's BM25.
+class SparseIndex:
+    """Searches the passages of a collection with Lucene.
 
     Used in a `with` statement. Indexing begins at once, beside whatever this process does next; it is waited for by the
     first search. The index lies in a temporary directory and goes when the statement ends.
 
     Args:
         collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer.
-        k1: Term saturation.
-        b: Length normalisation.
         threads: Threads that index and search; 0 = one per processor that this process may use.
 
     Example:
-        ``with BM25(collection, k1=0.9, b=0.4) as bm25: dict(bm25.search({"q1": "what is a glacier"}, depth=10))``
+        ``with SparseIndex(collection) as index: dict(index.search({"q1": "what is a glacier"}, 10, bm25(0.9, 0.4)))``
     """
 
-    def __init__(self, collection: Collection, *, k1: float, b: float, threads: int = 0) -> None:
-        self._collection, self._k1, self._b = collection, k1, b
-        self._threads = threads
+    def __init__(self, collection: Collection, *, threads: int = 0) -> None:
+        self._collection, self._threads = collection, threads
 
-    def __enter__(self) -> BM25:
-        self._directory = tempfile.TemporaryDirectory(prefix="bm25-", ignore_cleanup_errors=True)
+    def __enter__(self) -> SparseIndex:
+        self._directory = tempfile.TemporaryDirectory(prefix="lucene-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="ascii"
         )
         self._requests, self._answers = cast(TextIO, self._process.stdin), cast(TextIO, self._process.stdout)
         self._indexed = -1
         job = {"collection": str(self._collection.directory.resolve()), "index": self._directory.name}
-        self._ask({**job, "k1": self._k1, "b": self._b, "threads": self._threads})
+        self._ask({**job, "threads": self._threads})
         return self
 
     def __exit__(
@@ -70,7 +68,7 @@ class BM25:
             self._indexed = int(self._answer()["indexed"])
         return self._indexed
 
-    def search(self, queries: Mapping[str, str], depth: int) -> Iterator[tuple[str, Ranking]]:
+    def search(self, queries: Mapping[str, str], depth: int, similarity: Similarity) -> Iterator[tuple[str, Ranking]]:
         """Searches, and yields the query id and its at most `depth` passages with their scores, best first.
 
         Equal scores are in the order of the passage ids, whatever the number of threads. A query of which no word is
@@ -83,7 +81,7 @@ class BM25:
         if not queries:
             return
         self.wait()
-        self._ask({"queries": list(queries.values()), "depth": depth})
+        self._ask({"queries": list(queries.values()), "depth": depth, "similarity": similarity.as_request()})
         names = iter(queries)
         answered = 0
         while answered < len(queries):

@@ -1,0 +1,27 @@
+"""What Kubeflow sees of the step `encode_corpus`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components.definition import container, documented
+from components.encode_corpus.__main__ import STEP
+
+
+@dsl.container_component
+@documented(STEP)
+def encode_corpus(
+    retriever: Input[Model],
+    collection: Input[Dataset],
+    encoded: Output[Artifact],
+    passage_length: int,
+    batch_tokens: int,
+    shard_passages: int,
+    dtype: str,
+    precision: str,
+    processes: int,
+    shards_uri: str,
+    part: int,
+    parts: int,
+) -> dsl.ContainerSpec:
+    """Encodes one part of the corpus straight to `shards_uri`, where build_index takes the shards from."""
+    return container(STEP, "gpu")

@@ -1,0 +1,53 @@
+"""How long a row of an adaptation can get, and whether the model has positions for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from llm_retriever.errors import InputError
+from llm_retriever.methods import AdaptationRecipe, EbaeEbarRecipe, Method, QueryLikelihoodRecipe
+from llm_retriever.prompts import plain_ids
+
+
+def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str, int]:
+    """Most tokens of each part of a row that stand at positions of their own, by what the part is called.
+
+    The two prompts of EBAE and EBAR share their positions, so the longer one counts.
+    """
+    if isinstance(recipe, QueryLikelihoodRecipe):
+        embedding = len(method.passage.embedding_tokens)
+        return {"passage_length": recipe.passage_length, "embedding tokens": embedding, "query": recipe.query_length}
+    if isinstance(recipe, EbaeEbarRecipe):
+        opening = int(tokenizer.bos_token_id is not None)
+        prefix, *suffixes = plain_ids(tokenizer, [method.passage.prefix, method.passage.suffix, method.query.suffix])
+        tokens = (len(wording.embedding_tokens) for wording in (method.passage, method.query))
+        prompts = [len(suffix) + more for suffix, more in zip(suffixes, tokens, strict=True)]
+        return {"passage_length": recipe.passage_length, "head": opening + len(prefix), "prompt": max(prompts)}
+    return {"passage_length": recipe.passage_length}
+
+
+def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
+    """Refuses, before weights are loaded, rows that are longer than the model can read.
+
+    Raises:
+        InputError: With the most that `passage_length` may be.
+    """
+    most = getattr(AutoConfig.from_pretrained(backbone).get_text_config(), "max_position_embeddings", None)
+    found = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
+    total = sum(found.values())
+    if most is None or total <= most:
+        return
+    others = "".join(f" + {number} ({name})" for name, number in found.items() if name != "passage_length")
+    raise InputError(
+        f"the model reads at most {most} tokens, a row takes {found['passage_length']}{others}",
+        file=backbone,
+        field="passage_length",
+        mend=_mend(found["passage_length"] - (total - most)),
+    )
+
+
+def _mend(room: int) -> str:
+    return f"use at most {room}" if room > 0 else "lower the other lengths, or use another backbone"

@@ -1,0 +1,86 @@
+"""Loading an encoder's model and tokenizer: safetensors only, no code of the source, no weight left to chance."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging
+
+from llm_retriever.errors import InputError
+from llm_retriever.precision import dtype_of
+
+
+def load_model(
+    directory: Path, precision: str, kind: str = "AutoModel", unread: tuple[str, ...] = ()
+) -> tuple[Any, list[str]]:
+    """A model in evaluation mode, and the names of the weights in its directory that it has no place for.
+
+    Args:
+        directory: A Hugging Face directory.
+        precision: `bf16`, `fp16`, `fp32` or `auto`.
+        kind: Name of its class in transformers.
+        unread: Starts of the names of weights that are not read out, and may be missing.
+
+    Raises:
+        InputError: It cannot be loaded, or a weight is missing.
+    """
+    try:
+        with quiet():
+            model, loading = getattr(transformers, kind).from_pretrained(
+                directory,
+                dtype=dtype_of(precision),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model cannot be loaded ({error})", file=directory) from None
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(unread))
+    if missing:
+        raise InputError(f"the weights lack {missing[0]}", file=directory)
+    return model.eval(), sorted(loading["unexpected_keys"])
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a Hugging Face directory.
+
+    Raises:
+        InputError: There is none, or it is not a fast one.
+    """
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tokenizer cannot be loaded ({error})", file=directory) from None
+    if not tokenizer.is_fast:
+        raise InputError(
+            "the tokenizer is a slow one", file=directory, mend="save its tokenizer.json with transformers"
+        )
+    return tokenizer
+
+
+def chosen_device(device: str | None) -> str:
+    """The device that was asked for, else the first GPU, or the processor."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers reports the unused language-model head as an anomaly, and loading with a bar of its own."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

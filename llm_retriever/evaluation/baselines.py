@@ -1,0 +1,218 @@
+"""The baselines that a retriever is compared with: lexical runs, its own backbone before any training, published encoders
+and runs that somebody else made."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_retriever import encoders
+from llm_retriever.adaptation.vocabulary import added_tokens
+from llm_retriever.card import RetrieverCard
+from llm_retriever.encoders.interface import Encoder
+from llm_retriever.encoders.table import TABLE
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation.bench import Bench
+from llm_retriever.evaluation.named import last_part, named
+from llm_retriever.evaluation.runs import Run, read_run
+from llm_retriever.evaluation.splits import BACKBONE, BM25, RETRIEVER
+from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded, without_own_passage
+from llm_retriever.retriever import Retriever
+from llm_retriever.settings import EvaluationSettings, IndexSettings
+from llm_retriever.store import open_store
+
+SPLIT = "{split}"
+INHERITED = ("passage_length", "batch_tokens", "dtype")
+"""What the index of a baseline has in common with that of the retriever; it is searched exactly whatever that one is."""
+
+
+def add_lexical(bench: Bench, runs: BM25Runs) -> None:
+    """Takes the runs of BM25 and of other lexical systems, of the splits that have one."""
+    for name, system in runs.systems.items():
+        _note_shallow(bench, name, system)
+        for split in bench.splits:
+            run = runs.run(split.name, bench.settings.depth, name)
+            file = runs.file(split.name, name)
+            if run is None or file is None:
+                split.notes.append(f"There is no {name} run of this split, so {name} is not compared.")
+                continue
+            bench.add_run(split, name, run, description=system.description, parameters=system.parameters)
+            bench.check_passages(split, name, file)
+
+
+def _note_shallow(bench: Bench, name: str, system: SparseSystem) -> None:
+    deepest = max(measure.cutoff for measure in bench.measures)
+    if system.depth < min(deepest, bench.corpus.passage_count):
+        bench.notes.append(
+            f"{name} was searched to depth {system.depth:,} only: its metrics with a larger cutoff are lower bounds."
+        )
+
+
+def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: RetrieverCard) -> float | None:
+    """Encodes the corpus with the un-tuned backbone, where the corpus is small enough, and searches every split.
+
+    The backbone is worded, read out and cut as the tuned system is.
+
+    Returns:
+        Wall-clock seconds, encoding included; None when it was left out.
+    """
+    limit, count = bench.settings.untuned_passages, bench.corpus.passage_count
+    if count > limit:
+        bench.notes.append(
+            f"The un-tuned backbone was not evaluated: {count:,} passages are more than the limit of {limit:,} "
+            "(untuned_passages)."
+        )
+        return None
+    missing = added_tokens(card, backbone)
+    if missing:
+        bench.notes.append(
+            f"The un-tuned backbone was not evaluated: the retriever is read out at {missing[0]}, a token that only stage one "
+            "has added."
+        )
+        return None
+    started = time.monotonic()
+    description = "the same backbone before any training, worded and read out like the retriever"
+    untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
+    settings = IndexSettings(**{name: tuned.index.manifest.settings[name] for name in INHERITED})
+    with encoded(untuned, bench.corpus, bench.passages, settings, tuned.query_length) as system:
+        bench.add_dense(BACKBONE, system, description=description)
+    return time.monotonic() - started
+
+
+class Baselines:
+    """The baselines that the settings name, for every collection of an evaluation.
+
+    Args:
+        settings: `encoders` and `runs`.
+        taken: Names of other systems.
+
+    Raises:
+        InputError: A name cannot be used, or stands twice.
+    """
+
+    def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
+        self.settings = settings
+        names = [RETRIEVER, BM25, BACKBONE, *taken]
+        self.encoders = named(_with_rows(settings.encoders), "encoders", names)
+        self.runs = named(settings.runs, "runs", [*names, *self.encoders])
+        self._used: set[str] = set()
+
+    def add(self, bench: Bench, query_length: int | None = None, passage_length: int | None = None) -> dict[str, float]:
+        """Evaluates them on a bench; lengths are tokens of a text, None = as an encoder says.
+
+        Returns:
+            Wall-clock seconds by encoder.
+        """
+        seconds = {}
+        for name, source in self.encoders.items():
+            if bench.corpus.passage_count > self.settings.encoder_passages:
+                where = f" on {bench.zero_shot}" if bench.zero_shot else ""
+                bench.notes.append(
+                    f"{name} was not evaluated{where}: {bench.corpus.passage_count:,} passages are more than the limit of "
+                    f"{self.settings.encoder_passages:,} (encoder_passages)."
+                )
+                continue
+            started = time.monotonic()
+            self._add_encoder(bench, name, source, query_length, passage_length)
+            seconds[name] = time.monotonic() - started
+        for name, pattern in self.runs.items():
+            self._add_run(bench, name, pattern)
+        return seconds
+
+    def _add_encoder(
+        self, bench: Bench, name: str, source: str, query_length: int | None, passage_length: int | None
+    ) -> None:
+        encoder = encoders.load(source, precision=self.settings.precision)
+        queries, passages = fitting(encoder, query_length, passage_length)
+        settings = IndexSettings() if passages is None else IndexSettings(passage_length=passages)
+        description = f"a published encoder ({last_part(source)})"
+        with encoded(encoder, bench.corpus, bench.passages, settings, queries) as system:
+            bench.add_dense(name, system, description=description, parameters=_parameters(encoder))
+
+    def _add_run(self, bench: Bench, name: str, pattern: str) -> None:
+        for split in bench.splits:
+            run = _opened(pattern.replace(SPLIT, split.name)) if self._may_have(pattern, split.name) else {}
+            judged = {query: run[query] for query in split.qrels if query in run}
+            if not judged:
+                split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
+                continue
+            self._used.add(name)
+            run = without_own_passage(judged, self.settings.depth)
+            bench.add_run(split, name, run, description=f"a run that was given ({last_part(pattern)})")
+            bench.check_passages(split, name, Path(pattern))
+
+    @staticmethod
+    def _may_have(pattern: str, split: str) -> bool:
+        """Whether there is a file for a split; one without the split's name must be there in any case."""
+        return SPLIT not in pattern or _exists(pattern.replace(SPLIT, split))
+
+    def check_used(self) -> None:
+        """Refuses runs that no split was found in.
+
+        Raises:
+            InputError: It names the first one.
+        """
+        for name, pattern in self.runs.items():
+            if name not in self._used:
+                raise InputError(
+                    f"the run {name} has no query of the splits", file=pattern, field="runs", mend="name a run of them"
+                )
+
+
+def _with_rows(text: str) -> str:
+    """The setting `encoders` with the names of rows in front: ``dpr=PLACE`` says how weights are wired, and names them."""
+    entries = [entry.strip() for entry in text.split(",")]
+    return ",".join(f"{row}={e}" if (row := e.partition("=")[0]) in TABLE and "=" in e else e for e in entries)
+
+
+def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:
+    """The lengths, each None where the encoder cannot read so many tokens and so reads as many as it was made for.
+
+    The lengths are those of one copy of a text, as in the settings of the training: Echo gets twice as many.
+    """
+    queries, passages = copies(encoder, "query", query_length), copies(encoder, "passage", passage_length)
+    try:
+        encoder.tokenise_queries([""], length=queries)
+    except InputError:
+        queries = None
+    try:
+        encoder.tokenise_passages([""], length=passages)
+    except InputError:
+        passages = None
+    return queries, passages
+
+
+def copies(encoder: Encoder, side: Literal["query", "passage"], length: int | None) -> int | None:
+    """Tokens of a worded text of a side where a setting says `length`; None = as the encoder says."""
+    return encoder.card.tokens(side, length) if length and isinstance(encoder, Retriever) else length
+
+
+def _parameters(encoder: Encoder) -> dict[str, Any]:
+    return {"name": encoder.name, "dimension": encoder.dimension, "precision": encoder.precision}
+
+
+def _exists(place: str) -> bool:
+    parent, _, key = place.rpartition("/")
+    return open_store(parent or ".").exists(key)
+
+
+def _opened(place: str) -> Run:
+    """Reads a run from a file or an s3:// object."""
+    with _local(place) as path:
+        return read_run(path)
+
+
+@contextlib.contextmanager
+def _local(place: str) -> Iterator[Path]:
+    if not place.startswith("s3://"):
+        yield Path(place)
+        return
+    parent, _, key = place.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="run-") as scratch:
+        path = Path(scratch) / key
+        path.write_bytes(open_store(parent).read(key))
+        yield path

@@ -1,0 +1,152 @@
+"""The bench: the splits and measures of one collection, and what the systems did on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation import report as report_page
+from llm_retriever.evaluation.examples import Examples, judge, most_different
+from llm_retriever.evaluation.metrics import means
+from llm_retriever.evaluation.runs import Run, write_run
+from llm_retriever.evaluation.significance import Comparison, compare, wins_and_losses
+from llm_retriever.evaluation.splits import RETRIEVER, SplitResults, chosen_measures, chosen_splits, open_split
+from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.settings import EvaluationSettings
+
+MANY_TIES = 0.5
+TRAINING_SPLIT = "train"
+TRAINED_ON = "The retriever was trained on these queries: the values say how well it fits, not how good it is."
+
+
+class Bench:
+    """The splits of a collection and the measures, and what the systems did on them.
+
+    Args:
+        settings: What to measure, and on what.
+        corpus: The collection.
+        runs: Directory that `<split>/<system>.trec` are written to.
+        zero_shot: Name of a collection that the retriever was not trained on; its splits are called `<name>/<split>`.
+        part: Of what these collections have several parts of, as CQADupStack has forums: `<name>/<part>/<split>`.
+        names: Splits of the collection; None = those of the settings.
+
+    Attributes:
+        splits: What is measured on, with what the systems did there.
+        passages: The corpus by passage id.
+        systems: What stands about a system in `evaluation.json`, by its name: `description`, and more where there is.
+        notes: Sentences for people on what was left out, and why.
+
+    Raises:
+        InputError: A setting cannot be used with this collection.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        corpus: Collection,
+        runs: Path,
+        *,
+        zero_shot: str = "",
+        part: str = "",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.settings, self.corpus, self.runs, self.zero_shot = settings, corpus, runs, zero_shot
+        self.measures, self.primary = chosen_measures(settings)
+        levels = [settings.relevance_level, *(measure.level for measure in self.measures)]
+        names = chosen_splits(settings, corpus) if names is None else names
+        self.splits = [open_split(corpus, name, levels) for name in names]
+        for split in self.splits:
+            if split.name == TRAINING_SPLIT and not zero_shot:
+                split.notes.append(TRAINED_ON)
+            split.name = "/".join(filter(None, (zero_shot, part, split.name)))
+        self.passages = corpus.lookup()
+        self.systems: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+
+    def add_dense(self, name: str, system: DenseSystem, **facts: Any) -> None:
+        """Searches every split with a dense system.
+
+        Args:
+            name: Of the system: the file name of its runs, so without `/` and white space.
+            system: Searches.
+            **facts: What is told about it: `description`, and more.
+        """
+        for split in self.splits:
+            self.add_run(split, name, system.run(split.queries, self.settings.depth), **facts)
+
+    def add_run(self, split: SplitResults, name: str, run: Run, **facts: Any) -> None:
+        """Judges what a system returned on a split, and keeps the run; arguments are those of `add_dense`."""
+        rows = ((query, list(ranking.items())) for query, ranking in run.items())
+        write_run(self.runs / split.name / f"{name}.trec", rows, name)
+        split.judged[name] = judge(self.measures, split.qrels, run, split.level, split.highest)
+        self.systems.setdefault(name, dict(facts))
+
+    def check_passages(self, split: SplitResults, name: str, file: Path) -> None:
+        """Refuses the run of a system whose first passages are not all in the collection.
+
+        Raises:
+            InputError: One is not; `file` is where the run comes from.
+        """
+        for passage in itertools.chain.from_iterable(split.judged[name].top.values()):
+            if passage not in self.passages:
+                raise InputError(
+                    f"passage {passage!r} is not in the collection",
+                    file=file,
+                    mend="make the run anew from this collection",
+                )
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The measured part of `evaluation.json`: its `splits`."""
+        return {split.name: self._split_results(split) for split in self.splits}
+
+    def _split_results(self, split: SplitResults) -> dict[str, Any]:
+        all_judged = split.in_order()
+        per_query = {name: judged.scores[self.primary.name] for name, judged in all_judged.items()}
+        baselines = {name: values for name, values in per_query.items() if name != RETRIEVER}
+        compared = compare(self.primary.name, per_query[RETRIEVER], baselines)
+        return {
+            "collection": self.corpus.fingerprint,
+            **({"zero_shot": self.zero_shot} if self.zero_shot else {}),
+            "queries": len(split.qrels),
+            "judgments": sum(len(grades) for grades in split.qrels.values()),
+            "relevance_level": split.level,
+            "systems": {name: means(judged.scores) for name, judged in all_judged.items()},
+            "comparisons": [_as_json(comparison) for comparison in compared],
+            "wins_and_losses": {
+                name: wins_and_losses(per_query[RETRIEVER], found) for name, found in baselines.items()
+            },
+            "per_query": per_query,
+            "notes": [*split.notes, *self._ties(compared)],
+        }
+
+    def _ties(self, compared: list[Comparison]) -> list[str]:
+        """What is to be known of a metric that has few values."""
+        tied = [c for c in compared if c.tie_share >= MANY_TIES and self.primary.kind in ("mrr", "success")]
+        return [
+            f"{self.primary.label} is the same for the retriever and {c.baseline} on {c.ties:,} of {c.queries:,} queries; the "
+            "tests rest on the others."
+            for c in tied
+        ]
+
+    def examples(self, split: SplitResults) -> report_page.SplitExamples:
+        """Queries won and lost against the first baseline."""
+        judged = split.in_order()
+        if len(judged) < 2:
+            return report_page.SplitExamples(against="")
+        metric, shown = self.primary.name, dict(itertools.islice(judged.items(), 2))
+        found = Examples(split.queries, split.qrels, self.passages, split.level)
+        won, lost = most_different(*(judged.scores[metric] for judged in shown.values()))
+        return report_page.SplitExamples(
+            list(shown)[1],
+            [found.example(query, shown, metric) for query in won],
+            [found.example(query, shown, metric) for query in lost],
+        )
+
+
+def _as_json(comparison: Comparison) -> Mapping[str, Any]:
+    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}

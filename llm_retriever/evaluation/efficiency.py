@@ -1,0 +1,153 @@
+"""What a retriever costs: the columns of LLM-QL's Table 9 (batch size, index size, total index and training time) and more.
+
+Times, tokens and sizes were taken down by the steps. Floating-point operations are arithmetic: 2 for every weight outside
+of the embedding tables and every token forward; training adds twice as many backward, half of that where only an adapter is
+tuned, and one more forward with gradient checkpointing (Kaplan et al., 2020, section 2.1; attention's own are left out).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from llm_retriever.card import RetrieverCard, Stage
+from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.indexing.shards import DTYPES, Manifest
+
+SECONDS_PER_HOUR = 3600
+FORWARD, BACKWARD, FROZEN_BACKWARD = 2, 4, 2
+TEXTS_OF_AN_EXAMPLE = {"simcse": 2}
+"""How often a text goes through the model, where that is not once."""
+
+
+def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
+    """The part `efficiency` of `evaluation.json`; a figure that nobody took down is left out.
+
+    Args:
+        card: Its lineage has what the training stages took.
+        tuned: The retriever after its searches.
+    """
+    weights = parameters(tuned)
+    stages = [training(stage, weights) for stage in card.lineage.stages]
+    hours = [stage["process_hours"] for stage in stages]
+    batches = [stage["batch_size"] for stage in stages if "batch_size" in stage]
+    return _known(
+        {
+            "device": device(tuned),
+            "parameters": weights,
+            "dimension": tuned.index.manifest.dimension,
+            "training": stages,
+            "training_seconds": sum(stage["seconds"] for stage in stages),
+            "training_process_hours": sum(hours),
+            "batch_size": batches[-1] if batches else None,
+            **indexing(tuned.index.manifest, weights),
+            **searching(tuned),
+            **memory(),
+        }
+    )
+
+
+def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def training(stage: Stage, weights: int | None) -> dict[str, Any]:
+    """What one stage took; its tokens, and so its operations, are upper bounds: no text longer than allowed."""
+    processes = int(stage.settings.get("processes", 1))
+    tokens = tokens_at_most(stage)
+    operations = None if weights is None or tokens is None else weights * tokens * operations_per_weight(stage)
+    schedule = stage.settings.get("schedule") or {}
+    return _known(
+        {
+            "stage": stage.stage,
+            "seconds": stage.seconds,
+            "processes": processes,
+            "process_hours": processes * stage.seconds / SECONDS_PER_HOUR,
+            "examples": stage.examples,
+            "batch_size": schedule.get("batch_size"),
+            "tokens_at_most": tokens,
+            "operations_at_most": operations,
+        }
+    )
+
+
+def tokens_at_most(stage: Stage) -> int | None:
+    """Tokens that a stage has put through the model, at most; None where its settings do not tell."""
+    told = stage.settings
+    if "tokens" in told:
+        return int(told["tokens"])
+    if "passage_length" not in told:
+        return None
+    passages = int(told.get("passages_per_query", TEXTS_OF_AN_EXAMPLE.get(stage.stage, 1)))
+    return stage.examples * (int(told.get("query_length", 0)) + passages * int(told["passage_length"]))
+
+
+def operations_per_weight(stage: Stage) -> int:
+    """Floating-point operations for every weight and token of a training stage."""
+    backward = FROZEN_BACKWARD if stage.settings.get("tune") == "lora" else BACKWARD
+    again = FORWARD if (stage.settings.get("schedule") or {}).get("gradient_checkpointing") else 0
+    return FORWARD + backward + again
+
+
+def indexing(manifest: Manifest, weights: int | None) -> dict[str, Any]:
+    """What the index took, and how large it is."""
+    tokens, seconds = sum(shard.tokens for shard in manifest.shards), manifest.timings.get("seconds")
+    operations = None if weights is None else FORWARD * weights * tokens
+    return {
+        "index_seconds": index_seconds(manifest),
+        "index_passages": manifest.count,
+        "index_tokens": tokens,
+        **{name: manifest.timings.get(name) for name in ("passages_per_second", "tokens_per_second", "padding_share")},
+        "index_bytes": index_bytes(manifest),
+        "bytes_per_passage": index_bytes(manifest) / manifest.count,
+        "index_operations": operations,
+        "index_operations_per_second": operations / seconds if operations and seconds else None,
+    }
+
+
+def index_seconds(manifest: Manifest) -> float | None:
+    """Seconds of encoding, all processes together, and of building what is searched."""
+    encoding = manifest.timings.get("seconds")
+    built = manifest.faiss.seconds if manifest.faiss is not None else 0.0
+    return None if encoding is None else encoding + built
+
+
+def index_bytes(manifest: Manifest) -> int:
+    """Bytes of the vectors, and of the structure for approximate search where there is one."""
+    vectors = manifest.count * manifest.dimension * DTYPES[manifest.dtype].itemsize
+    return vectors + (manifest.faiss.size if manifest.faiss is not None else 0)
+
+
+def searching(tuned: DenseSystem) -> dict[str, float]:
+    """Milliseconds of a query, in large batches, and queries per second."""
+    encoding, search = (1000 * seconds / tuned.queries for seconds in (tuned.encoding_seconds, tuned.search_seconds))
+    both = max(encoding + search, 1e-9)
+    return {"query_encoding_ms": encoding, "query_search_ms": search, "queries_per_second": 1000 / both}
+
+
+def memory() -> dict[str, int]:
+    """Largest memory of this process so far, in bytes, and of its GPU where it has one."""
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    import torch
+
+    if torch.cuda.is_available():
+        found["gpu_peak_bytes"] = int(torch.cuda.max_memory_allocated())
+    return found
+
+
+def parameters(system: DenseSystem) -> int | None:
+    """Weights of the model that every token passes: all but the table of input embeddings."""
+    model = getattr(system.encoder, "model", None)
+    if model is None:
+        return None
+    table = model.get_input_embeddings()
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in table.parameters())
+
+
+def device(system: DenseSystem) -> str:
+    """Where an encoder computes; the interface of encoders does not say."""
+    return str(getattr(getattr(system.encoder, "model", None), "device", "cpu"))

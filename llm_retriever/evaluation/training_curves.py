@@ -1,0 +1,37 @@
+"""The training curves of the report: losses of both stages, where their outputs bring a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_retriever import files
+from llm_retriever.card import RetrieverCard, load_lineage
+from llm_retriever.evaluation.plots import thinned
+from llm_retriever.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from llm_retriever.evaluation.bench import Bench
+    from llm_retriever.evaluation.extras import Paths
+
+TRAINING_LOG = "training_log.json"
+
+
+def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
+    """The losses over the updates, thinned to what a picture shows.
+
+    Returns:
+        `curves`: a list of `title` and `points`, pairs of update and loss.
+    """
+    found = []
+    if paths.adapted is not None and (paths.adapted / TRAINING_LOG).exists():
+        stages = load_lineage(paths.adapted).stages
+        found.append(_curve(f"Loss of stage one ({stages[-1].stage})" if stages else "Loss", paths.adapted))
+    if (paths.retriever / TRAINING_LOG).exists():
+        found.append(_curve("Loss of the contrastive tuning", paths.retriever))
+    return {"curves": [curve for curve in found if curve["points"]]}
+
+
+def _curve(title: str, directory: Path) -> dict[str, Any]:
+    steps = files.read_json(directory / TRAINING_LOG).get("steps", [])
+    return {"title": title, "points": thinned([(step["step"], step["loss"]) for step in steps if "loss" in step])}

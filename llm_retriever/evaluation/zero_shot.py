@@ -1,0 +1,257 @@
+"""Zero-shot collections: what a retriever does on collections that it was not trained on, as BEIR asks.
+
+Each collection is prepared, encoded and searched in scratch space, one at a time, and leaves figures and runs behind. Its
+passages are neither merged nor thinned out, so that the figures compare with published ones. BM25 stands beside the retriever
+with BEIR's settings where it can run. A directory of several collections, as CQADupStack is one of twelve forums, counts as
+one, and so do several that are named ``NAME/PART``: its figures are the unweighted mean of its parts. The un-tuned backbone
+is not evaluated on them. Differences are tested on the primary metric of the evaluation; nDCG@10 is measured in any case.
+
+Source: Thakur et al., *BEIR*, NeurIPS 2021: title and text of a passage in one field, a passage with the query's own id left
+out, nDCG@10 on the split `test`, unweighted mean over the collections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import preparation
+from llm_retriever.collection import BAD_LINES_FILE, Collection
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation.baselines import INHERITED, Baselines, fitting
+from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench
+from llm_retriever.evaluation.metrics import mean_of_systems
+from llm_retriever.evaluation.named import named
+from llm_retriever.evaluation.report import SplitExamples
+from llm_retriever.evaluation.splits import BM25, RETRIEVER, ZERO_SHOT
+from llm_retriever.evaluation.systems import DenseSystem, encoded, without_own_passage
+from llm_retriever.mining.java import find_java
+from llm_retriever.mining.runs import search_parameters
+from llm_retriever.mining.similarities import bm25
+from llm_retriever.mining.sparse import SparseIndex
+from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings, is_unset
+from llm_retriever.sources import recognised
+from llm_retriever.store import fetched
+
+SIMILARITY = bm25(k1=0.9, b=0.4)
+"""Its parameters are those of BEIR's row of BM25, whatever the run's own collection was searched with."""
+TEST_SPLIT = "test"
+
+
+class ZeroShot:
+    """Evaluates a retriever, and the baselines that the settings name, on further collections.
+
+    Args:
+        settings: Which collections, and how long their texts may be.
+        taken: Names of the splits that are there already.
+
+    Attributes:
+        splits: Results by split, for `evaluation.json`.
+        examples: Example queries by split.
+        collections: What each collection is, and the means of its parts.
+        systems: What stands about the systems, by name.
+        notes: Sentences for people.
+
+    Raises:
+        InputError: The setting cannot be read, or a directory does not exist.
+    """
+
+    def __init__(self, settings: EvaluationSettings, taken: Iterable[str]) -> None:
+        self.settings = settings
+        found = named(settings.zero_shot, ZERO_SHOT, [*taken, ZERO_SHOT], parts=True)
+        self.sources: dict[str, dict[str, str]] = {}
+        for name, source in found.items():
+            whole, _, part = name.partition("/")
+            self.sources.setdefault(whole, {})[part] = source
+        for source in found.values():
+            uri = split_off(source)[0]
+            if "://" not in uri and not uri.startswith("demo:") and not Path(uri).is_dir():
+                raise InputError(
+                    "no such directory", file=uri, field=ZERO_SHOT, mend="give collections as [NAME=]URI[#SPLIT]"
+                )
+        self.splits: dict[str, dict[str, Any]] = {}
+        self.examples: dict[str, SplitExamples] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
+        self.systems: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+
+    def run(self, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
+        """Evaluates every collection.
+
+        Args:
+            tuned: The retriever with its index, whose settings the indexes of the collections share but for the length.
+            baselines: Encoders and runs to compare with.
+            runs: Directory of the runs.
+
+        Raises:
+            InputError: A collection cannot be used.
+        """
+        missing = why_no_bm25() if self.sources else ""
+        if missing:
+            self.notes.append(f"BM25 was not run on the zero-shot collections: {missing}.")
+        for name, sources in self.sources.items():
+            found = _Collection(self, name, not missing)
+            for part, source in sources.items():
+                uri, split = split_off(source)
+                with _parts(uri) as directories:
+                    for folder, directory in directories.items():
+                        found.add("/".join(filter(None, (part, folder))), directory, split, tuned, baselines, runs)
+            self.collections[name] = {"source": ", ".join(split_off(s)[0] for s in sources.values()), **found.told()}
+
+    def content(self) -> dict[str, Any]:
+        """The part `zero_shot` of `evaluation.json`; {} where there are no collections."""
+        if not self.collections:
+            return {}
+        lengths = {
+            side: None if is_unset(length) else length
+            for side, length in (
+                ("query_length", self.settings.zero_shot_query_length),
+                ("passage_length", self.settings.zero_shot_passage_length),
+            )
+        }
+        mean = mean_of_systems([collection["systems"] for collection in self.collections.values()])
+        lexical = {} if why_no_bm25() else {"bm25": search_parameters(SIMILARITY, self.settings.depth)}
+        return {ZERO_SHOT: {**lengths, **lexical, "collections": self.collections, "mean": mean}}
+
+
+class _Collection:
+    """One collection of several parts, or of one."""
+
+    def __init__(self, whole: ZeroShot, name: str, with_bm25: bool) -> None:
+        self.whole, self.name, self.with_bm25 = whole, name, with_bm25
+        self.parts, self.passages, self.queries, self.seconds = 0, 0, 0, 0.0
+        self.splits: list[str] = []
+
+    def add(self, part: str, directory: str, split: str, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
+        """Prepares, encodes, searches and judges a part."""
+        with tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch:
+            corpus = self._prepared(directory, Path(scratch) / "collection")
+            names = chosen(corpus, split)
+            bench = Bench(self.whole.settings, corpus, runs, zero_shot=self.name, part=part, names=names)
+            # Lucene builds its index beside the encoding.
+            with SparseIndex(corpus) if self.with_bm25 else contextlib.nullcontext() as lucene:
+                self._add_retriever(bench, tuned)
+                if lucene is not None:
+                    add_bm25(bench, lucene)
+            baselines.add(bench, *self._wanted())
+            self._take(bench)
+
+    def _prepared(self, uri: str, directory: Path) -> Collection:
+        tolerated = self.whole.settings.zero_shot_max_bad_lines
+        settings = CorpusSettings(uri=uri, heldout_queries=0, deduplicate=False, max_bad_lines=tolerated)
+        bad = preparation.prepare(settings, directory)["counts"]["bad_lines"]
+        if bad:
+            self.whole.notes.append(f"{bad:,} unusable lines of {self.name} were left out ({BAD_LINES_FILE}).")
+        return Collection.open(directory)
+
+    def _wanted(self) -> tuple[int | None, int | None]:
+        given = self.whole.settings.zero_shot_query_length, self.whole.settings.zero_shot_passage_length
+        queries, passages = (None if is_unset(length) else length for length in given)
+        return queries, passages
+
+    def _add_retriever(self, bench: Bench, tuned: DenseSystem) -> None:
+        wanted = self._wanted()
+        queries, passages = fitting(tuned.encoder, *wanted)
+        if [queries, passages].count(None) > wanted.count(None):
+            self._note_lengths()
+        index = {name: tuned.index.manifest.settings[name] for name in INHERITED if name != "passage_length"}
+        settings = IndexSettings(**index, passage_length=passages or tuned.encoder.passage_length)
+        started = time.monotonic()
+        with encoded(tuned.encoder, bench.corpus, bench.passages, settings, queries) as system:
+            self.seconds += time.monotonic() - started
+            bench.add_dense(RETRIEVER, system)
+
+    def _note_lengths(self) -> None:
+        note = "The retriever cannot read texts of the length wanted for zero-shot collections: it read them cut as in training."
+        if note not in self.whole.notes:
+            self.whole.notes.append(note)
+
+    def _take(self, bench: Bench) -> None:
+        self.parts += 1
+        self.passages += bench.corpus.passage_count
+        self.queries += sum(len(split.qrels) for split in bench.splits)
+        self.splits += [split.name for split in bench.splits]
+        self.whole.splits |= bench.results()
+        self.whole.examples |= {split.name: bench.examples(split) for split in bench.splits}
+        self.whole.systems |= bench.systems
+        self.whole.notes += bench.notes
+
+    def told(self) -> dict[str, Any]:
+        """What the collection is, and the unweighted mean over its parts."""
+        systems = mean_of_systems([self.whole.splits[split]["systems"] for split in self.splits])
+        return {
+            "parts": self.parts,
+            "splits": self.splits,
+            "passages": self.passages,
+            "queries": self.queries,
+            "index_seconds": round(self.seconds, 3),
+            "systems": systems,
+        }
+
+
+def split_off(source: str) -> tuple[str, str]:
+    """URI and split of ``URI[#SPLIT]``; no split is ``""``."""
+    uri, mark, split = source.rpartition("#")
+    return (uri, split) if mark and "/" not in split else (source, "")
+
+
+def chosen(corpus: Collection, wanted: str) -> list[str]:
+    """The splits of a zero-shot collection: the wanted one, else `test`, else all but `train`, else all.
+
+    Raises:
+        InputError: There is no such split.
+    """
+    if wanted and wanted not in corpus.splits:
+        mend = f"use {', '.join(corpus.splits)}"
+        raise InputError(f"the collection has no split {wanted!r}", field=ZERO_SHOT, mend=mend)
+    if wanted or TEST_SPLIT in corpus.splits:
+        return [wanted or TEST_SPLIT]
+    return [name for name in corpus.splits if name != TRAINING_SPLIT] or list(corpus.splits)
+
+
+def why_no_bm25() -> str:
+    """Why BM25 cannot run on this machine; "" where it can."""
+    if importlib.util.find_spec("pyserini") is None:
+        return "pyserini is not installed (extra [mine])"
+    try:
+        find_java()
+    except InputError as error:
+        return error.problem
+    return ""
+
+
+def add_bm25(bench: Bench, lucene: SparseIndex) -> None:
+    """Searches the splits of a bench with BM25; `lucene` is the index of its collection."""
+    depth = bench.settings.depth
+    facts = {"description": "lexical search", "parameters": search_parameters(SIMILARITY, depth)}
+    for split in bench.splits:
+        # One more, because a passage with the query's own id is left out.
+        run = {query: dict(ranking) for query, ranking in lucene.search(split.queries, depth + 1, SIMILARITY)}
+        bench.add_run(split, BM25, without_own_passage(run, depth), **facts)
+
+
+@contextlib.contextmanager
+def _parts(uri: str) -> Iterator[dict[str, str]]:
+    """URIs of the collections at a URI by the name of the part: one without a name, or the folders of a directory."""
+    if not uri.startswith("s3://") and not Path(uri).is_dir():
+        yield {"": uri}
+        return
+    with fetched(uri) as directory:
+        folders = [folder for folder in sorted(directory.iterdir()) if folder.is_dir() and _is_collection(folder)]
+        if folders and not _is_collection(directory):
+            yield {folder.name: str(folder) for folder in folders}
+        else:
+            yield {"": str(directory)}
+
+
+def _is_collection(directory: Path) -> bool:
+    try:
+        recognised(directory, str(directory))
+    except InputError:
+        return False
+    return True

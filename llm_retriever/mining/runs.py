@@ -1,0 +1,84 @@
+"""The sparse runs of the evaluation splits: BM25's, and those of the further baselines that were asked for.
+
+BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.collection import Collection
+from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
+from llm_retriever.mining.similarities import Similarity
+from llm_retriever.mining.sparse import Ranking, SparseIndex
+from llm_retriever.mining.tuning import Tuning
+from llm_retriever.progress import Progress
+
+
+def write_runs(
+    index: SparseIndex,
+    collection: Collection,
+    splits: Sequence[str],
+    depth: int,
+    bm25: Similarity,
+    baselines: Sequence[Similarity],
+    directory: Path,
+    tuning: Tuning | None = None,
+) -> None:
+    """Writes the runs and their manifest.
+
+    Args:
+        index: Searches.
+        collection: Brings the queries.
+        splits: Which splits get runs.
+        depth: Passages per query.
+        bm25: With its parameters.
+        baselines: The systems beside it.
+        directory: Exists.
+        tuning: How BM25's parameters were found.
+    """
+    for split in splits:
+        queries = collection.queries(split)
+        for system in (bm25, *baselines):
+            with Progress(f"search {split} with {system.label}", len(queries), "queries") as progress:
+                # One more, because a passage with the query's own id is left out (BEIR's rule).
+                rows = _watched(index.search(queries, depth + 1, system), depth, progress)
+                write_run(directory / _file(split, system, bm25), rows, system.label)
+    manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth)}
+    if baselines:
+        manifest["systems"] = {
+            system.label: {
+                "description": system.description,
+                "parameters": search_parameters(system, depth),
+                "files": {split: _file(split, system, bm25) for split in splits},
+            }
+            for system in baselines
+        }
+    if tuning is not None:
+        manifest["tuning"] = tuning.as_json()
+    files.write_json(directory / RUNS_MANIFEST, {**manifest, "collection": collection.fingerprint})
+
+
+def _file(split: str, system: Similarity, bm25: Similarity) -> str:
+    return f"{split}.trec" if system == bm25 else f"{split}.{system.key}.trec"
+
+
+def _watched(rows: Iterator[tuple[str, Ranking]], depth: int, progress: Progress) -> Iterator[tuple[str, Ranking]]:
+    for query, ranking in rows:
+        yield query, [hit for hit in ranking if hit[0] != query][:depth]
+        progress.update()
+
+
+def search_parameters(system: Similarity, depth: int) -> dict[str, Any]:
+    """What decides a sparse ranking, for manifests."""
+    return {
+        **system.parameters,
+        "depth": depth,
+        "contents": "title and text",
+        "analyzer": "English, stop words, Porter stemmer",
+        "pyserini": importlib.metadata.version("pyserini"),
+    }

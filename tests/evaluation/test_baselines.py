@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from llm_retriever import files
+from llm_retriever.card import RetrieverCard, weights_digest
+from llm_retriever.collection import Collection
+from llm_retriever.evaluation.baselines import Baselines, copies, fitting
+from llm_retriever.evaluation.named import named
+from llm_retriever.evaluation.runs import read_run, write_run
+from llm_retriever.indexing.build import build_index
+from llm_retriever.retriever import Retriever
+from llm_retriever.settings import EvaluationSettings, IndexSettings
+from tests.conftest import write_backbone
+from tests.evaluation.test_evaluate import refused, run
+
+
+def another_retriever(inputs, directory, seed=7):
+    """A retriever with other weights, wired like that of the inputs."""
+    write_backbone(directory / "model", seed=seed)
+    card = RetrieverCard.load(inputs["retriever"])
+    dataclasses.replace(card, weights=weights_digest(directory / "model")).save(directory)
+    return directory
+
+
+def in_two_copies(inputs, directory):
+    """The inputs with a retriever that reads every text twice, and its index."""
+    shutil.copytree(inputs["retriever"], directory / "retriever")
+    card = RetrieverCard.load(inputs["retriever"])
+    query, passage = (dataclasses.replace(w, between=" again: ", tokenise="pieces") for w in (card.query, card.passage))
+    dataclasses.replace(card, query=query, passage=passage, query_length=300, passage_length=300).save(
+        directory / "retriever"
+    )
+    build_index(directory / "retriever", inputs["collection"], directory / "index", IndexSettings(passage_length=120))
+    return {**inputs, "retriever": directory / "retriever", "index": directory / "index"}
+
+
+def test_an_encoder_is_one_more_system_on_every_split(unspoilt_inputs, tmp_path):
+    other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
+    metrics, content = run(unspoilt_inputs, tmp_path, encoders=f"{other}, Again={other}", untuned_passages=0)
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25", "other", "Again"]
+    assert content["systems"]["other"]["description"] == "a published encoder (other)"
+    assert content["systems"]["Again"]["parameters"]["dimension"] == 64
+    values = content["splits"]["test"]["per_query"]
+    assert values["other"] == values["Again"] != values["retriever"]
+    assert metrics["test_ndcg_at_10_again"] == content["splits"]["test"]["systems"]["Again"]["ndcg@10"]
+    assert content["costs"]["encoder_seconds"].keys() == {"other", "Again"}
+
+
+def test_the_family_of_the_correction_grows_with_the_baselines(unspoilt_inputs, tmp_path):
+    others = ",".join(str(another_retriever(unspoilt_inputs, tmp_path / "in" / f"o{i}", i)) for i in (7, 8))
+    _, content = run(unspoilt_inputs, tmp_path, encoders=others)
+    comparisons = content["splits"]["graded"]["comparisons"]
+    assert [c["baseline"] for c in comparisons] == ["BM25", "backbone", "o7", "o8"]
+    assert all(c["t_test_hommel"] >= c["t_test"] for c in comparisons)
+
+
+def test_the_run_of_an_encoder_is_that_of_its_own_evaluation(unspoilt_inputs, tmp_path):
+    other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
+    build_index(other, unspoilt_inputs["collection"], tmp_path / "in" / "index", IndexSettings(precision="fp32"))
+    _, beside = run(unspoilt_inputs, tmp_path / "beside", encoders=str(other), untuned_passages=0)
+    inputs = {**unspoilt_inputs, "retriever": other, "index": tmp_path / "in" / "index"}
+    _, alone = run(inputs, tmp_path / "alone", untuned_passages=0)
+    assert beside["splits"]["test"]["per_query"]["other"] == alone["splits"]["test"]["per_query"]["retriever"]
+
+
+def test_a_large_corpus_is_not_encoded_by_encoders_which_is_noted(unspoilt_inputs, tmp_path):
+    other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
+    _, content = run(unspoilt_inputs, tmp_path, encoders=str(other), encoder_passages=39, untuned_passages=0)
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+    assert any("other was not evaluated: 40 passages are more than the limit of 39" in n for n in content["notes"])
+
+
+def test_other_lexical_systems_of_the_mining_are_baselines(inputs, tmp_path):
+    runs = inputs["bm25_runs"]
+    manifest = files.read_json(runs / "runs.json")
+    manifest["systems"] = {
+        "QLM-D": {
+            "description": "query likelihood, Dirichlet smoothing",
+            "parameters": {"mu": 1000.0, "depth": 1000},
+            "files": {"test": "test.qld.trec"},
+        }
+    }
+    files.write_json(runs / "runs.json", manifest)
+    reversed_ = [(q, [(p, -s) for p, s in found.items()]) for q, found in read_run(runs / "test.trec").items()]
+    write_run(runs / "test.qld.trec", reversed_, "QLM-D")
+    metrics, content = run(inputs, tmp_path, untuned_passages=0)
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25", "QLM-D"]
+    assert content["systems"]["QLM-D"]["description"] == "query likelihood, Dirichlet smoothing"
+    assert "test_ndcg_at_10_qlm_d" in metrics
+    assert "There is no QLM-D run of this split, so QLM-D is not compared." in content["splits"]["graded"]["notes"]
+
+
+@pytest.mark.parametrize("facts", [{}, {"description": "x", "parameters": {}, "files": {"test": "../test.trec"}}, 7])
+def test_a_lexical_system_that_is_not_described_is_refused(facts, inputs, tmp_path):
+    manifest = files.read_json(inputs["bm25_runs"] / "runs.json") | {"systems": {"QLM-D": facts}}
+    (inputs["bm25_runs"] / "runs.json").write_text(json.dumps(manifest))
+    assert "does not say what the system 'QLM-D' is" in refused(inputs, tmp_path)
+
+
+def test_runs_that_somebody_else_made_are_baselines(unspoilt_inputs, tmp_path):
+    given = unspoilt_inputs["bm25_runs"]
+    pattern, one = f"lexical={given}/{{split}}.trec", f"only test={given}/test.trec"
+    _, content = run(unspoilt_inputs, tmp_path, runs=f"{pattern},{one}", untuned_passages=0)
+    test, graded = content["splits"]["test"], content["splits"]["graded"]
+    assert test["systems"]["lexical"] == test["systems"]["BM25"] == test["systems"]["only-test"]
+    assert list(graded["systems"]) == ["retriever", "BM25", "lexical"]
+    assert "There is no run of only-test for this split, so only-test is not compared." in graded["notes"]
+    assert "p39" not in read_run(tmp_path / "evaluation" / "runs" / "test" / "lexical.trec")["p39"]
+
+
+def test_a_run_on_s3_is_read(unspoilt_inputs, tmp_path, s3):
+    from llm_retriever.store import open_store
+
+    open_store(f"s3://{s3.bucket}/runs").upload(unspoilt_inputs["bm25_runs"])
+    pattern = f"theirs=s3://{s3.bucket}/runs/{{split}}.trec"
+    _, content = run(unspoilt_inputs, tmp_path, runs=pattern, untuned_passages=0)
+    for split in content["splits"].values():
+        assert split["systems"]["theirs"] == split["systems"]["BM25"]
+
+
+def test_a_run_of_none_of_the_splits_is_refused(unspoilt_inputs, tmp_path):
+    pattern = f"lost={unspoilt_inputs['bm25_runs']}/{{split}}.of-theirs.trec"
+    message = refused(unspoilt_inputs, tmp_path, runs=pattern, untuned_passages=0)
+    assert 'field "runs": the run lost has no query of the splits' in message
+
+
+def test_a_run_file_that_does_not_exist_is_refused(unspoilt_inputs, tmp_path):
+    assert "/nowhere.trec: no such run file" in refused(unspoilt_inputs, tmp_path, runs="/nowhere.trec")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoders": "BM25=/a"}, "field \"encoders\": 'BM25' is there already"),
+        ({"encoders": "/a/x,/b/x"}, "field \"encoders\": 'x' is there already"),
+        ({"encoders": "x=/a", "runs": "X=/b"}, "field \"runs\": 'X' is there already"),
+        ({"encoders": "retriever=/a"}, "'retriever' is there already"),
+    ],
+)
+def test_two_systems_of_one_name_are_refused(changes, message, unspoilt_inputs, tmp_path):
+    assert message in refused(unspoilt_inputs, tmp_path, **changes)
+
+
+def test_an_unknown_encoder_is_refused(unspoilt_inputs, tmp_path):
+    message = refused(unspoilt_inputs, tmp_path, encoders="/nowhere/at-all", untuned_passages=0)
+    assert "neither a published encoder nor a directory" in message
+
+
+def test_a_row_of_the_table_names_its_encoder_and_keeps_its_place():
+    settings = EvaluationSettings(encoders="dpr=/w/dpr, mine=ance=/w/ance, tas-b@abc, x=/y", runs="a=/b")
+    baselines = Baselines(settings, {})
+    assert baselines.encoders == {"dpr": "dpr=/w/dpr", "mine": "ance=/w/ance", "tas-b": "tas-b@abc", "x": "/y"}
+
+
+def test_names_are_made_fit_for_files_and_metrics():
+    assert named("org/model=/a", "encoders") == {"org-model": "/a"}
+    assert named("cqa/android=/a", "zero_shot", parts=True) == {"cqa/android": "/a"}
+    assert named("My model=/a b, hf://datasets/BeIR/scifact@0123#test,demo:python-docs", "zero_shot") == {
+        "My-model": "/a b",
+        "scifact": "hf://datasets/BeIR/scifact@0123#test",
+        "python-docs": "demo:python-docs",
+    }
+
+
+def test_the_lengths_of_all_steps_count_one_copy_of_a_text(unspoilt_inputs, tmp_path):
+    inputs = in_two_copies(unspoilt_inputs, tmp_path / "in")
+    manifest = files.read_json(inputs["index"] / "manifest.json")
+    assert manifest["settings"]["passage_length"] == 240
+    retriever = Retriever.load(inputs["retriever"])
+    assert copies(retriever, "query", 128) == 256
+    assert copies(retriever, "query", None) is None
+    assert fitting(retriever, 256, 257) == (512, None)
+    assert retriever.card.tokens("query", -1) == -1
+    assert Retriever.load(unspoilt_inputs["retriever"]).card.tokens("passage", 128) == 128
+
+
+def test_queries_of_two_copies_are_cut_to_the_length_of_one(unspoilt_inputs, tmp_path):
+    inputs = in_two_copies(unspoilt_inputs, tmp_path / "in")
+    run(inputs, tmp_path, query_length=125, untuned_passages=0)
+    queries = Collection.open(inputs["collection"]).queries("graded")
+    retriever = Retriever.load(inputs["retriever"], precision="fp32")
+    kept = read_run(tmp_path / "evaluation" / "runs" / "graded" / "retriever.trec")
+    passages = {p.id: p for p in Collection.open(inputs["collection"]).passages()}
+    for query, vector in zip(queries, retriever.encode_queries(list(queries.values()), length=250), strict=True):
+        best, score = next(iter(kept[query].items()))
+        (passage,) = retriever.encode_passages([passages[best]], length=240)
+        assert float(vector @ passage) == pytest.approx(score, abs=1e-5)
