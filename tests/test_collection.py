@@ -350,3 +350,11 @@ def test_an_unknown_split_is_refused(collection_directory: Path) -> None:
 def test_wrongly_decoded_characters_stay_as_they_are(beir_source: Path) -> None:
     rewrite(beir_source / "corpus.jsonl", 1, changed("text", "don\u00e2\u0080\u0099t"))
     assert next(prepared(beir_source).passages()).text == "don\u00e2\u0080\u0099t"
+
+
+def test_passages_at_some_positions_are_streamed_without_the_others(collection_directory):
+    collection = Collection.open(collection_directory)
+    everything = list(collection.passages())
+    found = list(collection.spans([range(3, 5), range(5, 6), range(58, 60)]))
+    assert found == [everything[3:5], everything[5:6], everything[58:60]]
+    assert [len(part) for part in collection.spans([range(58, 65)])] == [2]
