@@ -23,7 +23,7 @@ test: $(VENV)/installed     ## linters and tests; TESTS=tests/mining runs a part
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 lint: $(VENV)/installed     ## linters alone
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
