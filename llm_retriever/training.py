@@ -193,7 +193,8 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     """Deals `examples` into micro-batches and updates.
 
     The micro-batch is the largest divisor of a process's share of the batch that is at most the wanted one, and no
-    larger than the dataset allows. Warm-up takes at most a tenth of the updates.
+    larger than the dataset allows. A warm-up that would take more than half of the updates was made for a longer training: it
+    takes a tenth then.
 
     Raises:
         InputError: The batch cannot be divided among the processes, or there are fewer examples than processes.
@@ -213,7 +214,9 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     per_epoch = math.ceil(micro_batches / accumulation)
     updates = schedule.max_steps if schedule.max_steps > 0 else max(1, math.ceil(schedule.epochs * per_epoch))
     warmup = math.ceil(schedule.warmup * updates) if schedule.warmup < 1 else int(schedule.warmup)
-    return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, min(warmup, math.ceil(updates / 10)))
+    if warmup > updates / 2:  # made for a longer training
+        warmup = math.ceil(updates / 10)
+    return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, warmup)
 
 
 def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) -> TrainingArguments:

@@ -91,6 +91,7 @@ def test_a_micro_batch_is_no_larger_than_the_dataset():
 def test_warm_up_takes_at_most_a_tenth_of_the_updates():
     assert planned(replace(SCHEDULE, warmup=100), 40, 1).warmup == 1
     assert planned(replace(SCHEDULE, warmup=100, max_steps=5000), 40, 1).warmup == 100
+    assert planned(replace(SCHEDULE, warmup=300, max_steps=1000), 40, 1).warmup == 300
     assert planned(replace(SCHEDULE, warmup=0.05, max_steps=1000), 40, 1).warmup == 50
 
 

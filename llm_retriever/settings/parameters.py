@@ -57,9 +57,12 @@ def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClas
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else None
-        raise InputError(
-            f"{first['input']!r} is refused", field=field, mend=first["msg"][0].lower() + first["msg"][1:]
-        ) from None
+        raise InputError(f"{first['input']!r} is refused", field=field, mend=_mend(first["msg"])) from None
+
+
+def _mend(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

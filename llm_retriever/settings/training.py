@@ -9,6 +9,8 @@ from pydantic import Field
 
 from llm_retriever.settings.common import (
     UNSET_NUMBER,
+    UNSET_OR_NOT_NEGATIVE,
+    UNSET_OR_POSITIVE,
     BatchSize,
     CheckpointMinutes,
     CheckpointUri,
@@ -50,6 +52,7 @@ class AdaptationSettings:
     corruption_ratio: Annotated[
         float,
         Field(ge=-1, le=1, description="ql, mntp: probability that a word or token is hidden; -1 = the recipe's."),
+        UNSET_OR_NOT_NEGATIVE,
     ] = -1.0
     corruption_unit: Annotated[
         Literal["", "word", "token"], Field(description="ql: hide whole words or single tokens; empty = the recipe's.")
@@ -63,10 +66,14 @@ class AdaptationSettings:
     ] = ""
     embedding: Embedding = ""
     ar_weight: Annotated[
-        float, Field(ge=-1, description="ebae_ebar: weight of the next-token loss on the text; -1 = the recipe's.")
+        float,
+        Field(ge=-1, description="ebae_ebar: weight of the next-token loss on the text; -1 = the recipe's."),
+        UNSET_OR_NOT_NEGATIVE,
     ] = -1.0
     bag_weight: Annotated[
-        float, Field(ge=-1, description="ebae_ebar: weight of the bag-of-words losses; -1 = the recipe's.")
+        float,
+        Field(ge=-1, description="ebae_ebar: weight of the bag-of-words losses; -1 = the recipe's."),
+        UNSET_OR_NOT_NEGATIVE,
     ] = -1.0
     lora_rank: LoraRank = UNSET_NUMBER
     lora_alpha: LoraAlpha = UNSET_NUMBER
@@ -80,6 +87,7 @@ class AdaptationSettings:
             "ebae_ebar: tokens of the text, its two prompts not included; mntp: tokens of a block of concatenated passages; "
             "simcse: tokens of a passage, prompt included; -1 = the recipe's.",
         ),
+        UNSET_OR_POSITIVE,
     ] = UNSET_NUMBER
     epochs: Epochs = -1.0
     max_steps: MaxSteps = UNSET_NUMBER
@@ -112,9 +120,12 @@ class TuningSettings:
         Field(
             ge=-1, description="Passages per query, the positive first, the others hard negatives; -1 = the recipe's."
         ),
+        UNSET_OR_POSITIVE,
     ] = UNSET_NUMBER
     temperature: Annotated[
-        float, Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's.")
+        float,
+        Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's."),
+        UNSET_OR_POSITIVE,
     ] = -1.0
     embedding: Embedding = ""
     read_out: Annotated[
@@ -130,6 +141,7 @@ class TuningSettings:
             ge=-1,
             description="Texts encoded at once with gradients, so that large batches fit; 0 = off, -1 = the recipe's.",
         ),
+        UNSET_OR_NOT_NEGATIVE,
     ] = UNSET_NUMBER
     mask_positives: Annotated[
         Switch,
