@@ -2,9 +2,9 @@
 
     python -m images.build --registry registry.example/team --tag 0.1.0 --push
 
-Each image is checked by running `--help` of every step that it is for, as the cluster would run it: without a network,
-with a root that cannot be written, without capabilities. After `--push` the references carry the digest under which the
-registry keeps them, so a compiled pipeline names exactly these images; without it they carry the tag alone.
+Each image is checked by importing what its steps use and running `--help` of each, as the cluster would run it: without
+a network, with a root that cannot be written, without capabilities. After `--push` the references carry the digest under
+which the registry keeps them, so a compiled pipeline names exactly these images; without it they carry the tag alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
 }
 """The steps that run in an image."""
+IMPORTED = {
+    "cpu": ("pyserini", "jnius_config", "pytrec_eval"),
+    "gpu": ("torch", "transformers", "peft", "deepspeed", "faiss"),
+}
+"""What the steps import only when they need it; a package may be there and still lack a library of the system."""
 AS_ON_THE_CLUSTER = [
     "--rm",
     "--network=none",
@@ -97,13 +102,17 @@ def build(kind: str, given: argparse.Namespace) -> str:
         options += ["--network", given.network]
     file = ROOT / "images" / kind / "Dockerfile"
     _engine(given.engine, "build", *options, "--file", str(file), "--tag", reference, str(ROOT), shown=True)
+    for module in IMPORTED[kind]:
+        _engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-c", f"import {module}")
     for step in KINDS[kind]:
         _engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-m", f"components.{step}", "--help")
     if not given.push:
         return reference
     _engine(given.engine, "push", reference, shown=True)
-    digests = json.loads(_engine(given.engine, "inspect", "--format", "{{json .RepoDigests}}", reference))
-    own = [digest for digest in digests if digest.startswith(f"{name}@")]
+    told = _engine(given.engine, "inspect", "--format", "{{json .RepoDigests}}", reference)
+    # The engine may warn before it answers, and may shorten a name: docker.io/team/image is team/image to it.
+    digests = json.loads(told.strip().splitlines()[-1])
+    own = [digest for digest in digests if f"/{name}".endswith("/" + digest.split("@")[0])]
     if not own:
         raise EngineError(f"the registry gave no digest for {reference}")
     return f"{reference}@{own[0].split('@', 1)[1]}"

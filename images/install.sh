@@ -3,7 +3,8 @@
 # they are all there is.
 #
 #   install.sh packages FILE         names, one a line, and all that they need
-#   install.sh alone FILE [NAME==V]  names without what they ask for; further requirements as they are
+#   install.sh alone FILE            names without what they ask for
+#   install.sh further NAME==V…      requirements as they are, and all that they need
 #   install.sh pinned NAME…          names with all that they need
 #   install.sh project               the project's own wheel, without dependencies
 set -eu
@@ -25,12 +26,13 @@ case "$command" in
     # shellcheck disable=SC2086,SC2046
     pip install $where $(pinned "$@") ;;
   alone)
-    file="$1"
-    shift
     # shellcheck disable=SC2086,SC2046
     pip install $where "setuptools>=77" wheel
     # shellcheck disable=SC2086,SC2046
-    pip install $where --no-deps --no-build-isolation $(pinned $(names "$file")) "$@" ;;
+    pip install $where --no-deps --no-build-isolation $(pinned $(names "$1")) ;;
+  further)
+    # shellcheck disable=SC2086
+    pip install $where -c constraints.txt "$@" ;;
   project)
     # shellcheck disable=SC2086
     pip install $where --no-deps --no-build-isolation .

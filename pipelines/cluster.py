@@ -39,8 +39,9 @@ class Address:
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task of a run: its name, KFP's word for its state, and its seconds (None = it has not ended)."""
+    """One task of a run: its id, its name, KFP's word for its state, and its seconds (None = it has not ended)."""
 
+    id: str
     name: str
     state: str
     seconds: float | None
@@ -175,7 +176,8 @@ class Cluster:
         tasks = (found.run_details.task_details if found.run_details else None) or []
         shown = [task for task in tasks if task.display_name and not task.display_name.endswith("-driver")]
         shown.sort(key=lambda task: str(task.start_time or "9"))
-        return found.state or "PENDING", [TaskState(t.display_name, t.state or "PENDING", _seconds(t)) for t in shown]
+        states = [TaskState(t.task_id or "", t.display_name, t.state or "PENDING", _seconds(t)) for t in shown]
+        return found.state or "PENDING", states
 
     def wait(self, run_id: str, seconds: float = 10.0) -> Iterator[TaskState | str]:
         """Follows a run: yields every task whose state has changed, and last the state of the run."""
@@ -183,8 +185,8 @@ class Cluster:
         while True:
             state, tasks = self.run(run_id)
             for task in tasks:
-                if told.get(task.name) != task.state:
-                    told[task.name] = task.state
+                if told.get(task.id) != task.state:
+                    told[task.id] = task.state
                     yield task
             if state in FINISHED:
                 yield state

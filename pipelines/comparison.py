@@ -31,7 +31,7 @@ from llm_retriever.settings import (
 )
 from pipelines import encoding
 from pipelines import train_retriever as training
-from pipelines.stages import on_cpu, on_gpu, parameter_help, stage, with_store
+from pipelines.stages import on_cpu, on_gpu, on_model_image, parameter_help, stage, with_store
 from pipelines.variants import Variant
 
 OWN_PARAMETERS = {"compare_reference": CompareSettings.reference, "compare_cpus": "1", "compare_memory": "4Gi"}
@@ -124,7 +124,7 @@ class _Layout:
             fingerprint = looked.outputs["backbone_fingerprint"]
             settings = stage(given, "backbone", BackboneSettings, source_fingerprint=fingerprint)
             task = fetching.fetch_backbone(collection=self.collection, **settings)
-            return with_store(on_cpu(task, given, "backbone")).set_container_image(given["run_gpu_image"])
+            return with_store(on_model_image(task, given, "backbone"))
 
         return self._once("fetch-backbone", variant, ("backbone",), make)
 

@@ -147,7 +147,8 @@ def rerun_command(given: argparse.Namespace) -> int:
 
     pipeline = rerun_of(given.step)
     known = presets.signature(pipeline)
-    arguments = from_run(given.step, given.from_run) | presets.parsed(pipeline, given.parameters)
+    own = presets.parsed(pipeline, given.parameters)
+    arguments = from_run(given.step, given.from_run, own) | own
     presets.check({name: parameter.default for name, parameter in known.items()} | arguments)
     name = f"{PREFIX}{given.step}"
     if Path(given.from_run).is_dir() and not given.endpoint:
@@ -202,8 +203,12 @@ def _line(task: Any) -> str:
 
 
 def _refuse_local_paths(parameters: dict[str, Any]) -> None:
-    """A directory of this machine is not one of the cluster's."""
-    for name in ("corpus_uri", "backbone", "promote_uri", "run_checkpoint_uri"):
+    """A directory of this machine is not one of the cluster's, and no directory is seen by several pods."""
+    for name in ("index_shards_uri", "mine_encoder_shards_uri"):
+        value = str(parameters.get(name, ""))
+        if value and not value.startswith("s3://"):
+            raise InputError(f"{value!r} is not seen by all pods", field=name, mend="give s3://bucket/prefix")
+    for name in ("corpus_uri", "backbone", "mine_encoder", "promote_uri", "run_checkpoint_uri"):
         value = str(parameters.get(name, ""))
         if value and os.sep in value and "://" not in value and Path(value).exists():
             raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.store import LocalStore, open_store
 from pipelines.local import EXECUTOR_INPUT
-from pipelines.stages import SETTINGS, on_cpu, on_gpu, parameter_help, parameter_name, stage, with_store
+from pipelines.stages import SETTINGS, on_cpu, on_gpu, on_model_image, parameter_help, parameter_name, stage, with_store
 from pipelines.train_retriever import train_retriever
 
 PREFIX = "rerun_"
@@ -53,11 +53,13 @@ class Rerunnable:
         component: What Kubeflow sees of it.
         prefix: Of its parameters in the pipelines.
         request: What it asks of the cluster.
+        cached: Whether its inputs say all that its outputs depend on; not so where it reads or writes something outside.
     """
 
     component: Any
     prefix: str
     request: Callable[..., dsl.PipelineTask]
+    cached: bool = True
 
     @property
     def settings(self) -> type:
@@ -73,14 +75,14 @@ class Rerunnable:
 
 
 STEPS = {
-    "prepare_corpus": Rerunnable(prepare_corpus, "corpus", on_cpu),
-    "fetch_backbone": Rerunnable(fetch_backbone, "backbone", on_cpu),
+    "prepare_corpus": Rerunnable(prepare_corpus, "corpus", on_cpu, cached=False),
+    "fetch_backbone": Rerunnable(fetch_backbone, "backbone", on_model_image, cached=False),
     "mine_negatives": Rerunnable(mine_negatives, "mine", on_gpu),
     "adapt_backbone": Rerunnable(adapt_backbone, "adapt", on_gpu),
     "tune_retriever": Rerunnable(tune_retriever, "tune", on_gpu),
     "build_index": Rerunnable(build_index, "index", on_gpu),
     "evaluate": Rerunnable(evaluate, "eval", on_gpu),
-    "promote": Rerunnable(promote, "promote", on_cpu),
+    "promote": Rerunnable(promote, "promote", on_cpu, cached=False),
 }
 
 
@@ -101,7 +103,9 @@ def rerun_of(name: str) -> Any:
             for artifact, kind in step.inputs.items()
         }
         settings = stage(given, step.prefix, step.settings, **_constants(step))
-        with_store(step.request(step.component(**imported, **settings), given, step.prefix))
+        task = with_store(step.request(step.component(**imported, **settings), given, step.prefix))
+        if not step.cached:
+            task.set_caching_options(False)
 
     rerun.__name__, rerun.__doc__ = f"{PREFIX}{name}", f"Runs {name} alone, on artifacts of an earlier run."
     rerun.__signature__ = signature  # type: ignore[attr-defined]
@@ -116,7 +120,9 @@ def _form(step: Rerunnable) -> inspect.Signature:
     """A URI for every input, then the step's own parameters, resources and image, as train_retriever has them."""
     own = {parameter_name(step.prefix, setting) for setting in parameters(step.settings)}
     own |= {f"{step.prefix}_{resource}" for resource in ("cpus", "memory", "gpus")}
-    own |= {"run_gpu_image", "run_gpu_type"} if step.request is on_gpu else {"run_cpu_image"}
+    own |= {on_cpu: {"run_cpu_image"}, on_model_image: {"run_gpu_image"}}.get(
+        step.request, {"run_gpu_image", "run_gpu_type"}
+    )
     known = inspect.signature(train_retriever.pipeline_func).parameters.values()
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     uris = [inspect.Parameter(f"{artifact}_uri", kind, annotation=str) for artifact in step.inputs]
@@ -128,7 +134,7 @@ def _meanings(step: Rerunnable, signature: inspect.Signature) -> dict[str, str]:
     return uris | {name: text for name, text in parameter_help().items() if name in signature.parameters}
 
 
-def from_run(name: str, run: str) -> dict[str, Any]:
+def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]:
     """What a step of an earlier run was given: URIs of its inputs and its settings, as parameters of `rerun_of(name)`.
 
     A run on this machine has written down what each step was told. Of a run on a cluster the artifacts are looked up where
@@ -137,6 +143,7 @@ def from_run(name: str, run: str) -> dict[str, Any]:
     Args:
         name: The step.
         run: Folder of a run on this machine, or the `s3://…/<pipeline>/<run id>` prefix of one on a cluster.
+        given: Parameters that are given by hand, and need not be found.
 
     Raises:
         InputError: The run does not exist, or lacks an artifact that the step needs.
@@ -145,7 +152,7 @@ def from_run(name: str, run: str) -> dict[str, Any]:
     told = Path(run) / name.replace("_", "-") / EXECUTOR_INPUT
     if told.is_file():
         return _as_told(step, json.loads(told.read_text()))
-    return {f"{artifact}_uri": _found(artifact, run) for artifact in step.inputs}
+    return {f"{artifact}_uri": _found(artifact, run) for artifact in step.inputs if f"{artifact}_uri" not in given}
 
 
 def _as_told(step: Rerunnable, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def on_cpu(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl
     return _requested(task, given, prefix).set_container_image(given["run_cpu_image"])
 
 
+def on_model_image(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
+    """Requests processors and memory, and the image that has torch, but no GPU."""
+    return _requested(task, given, prefix).set_container_image(given["run_gpu_image"])
+
+
 def on_gpu(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
     """Requests GPUs, processors and memory, shared memory for data loading and NCCL, and the GPU image."""
     _requested(task, given, prefix).set_container_image(given["run_gpu_image"])

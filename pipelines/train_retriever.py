@@ -30,7 +30,7 @@ from llm_retriever.settings import (
     TuningSettings,
 )
 from pipelines import encoding
-from pipelines.stages import on_cpu, on_gpu, parameter_help, stage, with_store
+from pipelines.stages import on_cpu, on_gpu, on_model_image, parameter_help, stage, with_store
 
 
 class Trained(NamedTuple):
@@ -223,7 +223,7 @@ def train_retriever(
         collection=collection,
         **stage(given, "backbone", BackboneSettings, source_fingerprint=sources.outputs["backbone_fingerprint"]),
     )
-    with_store(on_cpu(fetched, given, "backbone")).set_container_image(run_gpu_image)
+    with_store(on_model_image(fetched, given, "backbone"))
     original = fetched.outputs["backbone"]
 
     mined = mining.mine_negatives(collection=collection, **stage(given, "mine", MiningSettings))

@@ -108,6 +108,9 @@ def test_a_push_records_the_digest_and_keeps_the_other_image(kind: str, tmp_path
     assert first.startswith("build ")
     assert "--build-arg OFFLINE=1" in first
     assert f"--tag {name}:7" in first
+    imports = [line for line in rest if " -c import " in line]
+    assert len(imports) == len(build.IMPORTED[kind])
+    rest = rest[len(imports) :]
     helps = [line for line in rest if line.endswith("--help")]
     assert len(helps) == len(build.KINDS[kind])
     assert all("--network=none --read-only" in line and "--user=1000:0" in line for line in helps)

@@ -41,7 +41,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(context: Path, base: str) -> Iterator[dict[str, str]]:
     """References of both images, as the build command recorded them."""
     references = context / "references.json"
-    arguments = [f"BASE={base}", "FAISS=faiss-cpu==1.15.1"]
+    arguments = [f"BASE={base}"]
     options = [text for argument in arguments for text in ("--build-arg", argument)]
     command = [sys.executable, "-m", "images.build", "--network", "host", "--tag", TAG, *options]
     environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": PLANTED, "DOCKER_BUILDKIT": "0"}

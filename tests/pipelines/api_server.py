@@ -87,7 +87,7 @@ class Server:
     def _run(self, run: str) -> dict[str, Any]:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         done = state not in ("RUNNING", "PENDING")
-        task = {"display_name": "prepare-corpus", "state": state, "start_time": STARTED}
+        task = {"task_id": "t1", "display_name": "prepare-corpus", "state": state, "start_time": STARTED}
         task |= {"end_time": "2026-01-02T03:05:35Z"} if done else {}
         driver = {"display_name": "prepare-corpus-driver", "state": "SUCCEEDED"}
         return {"run_id": run, "state": state, "created_at": STARTED, "run_details": {"task_details": [driver, task]}}

@@ -82,6 +82,7 @@ def test_a_comparison_can_be_submitted(server: Server) -> None:
         ("mine_depth=0", "greater than or equal to 1"),
         ("tune_method=best", "tune_method"),
         (f"corpus_uri={ROOT}", "directory of this machine"),
+        ("index_shards_uri=/shards", "not seen by all pods"),
     ],
 )
 def test_nothing_reaches_the_cluster_when_a_parameter_is_wrong(

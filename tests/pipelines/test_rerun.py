@@ -46,6 +46,13 @@ def test_every_task_gets_everything_that_its_component_declares(compiled: dict[s
             assert set(declared.get(kind, {})) <= set(task.get("inputs", {}).get(kind, {}))
 
 
+def test_steps_that_look_at_something_outside_are_never_taken_from_the_cache(compiled: dict[str, Any]) -> None:
+    name = compiled["pipelineInfo"]["name"].removeprefix("rerun-")
+    (task,) = [t for t in compiled["root"]["dag"]["tasks"].values() if t["taskInfo"]["name"] == name]
+    outside = name in ("prepare-corpus", "fetch-backbone", "promote")
+    assert bool(task.get("cachingOptions", {}).get("enableCache")) is not outside
+
+
 def test_every_input_of_every_step_has_a_producer() -> None:
     assert {artifact for step in STEPS.values() for artifact in step.inputs} <= set(PRODUCERS)
 
@@ -75,6 +82,8 @@ def test_an_artifact_that_came_from_the_cache_has_to_be_named(s3: S3Server) -> N
     open_store(run).write("tune-retriever/e/retriever/content", b"x")
     with pytest.raises(InputError, match="evaluation_uri="):
         from_run("promote", run)
+    given = {"evaluation_uri": "s3://x/evaluation", "index_uri": "s3://x/index"}
+    assert from_run("promote", run, given) == {"retriever_uri": f"{run}/tune-retriever/e/retriever"}
 
 
 def test_what_a_local_step_was_told_is_what_its_rerun_starts_from(tmp_path: Path) -> None:
