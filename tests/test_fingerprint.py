@@ -47,4 +47,5 @@ def test_the_step_prints_both_fingerprints(beir_source: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines() == [
         f"corpus_fingerprint: {corpus_fingerprint(str(beir_source))}",
         f"backbone_fingerprint: {backbone_fingerprint('scratch:tiny')}",
+        "part_numbers: [0]",
     ]
