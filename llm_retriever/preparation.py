@@ -28,14 +28,20 @@ LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
 
 
-def prepare(settings: CorpusSettings, directory: Path) -> dict[str, Any]:
+def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool = False) -> dict[str, Any]:
     """Reads a source, validates and normalises it, and writes the collection; returns its manifest.
+
+    Args:
+        settings: What to read, and how.
+        directory: The collection to write.
+        tolerate_empty: Whether passages with neither title nor text, which published collections have, are left out with
+            their judgments instead of counting as bad lines; the manifest counts them as `passages_empty`.
 
     Raises:
         InputError: The source cannot be used; `directory` is left as it was.
     """
     with opened_source(settings.uri, settings.format) as source, files.atomic_directory(directory) as draft:
-        with _work(settings, source, draft) as work:
+        with _work(settings, source, draft, tolerate_empty) as work:
             work.read()
             work.check()
             work.split()
@@ -46,11 +52,11 @@ def prepare(settings: CorpusSettings, directory: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _work(settings: CorpusSettings, source: Source, draft: Path) -> Iterator[Preparation]:
+def _work(settings: CorpusSettings, source: Source, draft: Path, tolerate_empty: bool) -> Iterator[Preparation]:
     path = draft / "ledger.sqlite"
     ledger = Ledger(path)
     try:
-        yield Preparation(settings, source, draft, ledger)
+        yield Preparation(settings, source, draft, ledger, tolerate_empty)
     finally:
         ledger.close()
         path.unlink()
@@ -92,9 +98,12 @@ class Lengths:
 class Preparation:
     """One preparation: its methods are called in the order in which they stand here."""
 
-    def __init__(self, settings: CorpusSettings, source: Source, draft: Path, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: CorpusSettings, source: Source, draft: Path, ledger: Ledger, tolerate_empty: bool = False
+    ) -> None:
         self.settings, self.source, self.draft, self.ledger = settings, source, draft, ledger
-        self.bad = BadLines(settings.max_bad_lines, draft / collection.BAD_LINES_FILE)
+        bad_lines = draft / collection.BAD_LINES_FILE
+        self.bad = BadLines(settings.max_bad_lines, bad_lines, tolerate_empty=tolerate_empty)
         self.articles = Articles(draft, ledger, self.bad)
         self.counts = dict.fromkeys(
             (
@@ -288,6 +297,7 @@ class Preparation:
             "queries_unjudged": self.counts["queries_read"] - self.counts["queries"],
             "train_queries_in_evaluation": self.ledger.training_queries_seen_in_evaluation(),
             "bad_lines": self.bad.count,
+            **({"passages_empty": self.bad.empty} if self.bad.empty else {}),
         }
         return {
             "format": collection.FORMAT,

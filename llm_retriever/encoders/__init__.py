@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from llm_retriever.encoders.interface import Encoder
 
-__all__ = ["Encoder", "load"]
+__all__ = ["Encoder", "check", "load"]
+
+
+def check(name: str) -> None:
+    """Refuses what `load` cannot load, as far as that shows without the network.
+
+    Args:
+        name: As for `load`.
+
+    Raises:
+        InputError: There is no such row or directory, or its commits or places do not fit it.
+    """
+    from llm_retriever.encoders import opening
+
+    opening.check(name)
 
 
 def load(name: str, *, device: str | None = None, precision: str = "auto") -> Encoder:

@@ -25,7 +25,13 @@ PROCESSOR_BATCH_TOKENS = 2048
 
 
 class BatchedEncoder(ABC):
-    """An encoder that is told how to tokenise texts and how to turn one batch of token ids into vectors."""
+    """An encoder that is told how to tokenise texts and how to turn one batch of token ids into vectors.
+
+    Attributes:
+        table_row: `ROW` or `ROW@COMMIT` if `encoders.load` knew it by that alone, from the table; else empty.
+    """
+
+    table_row: str = ""
 
     @property
     @abstractmethod

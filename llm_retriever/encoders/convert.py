@@ -29,10 +29,13 @@ def convert(directory: Path, output: Path) -> list[str]:
         Names of the files that were converted, relative to the directory.
 
     Raises:
-        InputError: There is nothing to convert, or a file holds something other than weights.
+        InputError: There is nothing to convert, a file holds something other than weights, or one directory holds the other.
     """
-    if output.resolve().is_relative_to(directory.resolve()):
-        raise InputError("lies within what is converted", file=output, mend="give another directory")
+    source, target = directory.resolve(), output.resolve()
+    # The copy replaces whatever is at `output`.
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        problem = "lies within what is converted" if target.is_relative_to(source) else "holds what is converted"
+        raise InputError(problem, file=output, mend="give another directory")
     pickled = sorted(path for path in directory.rglob("*.bin") if path.stem.partition("-")[0] in _NAMES)
     if not pickled:
         raise InputError("no pickled weights (pytorch_model*.bin, adapter_model.bin)", file=directory)

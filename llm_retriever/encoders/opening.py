@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_retriever import hub
 from llm_retriever.card import CARD_FILE
@@ -17,6 +18,11 @@ from llm_retriever.errors import InputError
 from llm_retriever.model_files import CONFIG_FILE, DESCRIPTION_FILES, WEIGHTS_INDEX
 from llm_retriever.store import fetched
 
+if TYPE_CHECKING:
+    from llm_retriever.encoders.published import PublishedEncoder
+    from llm_retriever.retriever import Retriever
+
+MODULES_FILE = "modules.json"
 _FILES = (
     *DESCRIPTION_FILES,
     WEIGHTS_INDEX,
@@ -38,8 +44,36 @@ def load(name: str, *, device: str | None, precision: str) -> Encoder:
     head, at, revisions = name.partition("@")
     if head in TABLE:
         row = TABLE[head]
-        return _wired(row, published(row, revisions.split(",") if at else []), device, precision)
+        encoder = _wired(row, published(row, revisions.split(",") if at else []), device, precision)
+        encoder.table_row = name
+        return encoder
+    _check_exists(name)
+    with fetched(name) as directory:
+        return _described(name, directory, device, precision)
+
+
+def check(name: str) -> None:
+    """Refuses what cannot be loaded, as far as that shows without the network; see `llm_retriever.encoders.check`."""
+    head, equals, places = name.partition("=")
+    if equals and head in TABLE:
+        if "://" not in places:
+            with _given(TABLE[head], places.split(",")):
+                pass
+        return
+    head, at, revisions = name.partition("@")
+    if head in TABLE:
+        given = revisions.split(",") if at else []
+        if given or not _packaged(TABLE[head]):
+            pinned(TABLE[head], given)
+        return
+    _check_exists(name)
+    if "://" not in name:
+        _check_described(name, Path(name))
+
+
+def _check_exists(name: str) -> None:
     if "://" not in name and not Path(name).exists():
+        head = name.partition("@")[0]
         near = difflib.get_close_matches(head, TABLE, n=3, cutoff=0.3)
         raise InputError(
             "neither a published encoder nor a directory",
@@ -47,11 +81,9 @@ def load(name: str, *, device: str | None, precision: str) -> Encoder:
             field="encoder",
             mend=(f"did you mean {' or '.join(near)}? " if near else "") + "python -m llm_retriever.encoders list",
         )
-    with fetched(name) as directory:
-        return _described(name, directory, device, precision)
 
 
-def _wired(row: Row, directories: list[Path], device: str | None, precision: str) -> Encoder:
+def _wired(row: Row, directories: list[Path], device: str | None, precision: str) -> PublishedEncoder | Retriever:
     if isinstance(row.wiring, Wiring):
         from llm_retriever.encoders.published import PublishedEncoder
 
@@ -96,15 +128,30 @@ def published(row: Row, revisions: list[str]) -> list[Path]:
     Raises:
         InputError: A commit is not known, the hub does not give the files, or they are not safetensors.
     """
-    if not revisions and row.package and (found := importlib.util.find_spec(row.package)) and found.origin:
-        return [Path(found.origin).parent / "model"]
+    if not revisions and (packaged := _packaged(row)):
+        return [packaged]
+    return [_downloaded(row, part, revision) for part, revision in zip(row.parts, pinned(row, revisions), strict=True)]
+
+
+def _packaged(row: Row) -> Path | None:
+    """The directory of a row whose model an installed package has."""
+    found = importlib.util.find_spec(row.package) if row.package else None
+    return Path(found.origin).parent / "model" if found and found.origin else None
+
+
+def pinned(row: Row, revisions: list[str]) -> list[str]:
+    """Commits of a row's parts; arguments are those of `published`.
+
+    Raises:
+        InputError: A commit is not known, or there are more than parts.
+    """
     if len(revisions) > len(row.parts):
         raise InputError(
             f"{row.name} has {len(row.parts)} models, not {len(revisions)}", field="encoder", mend=_pinned_form(row)
         )
     given = [*revisions, *[""] * (len(row.parts) - len(revisions))]
-    pinned = [revision or part.revision for part, revision in zip(row.parts, given, strict=True)]
-    for part, revision in zip(row.parts, pinned, strict=True):
+    commits = [revision or part.revision for part, revision in zip(row.parts, given, strict=True)]
+    for part, revision in zip(row.parts, commits, strict=True):
         if not hub.COMMIT.fullmatch(revision):
             raise InputError(
                 f"{revision!r} can move or is cut short" if revision else f"no commit of {part.id} is known here",
@@ -112,7 +159,7 @@ def published(row: Row, revisions: list[str]) -> list[Path]:
                 field="revision",
                 mend=f"{hub.PIN}, as {_pinned_form(row)}; or weights, as {row.name}=DIRECTORY",
             )
-    return [_downloaded(row, part, revision) for part, revision in zip(row.parts, pinned, strict=True)]
+    return commits
 
 
 def _pinned_form(row: Row) -> str:
@@ -138,20 +185,24 @@ def _described(name: str, directory: Path, device: str | None, precision: str) -
     """An encoder by what lies in its directory."""
     from llm_retriever.retriever import MODEL_DIRECTORY, Retriever
 
+    _check_described(name, directory)
     if (directory / CARD_FILE).is_file():
         if (directory / MODEL_DIRECTORY).is_dir():
             return Retriever.load(directory, device=device, precision=precision)
         return Retriever.merged(directory, device=device, precision=precision)
-    if (directory / "modules.json").is_file():
-        from llm_retriever.encoders import sentences
+    from llm_retriever.encoders import sentences
 
-        row, wiring, model = sentences.understood(directory, Path(name.rstrip("/")).name)
-        from llm_retriever.encoders.published import PublishedEncoder
+    row, wiring, model = sentences.understood(directory, Path(name.rstrip("/")).name)
+    from llm_retriever.encoders.published import PublishedEncoder
 
-        return PublishedEncoder.load(row, wiring, [model], device=device, precision=precision)
-    raise InputError(
-        "the directory does not say how it encodes (there is neither retriever_card.json nor modules.json)",
-        file=name,
-        field="encoder",
-        mend=f"name the row that it is wired like, as ROW={name}",
-    )
+    return PublishedEncoder.load(row, wiring, [model], device=device, precision=precision)
+
+
+def _check_described(name: str, directory: Path) -> None:
+    if not any((directory / file).is_file() for file in (CARD_FILE, MODULES_FILE)):
+        raise InputError(
+            f"the directory does not say how it encodes (there is neither {CARD_FILE} nor {MODULES_FILE})",
+            file=name,
+            field="encoder",
+            mend=f"name the row that it is wired like, as ROW={name}",
+        )

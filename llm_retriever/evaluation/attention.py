@@ -1,8 +1,9 @@
 """Where the tokens of a query look while a language model generates it from a passage: at the passage, or at [E]?
 
 Rows of the attention matrices are the positions that predict the query's tokens, from the last [E] on; columns are the
-beginning of sequence (an attention sink), the prompt, the passage in relative bins, [E], and the query itself. Every value is
-a mean over heads and rows. Both models read with an ordinary causal mask: nothing forces the attention through [E].
+beginning of sequence, or whatever token is the first (an attention sink), the prompt, the passage in relative bins, [E], and
+the query itself. Every value is a mean over heads and rows. Both models read with an ordinary causal mask: nothing forces the
+attention through [E].
 
 Source: Zhang et al. (LLM-QL), section 7.5 and Figure 3; how layers and heads are aggregated is not told there.
 """
@@ -161,13 +162,15 @@ def _places(scorer: QueryLikelihood, document: Sequence[int], query: Sequence[in
     first, behind = scorer.rows.documents.body_span(document)
     embedding, width = len(document), len(scorer.rows.embedding)
     columns = torch.zeros(embedding + width + len(query), len(COLUMNS), dtype=torch.float64)
-    opening = len(scorer.rows.documents.opening)
-    columns[:opening, BEGINNING] = 1
-    columns[opening:embedding, PROMPT] = 1
+    columns[:embedding, PROMPT] = 1
     columns[first:behind, PROMPT] = 0
     columns[first:behind, FIRST_BIN : FIRST_BIN + BINS] = bins(behind - first)
     columns[embedding : embedding + width, EMBEDDING] = 1
     columns[embedding + width :, QUERY] = 1
+    # The first position is the sink, also where a tokenizer sets nothing in front (Qwen).
+    opening = max(1, len(scorer.rows.documents.opening))
+    columns[:opening] = 0
+    columns[:opening, BEGINNING] = 1
     return embedding + width - 1, columns
 
 
@@ -184,6 +187,16 @@ def bins(length: int) -> Tensor:
     start, end = token * BINS / max(length, 1), (token + 1) * BINS / max(length, 1)
     overlap = (torch.minimum(end, edge + 1) - torch.maximum(start, edge)).clamp(min=0)
     return overlap * length / BINS
+
+
+def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
+    """Refuses an adapted backbone that is another one than the retriever was tuned from.
+
+    Raises:
+        InputError: It is.
+    """
+    if settings.attention_queries and paths.adapted is not None:
+        lineage_within(paths.adapted, card)
 
 
 def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:

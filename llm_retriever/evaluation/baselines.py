@@ -4,9 +4,10 @@ and runs that somebody else made."""
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from llm_retriever.settings import EvaluationSettings, IndexSettings
 from llm_retriever.store import open_store
 
 SPLIT = "{split}"
+Judged = Iterable[tuple[str, Iterable[str]]]
 INHERITED = ("passage_length", "batch_tokens", "dtype")
 """What the index of a baseline has in common with that of the retriever; it is searched exactly whatever that one is."""
 
@@ -91,15 +93,17 @@ class Baselines:
         taken: Names of other systems.
 
     Raises:
-        InputError: A name cannot be used, or stands twice.
+        InputError: A name cannot be used, or stands twice, or an encoder is not there.
     """
 
     def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
         self.settings = settings
         names = [RETRIEVER, BM25, BACKBONE, *taken]
-        self.encoders = named(_with_rows(settings.encoders), "encoders", names)
+        found = named(_with_rows(settings.encoders), "encoders", names)
+        self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in found.items()}
         self.runs = named(settings.runs, "runs", [*names, *self.encoders])
-        self._used: set[str] = set()
+        for source in self.encoders.values():
+            encoders.check(source)
 
     def add(self, bench: Bench, query_length: int | None = None, passage_length: int | None = None) -> dict[str, float]:
         """Evaluates them on a bench; lengths are tokens of a text, None = as an encoder says.
@@ -129,35 +133,46 @@ class Baselines:
         encoder = encoders.load(source, precision=self.settings.precision)
         queries, passages = fitting(encoder, query_length, passage_length)
         settings = IndexSettings() if passages is None else IndexSettings(passage_length=passages)
-        description = f"a published encoder ({last_part(source)})"
+        row = _row(source)
+        description = f"a published encoder ({row})" if row else f"an encoder that was given ({last_part(source)})"
         with encoded(encoder, bench.corpus, bench.passages, settings, queries) as system:
             bench.add_dense(name, system, description=description, parameters=_parameters(encoder))
 
     def _add_run(self, bench: Bench, name: str, pattern: str) -> None:
+        if bench.zero_shot and SPLIT not in pattern:
+            return  # of the run's own collection; query ids that are numbers stand in many others
         for split in bench.splits:
-            run = _opened(pattern.replace(SPLIT, split.name)) if self._may_have(pattern, split.name) else {}
+            place = pattern.replace(SPLIT, split.name)
+            run = _opened(place) if self._may_have(pattern, place) else {}
             judged = {query: run[query] for query in split.qrels if query in run}
             if not judged:
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
                 continue
-            self._used.add(name)
             run = without_own_passage(judged, self.settings.depth)
             bench.add_run(split, name, run, description=f"a run that was given ({last_part(pattern)})")
             bench.check_passages(split, name, Path(pattern))
 
     @staticmethod
-    def _may_have(pattern: str, split: str) -> bool:
+    def _may_have(pattern: str, place: str) -> bool:
         """Whether there is a file for a split; one without the split's name must be there in any case."""
-        return SPLIT not in pattern or _exists(pattern.replace(SPLIT, split))
+        return SPLIT not in pattern or _exists(place)
 
-    def check_used(self) -> None:
-        """Refuses runs that no split was found in.
+    def check_runs(self, own: Judged, zero_shot: Judged) -> None:
+        """Refuses runs that do not exist, or have no query of any split; called before anything is encoded.
+
+        Args:
+            own: Name and judged queries of every split of the collection.
+            zero_shot: The same of the zero-shot collections, which only runs with `SPLIT` are of.
 
         Raises:
-            InputError: It names the first one.
+            InputError: It names the first run.
         """
+        splits, others = list(own), list(zero_shot) if self.runs else []
         for name, pattern in self.runs.items():
-            if name not in self._used:
+            of_splits = ((pattern.replace(SPLIT, split), judged) for split, judged in [*splits, *others])
+            places = of_splits if SPLIT in pattern else ((pattern, set().union(*(judged for _, judged in splits))),)
+            found = (place for place, judged in places if self._may_have(pattern, place) and _has_any(place, judged))
+            if next(found, None) is None:
                 raise InputError(
                     f"the run {name} has no query of the splits", file=pattern, field="runs", mend="name a run of them"
                 )
@@ -167,6 +182,17 @@ def _with_rows(text: str) -> str:
     """The setting `encoders` with the names of rows in front: ``dpr=PLACE`` says how weights are wired, and names them."""
     entries = [entry.strip() for entry in text.split(",")]
     return ",".join(f"{row}={e}" if (row := e.partition("=")[0]) in TABLE and "=" in e else e for e in entries)
+
+
+def _row(source: str) -> str:
+    """The row of the table that an encoder is, with or without commits or places of its own; "" where it is none."""
+    head = re.split("[=@]", source)[0]
+    return head if head in TABLE else ""
+
+
+def _has_any(place: str, judged: Iterable[str]) -> bool:
+    run = _opened(place)
+    return any(query in run for query in judged)
 
 
 def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:

@@ -14,7 +14,7 @@ from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.examples import Examples, judge, most_different
 from llm_retriever.evaluation.metrics import means
 from llm_retriever.evaluation.runs import Run, write_run
-from llm_retriever.evaluation.significance import Comparison, compare, wins_and_losses
+from llm_retriever.evaluation.significance import ON_TIES, Comparison, compare, wins_and_losses
 from llm_retriever.evaluation.splits import RETRIEVER, SplitResults, chosen_measures, chosen_splits, open_split
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.settings import EvaluationSettings
@@ -63,7 +63,7 @@ class Bench:
         for split in self.splits:
             if split.name == TRAINING_SPLIT and not zero_shot:
                 split.notes.append(TRAINED_ON)
-            split.name = "/".join(filter(None, (zero_shot, part, split.name)))
+            split.name = split_name(zero_shot, part, split.name)
         self.passages = corpus.lookup()
         self.systems: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
@@ -128,8 +128,8 @@ class Bench:
         """What is to be known of a metric that has few values."""
         tied = [c for c in compared if c.tie_share >= MANY_TIES and self.primary.kind in ("mrr", "success")]
         return [
-            f"{self.primary.label} is the same for the retriever and {c.baseline} on {c.ties:,} of {c.queries:,} queries; the "
-            "tests rest on the others."
+            f"{self.primary.label} is the same for the retriever and {c.baseline} on {c.ties:,} of {c.queries:,} queries; "
+            f"{ON_TIES}"
             for c in tied
         ]
 
@@ -146,6 +146,11 @@ class Bench:
             [found.example(query, shown, metric) for query in won],
             [found.example(query, shown, metric) for query in lost],
         )
+
+
+def split_name(zero_shot: str, part: str, split: str) -> str:
+    """What a split is called: that of a zero-shot collection has the collection and its part in front."""
+    return "/".join(filter(None, (zero_shot, part, split)))
 
 
 def _as_json(comparison: Comparison) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.evaluation import comparison_report
 from llm_retriever.evaluation.metrics import mean_of_systems, parse_measures
-from llm_retriever.evaluation.significance import ALPHA, DRAWS, Comparison, compare, hommel
+from llm_retriever.evaluation.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
 from llm_retriever.evaluation.variants import (
     BACKBONE,
     BM25,
@@ -48,6 +49,9 @@ EFFICIENCY = (
     "peak_memory_bytes",
     "parameters",
 )
+NO_UNTUNED = re.compile(r"(^|: )The un-tuned backbone was not evaluated: ")
+UNWANTED = re.compile(NO_UNTUNED.pattern + r".* the limit of 0\b")
+"""The notes of an evaluation without the un-tuned backbone, and of one whose settings leave it out."""
 NOT_STAGE_ONE = ("pretraining", "contrastive")
 
 
@@ -124,10 +128,27 @@ def _facts(variant: Variant) -> dict[str, Any]:
 
 
 def _notes(variants: list[Variant]) -> list[str]:
-    """Notes on the evaluations; where one of them has the un-tuned backbone, the others need not excuse themselves."""
-    has_untuned = bool(_untuned(variants))
-    notes = itertools.chain.from_iterable(variant.content.get("notes", []) for variant in variants)
-    return [n for n in dict.fromkeys(notes) if not (has_untuned and n.startswith("The un-tuned backbone"))]
+    """Notes on the evaluations.
+
+    The un-tuned backbone needs no excuse where another variant has it, or where it was not wanted.
+    """
+    excused = NO_UNTUNED if _untuned(variants) else UNWANTED
+    return [n for n in _told_by({v.name: v.content.get("notes", []) for v in variants}) if not excused.search(n)]
+
+
+def _told_by(notes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Notes by variant as one list: each once, behind the names of the variants that have it unless all do."""
+    found: dict[str, list[str]] = {}
+    for name, texts in notes.items():
+        for text in dict.fromkeys(texts):
+            found.setdefault(text, []).append(name)
+    return [t if len(names) == len(notes) else f"{', '.join(names)}: {t}" for t, names in found.items()]
+
+
+def _split_notes(variants: list[Variant], split: str) -> list[str]:
+    """Notes of the evaluations on a split, but for those on the tests of a single one, which are others here."""
+    notes = {variant.name: variant.content["splits"][split]["notes"] for variant in variants}
+    return _told_by({name: [n for n in texts if not n.endswith(ON_TIES)] for name, texts in notes.items()})
 
 
 def _untuned(variants: list[Variant]) -> dict[str, Variant]:
@@ -170,7 +191,7 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
         "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
         "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
         "per_query": per_query,
-        "notes": first["notes"],
+        "notes": _split_notes(variants, split),
     }
 
 

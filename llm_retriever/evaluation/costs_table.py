@@ -13,7 +13,7 @@ Figures = Mapping[str, Any]
 def size_as_text(number: float) -> str:
     """A number of bytes as people write it: ``15.2 MB``, ``1.4 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+        if round(number, 0 if unit == "B" else 1) < 1000:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
@@ -24,8 +24,8 @@ def large(number: float) -> str:
     if number < 1e6:
         return f"{number:,.0f}"
     for limit, name in ((1e9, "million"), (1e12, "billion")):
-        if number < limit:
-            return f"{number / limit * 1000:.3g} {name}"
+        if float(shown := f"{number / limit * 1000:.3g}") < 1000:
+            return f"{shown} {name}"
     mantissa, exponent = f"{number:.1e}".split("e")
     return f"{mantissa} · 10{str(int(exponent)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
@@ -52,11 +52,11 @@ ROWS: tuple[tuple[str, tuple[tuple[str, Callable[[Any], str]], ...]], ...] = (
     (
         "building the index",
         (
-            ("index_seconds", seconds_as_text),
-            ("passages_per_second", lambda v: f"{v:,.0f} passages per second"),
-            ("tokens_per_second", lambda v: f"{v:,.0f} tokens per second"),
+            ("index_seconds", lambda v: f"{seconds_as_text(v)} of all processes together"),
+            ("passages_per_second", lambda v: f"{v:,.0f} passages per second and process"),
+            ("tokens_per_second", lambda v: f"{v:,.0f} tokens per second and process"),
             ("padding_share", lambda v: f"{100 * v:.1f} % padding"),
-            ("index_operations_per_second", lambda v: f"{large(v)} floating-point operations per second"),
+            ("index_operations_per_second", lambda v: f"{large(v)} floating-point operations per second and process"),
         ),
     ),
     (
@@ -92,7 +92,7 @@ STAGE: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("examples", lambda v: counted(v, "example", "examples")),
     ("processes", lambda v: counted(v, "process", "processes")),
     ("batch_size", lambda v: f"{v:,} per update"),
-    ("operations_at_most", lambda v: f"at most {large(v)} floating-point operations"),
+    ("operations_at_most", lambda v: f"about {large(v)} floating-point operations"),
 )
 RERANKING: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("seconds", seconds_as_text),

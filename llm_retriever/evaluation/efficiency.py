@@ -2,7 +2,9 @@
 
 Times, tokens and sizes were taken down by the steps. Floating-point operations are arithmetic: 2 for every weight outside
 of the embedding tables and every token forward; training adds twice as many backward, half of that where only an adapter is
-tuned, and one more forward with gradient checkpointing (Kaplan et al., 2020, section 2.1; attention's own are left out).
+tuned, and one more forward with gradient checkpointing (Kaplan et al., 2020, section 2.1). So they are an order of magnitude:
+every text is taken as long as allowed, which is too much, and left out are attention's own operations, the language-model head
+of stage one, the second forward of the gradient cache, the loss and the optimiser.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.indexing.shards import DTYPES, Manifest
 
 SECONDS_PER_HOUR = 3600
+PRETRAINING = "pretraining"
+"""The stage that makes a backbone from scratch; the totals leave it out, as those of published backbones do."""
 FORWARD, BACKWARD, FROZEN_BACKWARD = 2, 4, 2
 TEXTS_OF_AN_EXAMPLE = {"simcse": 2}
 """How often a text goes through the model, where that is not once."""
@@ -31,7 +35,7 @@ def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
     """
     weights = parameters(tuned)
     stages = [training(stage, weights) for stage in card.lineage.stages]
-    hours = [stage["process_hours"] for stage in stages]
+    ours = [stage for stage in stages if stage["stage"] != PRETRAINING]
     batches = [stage["batch_size"] for stage in stages if "batch_size" in stage]
     return _known(
         {
@@ -39,8 +43,8 @@ def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
             "parameters": weights,
             "dimension": tuned.index.manifest.dimension,
             "training": stages,
-            "training_seconds": sum(stage["seconds"] for stage in stages),
-            "training_process_hours": sum(hours),
+            "training_seconds": sum(stage["seconds"] for stage in ours),
+            "training_process_hours": sum(stage["process_hours"] for stage in ours),
             "batch_size": batches[-1] if batches else None,
             **indexing(tuned.index.manifest, weights),
             **searching(tuned),
@@ -54,7 +58,7 @@ def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training(stage: Stage, weights: int | None) -> dict[str, Any]:
-    """What one stage took; its tokens, and so its operations, are upper bounds: no text longer than allowed."""
+    """What one stage took; its tokens are an upper bound: no text longer than allowed. Its operations are about so many."""
     processes = int(stage.settings.get("processes", 1))
     tokens = tokens_at_most(stage)
     operations = None if weights is None or tokens is None else weights * tokens * operations_per_weight(stage)

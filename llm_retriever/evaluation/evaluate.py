@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.extras import Paths, run_extras
+from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, FAMILY
 from llm_retriever.evaluation.splits import RETRIEVER, ZERO_SHOT
@@ -65,13 +66,14 @@ def evaluate(
         InputError: A setting or an input cannot be used; nothing is written.
     """
     corpus = Collection.open(collection)
-    with files.atomic_directory(evaluation) as draft:
+    with files.atomic_directory(evaluation) as draft, tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch:
         paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft)
         bench = Bench(settings, corpus, draft / RUNS_DIRECTORY)
         zero_shot = ZeroShot(settings, corpus.splits)
         card = RetrieverCard.load(retriever)
         _check_backbone(backbone, card)
-        content = _content(bench, zero_shot, card, paths)
+        check_extras(settings, card, paths)
+        content = _content(bench, zero_shot, card, paths, Path(scratch))
         files.write_json(draft / EVALUATION_FILE, content)
         examples = {split.name: bench.examples(split) for split in bench.splits} | zero_shot.examples
         files.write_text(report, report_page.render(content, corpus.manifest, examples))
@@ -79,10 +81,13 @@ def evaluate(
     return flat_metrics(content)
 
 
-def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
+def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Paths, scratch: Path) -> dict[str, Any]:
     """The content of `evaluation.json`, in which the collection's own splits come first."""
     settings, runs = bench.settings, BM25Runs(paths.bm25_runs, bench.corpus)
     others = Baselines(settings, runs.others)
+    # Whatever is wrong with an input shows before the hours of encoding.
+    zero_shot.prepare(scratch)
+    others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     add_lexical(bench, runs)
@@ -90,7 +95,6 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     encoder_seconds = others.add(bench)
     costs = account.costs(card, tuned, untuned_seconds, encoder_seconds)
     zero_shot.run(tuned, others, bench.runs)
-    others.check_used()
     extras = run_extras(settings, bench, card, paths)
     return {
         "format": FORMAT,

@@ -44,7 +44,20 @@ EXTRAS: tuple[str, ...] = (
     "llm_retriever.evaluation.attention:extra",
     "llm_retriever.evaluation.training_curves:extra",
 )
-"""``module:function`` of every extra; its module is imported when it runs."""
+"""``module:function`` of every extra; its module is imported when it runs. Where the module has a function ``check``, it is
+called with settings, card and paths before anything is encoded, and refuses inputs that cannot be used."""
+
+
+def check_extras(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
+    """Checks the inputs of every extra.
+
+    Raises:
+        InputError: One cannot be used.
+    """
+    for name in EXTRAS:
+        check = getattr(importlib.import_module(name.partition(":")[0]), "check", None)
+        if check is not None:
+            check(settings, card, paths)
 
 
 def run_extras(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:

@@ -117,6 +117,16 @@ def _chunks(wanted: Mapping[str, list[str]]) -> Iterator[dict[str, list[str]]]:
         yield chunk
 
 
+def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
+    """Refuses a language model that is missing or is another one.
+
+    Raises:
+        InputError: It is.
+    """
+    if settings.rerank_depth:
+        _language_model(settings, card, paths)
+
+
 def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
     """Re-ranks the runs of the first stage on every split, as systems of their own.
 
@@ -135,6 +145,8 @@ def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths
     for split in bench.splits:
         path = bench.runs / split.name / f"{settings.rerank_from}.trec"
         first = read_run(path) if path.exists() else {}
+        if not first:
+            split.notes.append(f"There is no {settings.rerank_from} run of this split, so there is nothing to re-rank.")
         for block in BLOCKS[settings.rerank_attention_block] if first else ():
             name = system_name(settings.rerank_from, block)
             run = reranker.run(first, split.queries, attention_block=block, title=f"re-rank {split.name}")

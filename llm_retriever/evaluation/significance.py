@@ -18,6 +18,8 @@ from statsmodels.stats.multitest import multipletests
 ALPHA = 0.05
 DRAWS = 100_000
 EXACT_UP_TO = 16  # 2^16 sign patterns are fewer than the draws, and leave nothing to chance
+ON_TIES = "the tests rest on the others."
+"""How a note ends that says on how many queries two systems of an evaluation are even."""
 FAMILY = "all baselines × the primary metric × one split"
 
 Verdict = Literal["significant", "tests disagree", "not significant"]

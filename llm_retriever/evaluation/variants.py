@@ -61,7 +61,8 @@ def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> lis
         )
     if len(evaluations) < 2:
         raise InputError("there are fewer than two evaluations", field="evaluations", mend="give at least two")
-    reserved = [name for name in descriptions if slug(name) in (slug(BM25), "") or slug(name).startswith(slug(UNTUNED))]
+    taken = {"", *map(slug, (RETRIEVER, BM25, BACKBONE))}
+    reserved = [name for name in descriptions if slug(name) in taken or slug(name).startswith(slug(UNTUNED))]
     if reserved:
         raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", mend="choose another name")
     return [_open(name, text, by_slug[slug(name)] / EVALUATION_FILE) for name, text in descriptions.items()]

@@ -1,10 +1,12 @@
 """Zero-shot collections: what a retriever does on collections that it was not trained on, as BEIR asks.
 
-Each collection is prepared, encoded and searched in scratch space, one at a time, and leaves figures and runs behind. Its
-passages are neither merged nor thinned out, so that the figures compare with published ones. BM25 stands beside the retriever
-with BEIR's settings where it can run. A directory of several collections, as CQADupStack is one of twelve forums, counts as
-one, and so do several that are named ``NAME/PART``: its figures are the unweighted mean of its parts. The un-tuned backbone
-is not evaluated on them. Differences are tested on the primary metric of the evaluation; nDCG@10 is measured in any case.
+All collections are prepared in scratch space before anything is encoded, so that what is wrong with one shows early. Then each
+is encoded, searched and removed, and leaves figures and runs behind. Its passages are neither merged nor thinned out, so that
+the figures compare with published ones; only those with neither title nor text, of which FiQA has some, are left out. BM25
+stands beside the retriever with BEIR's settings where it can run. A directory of several collections, as CQADupStack is one of
+twelve forums, counts as one, and so do several that are named ``NAME/PART``: its figures are the unweighted mean of its parts.
+The un-tuned backbone is not evaluated on them. Differences are tested on the primary metric of the evaluation; nDCG@10 is
+measured in any case.
 
 Source: Thakur et al., *BEIR*, NeurIPS 2021: title and text of a passage in one field, a passage with the query's own id left
 out, nDCG@10 on the split `test`, unweighted mean over the collections.
@@ -14,17 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import tempfile
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_retriever import preparation
 from llm_retriever.collection import BAD_LINES_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import INHERITED, Baselines, fitting
-from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench
+from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
 from llm_retriever.evaluation.metrics import mean_of_systems
 from llm_retriever.evaluation.named import named
 from llm_retriever.evaluation.report import SplitExamples
@@ -53,6 +55,7 @@ class ZeroShot:
     Attributes:
         splits: Results by split, for `evaluation.json`.
         examples: Example queries by split.
+        prepared: Parts of each collection, as `prepare` leaves them.
         collections: What each collection is, and the means of its parts.
         systems: What stands about the systems, by name.
         notes: Sentences for people.
@@ -65,6 +68,7 @@ class ZeroShot:
         self.settings = settings
         found = named(settings.zero_shot, ZERO_SHOT, [*taken, ZERO_SHOT], parts=True)
         self.sources: dict[str, dict[str, str]] = {}
+        self.prepared: dict[str, list[_Part]] = {}
         for name, source in found.items():
             whole, _, part = name.partition("/")
             self.sources.setdefault(whole, {})[part] = source
@@ -80,8 +84,46 @@ class ZeroShot:
         self.systems: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
 
+    def prepare(self, scratch: Path) -> None:
+        """Prepares every collection.
+
+        Args:
+            scratch: Directory for them; must be there until they were evaluated.
+
+        Raises:
+            InputError: A collection cannot be used.
+        """
+        for name, sources in self.sources.items():
+            parts = self.prepared[name] = []
+            for part, source in sources.items():
+                uri, split = split_off(source)
+                with _parts(uri) as directories:
+                    for folder, directory in directories.items():
+                        place = scratch / f"{name}-{len(parts)}"
+                        corpus = self._collection(name, directory, place)
+                        parts.append(_Part("/".join(filter(None, (part, folder))), corpus, chosen(corpus, split)))
+
+    def _collection(self, name: str, uri: str, directory: Path) -> Collection:
+        tolerated = self.settings.zero_shot_max_bad_lines
+        settings = CorpusSettings(uri=uri, heldout_queries=0, deduplicate=False, max_bad_lines=tolerated)
+        counts = preparation.prepare(settings, directory, tolerate_empty=True)["counts"]
+        if bad := counts["bad_lines"]:
+            self.notes.append(f"{bad:,} unusable lines of {name} were left out ({BAD_LINES_FILE}).")
+        if empty := counts.get("passages_empty", 0):
+            self.notes.append(
+                f"{empty:,} passages of {name} without any text were left out, and so were their judgments."
+            )
+        return Collection.open(directory)
+
+    def judged(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """Every split by the name that it gets, and its judged queries; `prepare` was called."""
+        for name, parts in self.prepared.items():
+            for part in parts:
+                for split in part.names:
+                    yield split_name(name, part.name, split), part.corpus.qrels(split)
+
     def run(self, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
-        """Evaluates every collection.
+        """Evaluates every collection, and removes it; `prepare` was called.
 
         Args:
             tuned: The retriever with its index, whose settings the indexes of the collections share but for the length.
@@ -89,18 +131,16 @@ class ZeroShot:
             runs: Directory of the runs.
 
         Raises:
-            InputError: A collection cannot be used.
+            InputError: A baseline cannot be used.
         """
         missing = why_no_bm25() if self.sources else ""
         if missing:
             self.notes.append(f"BM25 was not run on the zero-shot collections: {missing}.")
         for name, sources in self.sources.items():
             found = _Collection(self, name, not missing)
-            for part, source in sources.items():
-                uri, split = split_off(source)
-                with _parts(uri) as directories:
-                    for folder, directory in directories.items():
-                        found.add("/".join(filter(None, (part, folder))), directory, split, tuned, baselines, runs)
+            for part in self.prepared[name]:
+                found.add(part, tuned, baselines, runs)
+                shutil.rmtree(part.corpus.directory)
             self.collections[name] = {"source": ", ".join(split_off(s)[0] for s in sources.values()), **found.told()}
 
     def content(self) -> dict[str, Any]:
@@ -119,6 +159,14 @@ class ZeroShot:
         return {ZERO_SHOT: {**lengths, **lexical, "collections": self.collections, "mean": mean}}
 
 
+class _Part(NamedTuple):
+    """A prepared collection, or a part of one; `names` are the splits to evaluate."""
+
+    name: str
+    corpus: Collection
+    names: list[str]
+
+
 class _Collection:
     """One collection of several parts, or of one."""
 
@@ -127,27 +175,17 @@ class _Collection:
         self.parts, self.passages, self.queries, self.seconds = 0, 0, 0, 0.0
         self.splits: list[str] = []
 
-    def add(self, part: str, directory: str, split: str, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
-        """Prepares, encodes, searches and judges a part."""
-        with tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch:
-            corpus = self._prepared(directory, Path(scratch) / "collection")
-            names = chosen(corpus, split)
-            bench = Bench(self.whole.settings, corpus, runs, zero_shot=self.name, part=part, names=names)
-            # Lucene builds its index beside the encoding.
-            with SparseIndex(corpus) if self.with_bm25 else contextlib.nullcontext() as lucene:
-                self._add_retriever(bench, tuned)
-                if lucene is not None:
-                    add_bm25(bench, lucene)
-            baselines.add(bench, *self._wanted())
-            self._take(bench)
-
-    def _prepared(self, uri: str, directory: Path) -> Collection:
-        tolerated = self.whole.settings.zero_shot_max_bad_lines
-        settings = CorpusSettings(uri=uri, heldout_queries=0, deduplicate=False, max_bad_lines=tolerated)
-        bad = preparation.prepare(settings, directory)["counts"]["bad_lines"]
-        if bad:
-            self.whole.notes.append(f"{bad:,} unusable lines of {self.name} were left out ({BAD_LINES_FILE}).")
-        return Collection.open(directory)
+    def add(self, part: _Part, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
+        """Encodes, searches and judges a part."""
+        corpus = part.corpus
+        bench = Bench(self.whole.settings, corpus, runs, zero_shot=self.name, part=part.name, names=part.names)
+        # Lucene builds its index beside the encoding.
+        with SparseIndex(corpus) if self.with_bm25 else contextlib.nullcontext() as lucene:
+            self._add_retriever(bench, tuned)
+            if lucene is not None:
+                add_bm25(bench, lucene)
+        baselines.add(bench, *self._wanted())
+        self._take(bench)
 
     def _wanted(self) -> tuple[int | None, int | None]:
         given = self.whole.settings.zero_shot_query_length, self.whole.settings.zero_shot_passage_length

@@ -15,12 +15,21 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.card import CARD_FILE, RetrieverCard
 from llm_retriever.collection import MANIFEST_FILE as COLLECTION_FILE
+from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.store import LocalStore, open_store
 
 NEARBY = ("*", "../*/*")
 PUBLISHED = "retriever"
+ROW = "row:"
+"""Before the name of a row of the encoders' table: methods and directories have the same names as some rows."""
+
+
+def encoder_entry(encoder: Encoder) -> str:
+    """What a manifest calls an encoder: its name, or `row:NAME` if `encoders.load(NAME)` loaded it from the table."""
+    row = getattr(encoder, "table_row", "")
+    return f"{ROW}{row}" if row else encoder.name
 
 
 def retriever_of(uri: str, manifest: Manifest) -> str:
@@ -47,8 +56,9 @@ def retriever_of(uri: str, manifest: Manifest) -> str:
         for directory in _near(store.directory, CARD_FILE):
             if _says(lambda at: RetrieverCard.load(at).digest(), directory) == manifest.card:
                 return str(directory)
-    if manifest.encoder.partition("@")[0] in TABLE:
-        return manifest.encoder
+    row = manifest.encoder.removeprefix(ROW)
+    if row != manifest.encoder and row.partition("@")[0] in TABLE:
+        return row
     made_by = f" (it was made by {manifest.encoder})" if manifest.encoder else ""
     raise InputError(
         f"the retriever of this index does not lie beside it{made_by}",

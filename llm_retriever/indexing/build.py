@@ -15,6 +15,7 @@ import llm_retriever
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
+from llm_retriever.indexing.beside import encoder_entry
 from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
 from llm_retriever.indexing.earlier import Earlier
 from llm_retriever.indexing.kinds import add_faiss, announce
@@ -121,14 +122,14 @@ def _manifest(
             **{name: importlib.metadata.version(name) for name in LIBRARIES},
         },
         shards_uri=place.uri,
-        encoder=encoder.name,
+        encoder=encoder_entry(encoder),
     )
 
 
 def _complete(draft: Path, index: Path) -> None:
     """Makes the draft the index; drafts of other settings for the same index are of no more use."""
-    for record in draft.glob("shard-*.json"):
-        record.unlink()
+    for left in (*draft.glob("shard-*.json"), *draft.glob(".*.partial")):
+        left.unlink()
     shutil.rmtree(draft / SENDING, ignore_errors=True)
     if index.is_dir():
         shutil.rmtree(index)

@@ -12,6 +12,7 @@ import functools
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,12 @@ from llm_retriever.stores.local import LocalStore
 
 SENDING = "sending"
 """Folder of a draft in which shards grow that are sent elsewhere."""
+ABANDONED_SECONDS = 3600
+"""A half-written file that nobody has added to for so long belongs to a killed process."""
+EXPIRED_MEND = (
+    "build the index anew: in a pipeline with another index_shards_uri or with --no-cache, because the cached build_index "
+    "still names these shards"
+)
 
 
 class Place(Protocol):
@@ -64,13 +71,19 @@ class LocalPlace:
         return self.directory
 
     def finished(self, number: int, count: int) -> Shard | None:
-        """A shard whose files have their checksums; what a killed process left of any other is removed."""
+        """A shard whose files have their checksums; what a process half wrote that was killed long ago is removed.
+
+        Files without a record stay: another process may be about to write it, and who encodes the shard replaces them.
+        """
         with contextlib.suppress(InputError):
             shard = _shard(files.read_json(self.directory / record_file(number)), count)
             if shard is not None and shard.is_intact(self.directory):
                 return shard
-        for left in (*self.directory.glob(f"*-{number:05d}.*"), *self.directory.glob(f".*-{number:05d}.*.partial")):
-            left.unlink(missing_ok=True)
+        for left in self.directory.glob(f".*-{number:05d}.*.partial"):
+            # Another process may have finished it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    left.unlink()
         return None
 
     def accept(self, number: int, shard: Shard) -> None:
@@ -176,13 +189,22 @@ class LocalShards:
         if not manifest.shards_uri:
             return
         store = open_store(manifest.shards_uri)
+        names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
+        _check_there(store, names)
         if isinstance(store, LocalStore):
             self.directory = store.directory
             return
         self._copies = tempfile.TemporaryDirectory(prefix="shards-")
         self.directory = Path(self._copies.name)
-        names = {name for shard in manifest.shards for name in (shard.file, shard.ids)}
-        store.download("", self.directory, only=names.__contains__)
+        store.download("", self.directory, only=set(names).__contains__)
+
+
+def _check_there(store: Store, names: list[str]) -> None:
+    there = {entry.key for entry in store.list()}
+    if missing := [name for name in names if name not in there]:
+        raise InputError(
+            "no such file; it was removed or has expired", file=store.uri_of(missing[0]), mend=EXPIRED_MEND
+        )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llm_retriever.indexing.workers import Load
 
 QUERIES_AT_ONCE = 4096  # each search reads the whole index once
+PROCESSOR_PASSAGES = 100_000
+"""Encoding more passages than this without a GPU is worth a warning."""
 
 
 class DenseIndex:
@@ -85,6 +88,15 @@ def dense_index(load: Load, collection: Collection, directory: Path, settings: I
         if path.name not in other.name:
             shutil.rmtree(other, ignore_errors=True)
     if not path.exists():
+        _warn_without_gpu(collection.passage_count)
         write_index(encoder, collection, path, settings, load=load)
     yield DenseIndex(encoder, Index.open(path, encoder), settings.dtype)
     shutil.rmtree(directory)
+
+
+def _warn_without_gpu(passages: int) -> None:
+    import torch
+
+    if passages > PROCESSOR_PASSAGES and not torch.cuda.is_available():
+        told = f"dense mining: no GPU is visible, so the processor encodes all {passages:,} passages, which takes long"
+        print(f"{told}; use a machine with GPUs and the GPU image", file=sys.stderr, flush=True)

@@ -51,7 +51,8 @@ class EvaluationSettings:
         str,
         Field(
             description="Published encoders to compare with, separated by commas: ROW, ROW@COMMIT or ROW=PLACE of the table of "
-            "encoders, or the directory or s3:// prefix of a retriever, [NAME=] in front; they encode the corpus anew."
+            "encoders (with ';' between several COMMITs or PLACEs), or the directory or s3:// prefix of a retriever, [NAME=] in "
+            "front; they encode the corpus anew."
         ),
     ] = ""
     encoder_passages: Annotated[
@@ -61,7 +62,7 @@ class EvaluationSettings:
         str,
         Field(
             description="Runs of other systems in the TREC format, NAME=FILE separated by commas; {split} in FILE stands for "
-            "the split; s3://bucket/key is possible."
+            "the split, also a zero-shot one; s3://bucket/key is possible."
         ),
     ] = ""
     zero_shot: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import UNSET_NUMBER, UNSET_TEXT, Precision, Seed
+from llm_retriever.settings.common import UNSET_NUMBER, UNSET_OR_NOT_NEGATIVE, UNSET_TEXT, Precision, Seed
 from llm_retriever.settings.index import EncodingProcesses
 
 
@@ -62,10 +62,12 @@ class MiningSettings:
         Literal["default", "msmarco-tuned"],
         Field(description="BM25's parameters: k1 0.9, b 0.4, or k1 0.82, b 0.68 as tuned on MS MARCO passages."),
     ] = "default"
-    bm25_k1: Annotated[float, Field(ge=-1, description="BM25 term saturation; -1 = that of `bm25`.")] = UNSET_NUMBER
-    bm25_b: Annotated[float, Field(ge=-1, le=1, description="BM25 length normalisation; -1 = that of `bm25`.")] = (
-        UNSET_NUMBER
-    )
+    bm25_k1: Annotated[
+        float, Field(ge=-1, description="BM25 term saturation; -1 = that of `bm25`."), UNSET_OR_NOT_NEGATIVE
+    ] = UNSET_NUMBER
+    bm25_b: Annotated[
+        float, Field(ge=-1, le=1, description="BM25 length normalisation; -1 = that of `bm25`."), UNSET_OR_NOT_NEGATIVE
+    ] = UNSET_NUMBER
     bm25_tune_split: Annotated[
         str,
         Field(

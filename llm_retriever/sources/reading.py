@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from llm_retriever.errors import InputError
-from llm_retriever.sources.rows import Place
+from llm_retriever.sources.rows import EmptyTextError, Place
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
@@ -31,15 +31,17 @@ class BadLines:
     Args:
         limit: So many are tolerated.
         file: The side file, JSON lines; made with the first bad line.
+        tolerate_empty: Whether passages with neither title nor text are set aside without limit.
 
     Attributes:
-        count: How many there were.
+        count: How many there were, without such passages.
+        empty: How many such passages were tolerated.
         ids: (kind, id) of the passages and queries that were set aside, where the id could be read.
     """
 
-    def __init__(self, limit: int, file: Path) -> None:
-        self.limit, self.file = limit, file
-        self.count = 0
+    def __init__(self, limit: int, file: Path, *, tolerate_empty: bool = False) -> None:
+        self.limit, self.file, self.tolerate_empty = limit, file, tolerate_empty
+        self.count = self.empty = 0
         self.ids: set[tuple[str, str]] = set()
 
     def set_aside(self, error: InputError, content: Any, *, kind: str = "", row_id: Any = None) -> None:
@@ -48,7 +50,10 @@ class BadLines:
         Raises:
             InputError: `error` itself, when there are more than `limit`.
         """
-        self.count += 1
+        if self.tolerate_empty and kind == "passage" and isinstance(error, EmptyTextError):
+            self.empty += 1
+        else:
+            self.count += 1
         if self.count > self.limit:
             raise error
         if isinstance(row_id, str | int):

@@ -19,6 +19,10 @@ NOT_IN_AN_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+class EmptyTextError(InputError):
+    """Nothing is left of a text."""
+
+
 class Place(NamedTuple):
     """Where a row comes from: a file as its owner knows it, and a 1-based line."""
 
@@ -130,7 +134,7 @@ def checked_text(value: str, field: str, place: Place) -> str:
     """
     text = normalise(value)
     if not text:
-        raise InputError(
+        raise EmptyTextError(
             "the text is empty",
             file=place.file,
             line=place.line,

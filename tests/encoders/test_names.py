@@ -209,6 +209,18 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("output", "problem"), [("model/out", "lies within"), ("model", "lies within"), (".", "holds")]
+)
+def test_a_copy_must_not_replace_what_is_converted(
+    output: str, problem: str, bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = pickled(bert, tmp_path / "work" / "model")
+    assert main(["convert", str(source), str(tmp_path / "work" / output)]) == 2
+    assert f"{problem} what is converted" in capsys.readouterr().err
+    assert (source / "pytorch_model.bin").is_file()
+
+
 def test_there_must_be_something_to_convert(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(bert), str(tmp_path / "out")]) == 2
     assert "no pickled weights" in capsys.readouterr().err

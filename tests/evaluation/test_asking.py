@@ -87,9 +87,21 @@ def test_a_model_that_was_never_trained_to_ask_is_told_so(unspoilt_inputs, tmp_p
     assert found["rerank"]["is_trained"] is False
 
 
-def test_an_adapted_backbone_of_another_run_is_refused_and_nothing_is_written(inputs, asking_inputs, tmp_path):
+def test_a_split_without_a_first_stage_says_that_nothing_is_re_ranked(inputs, tmp_path):
+    (inputs["bm25_runs"] / "graded.trec").unlink()
+    found = evaluated(inputs, tmp_path, rerank_depth=2, rerank_attention_block="on")["splits"]
+    told = "There is no BM25 run of this split, so there is nothing to re-rank."
+    assert told in found["graded"]["notes"]
+    assert told not in found["test"]["notes"]
+
+
+@pytest.mark.parametrize("changes", [{"rerank_depth": 2}, {"attention_queries": 2}])
+def test_an_adapted_backbone_of_another_run_is_refused_before_anything_is_read_or_written(
+    changes, inputs, asking_inputs, tmp_path
+):
+    shutil.rmtree(inputs["index"])
     with pytest.raises(InputError, match="not the adapted backbone that the retriever was tuned from") as caught:
-        evaluated(inputs | {"adapted": asking_inputs["adapted"]}, tmp_path / "out", rerank_depth=2)
+        evaluated(inputs | {"adapted": asking_inputs["adapted"]}, tmp_path / "out", **changes)
     assert caught.value.field == "adapted"
     assert not (tmp_path / "out" / "evaluation").exists()
 

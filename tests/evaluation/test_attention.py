@@ -88,6 +88,18 @@ def test_a_model_that_looks_everywhere_alike_gives_the_shares_of_the_lengths(sco
         assert layer.tolist() == pytest.approx((expected / rows).tolist(), abs=1e-6)
 
 
+def test_without_a_beginning_of_sequence_the_first_token_is_set_apart(backbone_directory):
+    model, tokenizer = load_language_model(backbone_directory, precision="fp32", device="cpu", attention="eager")
+    scorer = QueryLikelihood(model, tokenizer, wording(), PASSAGES)
+    with_it = attention_means(scorer, PAIRS[:1])
+    scorer.rows.documents.opening = []
+    queries, documents = scorer.tokenised(PAIRS[:1])
+    _, columns = attention._places(scorer, documents["one"], queries[PAIRS[0][0]])
+    assert columns.sum(dim=1).tolist() == pytest.approx([1.0] * len(columns))
+    assert columns[:, BEGINNING].tolist() == [1.0] + [0.0] * (len(columns) - 1)
+    assert attention_means(scorer, PAIRS[:1]).shape == with_it.shape
+
+
 def test_shares_of_every_layer_sum_to_one_and_differ_between_layers(scorer):
     means = attention_means(scorer, PAIRS)
     assert means.sum(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-6)

@@ -9,6 +9,7 @@ import pytest
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import Baselines, copies, fitting
 from llm_retriever.evaluation.named import named
 from llm_retriever.evaluation.runs import read_run, write_run
@@ -43,7 +44,7 @@ def test_an_encoder_is_one_more_system_on_every_split(unspoilt_inputs, tmp_path)
     other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
     metrics, content = run(unspoilt_inputs, tmp_path, encoders=f"{other}, Again={other}", untuned_passages=0)
     assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25", "other", "Again"]
-    assert content["systems"]["other"]["description"] == "a published encoder (other)"
+    assert content["systems"]["other"]["description"] == "an encoder that was given (other)"
     assert content["systems"]["Again"]["parameters"]["dimension"] == 64
     values = content["splits"]["test"]["per_query"]
     assert values["other"] == values["Again"] != values["retriever"]
@@ -151,10 +152,47 @@ def test_an_unknown_encoder_is_refused(unspoilt_inputs, tmp_path):
     assert "neither a published encoder nor a directory" in message
 
 
-def test_a_row_of_the_table_names_its_encoder_and_keeps_its_place():
-    settings = EvaluationSettings(encoders="dpr=/w/dpr, mine=ance=/w/ance, tas-b@abc, x=/y", runs="a=/b")
-    baselines = Baselines(settings, {})
-    assert baselines.encoders == {"dpr": "dpr=/w/dpr", "mine": "ance=/w/ance", "tas-b": "tas-b@abc", "x": "/y"}
+COMMIT = "0123456789" * 4
+
+
+def test_a_row_of_the_table_names_its_encoder_and_keeps_its_places_and_commits(unspoilt_inputs, tmp_path):
+    given, ours = tmp_path, unspoilt_inputs["retriever"]
+    listed = f"dpr={given};{given}, mine=ance={given}, dragon-plus@{COMMIT};{COMMIT}, x={ours}"
+    baselines = Baselines(EvaluationSettings(encoders=listed, runs="a=/b"), {})
+    assert baselines.encoders == {
+        "dpr": f"dpr={given},{given}",
+        "mine": f"ance={given}",
+        "dragon-plus": f"dragon-plus@{COMMIT},{COMMIT}",
+        "x": str(ours),
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tas-b=/nowhere", "/nowhere: no such directory"),
+        ("dpr={d};{d};{d}", "dpr consists of query and passage"),
+        ("tas-b@main", "'main' can move or is cut short"),
+        (f"tas-b@{COMMIT};{COMMIT}", "tas-b has 1 models, not 2"),
+        ("{d}", "the directory does not say how it encodes"),
+        ("tasb", "neither a published encoder nor a directory"),
+    ],
+)
+def test_an_encoder_that_cannot_be_there_is_refused_at_the_start(source, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        Baselines(EvaluationSettings(encoders=source.replace("{d}", str(tmp_path))), {})
+
+
+def test_runs_are_checked_on_the_queries_of_their_splits(unspoilt_inputs):
+    given = unspoilt_inputs["bm25_runs"]
+    own, zero_shot = [("test", {"q20": {}}), ("dev", {"other": {}})], [("letters/test", {"q20": {}})]
+    for runs in (f"a={given}/{{split}}.trec", f"a={given}/test.trec"):
+        Baselines(EvaluationSettings(runs=runs), {}).check_runs(own, zero_shot)
+    Baselines(EvaluationSettings(runs=f"a={given.parent}/bm25_runs/test.tre{{split}}"), {}).check_runs(
+        [("c", ["q20"])], []
+    )
+    with pytest.raises(InputError, match="the run a has no query of the splits"):
+        Baselines(EvaluationSettings(runs=f"a={given}/test.trec"), {}).check_runs(own[1:], zero_shot)
 
 
 def test_names_are_made_fit_for_files_and_metrics():

@@ -216,11 +216,33 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, str], words: s
     assert words in str(error.value)
 
 
+def test_notes_of_some_variants_carry_their_names_and_those_on_single_tests_are_dropped(tmp_path: Path) -> None:
+    contents = {name: evaluation(0.5 + i / 10, i) for i, name in enumerate("abc")}
+    for name in "ab":
+        contents[name]["notes"].append("x was not evaluated.")
+        tied = "MRR@10 is the same for the retriever and BM25 on 30 of 40 queries; the tests rest on the others."
+        contents[name]["splits"]["test"]["notes"] += [tied, "There is no x run."]
+    run(write(tmp_path / "in", **contents), tmp_path)
+    content = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert content["notes"] == ["BM25 was searched to depth 50 only.", "a, b: x was not evaluated."]
+    assert content["splits"]["test"]["notes"] == ["a, b: There is no x run."]
+
+
+def test_a_backbone_that_was_wanted_and_left_out_is_told(tmp_path: Path) -> None:
+    contents = {name: evaluation(0.5, i) for i, name in enumerate("ab")}
+    told = "The un-tuned backbone was not evaluated: 50 passages are more than the limit of 10."
+    contents["a"]["notes"] = [told]
+    run(write(tmp_path / "in", **contents), tmp_path)
+    content = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert content["notes"] == [f"a: {told}", "b: BM25 was searched to depth 50 only."]
+
+
 def test_names_of_other_systems_and_single_evaluations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fewer than two"):
         run(write(tmp_path / "in", good=evaluation(0.6, 1)), tmp_path)
-    with pytest.raises(InputError, match="'bm25' cannot name a variant"):
-        run(write(tmp_path / "in", good=evaluation(0.6, 1), bm25=evaluation(0.5, 2)), tmp_path)
+    for name in ("bm25", "retriever", "backbone"):
+        with pytest.raises(InputError, match=f"'{name}' cannot name a variant"):
+            run(write(tmp_path / "in", good=evaluation(0.6, 1)) | {name: tmp_path}, tmp_path)
 
 
 def test_the_page_needs_nothing_from_outside_and_suits_light_dark_and_narrow(written: Path) -> None:

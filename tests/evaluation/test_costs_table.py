@@ -6,7 +6,8 @@ from llm_retriever.evaluation.costs_table import efficiency_rows, hours, large, 
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0 B"), (999, "999 B"), (15_200_000, "15.2 MB"), (145e9, "145.0 GB"), (2e12, "2.0 TB")]
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (15_200_000, "15.2 MB"), (145e9, "145.0 GB"), (2e12, "2.0 TB"), (999_970, "1.0 MB")],
 )
 def test_sizes_are_shown_in_units_that_people_read(number, text):
     assert size_as_text(number) == text
@@ -14,7 +15,13 @@ def test_sizes_are_shown_in_units_that_people_read(number, text):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(111_040, "111,040"), (6_900_000, "6.9 million"), (6.74e9, "6.74 billion"), (1.64e18, "1.6 · 10¹⁸")],
+    [
+        (111_040, "111,040"),
+        (6_900_000, "6.9 million"),
+        (6.74e9, "6.74 billion"),
+        (999.6e6, "1 billion"),
+        (1.64e18, "1.6 · 10¹⁸"),
+    ],
 )
 def test_large_numbers_are_shown_in_words_or_powers(number, text):
     assert large(number) == text

@@ -72,6 +72,17 @@ def test_the_weights_are_those_outside_of_the_embedding_table(searched):
     assert parameters(searched) == expected > 0
 
 
+def test_a_backbone_from_scratch_is_a_stage_but_not_part_of_the_training_in_total(searched):
+    card = searched.encoder.card
+    (tuning,) = card.lineage.stages
+    scratch = Stage("pretraining", {"processes": 2}, seconds=7200.0, examples=1)
+    found = table(
+        dataclasses.replace(card, lineage=dataclasses.replace(card.lineage, stages=(scratch, tuning))), searched
+    )
+    assert [stage["stage"] for stage in found["training"]] == ["pretraining", "contrastive"]
+    assert (found["training_seconds"], found["training_process_hours"]) == (3.5, 3.5 / 3600)
+
+
 def test_hours_count_every_process(searched):
     found = training(contrastive(), 1000)
     assert (found["processes"], found["process_hours"], found["examples"]) == (8, 8.0, 100)

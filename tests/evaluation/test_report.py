@@ -222,7 +222,7 @@ def test_the_attention_of_both_models_is_drawn_with_its_share(page, content):
 def test_costs_are_those_of_the_evaluation(page, content):
     told, (rows,) = content["efficiency"], [rows for rows in page.tables if rows[0][0].startswith("training: ql")]
     table = {row[0]: row[1] for row in rows}
-    assert table["training: ql"].startswith("2s, 40 examples, 1 process, 512 per update, at most ")
+    assert table["training: ql"].startswith("2s, 40 examples, 1 process, 512 per update, about ")
     assert table["training: contrastive"].startswith("4s, 20 examples")
     assert table["one query, in large batches"].startswith(
         f"{told['query_encoding_ms']:.1f} ms to encode, {told['query_search_ms']:.1f} ms to search"

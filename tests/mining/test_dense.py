@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Report, Side, Vectors
@@ -97,6 +98,20 @@ def test_vectors_of_other_settings_are_not_taken_up(
         assert retriever.passages == 2 * collection.passage_count
         assert index.parameters(5)["dtype"] == "fp16"
         assert len(list((tmp_path / "work").iterdir())) == 1
+
+
+def test_a_large_corpus_without_a_gpu_is_warned_of(
+    retriever: Counting,
+    collection: Collection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for most, lines in ((collection.passage_count, 0), (collection.passage_count - 1, 1)):
+        monkeypatch.setattr(dense, "PROCESSOR_PASSAGES", most)
+        with dense_index(lambda: retriever, collection, tmp_path / "work", SETTINGS):
+            assert capsys.readouterr().err.count("dense mining: no GPU is visible") == lines
 
 
 def test_vectors_at_a_place_of_their_own_are_left_there(
