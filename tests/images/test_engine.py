@@ -96,6 +96,8 @@ def test_the_whole_pipeline_runs_in_the_images_and_leaks_nothing(images: dict[st
     tmp_path.chmod(0o755)
     runs = tmp_path / "build" / "runs"
     sources = {"corpus_uri": write_beir(runs / "corpus"), "backbone": write_backbone(runs / "backbone")}
+    for path in runs.rglob("*"):  # the containers' user is not the one who wrote them
+        path.chmod(0o755 if path.is_dir() else 0o644)
     chosen = {f"run_{kind}_image": image for kind, image in images.items()}
     given = [f"{name}={value}" for name, value in {**SMALL, **sources, **chosen}.items()]
     command = [sys.executable, "-m", "pipelines", "run-local", "--in-images", "--root", str(tmp_path / "build"), *given]
