@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from llm_retriever import __version__, files
+
 ROOT = Path(__file__).parents[1]
 REFERENCES = ROOT / "components" / "images.json"
 KINDS: dict[str, tuple[str, ...]] = {
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m images.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--registry", default="", metavar="HOST/PATH", help="Prefix of the names (default: none).")
-    parser.add_argument("--tag", default=project_version(), help="(default: the project's version, %(default)s)")
+    parser.add_argument("--tag", default=__version__, help="(default: the project's version, %(default)s)")
     parser.add_argument("--push", action="store_true", help="Push, and record the digests.")
     parser.add_argument("--images", nargs="+", choices=list(KINDS), default=list(KINDS), help="(default: both)")
     parser.add_argument("--engine", default="docker", help="docker, or podman (default: %(default)s).")
@@ -77,12 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="BASE, FAISS, OFFLINE.")
     parser.add_argument("--references", type=Path, default=REFERENCES, help="(default: components/images.json)")
     return parser
-
-
-def project_version() -> str:
-    """The version that the package says of itself."""
-    text = (ROOT / "llm_retriever" / "__init__.py").read_text()
-    return text.split('__version__ = "', 1)[1].split('"', 1)[0]
 
 
 def build(kind: str, given: argparse.Namespace) -> str:
@@ -96,7 +92,7 @@ def build(kind: str, given: argparse.Namespace) -> str:
     """
     name = "/".join(filter(None, [given.registry.rstrip("/"), f"llm-retriever-{kind}"]))
     reference = f"{name}:{given.tag}"
-    arguments = [f"VERSION={project_version()}", f"REVISION={_revision()}", *given.build_arg]
+    arguments = [f"VERSION={__version__}", f"REVISION={_revision()}", *given.build_arg]
     options = [text for argument in arguments for text in ("--build-arg", argument)]
     if given.network != "default":
         options += ["--network", given.network]
@@ -121,9 +117,7 @@ def build(kind: str, given: argparse.Namespace) -> str:
 def record(references: dict[str, str], path: Path) -> None:
     """Writes references into the file that pipelines read; images that were not built keep theirs."""
     known = json.loads(path.read_text()) if path.exists() else {}
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(json.dumps({**known, **references}, indent=2) + "\n")
-    draft.replace(path)
+    files.write_json(path, {**known, **references})
 
 
 def _revision() -> str:

@@ -7,7 +7,6 @@ word on every step, and a check that a step which is said to have succeeded has 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from pipelines.journal import Journal, StepRecord, step_name
+from pipelines.journal import Journal, StepRecord, answer_of, step_name
 
 RESTRICTIONS: dict[str, Any] = {
     "network_mode": "none",
@@ -90,7 +89,7 @@ class ContainerTask(docker_task_handler.DockerTaskHandler):
         from pipelines.local import note_inputs
 
         note_inputs(self.full_command)
-        answer = Path(json.loads(self.full_command[-1])["outputs"]["outputFile"])
+        answer = answer_of(self.full_command)
         name = step_name(self.full_command, self.journal)
         self.journal.started(name)
         started = time.monotonic()

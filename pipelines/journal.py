@@ -53,9 +53,14 @@ class Journal:
             _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}{peak}")
 
 
+def answer_of(command: list[str]) -> Path:
+    """Where a step writes its answer to Kubeflow, by its container's command."""
+    return Path(json.loads(command[-1])["outputs"]["outputFile"])
+
+
 def step_name(command: list[str], journal: Journal) -> str:
     """What a step is called in the journal, by its container's command."""
-    task = Path(json.loads(command[-1])["outputs"]["outputFile"]).parent.name
+    task = answer_of(command).parent.name
     return journal.titles.get(task, command[2].removeprefix("components."))
 
 

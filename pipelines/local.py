@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 import re
@@ -28,7 +27,7 @@ from kfp import components, local
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
-from pipelines.journal import Journal, StepRecord, step_name, timing_table
+from pipelines.journal import Journal, StepRecord, answer_of, step_name, timing_table
 
 ROOT = Path(__file__).parents[1]
 # glibc gives every large tensor back to the kernel and fetches zeroed pages for the next one; keeping them made the
@@ -46,7 +45,7 @@ CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 def note_inputs(command: list[str]) -> None:
     """Keeps what a step is told beside its outputs, so that it can be rerun on the same artifacts."""
-    told = Path(json.loads(command[-1])["outputs"]["outputFile"]).with_name(EXECUTOR_INPUT)
+    told = answer_of(command).with_name(EXECUTOR_INPUT)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(command[-1])
 
