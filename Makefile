@@ -8,7 +8,7 @@ OVERLAY ?= kind
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run compare test lint compile images deploy golden readmes bench clean
+.PHONY: help run compare test lint compile images sbom audit deploy golden readmes bench clean
 
 help:                       ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -34,6 +34,12 @@ compile: $(VENV)/installed  ## write build/train_retriever.yaml; ARGS="--preset 
 images:                     ## build both images; REGISTRY=host/path TAG=1 PUSH=1 ENGINE=podman BUILD_ARGS="--build-arg …"
 	$(PYTHON) -m images.build --engine $(ENGINE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
 	  $(if $(PUSH),--push) $(BUILD_ARGS)
+
+sbom: $(VENV)/installed     ## write what is in the images, build/sbom/*.cdx.json; ARGS="--from lock" where there is no engine
+	$(BIN)/python -m images.sbom --engine $(ENGINE) $(ARGS)
+
+audit: $(VENV)/installed    ## check what make sbom wrote for known vulnerabilities; ARGS="--vulnerability-service osv"
+	$(BIN)/python -m images.audit $(ARGS)
 
 deploy:                     ## apply an overlay to the current cluster; OVERLAY=kind
 	kubectl apply -k manifests/overlays/$(OVERLAY)

@@ -97,15 +97,15 @@ def build(kind: str, given: argparse.Namespace) -> str:
     if given.network != "default":
         options += ["--network", given.network]
     file = ROOT / "images" / kind / "Dockerfile"
-    _engine(given.engine, "build", *options, "--file", str(file), "--tag", reference, str(ROOT), shown=True)
+    run_engine(given.engine, "build", *options, "--file", str(file), "--tag", reference, str(ROOT), shown=True)
     for module in IMPORTED[kind]:
-        _engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-c", f"import {module}")
+        run_engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-c", f"import {module}")
     for step in KINDS[kind]:
-        _engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-m", f"components.{step}", "--help")
+        run_engine(given.engine, "run", *AS_ON_THE_CLUSTER, reference, "python", "-m", f"components.{step}", "--help")
     if not given.push:
         return reference
-    _engine(given.engine, "push", reference, shown=True)
-    told = _engine(given.engine, "inspect", "--format", "{{json .RepoDigests}}", reference)
+    run_engine(given.engine, "push", reference, shown=True)
+    told = run_engine(given.engine, "inspect", "--format", "{{json .RepoDigests}}", reference)
     # The engine may warn before it answers, and may shorten a name: docker.io/team/image is team/image to it.
     digests = json.loads(told.strip().splitlines()[-1])
     own = [digest for digest in digests if f"/{name}".endswith("/" + digest.split("@")[0])]
@@ -125,10 +125,22 @@ def _revision() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _engine(engine: str, *arguments: str, shown: bool = False) -> str:
+def run_engine(engine: str, *arguments: str, shown: bool = False, given: str | None = None) -> str:
+    """Runs a command of the engine.
+
+    Args:
+        engine: docker, or podman.
+        arguments: Of the engine.
+        shown: Let it write to the terminal, instead of returning what it writes.
+        given: Text for its standard input.
+
+    Raises:
+        EngineError: It is not installed, or the command failed.
+    """
     try:
         done = subprocess.run(
             [engine, *arguments],
+            input=given,
             stdout=None if shown else subprocess.PIPE,
             stderr=None if shown else subprocess.STDOUT,
             text=True,
@@ -137,8 +149,9 @@ def _engine(engine: str, *arguments: str, shown: bool = False) -> str:
     except FileNotFoundError:
         raise EngineError(f"{engine} is not installed") from None
     if done.returncode:
-        tail = (done.stdout or "").strip().splitlines()[-1:]
-        raise EngineError(": ".join([f"{engine} {arguments[0]} failed ({' '.join(arguments[-4:])})", *tail]))
+        # docker ends what went wrong with an invitation to read its help.
+        said = [line for line in (done.stdout or "").strip().splitlines() if line and "--help'" not in line]
+        raise EngineError(": ".join([f"{engine} {arguments[0]} failed ({' '.join(arguments[-4:])})", *said[-1:]]))
     return done.stdout or ""
 
 

@@ -2,8 +2,8 @@
 # Installs into /opt/venv, at the versions of requirements.lock. Wheels in wheels/ are preferred; with OFFLINE=1
 # they are all there is.
 #
-#   install.sh packages FILE         names, one a line, and all that they need
-#   install.sh alone FILE            names without what they ask for
+#   install.sh packages FILE…        names, one a line, and all that they need
+#   install.sh alone FILE…           names without what they ask for
 #   install.sh further NAME==V…      requirements as they are, and all that they need
 #   install.sh pinned NAME…          names with all that they need
 #   install.sh project               the project's own wheel, without dependencies
@@ -14,14 +14,14 @@ where="--find-links wheels"
 if [ "${OFFLINE:-}" = 1 ]; then where="--no-index $where"; fi
 pip() { /opt/venv/bin/python -m pip "$@"; }
 pinned() { for name in "$@"; do grep -i "^$name==" constraints.txt || { echo "$name is not in the lock" >&2; exit 1; }; done; }
-names() { sed 's/#.*//' "$1" | tr -d ' \t' | grep .; }
+names() { sed 's/#.*//' "$@" | tr -d ' \t' | grep .; }
 
 command="$1"
 shift
 case "$command" in
   packages)
-    # shellcheck disable=SC2086
-    pip install $where -c constraints.txt -r "$1" ;;
+    # shellcheck disable=SC2086,SC2046
+    pip install $where -c constraints.txt $(printf ' -r %s' "$@") ;;
   pinned)
     # shellcheck disable=SC2086,SC2046
     pip install $where $(pinned "$@") ;;
@@ -29,7 +29,7 @@ case "$command" in
     # shellcheck disable=SC2086,SC2046
     pip install $where "setuptools>=77" wheel
     # shellcheck disable=SC2086,SC2046
-    pip install $where --no-deps --no-build-isolation $(pinned $(names "$1")) ;;
+    pip install $where --no-deps --no-build-isolation $(pinned $(names "$@")) ;;
   further)
     # shellcheck disable=SC2086
     pip install $where -c constraints.txt "$@" ;;

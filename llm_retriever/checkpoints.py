@@ -7,17 +7,22 @@ of every file. What has no mark, or does not agree with it, was interrupted and 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_retriever import files
 
+if TYPE_CHECKING:
+    from llm_retriever.store import Store
+
 NAME = re.compile(r"checkpoint-(\d+)")
+MARK = re.compile(r"checkpoint-\d+\.json")
 
 
 class Checkpoints:
@@ -36,15 +41,34 @@ class Checkpoints:
         found = [path for path in self.directory.glob("checkpoint-*") if path.is_dir() and self._is_complete(path)]
         return max(found, key=_update, default=None)
 
-    def restore(self) -> Path | None:
-        """Removes what is incomplete, fetches a newer checkpoint from the mirror, and returns the newest one."""
+    def newest(self) -> str | None:
+        """Name of the newest complete checkpoint, here or in the mirror."""
+        here = self.latest()
+        names = [here.name] if here else []
+        if self.mirror:
+            from llm_retriever.store import open_store
+
+            keys = [entry.key for entry in open_store(self.mirror).list()]
+            names += [key.removesuffix(".json") for key in keys if MARK.fullmatch(key)]
+        return max(names, key=lambda name: _update(Path(name)), default=None)
+
+    def restore(self, name: str | None = None) -> Path | None:
+        """Removes what is incomplete, fetches a newer checkpoint from the mirror, and returns the newest one.
+
+        Args:
+            name: The one to go on from, as `newest` says it; None asks it.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob("checkpoint-*"):
             if path.is_dir() and not self._is_complete(path):
                 shutil.rmtree(path)
-        if self.mirror:
-            self._fetch_newer()
+        name = name or self.newest()
+        if name and not (self.directory / name).exists():
+            self._fetch(name)
         return self.latest()
+
+    def contribute(self, checkpoint: Path) -> None:
+        """Called once on every machine when all processes have written their files, before `complete`."""
 
     def complete(self, checkpoint: Path) -> None:
         """Marks a checkpoint that is fully written, copies it to the mirror and removes older ones."""
@@ -76,24 +100,91 @@ class Checkpoints:
         from llm_retriever.store import open_store
 
         store = open_store(self.mirror)
-        old = {match[0] for match in (NAME.match(entry.key) for entry in store.list()) if match}
         store.upload(checkpoint, checkpoint.name)
-        store.write(_mark(checkpoint).name, _mark(checkpoint).read_bytes())
+        self._mark_sent(store, checkpoint, _mark(checkpoint).read_bytes())
+
+    def _mark_sent(self, store: Store, checkpoint: Path, mark: bytes) -> None:
+        """Writes the mark of what is in the mirror, and removes older ones."""
+        old = {match[0] for match in (NAME.match(entry.key) for entry in store.list()) if match}
+        store.write(_mark(checkpoint).name, mark)
         for name in old - {checkpoint.name}:
             store.delete(f"{name}.json")
             store.delete(name)
 
-    def _fetch_newer(self) -> None:
+    def _fetch(self, name: str) -> None:
         from llm_retriever.store import open_store
 
-        store, here = open_store(self.mirror), self.latest()
-        marks = [e.key for e in store.list() if NAME.match(e.key) and "/" not in e.key and e.key.endswith(".json")]
-        newest = max(marks, key=lambda key: _update(Path(key)), default=None)
-        if newest is None or (here is not None and _update(here) >= _update(Path(newest))):
-            return
-        checkpoint = self.directory / newest.removesuffix(".json")
-        store.download(checkpoint.name, checkpoint)
-        _mark(checkpoint).write_bytes(store.read(newest))
+        store, checkpoint = open_store(self.mirror), self.directory / name
+        store.download(name, checkpoint)
+        _mark(checkpoint).write_bytes(store.read(_mark(checkpoint).name))
+
+
+class NodeCheckpoints(Checkpoints):
+    """The checkpoints of a training on several nodes: each has written a part, only the mirror has all of it.
+
+    Under ZeRO every process writes its own shards, and always its own random state, to the disk of its node.
+    """
+
+    def newest(self) -> str | None:
+        """Name of the newest checkpoint in the mirror, if it is complete; what is here is never more than a part."""
+        from llm_retriever.store import open_store
+
+        shutil.rmtree(self.directory, ignore_errors=True)
+        name = super().newest()
+        if name is None:
+            return None
+        store = open_store(self.mirror)
+        return name if json.loads(store.read(f"{name}.json"))["files"] == self._sent(store, name) else None
+
+    def restore(self, name: str | None = None) -> Path | None:
+        """Fetches all parts of a checkpoint.
+
+        Args:
+            name: As the first node's `newest` says it; None = there is none.
+
+        Raises:
+            RuntimeError: It was replaced meanwhile; a node that went on by itself would wait for the others for ever.
+        """
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        if name:
+            self._fetch(name)
+            if self.latest() is None:
+                raise RuntimeError(f"{self.mirror}/{name} changed while it was fetched")
+        return self.latest()
+
+    def contribute(self, checkpoint: Path) -> None:
+        """Sends this node's part, and makes room for the next one."""
+        from llm_retriever.store import open_store
+
+        open_store(self.mirror).upload(checkpoint, checkpoint.name)
+        for path in self.directory.glob("checkpoint-*"):
+            _remove(path)
+
+    def complete(self, checkpoint: Path) -> None:
+        """Marks what all nodes have sent, and removes older ones from the mirror."""
+        from llm_retriever.store import open_store
+
+        store = open_store(self.mirror)
+        mark = {"files": self._sent(store, checkpoint.name)}
+        self._mark_sent(store, checkpoint, json.dumps(mark, indent=2).encode())
+
+    def _sent(self, store: Store, name: str) -> dict[str, int]:
+        """Sizes of all files of a checkpoint in the mirror."""
+        return {entry.key.removeprefix(f"{name}/"): entry.size for entry in store.list(name)}
+
+
+def shared_or_own(directory: Path, mirror: str) -> Checkpoints:
+    """The checkpoints of this machine or, where torchrun says that several train together, those that all share."""
+    several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+    return NodeCheckpoints(directory, mirror) if several else Checkpoints(directory, mirror)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _mark(checkpoint: Path) -> Path:

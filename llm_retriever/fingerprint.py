@@ -1,7 +1,11 @@
-"""What a source consists of right now, as a digest: the steps that read it run again exactly when this changes."""
+"""What a source consists of right now, as a digest: the steps that read it run again exactly when this changes.
+
+And whether that is news: the registry of published versions keeps a record of the state that was judged last.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from llm_retriever import files
@@ -37,6 +41,44 @@ def backbone_fingerprint(backbone: str) -> str:
     if backbone.startswith("s3://") or Path(backbone).is_dir():
         return _listing_digest(backbone)
     return files.digest(backbone)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What there is to train from, and whether it was judged already.
+
+    Attributes:
+        fingerprint: Digest over corpus, backbone and recipe.
+        changed: False only if the registry's record says that this very fingerprint has been judged.
+        production_uri: URI of the version in production, without a slash at its end; "" if there is none.
+    """
+
+    fingerprint: str
+    changed: bool
+    production_uri: str
+
+
+def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
+    """Compares what there is to train from with what was judged last.
+
+    Args:
+        corpus: `corpus_fingerprint`.
+        backbone: `backbone_fingerprint`.
+        recipe: Whatever else decides what a run makes.
+        published_uri: Directory or s3:// prefix of published versions; "" = none, and everything is news.
+
+    Raises:
+        InputError: The registry cannot be read, or names a version in production that is not complete.
+    """
+    fingerprint = files.digest({"corpus": corpus, "backbone": backbone, "recipe": recipe})
+    if not published_uri:
+        return State(fingerprint, True, "")
+    from llm_retriever.registry import Registry
+
+    registry = Registry(published_uri)
+    version = registry.production()
+    changed = registry.judged().get("fingerprint") != fingerprint
+    return State(fingerprint, changed, registry.uri_of(version) if version else "")
 
 
 def _listing_digest(uri: str) -> str:

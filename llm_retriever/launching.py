@@ -1,5 +1,7 @@
 """Starting a training in this process or, through torchrun, in several; how its errors and its end come back.
 
+On several nodes the step watches (`llm_retriever.trainjob`), and each node starts its own share of the processes.
+
 Run as a module it is one of those processes: `python -m llm_retriever.launching MODULE JOB.json`.
 """
 
@@ -20,10 +22,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+
+if TYPE_CHECKING:
+    from llm_retriever.trainjob.nodes import Nodes
 
 STOP_FILE = "LLM_RETRIEVER_STOP_FILE"
 """Environment variable: a file whose appearance asks a training to save and stop."""
@@ -31,6 +36,8 @@ LAUNCHER = "LLM_RETRIEVER_LAUNCHER"
 """Environment variable: process id of the step that started a training process."""
 EXIT_STOPPED = 128 + signal.SIGTERM
 LAST_LINES = 30
+NODES_MEET_SECONDS = 3600
+"""The longest that a node waits for the others: they pull images and fetch inputs at their own pace."""
 SHOWN = "\x1e"
 """Starts a line of a training process that the step shows; the rest is only logged."""
 
@@ -42,8 +49,23 @@ def resolve_processes(wanted: int) -> int:
     return wanted or max(1, torch.cuda.device_count())
 
 
-def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int, deepspeed: str = "off") -> None:
-    """Calls `work(job)` of `module`, in this process or in several.
+def processes_of(settings: Any) -> int:
+    """Training processes of a step, over all its nodes."""
+    if settings.nodes > 1:
+        return int(settings.nodes * settings.node_processes)
+    return resolve_processes(settings.processes)
+
+
+def launch(
+    module: str,
+    job: dict[str, Any],
+    directory: Path,
+    *,
+    processes: int,
+    deepspeed: str = "off",
+    nodes: Nodes | None = None,
+) -> None:
+    """Calls `work(job)` of `module`, in this process, in several or on several nodes.
 
     With one process and without DeepSpeed the call is made here. Otherwise `torchrun --standalone` starts the
     processes, each of which calls `work(job)`; rank 0 shows progress; the whole log is `training.log` in `directory`.
@@ -54,23 +76,53 @@ def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int,
         directory: A scratch directory that exists.
         processes: As `resolve_processes` gives it.
         deepspeed: `off`, `zero1`, `zero2` or `zero3`.
+        nodes: The machines that train; None = this one.
 
     Raises:
         InputError: A process raised it, with the same line; or DeepSpeed is wanted and not installed.
         RuntimeError: A process failed otherwise; with the last lines of the log.
         SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
     """
+    if nodes is not None:
+        from llm_retriever.trainjob.launch import launch_on_nodes
+
+        launch_on_nodes(module, job, nodes)
+        return
     if processes == 1 and deepspeed == "off":
         importlib.import_module(module).work(job)
         return
     if deepspeed != "off" and importlib.util.find_spec("deepspeed") is None:
         raise InputError("DeepSpeed is not installed", field="deepspeed", mend="install it, or use deepspeed=off")
+    meeting = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
+    _start(module, job, directory, meeting, {"GLOO_SOCKET_IFNAME": "lo"} | _environment(directory, processes))
+
+
+def launch_share(module: str, job: dict[str, Any], directory: Path) -> None:
+    """Calls `work(job)` in this node's share of the processes of several nodes.
+
+    Where they meet, and how many they are, is in torchrun's own variables (`PET_NNODES`, `PET_NODE_RANK`,
+    `PET_NPROC_PER_NODE`, `PET_MASTER_ADDR`, `PET_MASTER_PORT`), as the runtime of a TrainJob sets them.
+
+    Args:
+        module: Dotted name of a module with `work(job: dict) -> None`.
+        job: JSON values.
+        directory: A scratch directory that exists.
+
+    Raises:
+        InputError: A process of this node raised it, with the same line.
+        RuntimeError: A process failed otherwise, here or on another node; with the last lines of the log.
+        SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
+    """
+    meeting = [f"--rdzv-conf=timeout={NODES_MEET_SECONDS}"]
+    _start(module, job, directory, meeting, _environment(directory, int(os.environ["PET_NPROC_PER_NODE"])))
+
+
+def _start(module: str, job: dict[str, Any], directory: Path, meeting: list[str], environment: dict[str, str]) -> None:
     files.write_json(directory / "job.json", job)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += [f"--nproc-per-node={processes}", "-m", "llm_retriever.launching", module, str(directory / "job.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting]
     child = subprocess.Popen(
-        command,
-        env=_environment(directory, processes),
+        [*command, "-m", "llm_retriever.launching", module, str(directory / "job.json")],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -86,7 +138,6 @@ def launch(module: str, job: dict[str, Any], directory: Path, *, processes: int,
 def _environment(directory: Path, processes: int) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
-        "GLOO_SOCKET_IFNAME": "lo",
         "ACCELERATE_LOG_LEVEL": "ERROR",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONWARNINGS": "ignore",
@@ -177,9 +228,7 @@ def main(module: str, job_file: str) -> int:
     try:
         importlib.import_module(module).work(json.loads(path.read_text(encoding="utf-8")))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
-        named["file"] = None if error.file is None else str(error.file)
-        files.write_json(path.with_name("refusal.json"), named)
+        files.write_json(path.with_name("refusal.json"), told(error))
         return EXIT_BAD_INPUT
     except Exception:
         traceback.print_exc(file=errors)
@@ -187,6 +236,12 @@ def main(module: str, job_file: str) -> int:
             traceback.print_exc(file=file)
         return 1
     return 0
+
+
+def told(error: InputError) -> dict[str, Any]:
+    """An `InputError` as JSON; `InputError(**told(error))` is the same again."""
+    named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
+    return {**named, "file": None if error.file is None else str(error.file)}
 
 
 def _end_with(launcher: int) -> None:

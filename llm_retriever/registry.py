@@ -1,13 +1,14 @@
 """Published versions of a retriever under one URI, and the alias that names the one in production.
 
     URI/production.json                      the alias: which version is in production, and why
+    URI/judged.json                          the record: which state of the sources was judged last, and how it ended
     URI/versions/2026-03-14-0f1e2d3c4b5a/
         retriever/ index/ evaluation/        each with a manifest of its files, `published.json`
         version.json                         written last: a version without it is not one
 
 A version is never changed. Its name is the day and a digest of its content, so that a killed run, started again, completes
 the version it began. The alias is one small object that is replaced in a single write: a reader finds the old version or
-the new one, both complete.
+the new one, both complete. A *refreshed* version is an earlier one's retriever with an index of a newer collection.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import contextlib
 import dataclasses
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.store import manifest_of, open_store, publish
+from llm_retriever.store import MANIFEST, manifest_of, open_store, publish
 
-ALIAS, VERSIONS, VERSION_FILE = "production.json", "versions", "version.json"
-_DIGITS = 12
+ALIAS, JUDGED, VERSIONS, VERSION_FILE = "production.json", "judged.json", "versions", "version.json"
+_DIGITS, _DAY = 12, len("2026-03-14")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +37,17 @@ class Version:
         name: Day and short digest.
         model: Digest over the files of retriever and index: the same model, however often it was evaluated.
         card: Digest of the retriever's card.
+        refreshed_from: Name of the version whose retriever it has, with another index; "" if it brought its own.
+        published: When, ISO 8601; "" if an earlier release published it.
+        reason: Why, for people.
     """
 
     name: str
     model: str
     card: str
+    refreshed_from: str = ""
+    published: str = ""
+    reason: str = ""
 
     @property
     def key(self) -> str:
@@ -68,9 +75,10 @@ class Registry:
         Raises:
             InputError: The alias is not one of ours, or names a version that is not complete.
         """
-        if not self.store.exists(ALIAS):
+        alias = self.alias()
+        if not alias:
             return None
-        name = str(self._json(ALIAS).get("version", ""))
+        name = str(alias.get("version", ""))
         key = f"{VERSIONS}/{name}/{VERSION_FILE}"
         if not name or not self.store.exists(key):
             raise InputError(
@@ -81,27 +89,92 @@ class Registry:
             )
         return self._version(key)
 
+    def alias(self) -> dict[str, Any]:
+        """The content of the alias: version, since when, why, and the version before; {} where nothing was ever promoted."""
+        return self._json(ALIAS) if self.store.exists(ALIAS) else {}
+
+    def judged(self) -> dict[str, Any]:
+        """The record of what was judged last: fingerprint, promoted, version, reasons, when; {} if there is none."""
+        return self._json(JUDGED) if self.store.exists(JUDGED) else {}
+
+    def write_judged(self, fingerprint: str, promoted: bool, version: str, reasons: Sequence[str]) -> None:
+        """Writes the record, in a single write.
+
+        Args:
+            fingerprint: Of the sources, as fingerprint_sources gave it.
+            promoted: Whether the new retriever went into production.
+            version: Name of what is in production afterwards; "" if nothing.
+            reasons: Sentences.
+        """
+        told = {"fingerprint": fingerprint, "promoted": promoted, "version": version, "reasons": list(reasons)}
+        self._write(JUDGED, told | {"when": _now()})
+
+    def forget_judged(self) -> bool:
+        """Removes the record, so that the next retraining trains although nothing has changed; False if there was none."""
+        known = self.store.exists(JUDGED)
+        self.store.delete(JUDGED)
+        return known
+
     def evaluation(self, version: Version) -> dict[str, Any]:
         """What `evaluate` found about a version."""
         return self._json(f"{version.key}/evaluation/evaluation.json")
 
-    def publish(self, directories: Mapping[str, Path], model: str, card: str) -> Version:
-        """Uploads a version: its folders, and last `version.json`. What a killed run has left of it is completed.
+    def manifest(self, version: Version, folder: str) -> dict[str, Any]:
+        """Names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
+        return self._json(f"{version.key}/{folder}/{MANIFEST}")
+
+    def publish(
+        self,
+        folders: Mapping[str, Path | Version],
+        model: str,
+        card: str,
+        *,
+        refreshed_from: str = "",
+        reason: str = "",
+    ) -> Version:
+        """Publishes a version: its folders, and last `version.json`. What a killed run has left of it is completed.
 
         Args:
-            directories: Every folder's local directory.
-            model: The digest that `model_digest` gives.
+            folders: Where every folder comes from: a local directory, or an earlier version's folder of the same name.
+            model: Digest over the manifests of retriever and index.
             card: Digest of the retriever's card.
+            refreshed_from: Name of the version whose retriever is taken over, if one is.
+            reason: Why, for people.
+
+        Raises:
+            InputError: The earlier version's folder lacks files.
         """
-        manifests = {folder: manifest_of(directory) for folder, directory in directories.items()}
+        manifests = {
+            folder: self.manifest(source, folder) if isinstance(source, Version) else manifest_of(source)
+            for folder, source in folders.items()
+        }
         short = files.digest(manifests)[:_DIGITS]
-        version = Version(self._begun(short) or f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{short}", model, card)
-        for folder, directory in directories.items():
-            publish(directory, f"{self.uri_of(version)}/{folder}", manifests[folder])
-        text = json.dumps(dataclasses.asdict(version), indent=2) + "\n"
+        name = self._begun(short) or f"{_now()[:_DAY]}-{short}"
+        version = Version(name, model, card, refreshed_from, _now(), reason)
+        for folder, source in folders.items():
+            if isinstance(source, Version):
+                self._copy(folder, source, version)
+            else:
+                publish(source, f"{self.uri_of(version)}/{folder}", manifests[folder])
         with contextlib.suppress(FileExistsError):
-            self.store.write(f"{version.key}/{VERSION_FILE}", text.encode(), only_if_absent=True)
-        return version
+            self._write(f"{version.key}/{VERSION_FILE}", dataclasses.asdict(version), only_if_absent=True)
+        return self._version(f"{version.key}/{VERSION_FILE}")
+
+    def _copy(self, folder: str, source: Version, target: Version) -> None:
+        """Copies a published folder within the store, its manifest last."""
+        start, end = f"{source.key}/{folder}", f"{target.key}/{folder}"
+        if self.store.exists(f"{end}/{MANIFEST}"):
+            return
+        sizes = {row["name"]: row["size"] for row in self.manifest(source, folder)["files"]}
+        there = {entry.key.removeprefix(f"{start}/"): entry.size for entry in self.store.list(start)}
+        for name, size in sizes.items():
+            if there.get(name) != size:
+                raise InputError(
+                    "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), mend="restore it"
+                )
+        self.store.copy(start, end, only=sizes.__contains__)
+        with contextlib.suppress(FileExistsError):
+            self.store.write(f"{end}/{MANIFEST}", self.store.read(f"{start}/{MANIFEST}"), only_if_absent=True)
 
     def put_into_production(self, version: Version, reason: Mapping[str, Any]) -> None:
         """Moves the alias to a version, in a single write.
@@ -110,18 +183,17 @@ class Registry:
             version: A published one.
             reason: What the decision rests on; kept in the alias for people.
         """
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        before = str(self._json(ALIAS).get("version", "")) if self.store.exists(ALIAS) else ""
-        alias = {"version": version.name, "path": version.key, "card": version.card, "since": now}
+        before = str(self.alias().get("version", ""))
+        alias = {"version": version.name, "path": version.key, "card": version.card, "since": _now()}
         alias |= {"previous": before} if before not in ("", version.name) else {}
-        alias |= reason
-        self.store.write(ALIAS, (json.dumps(alias, indent=2, allow_nan=False) + "\n").encode())
+        self._write(ALIAS, alias | dict(reason))
 
     def versions(self) -> list[Version]:
         """All complete versions, the oldest first."""
         suffix = f"/{VERSION_FILE}"
         keys = [entry.key for entry in self.store.list(VERSIONS) if entry.key.endswith(suffix)]
-        return [self._version(key) for key in sorted(keys) if key.count("/") == 2]
+        found = [self._version(key) for key in keys if key.count("/") == 2]
+        return sorted(found, key=lambda version: (version.name[:_DAY], version.published, version.name))
 
     def roll_back(self, name: str = "") -> Version:
         """Puts an earlier version into production again.
@@ -132,7 +204,7 @@ class Registry:
         Raises:
             InputError: There is no such version, or none was in production before.
         """
-        wanted = name or (str(self._json(ALIAS).get("previous", "")) if self.store.exists(ALIAS) else "")
+        wanted = name or str(self.alias().get("previous", ""))
         if not wanted:
             raise InputError(
                 "no earlier version is known", file=self.store.uri_of(ALIAS), field="previous", mend="name a version"
@@ -154,8 +226,8 @@ class Registry:
         Returns:
             What was deleted.
         """
-        alias = self._json(ALIAS) if self.store.exists(ALIAS) else {}
-        known, safe = self.versions(), {alias.get("version"), alias.get("previous")}
+        alias, known = self.alias(), self.versions()
+        safe = {alias.get("version"), alias.get("previous")}
         old = [version for version in known[: max(len(known) - keep, 0)] if version.name not in safe]
         for version in old:
             self.store.delete(f"{version.key}/{VERSION_FILE}")
@@ -168,8 +240,9 @@ class Registry:
 
     def _version(self, key: str) -> Version:
         content = self._json(key)
+        names = [field.name for field in dataclasses.fields(Version) if field.name in content]
         try:
-            return Version(**{field.name: str(content[field.name]) for field in dataclasses.fields(Version)})
+            return Version(**{name: str(content[name]) for name in ("name", "model", "card", *names)})
         except KeyError as error:
             raise InputError(
                 "is missing", file=self.store.uri_of(key), field=error.args[0], mend="restore that version"
@@ -181,8 +254,17 @@ class Registry:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="restore it, or remove the alias")
+            mend = {ALIAS: "restore it, or remove the alias", JUDGED: "remove it"}.get(key, "restore it")
+            raise InputError("not a JSON object", file=self.store.uri_of(key), mend=mend)
         return content
+
+    def _write(self, key: str, content: Mapping[str, Any], *, only_if_absent: bool = False) -> None:
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        self.store.write(key, text.encode(), only_if_absent=only_if_absent)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def in_production(uri: str) -> str:

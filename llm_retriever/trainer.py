@@ -96,8 +96,14 @@ class LossTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
-        if self.checkpoints is not None and self.is_world_process_zero():
-            self.checkpoints.complete(self.checkpoints.directory / f"checkpoint-{self.state.global_step}")
+        if self.checkpoints is None:
+            return
+        checkpoint = self.checkpoints.directory / f"checkpoint-{self.state.global_step}"
+        if self.is_local_process_zero():
+            self.checkpoints.contribute(checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            self.checkpoints.complete(checkpoint)
         self.accelerator.wait_for_everyone()
 
 

@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback
 
 from llm_retriever import files
-from llm_retriever.checkpoints import Checkpoints, StopRequest, Timer
+from llm_retriever.checkpoints import Checkpoints, StopRequest, Timer, shared_or_own
 from llm_retriever.errors import InputError
-from llm_retriever.launching import STOP_FILE
+from llm_retriever.launching import STOP_FILE, processes_of
 from llm_retriever.methods import Schedule
 from llm_retriever.precision import resolve_precision
 from llm_retriever.progress import Progress
 from llm_retriever.settings import as_dict
 from llm_retriever.sharding import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
 from llm_retriever.trainer import Conductor, LossTrainer, Plan
+from llm_retriever.trainjob.nodes import nodes_of
 
+NOT_IN_CHECKPOINTS = ("checkpoint_", "node_")
+"""Starts of settings that do not make it another training: where its checkpoints lie, and what its nodes are."""
 LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
 """`loss(model, batch)`: the mean loss over this process's batch, a scalar; it gathers from other processes itself."""
 
@@ -112,7 +116,9 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
         digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
             goes on from them.
     """
-    inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith("checkpoint_")}
+    inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith(NOT_IN_CHECKPOINTS)}
+    if nodes_of(settings):
+        inputs["processes"] = processes_of(settings)
     key = files.digest([type(settings).__name__, inputs, list(digests)])[:16]
     directory, mirror = output.parent / f".{output.name}.checkpoints" / key, ""
     if settings.checkpoint_uri.startswith("s3://"):
@@ -170,7 +176,7 @@ def train(
             "DS_ACCELERATOR", "cpu"
         )  # Else DeepSpeed, where it is installed, warns that it looked for one.
     plan = planned(schedule, len(dataset), world_size())
-    checkpoints = Checkpoints(run.checkpoints, run.mirror) if run.checkpoints else None
+    checkpoints = shared_or_own(run.checkpoints, run.mirror) if run.checkpoints else None
     with tempfile.TemporaryDirectory() as scratch, StopRequest(_stop_file()) as stop:
         arguments = _arguments(plan, schedule, run, Path(scratch))
         if getattr(dataset, "ordered", False):
@@ -262,11 +268,14 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
 
 
 def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None) -> Path | None:
-    """The checkpoint to go on from; process 0 tidies and fetches, then all see the same."""
+    """The checkpoint to go on from: process 0 chooses, one process of each machine tidies and fetches, all see the same."""
     if checkpoints is None:
         return None
-    if trainer.is_world_process_zero():
-        checkpoints.restore()
+    chosen = [checkpoints.newest() if trainer.is_world_process_zero() else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen)
+    if trainer.is_local_process_zero():
+        checkpoints.restore(chosen[0])
     trainer.accelerator.wait_for_everyone()
     return checkpoints.latest()
 

@@ -1,24 +1,33 @@
-"""Commands on the published versions of a retriever.
+"""Commands on the published versions of a retriever, and on what runs have left behind.
 
 python -m llm_retriever.versions list s3://bucket/published
 python -m llm_retriever.versions rollback s3://bucket/published
 python -m llm_retriever.versions prune s3://bucket/published --keep 5
+python -m llm_retriever.versions judged s3://bucket/published
+python -m llm_retriever.versions forget s3://bucket/published
+python -m llm_retriever.versions sweep-shards s3://bucket/shards --published s3://bucket/published
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.registry import Registry
+from llm_retriever.sweeping import clear_abandoned, sweep
+
+DAYS = 7.0
+_DAY = 86_400
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input."""
     given = _parser().parse_args(arguments)
     try:
-        for line in given.command(Registry(given.uri), given):
+        for line in given.command(given):
             print(line)
     except InputError as error:
         print(f"versions: {error}", file=sys.stderr)
@@ -33,19 +42,43 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="all versions, the one in production marked")
-    listing.set_defaults(command=_list)
-    rolling = commands.add_parser("rollback", help="put the version before the present one into production again")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], list[str]], told: str, uri: str = ""
+    ) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=told)
+        one.add_argument("uri", help=uri or "promote_uri: a directory or s3:// prefix")
+        one.set_defaults(command=run)
+        return one
+
+    command("list", _list, "all versions: since when, why; the one in production marked")
+    rolling = command("rollback", _roll_back, "put the version before the present one into production again")
     rolling.add_argument("--to", default="", metavar="VERSION", help="another version")
-    rolling.set_defaults(command=_roll_back)
-    pruning = commands.add_parser("prune", help="delete old versions; the one in production and the one before it stay")
-    pruning.add_argument(
-        "--keep", type=_positive, default=5, metavar="N", help="newest versions (default: %(default)s)"
-    )
-    pruning.set_defaults(command=_prune)
-    for command in (listing, rolling, pruning):
-        command.add_argument("uri", help="promote_uri: a directory or s3:// prefix")
+    pruning = command("prune", _prune, "delete old versions; the one in production and the one before it stay")
+    keep_help = "newest versions (default: %(default)s)"
+    pruning.add_argument("--keep", type=_positive, default=5, metavar="N", help=keep_help)
+    command("judged", _judged, "the record of what the last retraining judged")
+    command("forget", _forget, "remove that record: the next retraining trains although nothing has changed")
+    _add_sweeping(command("sweep-shards", _sweep, "show shards of failed and superseded runs", "index_shards_uri"))
     return parser
+
+
+def _add_sweeping(sweeping: argparse.ArgumentParser) -> None:
+    sweeping.add_argument(
+        "--published",
+        action="append",
+        required=True,
+        metavar="URI",
+        help="promote_uri: shards of these versions stay (may be given several times)",
+    )
+    sweeping.add_argument(
+        "--older-than-days",
+        type=_not_negative,
+        default=DAYS,
+        metavar="N",
+        help="leave what was written to since; longer than a run takes (default: %(default)s)",
+    )
+    sweeping.add_argument("--delete", action="store_true", help="delete them; without it nothing is changed")
 
 
 def _positive(text: str) -> int:
@@ -54,17 +87,61 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _list(registry: Registry, given: argparse.Namespace) -> list[str]:
-    current = registry.production()
-    return [f"{'*' if version == current else ' '} {version.name}" for version in registry.versions()]
+def _not_negative(text: str) -> float:
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return float(text)
 
 
-def _roll_back(registry: Registry, given: argparse.Namespace) -> list[str]:
-    return [f"in production: {registry.roll_back(given.to).name}"]
+def _list(given: argparse.Namespace) -> list[str]:
+    registry = Registry(given.uri)
+    alias, current = registry.alias(), registry.production()
+    lines = []
+    for version in registry.versions():
+        is_current = version == current
+        since = f"in production since {alias.get('since')}" if is_current else f"published {version.published}"
+        since += ", the one before" if version.name == alias.get("previous") else ""
+        kind = "refreshed" if version.refreshed_from else "trained"
+        why = "; ".join(filter(None, (version.reason, str(alias.get("reason", "")) if is_current else "")))
+        lines.append(f"{'*' if is_current else ' '} {version.name}  {kind:<9}  {since}: {why or 'no reason is known'}")
+    return lines or ["no version is published there"]
 
 
-def _prune(registry: Registry, given: argparse.Namespace) -> list[str]:
-    return [f"deleted {version.name}" for version in registry.prune(given.keep)] or ["nothing to delete"]
+def _roll_back(given: argparse.Namespace) -> list[str]:
+    return [f"in production: {Registry(given.uri).roll_back(given.to).name}"]
+
+
+def _prune(given: argparse.Namespace) -> list[str]:
+    registry = Registry(given.uri)
+    lines = [f"deleted {version.name}" for version in registry.prune(given.keep)]
+    lines += [f"deleted {name}, which was never completed" for name in clear_abandoned(registry, DAYS)]
+    return lines or ["nothing to delete"]
+
+
+def _judged(given: argparse.Namespace) -> list[str]:
+    record = Registry(given.uri).judged()
+    if not record:
+        return ["nothing was judged yet"]
+    lines = [f"{name}: {record.get(name)}" for name in ("when", "fingerprint", "promoted", "version")]
+    return [*lines, *(f"- {reason}" for reason in record.get("reasons", []))]
+
+
+def _forget(given: argparse.Namespace) -> list[str]:
+    known = Registry(given.uri).forget_judged()
+    return ["forgotten; the next retraining trains" if known else "nothing was judged yet"]
+
+
+def _sweep(given: argparse.Namespace) -> list[str]:
+    now = time.time()
+    found = sweep(given.uri, given.published, days=given.older_than_days, delete=given.delete, now=now)
+    lines = []
+    for folder in found:
+        age = f"{folder.size / 1e9:.3f} GB, {(now - folder.modified) / _DAY:.1f} days old"
+        verb = "keeps" if folder.spared else "deleted" if given.delete else "would delete"
+        lines.append(f"{verb} {folder.name}  {age}{f': {folder.spared}' if folder.spared else ''}")
+    gone = [folder for folder in found if not folder.spared]
+    total = f"{len(gone)} of {len(found)} folders, {sum(folder.size for folder in gone) / 1e9:.3f} GB"
+    return [*lines, f"deleted: {total}" if given.delete else f"would delete: {total}; --delete does it"]
 
 
 if __name__ == "__main__":

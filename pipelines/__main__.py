@@ -11,9 +11,10 @@ from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines import remote
 
 BUILD = Path("build")
-TRAINING, COMPARISON, RERUN = "train_retriever", "compare_methods", "rerun_"
+TRAINING, RETRAINING, COMPARISON, RERUN = "train_retriever", "retrain", "compare_methods", "rerun_"
 REPORTS = {
-    TRAINING: {"summary": "summary.md", "report": "report.html"},
+    TRAINING: {"summary": "summary.md", "decision": "decision.md", "report": "report.html"},
+    RETRAINING: {"summary": "summary.md", "decision": "decision.md", "report": "report.html"},
     COMPARISON: {"summary": "comparison.md", "report": "comparison.html"},
 }
 
@@ -39,8 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     compiling = commands.add_parser("compile", help="write the YAML that Kubeflow takes")
-    compiling.add_argument("--preset", help="bake this preset into the form's defaults")
+    compiling.add_argument(
+        "--preset", metavar="NAME|FILE", help="bake it, or a .toml of one's own, into the form's defaults and the pods"
+    )
     compiling.add_argument("--output", type=Path, help="(default: build/PIPELINE.yaml)")
+    compiling.add_argument(
+        "--kubernetes", action="store_true", help="write objects Pipeline and PipelineVersion for kubectl apply"
+    )
+    compiling.add_argument("--namespace", default="", metavar="NS", help="of these objects")
+    compiling.add_argument(
+        "--version-name", default="", metavar="V", help="of the PipelineVersion (default: a digest of the pipeline)"
+    )
     _add_pipeline(compiling, "other defaults for the form")
     compiling.set_defaults(command=compile_command)
 
@@ -66,11 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     estimating.add_argument("--preset", help="a published recipe")
     estimating.add_argument("--passages", type=int, required=True, metavar="N", help="of the corpus")
     estimating.add_argument("--queries", type=int, required=True, metavar="M", help="for training")
+    estimating.add_argument("--evaluated", type=int, default=500, metavar="K", help="queries to evaluate (%(default)s)")
+    estimating.add_argument(
+        "--passage-tokens", type=float, default=0.0, metavar="T", help="their mean, prompt included"
+    )
+    estimating.add_argument("--query-tokens", type=float, default=0.0, metavar="T", help="their mean, prompt included")
     estimating.add_argument(
         "--gpu", default="a100-80", help="a100-40, a100-80, l40s, h100, h200 (default: %(default)s)"
     )
-    estimating.add_argument("parameters", nargs="*", metavar="key=value", help="what differs from the preset")
-    estimating.set_defaults(command=estimate_command, variants=None)
+    _add_pipeline(estimating, "what differs from the preset")
+    estimating.set_defaults(command=estimate_command)
 
     listing = commands.add_parser("presets", help="list the presets, or show one")
     listing.add_argument("preset", nargs="?", help="show this preset's parameters")
@@ -82,14 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_pipeline(parser: argparse.ArgumentParser, meaning: str) -> None:
+def _add_pipeline(parser: argparse.ArgumentParser, meaning: str, default: str = TRAINING) -> None:
     parser.add_argument("--variants", metavar="NAME|FILE", help=f"{COMPARISON}: what to compare (default: methods)")
     parser.add_argument(
         "parameters",
         nargs="*",
         metavar="[PIPELINE] [key=value]",
-        help=f"the pipeline, {TRAINING} (default), {COMPARISON} or {RERUN}STEP, and {meaning}",
+        help=f"the pipeline, {TRAINING}, {RETRAINING}, {COMPARISON} or {RERUN}STEP (default: {default}), and {meaning}",
     )
+    parser.set_defaults(pipeline=default)
 
 
 def _chosen(given: argparse.Namespace, own: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
@@ -103,39 +119,67 @@ def _chosen(given: argparse.Namespace, own: dict[str, Any]) -> tuple[str, Any, d
         InputError: A name or a value does not fit.
     """
     from pipelines import presets, variants
-    from pipelines.train_retriever import train_retriever
 
-    parameters, pipeline = list(given.parameters), train_retriever
+    parameters = list(given.parameters)
     named = parameters and (parameters[0] in REPORTS or parameters[0].startswith(RERUN))
-    name = parameters.pop(0) if named else TRAINING
-    chosen: tuple[variants.Variant, ...] = ()
-    if name.startswith(RERUN):
-        from pipelines.rerun import rerun_of
-
-        pipeline = rerun_of(name.removeprefix(RERUN))
-    if name == COMPARISON:
-        from pipelines.comparison import comparison_of
-
-        chosen = variants.load(given.variants or variants.DEFAULT, train_retriever).variants
-        pipeline = comparison_of(chosen)
-    elif given.variants:
-        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+    name = parameters.pop(0) if named else getattr(given, "pipeline", TRAINING)
+    pipeline, compared = _pipeline(name, given.variants)
     known = presets.defaults(pipeline)
     overrides = own | (presets.load(given.preset) if given.preset else {})
     overrides = {key: value for key, value in overrides.items() if key in known}
     overrides |= presets.parsed(pipeline, parameters)
     presets.check({**known, **overrides})
-    if chosen:
-        variants.check_reference(chosen, overrides.get("compare_reference", ""))
+    if compared:
+        variants.check_reference(compared, overrides.get("compare_reference", ""))
+    if name == RETRAINING:
+        from pipelines.retrain import completed
+
+        overrides = completed(known, overrides)
     return name, pipeline, overrides
+
+
+def _pipeline(name: str, file: str | None) -> tuple[Any, tuple[Any, ...]]:
+    """A pipeline by name, and the variants that it compares.
+
+    Args:
+        name: As on the command line.
+        file: Of variants; None = the default ones.
+    """
+    from pipelines import variants
+    from pipelines.train_retriever import train_retriever
+
+    if file and name != COMPARISON:
+        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+    if name.startswith(RERUN):
+        from pipelines.rerun import rerun_of
+
+        return rerun_of(name.removeprefix(RERUN)), ()
+    if name == COMPARISON:
+        from pipelines.comparison import comparison_of
+
+        chosen = variants.load(file or variants.DEFAULT, train_retriever).variants
+        return comparison_of(chosen), chosen
+    if name == RETRAINING:
+        from pipelines.retrain import retrain
+
+        return retrain, ()
+    return train_retriever, ()
 
 
 def compile_command(given: argparse.Namespace) -> int:
     """Compiles a pipeline."""
-    from pipelines.compilation import compile_pipeline
+    from pipelines import compilation, presets
 
+    if bool(given.namespace) != given.kubernetes or (given.version_name and not given.kubernetes):
+        mend = "give --kubernetes and --namespace NS together"
+        raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", mend=mend)
     name, pipeline, overrides = _chosen(given, {})
-    print(compile_pipeline(pipeline, given.output or BUILD / f"{name}.yaml", overrides))
+    target, pods = given.output or BUILD / f"{name}.yaml", presets.cluster(given.preset)
+    if given.kubernetes:
+        names = {"namespace": given.namespace, "version": given.version_name}
+        print(compilation.compile_objects(pipeline, target, overrides, pods, **names))
+    else:
+        print(compilation.compile_pipeline(pipeline, target, overrides, pods))
     return 0
 
 
@@ -160,17 +204,25 @@ def run_command(given: argparse.Namespace) -> int:
 
 def estimate_command(given: argparse.Namespace) -> int:
     """Prints the cost of a run before anything is spent."""
-    from pipelines import estimate, presets
+    from pipelines import estimate, presets, variants
+    from pipelines.train_retriever import train_retriever
 
     if given.gpu not in estimate.GPUS:
         raise InputError(f"{given.gpu!r} is not known", field="--gpu", mend=f"use one of {', '.join(estimate.GPUS)}")
-    _, pipeline, overrides = _chosen(given, {})
-    gpu = estimate.GPUS[given.gpu]
-    costs = estimate.estimate({**presets.defaults(pipeline), **overrides}, given.passages, given.queries, gpu)
+    name, pipeline, overrides = _chosen(given, {"promote_uri": "published"})
+    if name not in REPORTS:
+        raise InputError("a step is not estimated alone", field="PIPELINE", mend=f"use one of {', '.join(REPORTS)}")
+    gpu, known = estimate.GPUS[given.gpu], {**presets.defaults(pipeline), **overrides}
+    lengths = {"passage_tokens": given.passage_tokens, "query_tokens": given.query_tokens}
+    work = estimate.Workload(given.passages, given.queries, given.evaluated, **lengths)
+    if name == COMPARISON:
+        chosen = variants.load(given.variants or variants.DEFAULT, train_retriever).variants
+        costs = estimate.estimate_comparison(known, chosen, work, gpu)
+    else:
+        costs = estimate.estimate(known, work, gpu)
     print(estimate.as_table(costs, gpu))
-    print(
-        f"\nEstimated, not measured: {estimate.UTILISATION:.0%} of the GPU's matrix rate, texts at their full lengths."
-    )
+    texts = "texts at their mean lengths" if given.passage_tokens else "texts at their full lengths"
+    print(f"\nEstimated, not measured: {estimate.UTILISATION:.0%} of the GPU's matrix rate, {texts}.")
     return 0
 
 

@@ -109,7 +109,11 @@ class _Layout:
 
     def _fingerprinted(self, given: dict[str, Any]) -> Any:
         task = fingerprinting.fingerprint_sources(
-            corpus_uri=given["corpus_uri"], backbone=given["backbone"], parts=given["index_parts"]
+            corpus_uri=given["corpus_uri"],
+            backbone=given["backbone"],
+            parts=given["index_parts"],
+            published_uri="",
+            recipe="",
         )
         task.set_caching_options(False)
         return with_store(on_cpu(task, given, "compare"))
@@ -192,7 +196,7 @@ class _Layout:
             adapted=self._adapted(variant).outputs["adapted"],
             collection=self.collection,
             bm25_runs=self.mined.outputs["bm25_runs"],
-            **stage(given, "eval", EvaluationSettings),
+            **stage(given, "eval", EvaluationSettings, production_uri=""),
         )
         return with_store(on_gpu(task, given, "eval")).set_display_name(f"evaluate: {variant.name}")
 

@@ -33,6 +33,8 @@ def encode_in_parts(
     index_memory: str,
     run_precision: str,
     run_gpu_type: str,
+    run_gpu_node_selector: dict,
+    run_gpu_tolerations: list,
     run_gpu_image: str,
 ) -> None:
     """Encodes the parts of a corpus at the same time, one pod each; does nothing where there is only one part."""
@@ -42,8 +44,6 @@ def encode_in_parts(
             retriever=retriever, collection=collection, **stage(given, "index", PartSettings, part=part)
         )
         with_store(on_gpu(task, given, "index"))
-        # The compiler forgets to hand what only resources refer to into loops and conditions.
-        task.register_pipeline_channels([index_cpus, index_memory, run_gpu_type])
 
 
 def encoded_in_parts(given: Mapping[str, Any], part_numbers: Any, retriever: Any, collection: Any) -> dsl.PipelineTask:

@@ -1,232 +1,278 @@
 """What a run would take, from the arithmetic of its models: GPU-hours, memory, disk and S3, step by step.
 
-The model, with P parameters, t tokens, utilisation u of the GPU's bf16 matrix rate:
-
-- encoding takes 2·P·t FLOP; training all weights 6·P·t, a LoRA adapter 4·P·t (no gradients of the frozen weights); 2·P·t more
-  where activations are recomputed. Texts count at their full lengths, so real corpora take less. Attention's own part, a few
-  per cent at these lengths, is left out.
-- training all weights keeps 16 bytes a parameter (bf16 weights and gradients, fp32 weights, two Adam states); ZeRO-1 shares
-  the last 12 among the GPUs, ZeRO-2 the gradients too, ZeRO-3 all. LoRA keeps 2 bytes a frozen parameter.
-  ZeRO-3 gathers two layers at a time.
-- recomputed activations keep each layer's input, 2 bytes a number, and one layer's inside, about 17 times as many; logits take
-  10 bytes each at the tokens that have a label.
-- an index has 4 or 2 bytes a number. S3 objects are sent in parts of 16 MiB, a request each.
-
-`benchmarks/training_shapes.py` measures utilisation on a GPU; 0.4 is what well-kept 7B trainings reach.
+`docs/estimate.md` has the formulas and what small runs measured; `benchmarks/estimate.py` measures.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_retriever.errors import InputError
 from llm_retriever.methods import ADAPTATIONS, METHODS, TUNED_FOR, overridden
-from llm_retriever.methods.kinds import Method, Schedule
+from llm_retriever.methods.kinds import Method
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
+from pipelines import artifacts
+from pipelines.arithmetic import (
+    CHECKPOINT,
+    Training,
+    encoding_memory,
+    forward,
+    head_flop,
+    training_flop,
+    training_memory,
+)
+from pipelines.artifacts import Sizes
+from pipelines.costs import Cost, Workload, as_table
+from pipelines.shapes import GPUS, SHAPES, Gpu, Shape, shape_of
 from pipelines.stages import parameter_name
+from pipelines.variants import Variant
 
-PART = 16 * 2**20
+__all__ = ["GPUS", "SHAPES", "UTILISATION", "Cost", "Gpu", "Workload", "as_table", "estimate", "estimate_comparison"]
+
 UTILISATION = 0.4
-GIB = 2.0**30
+PROMPTS = 40
+"""Tokens of Llama2Vec's two prompts, beside the text."""
+BAG = 16
+"""Embedding tokens of Llama2Vec, whose logits are computed."""
+ENCODER = Shape(12, 768, 2048, 30_522, 768, 768, tied=True)
+"""Stands for a published encoder: as many parameters as BERT-base."""
+ENCODER_LENGTH = 256
+SCRATCH_LENGTH = 256
+"""Tokens of a block in pre-training."""
+CHECKPOINT_FILES = 12
+"""Requests of a checkpoint beside its weights and states: small files, the mark, the removal of the older one."""
+REGISTRY = 20
+"""Requests of a promotion beside the files: manifests, the alias, the record."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """An accelerator: its dense bf16 matrix rate in FLOP/s, and its memory in bytes."""
+@dataclass
+class _Run:
+    """One variant's parameters with everything that follows from them."""
 
-    rate: float
-    memory: float
+    given: Mapping[str, Any]
+    work: Workload
+    gpu: Gpu
+    shape: Shape = field(init=False)
+    row: Method = field(init=False)
+    number: int = field(init=False)
+    sizes: Sizes = field(init=False)
 
-
-GPUS = {
-    "a100-40": Gpu(312e12, 40e9),
-    "a100-80": Gpu(312e12, 80e9),
-    "l40s": Gpu(362e12, 48e9),
-    "h100": Gpu(989e12, 80e9),
-    "h200": Gpu(989e12, 141e9),
-}
-"""Makers' data sheets, without sparsity."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model decides its cost."""
-
-    parameters: float
-    layers: int
-    hidden: int
-    vocabulary: int
-
-
-SHAPES = {
-    "meta-llama/Llama-2-7b-hf": Shape(6.74e9, 32, 4096, 32_000),
-    "mistralai/Mistral-7B-v0.1": Shape(7.24e9, 32, 4096, 32_000),
-    "meta-llama/Llama-3.1-8B": Shape(8.03e9, 32, 4096, 128_256),
-    "Qwen/Qwen3-0.6B": Shape(0.596e9, 28, 1024, 151_936),
-    "scratch:tiny": Shape(2.0e6, 4, 128, 8192),
-    "scratch:small": Shape(8.4e6, 6, 256, 8192),
-    "scratch:medium": Shape(33e6, 8, 512, 8192),
-}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step takes; None where the step has no such thing.
-
-    Attributes:
-        step: Its name.
-        gpu_hours: Of all its GPUs together.
-        gpu_bytes: Memory of one GPU at the peak.
-        disk_bytes: Inputs and outputs on the node's disk.
-        s3_bytes: Sent to S3.
-    """
-
-    step: str
-    gpu_hours: float | None
-    gpu_bytes: float | None
-    disk_bytes: float
-    s3_bytes: float
-
-    @property
-    def requests(self) -> int:
-        """Requests that sending takes."""
-        return -int(-self.s3_bytes // PART)
-
-
-def shape_of(backbone: str) -> Shape:
-    """Shape of a known backbone, or of a model directory's `config.json`.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if backbone in SHAPES:
-        return SHAPES[backbone]
-    config = Path(backbone) / "config.json"
-    if not config.is_file():
-        raise InputError(
-            f"the shape of {backbone!r} is not known",
-            field="backbone",
-            mend=f"use a directory with config.json, or one of {', '.join(SHAPES)}",
+    def __post_init__(self) -> None:
+        self.shape = shape_of(self.given)
+        self.row = overridden(
+            METHODS[self.given["tune_method"]][self.given["tune_recipe"]], self.settings("tune", TuningSettings)
         )
-    told = json.loads(config.read_text(encoding="utf-8"))
-    hidden, layers, vocabulary = told["hidden_size"], told["num_hidden_layers"], told["vocab_size"]
-    heads = told.get("num_key_value_heads", told["num_attention_heads"])
-    width = told.get("head_dim", hidden // told["num_attention_heads"])
-    attention = 2 * hidden * width * (told["num_attention_heads"] + heads)
-    block = attention + 3 * hidden * told["intermediate_size"]
-    tables = 1 if told.get("tie_word_embeddings") else 2
-    return Shape(float(layers * block + tables * vocabulary * hidden), layers, hidden, vocabulary)
+        self.number = 4 if self.given["run_precision"] == "fp32" else 2
+        adapter = self.training("tune", self.row.tuning).trained(self.shape) if self.row.tuning.tune == "lora" else 0.0
+        work = self.work
+        self.sizes = Sizes(
+            self.given, self.shape, adapter, work.passages, work.queries, work.evaluated, work.passage_bytes
+        )
+
+    def settings(self, prefix: str, settings: type) -> Any:
+        """Settings of a step, as far as the pipeline has them."""
+        names = {name: parameter_name(prefix, name) for name in parameters(settings)}
+        return build(settings, {name: self.given[key] for name, key in names.items() if key in self.given})
+
+    def training(self, prefix: str, recipe: Any) -> Training:
+        """How a stage trains; several nodes have GPUs of their own."""
+        nodes = int(self.given.get(f"{prefix}_nodes", 1))
+        gpus = nodes * int(self.given[f"{prefix}_node_gpus"]) if nodes > 1 else int(self.given[f"{prefix}_gpus"])
+        deepspeed = self.given[f"{prefix}_deepspeed"]
+        return Training(recipe.tune, recipe.lora, recipe.schedule, deepspeed, max(1, gpus), self.number)
+
+    def cost(self, step: str, inputs: Sequence[str], outputs: Sequence[str], **others: Any) -> Cost:
+        """A step that is handed some artifacts and makes others; what the launcher transfers is counted."""
+        read, written = [[self.sizes.of(name) for name in names] for names in (inputs, outputs)]
+        flop = others.get("flop")
+        stored = artifacts.total(read) + artifacts.total(written)
+        return Cost(
+            step,
+            flop=flop,
+            gpu_hours=flop / (self.gpu.rate * UTILISATION * 3600)
+            if flop is not None and "gpu_bytes" in others
+            else None,
+            gpu_bytes=others.get("gpu_bytes"),
+            disk_bytes=stored + others.get("beside", 0.0),
+            s3_bytes=artifacts.total(written) + others.get("sent", 0.0),
+            fetched_bytes=artifacts.total(read),
+            sending=artifacts.uploads(written) + others.get("requests", 0),
+            fetching=artifacts.downloads(read),
+        )
+
+    def trained(
+        self, step: str, training: Training, inputs: Sequence[str], outputs: Sequence[str], flop: float, memory: float
+    ) -> Cost:
+        """A training step: two checkpoints lie on the disk at a time, and go to S3 where they are asked for there."""
+        checkpoint = training.trained(self.shape) * CHECKPOINT[training.deepspeed]
+        hours = flop / (self.gpu.rate * UTILISATION * 3600) / training.gpus
+        mirrored = str(self.given["run_checkpoint_uri"]).startswith("s3://")
+        count = int(hours * 60 / self.given["run_checkpoint_minutes"]) if mirrored else 0
+        requests = count * (artifacts.uploads([(checkpoint,)], artifacts.STORE_PART) + CHECKPOINT_FILES)
+        others = {"flop": flop, "gpu_bytes": memory, "beside": 2 * checkpoint}
+        return self.cost(step, inputs, outputs, **others, sent=count * checkpoint, requests=requests)
 
 
-def estimate(given: Mapping[str, Any], passages: int, queries: int, gpu: Gpu) -> list[Cost]:
-    """Cost of every step of train_retriever.
+def estimate(given: Mapping[str, Any], work: Workload, gpu: Gpu) -> list[Cost]:
+    """Cost of every step of train_retriever, and of retrain where the source has changed.
 
     Args:
         given: All parameters of the pipeline.
-        passages: Of the corpus.
-        queries: Training queries.
+        work: How much there is to do.
         gpu: What the model steps run on, at `UTILISATION` of its rate.
+
+    Raises:
+        InputError: The backbone's shape is not known.
     """
-    shape, rate = shape_of(given["backbone"]), gpu.rate * UTILISATION * 3600
-    model = 2 * shape.parameters
-    corpus = passages * 400.0
-    index = passages * shape.hidden * (2.0 if given["index_dtype"] == "fp16" else 4.0)
-    row = _method(given)
-    encoded = passages * row.passage_length
+    run = _Run(given, work, gpu)
+    made = [make(run) for make in (*STAGES.values(), _evaluation, _promotion)]
+    return [*_shared(run), *(cost for costs in made for cost in costs)]
+
+
+def estimate_comparison(given: Mapping[str, Any], variants: Iterable[Variant], work: Workload, gpu: Gpu) -> list[Cost]:
+    """Cost of every step of compare_methods: variants that agree up to a stage share its step.
+
+    Args:
+        given: All parameters of the pipeline.
+        variants: What is compared.
+        work: How much there is to do.
+        gpu: What the model steps run on.
+    """
+    shared = _Run(given, work, gpu)
+    names: list[str] = []
+    costs, done = _shared(shared), set()
+    for variant in variants:
+        own, stages = {**variant.parameters}, ""
+        run = _Run({**given, **own, **({"eval_encoders": ""} if names else {})}, work, gpu)
+        for stage, make in STAGES.items():
+            stages += f" {stage}"
+            key = (stage, *sorted((name, str(v)) for name, v in own.items() if name.split("_")[0] in stages.split()))
+            if key not in done:
+                costs += _named(make(run), variant.name if key[1:] else "")
+            elif stage == "backbone":
+                run.given = {**run.given, "eval_untuned_passages": 0}
+            done.add(key)
+        costs += _named(_evaluation(run), variant.name)
+        names.append(variant.name)
+    return [*costs, shared.cost("compare", ["evaluation"] * len(names), [])]
+
+
+def _named(costs: list[Cost], variant: str) -> list[Cost]:
+    return [replace(cost, step=f"{cost.step}: {variant}") if variant else cost for cost in costs]
+
+
+def _shared(run: _Run) -> list[Cost]:
+    mined = {}
+    if run.given["mine_encoder"]:
+        encoded = run.work.passages * run.work.passage(ENCODER_LENGTH)
+        memory = encoding_memory(ENCODER, run.given["mine_encoder_batch_tokens"], run.number)
+        mined = {"flop": encoded * forward(ENCODER, run.work.passage(ENCODER_LENGTH)), "gpu_bytes": memory}
     return [
-        Cost("prepare_corpus", None, None, 2 * corpus, corpus),
-        Cost("fetch_backbone", None, None, model, model),
-        Cost("mine_negatives", None, None, 3 * corpus, queries * 2500.0),
-        *_adaptation(given, shape, passages, queries, rate, model),
-        _tuning(given, row, shape, queries, rate, model),
-        Cost("build_index", 2 * shape.parameters * encoded / rate, model + 2e9, model + corpus + index, index),
-        Cost("evaluate", 0.1, model + 2e9, model + corpus + index, 50e6),
+        run.cost("prepare_corpus", [], ["collection"], beside=sum(run.sizes.collection)),
+        run.cost(
+            "mine_negatives", ["collection"], ["training_set", "bm25_runs"], beside=sum(run.sizes.collection), **mined
+        ),
     ]
 
 
-def _settings(given: Mapping[str, Any], prefix: str, settings: type) -> Any:
-    return build(
-        settings,
-        {
-            name: given[parameter_name(prefix, name)]
-            for name in parameters(settings)
-            if parameter_name(prefix, name) in given
-        },
+def _fetching(run: _Run) -> list[Cost]:
+    scratch = str(run.given["backbone"]).startswith("scratch:")
+    flop = None
+    if scratch:
+        flop = run.given["backbone_scratch_tokens"] * 3 * (forward(run.shape, SCRATCH_LENGTH) + head_flop(run.shape))
+    return [run.cost("fetch_backbone", ["collection"], ["backbone"], flop=flop)]
+
+
+def _adaptation(run: _Run) -> list[Cost]:
+    """Two adaptations after each other are one step, whose artifacts count with the last."""
+    inputs = ["backbone", "collection", "training_set"]
+    names = [name for name in run.given["adapt_method"].split("+") if name in ADAPTATIONS]
+    costs = [_adapted(run, name, *(([], []) if name != names[-1] else (inputs, ["adapted"]))) for name in names]
+    return costs or [run.cost("adapt_backbone (none)", inputs, ["adapted"])]
+
+
+def _adapted(run: _Run, name: str, inputs: list[str], outputs: list[str]) -> Cost:
+    recipe = overridden(ADAPTATIONS[name][run.given["adapt_recipe"]], run.settings("adapt", AdaptationSettings))
+    training, shape = run.training("adapt", recipe), run.shape
+    length, labels, examples = _rows(run.work, name, recipe)
+    count = training.examples(examples)
+    flop = count * (length * training_flop(shape, training, length) + labels * head_flop(shape, training))
+    memory = training_memory(shape, training, training.micro_batch * length, training.micro_batch * labels)
+    return run.trained(f"adapt_backbone ({name}, for {TUNED_FOR[name]})", training, inputs, outputs, flop, memory)
+
+
+def _rows(work: Workload, name: str, recipe: Any) -> tuple[float, float, float]:
+    """Tokens of a row, tokens of it whose logits are computed, and how many rows there are."""
+    passage = work.passage(recipe.passage_length)
+    if name == "ql":
+        query = work.query(recipe.query_length)
+        return passage + query, query if recipe.loss_on == "query" else passage + query, work.queries
+    if name == "ebae_ebar":
+        return passage + PROMPTS, BAG + (passage if recipe.ar_weight else 0), work.passages
+    if name == "mntp":
+        blocks = work.passages * (work.passage_tokens or recipe.passage_length) / recipe.passage_length
+        return recipe.passage_length, recipe.corruption_ratio * recipe.passage_length, blocks
+    return 2 * passage, 0.0, work.passages
+
+
+def _tuning(run: _Run) -> list[Cost]:
+    row, training, work = run.row, run.training("tune", run.row.tuning), run.work
+    query, passage = work.query(row.query_length), work.passage(row.passage_length)
+    per_query = query + row.tuning.passages_per_query * passage
+    flop = training.examples(work.queries) * (
+        query * training_flop(run.shape, training, query, passes=bool(row.tuning.gradient_cache))
+        + (per_query - query) * training_flop(run.shape, training, passage, passes=bool(row.tuning.gradient_cache))
     )
+    held = row.tuning.gradient_cache * passage or training.micro_batch * per_query
+    memory = training_memory(run.shape, training, held, 0)
+    inputs = ["adapted", "collection", "training_set"]
+    return [run.trained(f"tune_retriever ({row.name})", training, inputs, ["retriever"], flop, memory)]
 
 
-def _method(given: Mapping[str, Any]) -> Method:
-    return overridden(METHODS[given["tune_method"]][given["tune_recipe"]], _settings(given, "tune", TuningSettings))
+def _indexing(run: _Run) -> list[Cost]:
+    work, longest = run.work, run.given["index_passage_length"]
+    length = work.passage(longest if longest > 0 else run.row.passage_length)
+    apart = run.sizes.shards if run.given["index_shards_uri"] else ()
+    sent = {"sent": sum(apart), "requests": artifacts.uploads([apart], artifacts.STORE_PART)} if apart else {}
+    memory = encoding_memory(run.shape, run.given["index_batch_tokens"], run.number)
+    flop = work.passages * length * forward(run.shape, length)
+    inputs = ["retriever", "collection"]
+    return [run.cost("build_index", inputs, ["index"], flop=flop, gpu_bytes=memory, beside=sum(apart), **sent)]
 
 
-def _adaptation(
-    given: Mapping[str, Any], shape: Shape, passages: int, queries: int, rate: float, model: float
-) -> list[Cost]:
-    costs = []
-    for name in given["adapt_method"].split("+"):
-        if name not in ADAPTATIONS:
-            continue
-        recipe = overridden(ADAPTATIONS[name][given["adapt_recipe"]], _settings(given, "adapt", AdaptationSettings))
-        length = recipe.passage_length + getattr(recipe, "query_length", 0)
-        tokens = _examples(recipe.schedule, queries if name == "ql" else passages) * length
-        labels = getattr(recipe, "query_length", recipe.passage_length)
-        held = recipe.schedule.micro_batch_size
-        memory = _memory(
-            shape, recipe.tune, given["adapt_deepspeed"], given["adapt_gpus"], held * length, held * labels
-        )
-        hours = _flop(shape, recipe.tune, recipe.schedule) * tokens / rate
-        costs.append(Cost(f"adapt_backbone ({name}, for {TUNED_FOR[name]})", hours, memory, 2 * model, model))
-    return costs
+def _evaluation(run: _Run) -> list[Cost]:
+    """Queries, the un-tuned backbone where the corpus is small enough, published encoders, re-ranking."""
+    work, given, shape = run.work, run.given, run.shape
+    query, passage = work.query(run.row.query_length), work.passage(run.row.passage_length)
+    untuned = work.passages <= given["eval_untuned_passages"]
+    flop = (1 + untuned) * work.evaluated * query * forward(shape, query)
+    flop += untuned * work.passages * passage * forward(shape, passage)
+    if given["eval_encoders"] and work.passages <= given["eval_encoder_passages"]:
+        encoders = len(given["eval_encoders"].split(","))
+        length = work.passage(ENCODER_LENGTH)
+        flop += encoders * work.passages * length * forward(ENCODER, length)
+    pairs = work.evaluated * given["eval_rerank_depth"] * (2 if given["eval_rerank_attention_block"] == "both" else 1)
+    flop += pairs * ((query + passage) * forward(shape, query + passage) + query * head_flop(shape))
+    inputs = ["index", "retriever", "backbone", "adapted", "collection", "bm25_runs"]
+    memory = encoding_memory(shape, given["index_batch_tokens"], run.number)
+    beside = sum(run.sizes.shards) if untuned else 0.0
+    return [run.cost("evaluate", inputs, ["evaluation"], flop=flop, gpu_bytes=memory, beside=beside)]
 
 
-def _tuning(given: Mapping[str, Any], row: Method, shape: Shape, queries: int, rate: float, model: float) -> Cost:
-    tuning = row.tuning
-    per_query = row.query_length + tuning.passages_per_query * row.passage_length
-    tokens = _examples(tuning.schedule, queries) * per_query
-    once_more = 2 if tuning.gradient_cache else 0
-    held = tuning.gradient_cache * row.passage_length or tuning.schedule.micro_batch_size * per_query
-    hours = (_flop(shape, tuning.tune, tuning.schedule) + once_more * shape.parameters) * tokens / rate
-    memory = _memory(shape, tuning.tune, given["tune_deepspeed"], given["tune_gpus"], held, 0)
-    return Cost(f"tune_retriever ({row.name})", hours, memory, 2 * model, model)
+def _promotion(run: _Run) -> list[Cost]:
+    """What is published is sent once more, by the project's own store."""
+    published = [run.sizes.of(name) for name in ("retriever", "index", "evaluation")]
+    uploads = artifacts.uploads(published, artifacts.STORE_PART) + REGISTRY
+    return [
+        run.cost("promote", ["evaluation", "retriever", "index"], [], sent=artifacts.total(published), requests=uploads)
+    ]
 
 
-def _examples(schedule: Schedule, available: int) -> float:
-    wanted = schedule.epochs * available
-    return min(wanted, schedule.max_steps * schedule.batch_size) if schedule.max_steps > 0 else wanted
-
-
-def _flop(shape: Shape, tune: str, schedule: Schedule) -> float:
-    """FLOP a token of a training step."""
-    passes = (6 if tune == "full" else 4) + (2 if schedule.gradient_checkpointing else 0)
-    return passes * shape.parameters
-
-
-def _memory(shape: Shape, tune: str, deepspeed: str, gpus: int, tokens: float, labels: float) -> float:
-    """Bytes of one GPU."""
-    shared = {"off": (16, 0), "zero1": (4, 12), "zero2": (2, 14), "zero3": (0, 16)}[deepspeed]
-    if tune == "lora":
-        shared = (0, 2) if deepspeed == "zero3" else (2, 0)
-    weights = shape.parameters * (shared[0] + shared[1] / max(gpus, 1))
-    inputs, inside = 2 * tokens * shape.hidden * shape.layers, 34 * tokens * shape.hidden
-    gathered = 4 * shape.parameters / shape.layers if deepspeed == "zero3" else 0.0
-    return weights + gathered + inputs + inside + 10 * labels * shape.vocabulary
-
-
-def as_table(costs: list[Cost], gpu: Gpu) -> str:
-    """For people; a step that does not fit into the GPU is marked."""
-    lines = ["| step | GPU-hours | memory per GPU | disk | to S3 | requests |", "|---|---|---|---|---|---|"]
-    for cost in costs:
-        hours = "–" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
-        memory = "–" if cost.gpu_bytes is None else f"{cost.gpu_bytes / GIB:,.1f} GiB"
-        memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
-        sizes = f"{cost.disk_bytes / GIB:,.1f} GiB | {cost.s3_bytes / GIB:,.1f} GiB"
-        lines.append(f"| {cost.step} | {hours} | {memory} | {sizes} | {cost.requests:,} |")
-    total = sum(cost.gpu_hours or 0 for cost in costs)
-    stored = sum(cost.s3_bytes for cost in costs) / GIB
-    return "\n".join(
-        [*lines, f"| **all** | **{total:,.2f}** | | | **{stored:,.1f} GiB** | {sum(c.requests for c in costs):,} |"]
-    )
+STAGES: dict[str, Callable[[_Run], list[Cost]]] = {
+    "backbone": _fetching,
+    "adapt": _adaptation,
+    "tune": _tuning,
+    "index": _indexing,
+}
+"""What variants share where they agree on all parameters up to a stage."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import re
@@ -38,7 +39,7 @@ REUSED_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-REPORTED = {"summary": "summary.md", "report": "report.html"}
+REPORTED = {"summary": "summary.md", "decision": "decision.md", "report": "report.html"}
 EXECUTOR_INPUT = "executor_input.json"
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
@@ -175,11 +176,7 @@ def run_compiled(
         for task in component.dag.tasks.values():
             # A pod may come back on another node; a process here would fail the same way.
             task.ClearField("retry_policy")
-    titles = {
-        name: _title(task.task_info.name)
-        for name, task in specification.root.dag.tasks.items()
-        if specification.components[task.component_ref.name].executor_label
-    }
+    titles = _titles(specification, specification.root)
     journal = Journal(steps=len(titles), titles=titles)
     runner: Any = local.SubprocessRunner(use_venv=False)
     if in_images:
@@ -203,6 +200,18 @@ def run_compiled(
     return LocalRun(outputs, journal.records, journal.exit_code, max(folders, default=None))
 
 
+def _titles(specification: Any, component: Any) -> dict[str, str]:
+    """What each task is called here, by its name; those in loops are left out, because nobody knows their number yet."""
+    found: dict[str, str] = {}
+    for name, task in component.dag.tasks.items():
+        own = specification.components[task.component_ref.name]
+        if own.executor_label:
+            found[name] = _title(task.task_info.name)
+        elif not task.WhichOneof("iterator"):
+            found |= _titles(specification, own)
+    return found
+
+
 def _title(shown: str) -> str:
     """A task's name on Kubeflow's screen as it is said here: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
     component, colon, variants = shown.partition(":")
@@ -224,16 +233,32 @@ def print_end(run: LocalRun, root: Path, names: Mapping[str, str] = REPORTED) ->
 
     Args:
         run: What was run.
-        root: Where the outputs `summary` and `report` are copied to.
-        names: Their file names there.
+        root: Where the outputs in `names` are copied to.
+        names: File names there, by output.
     """
     print(timing_table(run.records), file=sys.stderr)
     if run.exit_code:
         return
+    found = {name: Path(artifact.uri) for name, artifact in run.outputs.items() if hasattr(artifact, "uri")}
+    found = found or _left_by_promote(run.folder)
     for output, name in names.items():
-        target = root / name
-        target.write_bytes(Path(run.outputs[output].uri).read_bytes())
-        print(target.read_text() if output == "summary" else f"report: {target}")
+        if output in found:
+            target = root / name
+            target.write_bytes(found[output].read_bytes())
+            print(f"report: {target}" if output == "report" else target.read_text())
+    if not found:
+        print("Nothing has changed since the last run: nothing was trained.")
+
+
+def _left_by_promote(folder: Path | None) -> dict[str, Path]:
+    """Outputs of a run whose steps are in a pipeline within the pipeline, which tells nobody; none where it did not run."""
+    told = next(iter(folder.glob(f"**/promote/{EXECUTOR_INPUT}")), None) if folder else None
+    if told is None:
+        return {}
+    evaluation = Path(json.loads(told.read_text())["inputs"]["artifacts"]["evaluation"]["artifacts"][0]["uri"])
+    return {name: evaluation.with_name(name) for name in ("summary", "report")} | {
+        "decision": told.with_name("decision")
+    }
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -16,6 +16,7 @@ from llm_retriever.progress import seconds_as_text
 
 BUILD = Path("build")
 EXPERIMENT = "retrievers"
+PRESET = "a published recipe, or a .toml of one's own"
 CHECKED = "parameters are checked against the steps' settings before anything reaches the cluster"
 
 
@@ -29,7 +30,7 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     """
     submitting = commands.add_parser("submit", help=f"start a run on a cluster; {CHECKED}")
     _add_cluster(submitting)
-    submitting.add_argument("--preset", help="a published recipe")
+    submitting.add_argument("--preset", metavar="NAME|FILE", help=PRESET)
     submitting.add_argument("--run-name", help="(default: the pipeline and the time)")
     submitting.add_argument("--no-cache", action="store_true", help="run every step anew")
     submitting.add_argument("--wait", action="store_true", help="follow the run; exit code 1 when it does not succeed")
@@ -41,8 +42,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     scheduling.add_argument("--name", required=True, help="of the recurring run; one of the same name is replaced")
     scheduling.add_argument("--cron", default="", help='six fields, seconds first: "0 0 2 * * *" is every night at two')
     scheduling.add_argument("--every-seconds", type=int, default=0, metavar="N", help="instead of --cron")
-    scheduling.add_argument("--preset", help="a published recipe")
-    add_pipeline(scheduling, "what differs from the preset")
+    scheduling.add_argument("--preset", metavar="NAME|FILE", help=PRESET)
+    add_pipeline(scheduling, "what differs from the preset", "retrain")
     scheduling.set_defaults(command=schedule_command, chosen=chosen)
 
     rerunning = commands.add_parser("rerun", help="run one step alone, on the artifacts of an earlier run")
@@ -54,6 +55,7 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
         required=True,
         help="folder of a local run (build/runs/…), or s3://ROOT/PIPELINE/RUN-ID of one on a cluster",
     )
+    rerunning.add_argument("--preset", metavar="NAME|FILE", help=f"{PRESET}; what the earlier run was told comes first")
     rerunning.add_argument("--root", type=Path, default=BUILD, help="outputs of a local rerun (default: %(default)s)")
     rerunning.add_argument("parameters", nargs="*", metavar="key=value", help="settings or URIs that differ")
     rerunning.set_defaults(command=rerun_command)
@@ -91,11 +93,12 @@ def _connected(given: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _compiled(name: str, pipeline: Any) -> Iterator[Path]:
+def _compiled(name: str, pipeline: Any, preset: str | None) -> Iterator[Path]:
+    from pipelines import presets
     from pipelines.compilation import compile_pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
-        yield compile_pipeline(pipeline, Path(scratch) / f"{name}.yaml")
+        yield compile_pipeline(pipeline, Path(scratch) / f"{name}.yaml", cluster=presets.cluster(preset))
 
 
 def submit_command(given: argparse.Namespace) -> int:
@@ -103,7 +106,7 @@ def submit_command(given: argparse.Namespace) -> int:
     name, pipeline, overrides = given.chosen(given, {})
     _refuse_local_paths(overrides)
     cluster = _connected(given)
-    with _compiled(name, pipeline) as package:
+    with _compiled(name, pipeline, given.preset) as package:
         run = cluster.submit(
             package,
             overrides,
@@ -125,7 +128,7 @@ def schedule_command(given: argparse.Namespace) -> int:
     name, pipeline, overrides = given.chosen(given, {})
     _refuse_local_paths(overrides)
     cluster = _connected(given)
-    with _compiled(name, pipeline) as package:
+    with _compiled(name, pipeline, given.preset) as package:
         job, replaced = cluster.schedule(
             package,
             overrides,
@@ -148,13 +151,15 @@ def rerun_command(given: argparse.Namespace) -> int:
     pipeline = rerun_of(given.step)
     known = presets.signature(pipeline)
     own = presets.parsed(pipeline, given.parameters)
-    arguments = from_run(given.step, given.from_run, own) | own
+    recipe = presets.load(given.preset) if given.preset else {}
+    arguments = {key: value for key, value in recipe.items() if key in known}
+    arguments |= from_run(given.step, given.from_run, own) | own
     presets.check({name: parameter.default for name, parameter in known.items()} | arguments)
     name = f"{PREFIX}{given.step}"
     if Path(given.from_run).is_dir() and not given.endpoint:
         return _run_here(name, pipeline, arguments, given.root.absolute())
     cluster = _connected(given)
-    with _compiled(name, pipeline) as package:
+    with _compiled(name, pipeline, given.preset) as package:
         title = f"{name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
         options = {"pipeline_root": given.pipeline_root, "service_account": given.service_account}
         print(cluster.submit(package, arguments, experiment=given.experiment, name=title, **options))

@@ -28,10 +28,29 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.store import LocalStore, open_store
 from pipelines.local import EXECUTOR_INPUT
-from pipelines.stages import SETTINGS, on_cpu, on_gpu, on_model_image, parameter_help, parameter_name, stage, with_store
+from pipelines.stages import (
+    FROM_STEPS,
+    SETTINGS,
+    on_cpu,
+    on_gpu,
+    on_model_image,
+    parameter_help,
+    parameter_name,
+    stage,
+    with_store,
+)
 from pipelines.train_retriever import train_retriever
 
 PREFIX = "rerun_"
+CPU_NODES = {"run_cpu_node_selector", "run_cpu_tolerations"}
+REQUESTED: dict[Any, set[str]] = {
+    on_cpu: {"run_cpu_image"} | CPU_NODES,
+    on_model_image: {"run_gpu_image"} | CPU_NODES,
+    on_gpu: {"run_gpu_image", "run_gpu_type", "run_gpu_node_selector", "run_gpu_tolerations"},
+}
+"""The run's parameters that a step with this request depends on."""
+ASKED_FOR = ("production_uri",)
+"""Settings that an earlier step answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
     "collection": ("prepare-corpus", "collection"),
     "backbone": ("fetch-backbone", "backbone"),
@@ -41,6 +60,7 @@ PRODUCERS = {
     "retriever": ("tune-retriever", "retriever"),
     "index": ("build-index", "index"),
     "evaluation": ("evaluate", "evaluation"),
+    "refreshed": ("evaluate", "refreshed"),
 }
 """Which task of train_retriever makes an artifact, and under which name."""
 
@@ -113,25 +133,34 @@ def rerun_of(name: str) -> Any:
 
 
 def _constants(step: Rerunnable) -> dict[str, str]:
-    return {"source_fingerprint": ""} if "source_fingerprint" in parameters(step.settings) else {}
+    own = parameters(step.settings).keys() - ASKED_FOR
+    return {name: value for name, value in FROM_STEPS.items() if name in own}
 
 
 def _form(step: Rerunnable) -> inspect.Signature:
     """A URI for every input, then the step's own parameters, resources and image, as train_retriever has them."""
     own = {parameter_name(step.prefix, setting) for setting in parameters(step.settings)}
     own |= {f"{step.prefix}_{resource}" for resource in ("cpus", "memory", "gpus")}
-    own |= {on_cpu: {"run_cpu_image"}, on_model_image: {"run_gpu_image"}}.get(
-        step.request, {"run_gpu_image", "run_gpu_type"}
-    )
+    own |= REQUESTED[step.request]
     known = inspect.signature(train_retriever.pipeline_func).parameters.values()
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     uris = [inspect.Parameter(f"{artifact}_uri", kind, annotation=str) for artifact in step.inputs]
-    return inspect.Signature([*uris, *(parameter for parameter in known if parameter.name in own)])
+    asked = [
+        inspect.Parameter(parameter_name(step.prefix, name), kind, annotation=str, default=FROM_STEPS[name])
+        for name in ASKED_FOR
+        if name in parameters(step.settings)
+    ]
+    return inspect.Signature([*uris, *(parameter for parameter in known if parameter.name in own), *asked])
 
 
 def _meanings(step: Rerunnable, signature: inspect.Signature) -> dict[str, str]:
     uris = {f"{artifact}_uri": f"URI of an earlier run's artifact {artifact}." for artifact in step.inputs}
-    return uris | {name: text for name, text in parameter_help().items() if name in signature.parameters}
+    asked = {
+        parameter_name(step.prefix, name): found.help
+        for name, found in parameters(step.settings).items()
+        if name in ASKED_FOR
+    }
+    return uris | {n: text for n, text in (parameter_help() | asked).items() if n in signature.parameters}
 
 
 def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]:
@@ -149,9 +178,10 @@ def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]
         InputError: The run does not exist, or lacks an artifact that the step needs.
     """
     step = STEPS[name]
-    told = Path(run) / name.replace("_", "-") / EXECUTOR_INPUT
-    if told.is_file():
-        return _as_told(step, json.loads(told.read_text()))
+    # The tasks of a pipeline in a pipeline lie in folders of it.
+    told = sorted(Path(run).glob(f"**/{name.replace('_', '-')}/{EXECUTOR_INPUT}"))
+    if told:
+        return _as_told(step, json.loads(told[0].read_text()))
     return {f"{artifact}_uri": _found(artifact, run) for artifact in step.inputs if f"{artifact}_uri" not in given}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
+from llm_retriever.errors import InputError
 from llm_retriever.settings import (
     AdaptationSettings,
     BackboneSettings,
@@ -20,6 +22,7 @@ from llm_retriever.settings import (
     TuningSettings,
     parameters,
 )
+from pipelines.pods import RETRY_SECONDS, SHARED_MEMORY_VOLUME, PodSettings
 
 SETTINGS: dict[str, type] = {
     "corpus": CorpusSettings,
@@ -38,9 +41,21 @@ RUN_HELP = {
     "run_gpu_type": "Resource name of the accelerator, as the cluster's device plug-in calls it.",
     "run_cpu_image": "Image of the steps without a GPU.",
     "run_gpu_image": "Image of the steps that run a model.",
+    "run_gpu_node_selector": 'Labels that a node must have to run the steps with a GPU, as {"pool": "a100"}; {} = any node.',
+    "run_gpu_tolerations": "Taints that the steps with a GPU tolerate, as Kubernetes writes them: "
+    '[{"key": "nvidia.com/gpu", "operator": "Exists"}]; [] = none.',
+    "run_cpu_node_selector": "Labels that a node must have to run the steps without a GPU; {} = any node.",
+    "run_cpu_tolerations": "Taints that the steps without a GPU tolerate; [] = none.",
 }
-SHARED = ("seed", "precision", "checkpoint_uri", "checkpoint_minutes")
-RENAMED = {"processes": "gpus", "tune": "weights"}
+ANY_NODE: dict[str, str] = {}
+"""Default of the node selectors; an empty one asks for nothing."""
+NO_TOLERATIONS: list[dict[str, Any]] = []
+TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
+SHARED = ("seed", "precision", "checkpoint_uri", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+FROM_STEPS = {"source_fingerprint": "", "production_uri": ""}
+"""Settings that an earlier step answers, and what stands for them where there is none."""
+RENAMED = {"processes": "gpus", "tune": "weights", "node_processes": "node_gpus"}
+OF_THE_RUN = {"node_image": "run_gpu_image", "node_gpu_type": "run_gpu_type"}
 STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
 STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 
@@ -53,6 +68,8 @@ def parameter_name(prefix: str, setting: str) -> str:
     """
     if setting in SHARED:
         return f"run_{setting}"
+    if setting in OF_THE_RUN:
+        return OF_THE_RUN[setting]
     if (prefix, setting) == ("backbone", "source"):
         return "backbone"
     return f"{prefix}_{RENAMED.get(setting, setting)}"
@@ -65,28 +82,58 @@ def stage(given: Mapping[str, Any], prefix: str, settings: type, **others: Any) 
 
 
 def on_cpu(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
-    """Requests processors and memory, and the CPU image."""
-    return _requested(task, given, prefix).set_container_image(given["run_cpu_image"])
+    """Requests processors and memory, the CPU image and its nodes."""
+    return _requested(task, given, prefix, "cpu").set_container_image(given["run_cpu_image"])
 
 
 def on_model_image(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
     """Requests processors and memory, and the image that has torch, but no GPU."""
-    return _requested(task, given, prefix).set_container_image(given["run_gpu_image"])
+    return _requested(task, given, prefix, "cpu").set_container_image(given["run_gpu_image"])
 
 
 def on_gpu(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
-    """Requests GPUs, processors and memory, shared memory for data loading and NCCL, and the GPU image."""
-    _requested(task, given, prefix).set_container_image(given["run_gpu_image"])
+    """Requests GPUs and their nodes, processors and memory, shared memory for data loading and NCCL, and the GPU image."""
+    _requested(task, given, prefix, "gpu").set_container_image(given["run_gpu_image"])
     task.set_accelerator_type(given["run_gpu_type"]).set_accelerator_limit(given[f"{prefix}_gpus"])
-    kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="16Gi")  # noqa: S108
+    _refers_to(task, given["run_gpu_type"], given[f"{prefix}_gpus"])
+    size = PodSettings.shared_memory
+    kubernetes.empty_dir_mount(task, SHARED_MEMORY_VOLUME, "/dev/shm", medium="Memory", size_limit=size)  # noqa: S108
+    if f"{prefix}_nodes" in given:  # What such a step starts on several nodes is owned by its pod, and goes with it.
+        kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
     return task
 
 
-def _requested(task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str) -> dsl.PipelineTask:
+def _requested(
+    task: dsl.PipelineTask, given: Mapping[str, Any], prefix: str, nodes: Literal["cpu", "gpu"]
+) -> dsl.PipelineTask:
     task.set_cpu_request(given[f"{prefix}_cpus"]).set_memory_request(given[f"{prefix}_memory"])
     task.set_memory_limit(given[f"{prefix}_memory"])
-    # Counted from the first start, not between attempts: anything shorter than the step itself means no retry at all.
-    return task.set_retry(2, backoff_duration="60s", backoff_factor=2, backoff_max_duration="604800s")
+    _refers_to(task, given[f"{prefix}_cpus"], given[f"{prefix}_memory"])
+    kubernetes.add_node_selector_json(task, given[f"run_{nodes}_node_selector"])
+    kubernetes.add_toleration_json(task, given[f"run_{nodes}_tolerations"])
+    longest = f"{RETRY_SECONDS}s"
+    return task.set_retry(PodSettings.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=longest)
+
+
+def _refers_to(task: dsl.PipelineTask, *values: Any) -> None:
+    """The compiler forgets to hand what only resources refer to into loops and conditions."""
+    task.register_pipeline_channels([value for value in values if isinstance(value, PipelineParameterChannel)])
+
+
+def check_placement(given: Mapping[str, Any]) -> None:
+    """Validates node selectors and tolerations as Kubernetes would, which refuses them only when the pod is made.
+
+    Raises:
+        InputError: A selector is not a table of texts, or a toleration has other keys than Kubernetes'.
+    """
+    for nodes in ("gpu", "cpu"):
+        selector, tolerations = given.get(f"run_{nodes}_node_selector", {}), given.get(f"run_{nodes}_tolerations", [])
+        if not all(isinstance(value, str) for value in selector.values()):
+            mend = 'write values in quotes, as {"pool": "a100"}'
+            raise InputError("a label's value is no text", field=f"run_{nodes}_node_selector", mend=mend)
+        if not all(isinstance(item, dict) and item and set(item) <= set(TOLERATION_KEYS) for item in tolerations):
+            mend = f"give a list of objects with keys of {', '.join(TOLERATION_KEYS)}"
+            raise InputError("no tolerations of Kubernetes", field=f"run_{nodes}_tolerations", mend=mend)
 
 
 def with_store(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -100,7 +147,7 @@ def parameter_help() -> dict[str, str]:
     meanings: dict[str, str] = {}
     for prefix, settings in ALL_SETTINGS.items():
         for setting, parameter in parameters(settings).items():
-            if setting != "source_fingerprint":
+            if setting not in FROM_STEPS:
                 meanings.setdefault(parameter_name(prefix, setting), parameter.help)
     for prefix in ALL_SETTINGS:
         meanings[f"{prefix}_cpus"] = f"Processors that the {prefix} stage requests, as Kubernetes counts them."

@@ -3,21 +3,9 @@
 Compile it with `make compile`, or with `kfp dsl compile --py pipelines/train_retriever.py --output train_retriever.yaml`.
 """
 
-from typing import NamedTuple
-
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Markdown, Metrics, Model
 
-from components.adapt_backbone import component as adaptation
-from components.build_index import component as indexing
 from components.definition import image, with_arguments
-from components.evaluate import component as evaluation
-from components.fetch_backbone import component as fetching
-from components.fingerprint_sources import component as fingerprinting
-from components.mine_negatives import component as mining
-from components.prepare_corpus import component as preparation
-from components.promote import component as promotion
-from components.tune_retriever import component as tuning
 from llm_retriever.settings import (
     AdaptationSettings,
     BackboneSettings,
@@ -29,21 +17,8 @@ from llm_retriever.settings import (
     PromotionSettings,
     TuningSettings,
 )
-from pipelines import encoding
-from pipelines.stages import on_cpu, on_gpu, on_model_image, parameter_help, stage, with_store
-
-
-class Trained(NamedTuple):
-    """What a run leaves behind."""
-
-    retriever: Model
-    index: Artifact
-    evaluation: Artifact
-    report: HTML
-    summary: Markdown
-    metrics: Metrics
-    decision: Markdown
-    published_uri: str
+from pipelines.chain import Trained, looked_at, trained
+from pipelines.stages import ANY_NODE, NO_TOLERATIONS, parameter_help
 
 
 @dsl.pipeline(name="train-retriever")
@@ -113,6 +88,10 @@ def train_retriever(
     adapt_gradient_checkpointing: str = AdaptationSettings.gradient_checkpointing,
     adapt_deepspeed: str = AdaptationSettings.deepspeed,
     adapt_gpus: int = 1,
+    adapt_nodes: int = AdaptationSettings.nodes,
+    adapt_node_gpus: int = AdaptationSettings.node_processes,
+    adapt_node_cpus: str = AdaptationSettings.node_cpus,
+    adapt_node_memory: str = AdaptationSettings.node_memory,
     adapt_cpus: str = "8",
     adapt_memory: str = "64Gi",
     # tune
@@ -141,6 +120,10 @@ def train_retriever(
     tune_gradient_checkpointing: str = TuningSettings.gradient_checkpointing,
     tune_deepspeed: str = TuningSettings.deepspeed,
     tune_gpus: int = 1,
+    tune_nodes: int = TuningSettings.nodes,
+    tune_node_gpus: int = TuningSettings.node_processes,
+    tune_node_cpus: str = TuningSettings.node_cpus,
+    tune_node_memory: str = TuningSettings.node_memory,
     tune_cpus: str = "8",
     tune_memory: str = "64Gi",
     # index
@@ -195,6 +178,9 @@ def train_retriever(
     promote_metric: str = PromotionSettings.metric,
     promote_minimum_gain: float = PromotionSettings.minimum_gain,
     promote_minimum_value: float = PromotionSettings.minimum_value,
+    promote_guards: str = PromotionSettings.guards,
+    promote_significance: float = PromotionSettings.significance,
+    promote_refresh: bool = PromotionSettings.refresh,
     promote_cpus: str = "1",
     promote_memory: str = "4Gi",
     # run
@@ -202,80 +188,18 @@ def train_retriever(
     run_precision: str = TuningSettings.precision,
     run_checkpoint_uri: str = TuningSettings.checkpoint_uri,
     run_checkpoint_minutes: float = TuningSettings.checkpoint_minutes,
+    run_node_runtime: str = TuningSettings.node_runtime,
+    run_node_account: str = TuningSettings.node_account,
+    run_node_labels: str = TuningSettings.node_labels,
     run_gpu_type: str = "nvidia.com/gpu",
+    run_gpu_node_selector: dict = ANY_NODE,
+    run_gpu_tolerations: list = NO_TOLERATIONS,
+    run_cpu_node_selector: dict = ANY_NODE,
+    run_cpu_tolerations: list = NO_TOLERATIONS,
     run_cpu_image: str = image("cpu"),
     run_gpu_image: str = image("gpu"),
 ) -> Trained:
     """Turns a corpus with queries into an evaluated LLM dense retriever, and publishes it when it is better."""
     given = dict(locals())
-
-    sources = fingerprinting.fingerprint_sources(corpus_uri=corpus_uri, backbone=backbone, parts=index_parts)
-    sources.set_caching_options(False)
-    with_store(on_cpu(sources, given, "promote"))
-
-    corpus = preparation.prepare_corpus(
-        **stage(given, "corpus", CorpusSettings, source_fingerprint=sources.outputs["corpus_fingerprint"])
-    )
-    with_store(on_cpu(corpus, given, "corpus"))
-    collection = corpus.outputs["collection"]
-
-    fetched = fetching.fetch_backbone(
-        collection=collection,
-        **stage(given, "backbone", BackboneSettings, source_fingerprint=sources.outputs["backbone_fingerprint"]),
-    )
-    with_store(on_model_image(fetched, given, "backbone"))
-    original = fetched.outputs["backbone"]
-
-    mined = mining.mine_negatives(collection=collection, **stage(given, "mine", MiningSettings))
-    with_store(on_gpu(mined, given, "mine"))
-    pairs = mined.outputs["training_set"]
-
-    adapted = adaptation.adapt_backbone(
-        backbone=original, collection=collection, training_set=pairs, **stage(given, "adapt", AdaptationSettings)
-    )
-    with_store(on_gpu(adapted, given, "adapt"))
-
-    tuned = tuning.tune_retriever(
-        adapted=adapted.outputs["adapted"],
-        collection=collection,
-        training_set=pairs,
-        **stage(given, "tune", TuningSettings),
-    )
-    with_store(on_gpu(tuned, given, "tune"))
-    retriever = tuned.outputs["retriever"]
-
-    encoded = encoding.encoded_in_parts(given, sources.outputs["part_numbers"], retriever, collection)
-    built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index", IndexSettings))
-    with_store(on_gpu(built, given, "index")).after(encoded)
-    index = built.outputs["index"]
-
-    judged = evaluation.evaluate(
-        index=index,
-        retriever=retriever,
-        backbone=original,
-        adapted=adapted.outputs["adapted"],
-        collection=collection,
-        bm25_runs=mined.outputs["bm25_runs"],
-        **stage(given, "eval", EvaluationSettings),
-    )
-    with_store(on_gpu(judged, given, "eval"))
-
-    decided = promotion.promote(
-        evaluation=judged.outputs["evaluation"],
-        retriever=retriever,
-        index=index,
-        **stage(given, "promote", PromotionSettings),
-    )
-    decided.set_caching_options(False)
-    with_store(on_cpu(decided, given, "promote"))
-
-    return Trained(
-        retriever=retriever,
-        index=index,
-        evaluation=judged.outputs["evaluation"],
-        report=judged.outputs["report"],
-        summary=judged.outputs["summary"],
-        metrics=judged.outputs["metrics"],
-        decision=decided.outputs["decision"],
-        published_uri=decided.outputs["published_uri"],
-    )
+    # Only runs of a schedule note what they have judged.
+    return trained(given, looked_at(given)._replace(fingerprint=""))

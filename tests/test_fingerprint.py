@@ -1,14 +1,18 @@
-"""A source's fingerprint changes exactly when the source does."""
+"""A source's fingerprint changes exactly when the source does, and one that was judged already is no news."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from components.fingerprint_sources.__main__ import STEP
 from llm_retriever.errors import InputError
-from llm_retriever.fingerprint import backbone_fingerprint, corpus_fingerprint
+from llm_retriever.fingerprint import State, backbone_fingerprint, corpus_fingerprint, state
+from llm_retriever.registry import Registry
+from llm_retriever.store import open_store
+from llm_retriever.versions import main
 
 
 def test_a_directory_is_known_by_names_and_contents(beir_source: Path) -> None:
@@ -42,10 +46,87 @@ def test_a_source_that_does_not_exist_ends_the_step(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.startswith("fingerprint_sources: ")
 
 
-def test_the_step_prints_both_fingerprints(beir_source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_step_prints_what_it_found(beir_source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert STEP.execute(["--corpus-uri", str(beir_source), "--backbone", "scratch:tiny"]) == 0
+    corpus, backbone = corpus_fingerprint(str(beir_source)), backbone_fingerprint("scratch:tiny")
     assert capsys.readouterr().out.splitlines() == [
-        f"corpus_fingerprint: {corpus_fingerprint(str(beir_source))}",
-        f"backbone_fingerprint: {backbone_fingerprint('scratch:tiny')}",
+        f"corpus_fingerprint: {corpus}",
+        f"backbone_fingerprint: {backbone}",
         "part_numbers: [0]",
+        f"fingerprint: {state(corpus, backbone, '', '').fingerprint}",
+        "changed: True",
+        "production_uri: ",
     ]
+
+
+# ---- whether it was judged already
+
+
+@pytest.fixture(params=["local", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty registry."""
+    if request.param == "local":
+        return str(tmp_path / "published")
+    server = request.getfixturevalue("s3")
+    return f"s3://{server.bucket}/published"
+
+
+def test_only_the_very_same_fingerprint_that_was_judged_is_no_change(uri: str) -> None:
+    first = state("c", "b", "r", uri)
+    assert first.changed
+    Registry(uri).write_judged(first.fingerprint, False, "", ["Not good enough."])
+    assert state("c", "b", "r", uri) == State(first.fingerprint, False, "")
+    for other in (("c2", "b", "r"), ("c", "b2", "r"), ("c", "b", "r2"), ("cb", "", "r")):
+        found = state(*other, uri)
+        assert found.changed
+        assert found.fingerprint != first.fingerprint
+    Registry(uri).write_judged(state("c2", "b", "r", uri).fingerprint, True, "v", [])
+    assert state("c", "b", "r", uri).changed
+
+
+def test_without_a_registry_everything_is_news(tmp_path: Path) -> None:
+    assert state("c", "b", "r", "") == State(state("c", "b", "r", str(tmp_path)).fingerprint, True, "")
+
+
+def test_a_record_that_was_forgotten_is_news_again(uri: str) -> None:
+    Registry(uri).write_judged(state("c", "b", "r", uri).fingerprint, True, "v", [])
+    assert main(["forget", uri]) == 0
+    assert state("c", "b", "r", uri).changed
+
+
+def test_the_version_in_production_is_named_without_a_slash_at_its_end(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").write_text("x")
+    version = Registry(uri).publish({"retriever": tmp_path / "made"}, "model", "card")
+    assert state("c", "b", "r", uri).production_uri == ""
+    Registry(uri).put_into_production(version, {})
+    assert state("c", "b", "r", f"{uri}/").production_uri == f"{uri}/versions/{version.name}"
+
+
+def test_a_record_that_is_not_one_is_bad_input(uri: str) -> None:
+    open_store(uri).write("judged.json", b"[]")
+    with pytest.raises(InputError, match=r"judged.json: not a JSON object; remove it"):
+        state("c", "b", "r", uri)
+
+
+def test_the_step_says_whether_anything_changed(
+    uri: str, beir_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--corpus-uri", str(beir_source), "--backbone=scratch:tiny", "--recipe=one", f"--published-uri={uri}"]
+    assert STEP.execute(flags) == 0
+    said = dict(line.split(": ") for line in capsys.readouterr().out.splitlines()[:-1])
+    assert said["changed"] == "True"
+    Registry(uri).write_judged(said["fingerprint"], False, "", [])
+    for recipe, changed in (("one", "False"), ("two", "True")):
+        assert STEP.execute([*flags, f"--recipe={recipe}"]) == 0
+        assert f"changed: {changed}\n" in capsys.readouterr().out
+
+
+def test_kubeflow_gets_a_truth_value(tmp_path: Path, beir_source: Path) -> None:
+    message = {
+        "inputs": {"parameterValues": {"corpus_uri": str(beir_source), "backbone": "scratch:tiny"}},
+        "outputs": {"outputFile": str(tmp_path / "executor_output.json")},
+    }
+    assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
+    answer = json.loads((tmp_path / "executor_output.json").read_text())["parameterValues"]
+    assert (answer["changed"], answer["production_uri"]) == (True, "")

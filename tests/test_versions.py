@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from llm_retriever.errors import InputError
 from llm_retriever.registry import Registry, Version, in_production
 from llm_retriever.store import open_store
+from llm_retriever.sweeping import clear_abandoned
 from llm_retriever.versions import main
 
 
@@ -26,7 +29,7 @@ def published(uri: str, directory: Path, content: str) -> Version:
         (directory / content / folder).mkdir(parents=True)
         (directory / content / folder / "file").write_text(content)
     folders = {folder: directory / content / folder for folder in ("retriever", "index", "evaluation")}
-    return Registry(uri).publish(folders, model=content, card=content)
+    return Registry(uri).publish(folders, model=content, card=content, reason=f"ndcg@10 of {content}")
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_any_version_can_be_named(uri: str, versions: list[Version], capsys: pyt
     capsys.readouterr()
     assert main(["list", uri]) == 0
     marked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("*")]
-    assert marked == [f"* {versions[0].name}"]
+    assert [line.split()[1] for line in marked] == [versions[0].name]
 
 
 def test_a_version_that_does_not_exist_is_refused_and_nothing_moves(
@@ -90,3 +93,79 @@ def test_pruning_spares_the_newest_and_those_in_use(uri: str, versions: list[Ver
     assert Registry(uri).production() == one
     gone = {version.name for version in versions} - left
     assert not any(entry.key.split("/")[1] in gone for entry in open_store(uri).list("versions"))
+
+
+def test_the_list_says_since_when_and_why_and_which_are_refreshed(
+    uri: str, versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _, three = versions
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "file").write_text("new")
+    folders = {"retriever": three, "index": tmp_path / "index", "evaluation": three}
+    new = Registry(uri).publish(folders, "m", "three", refreshed_from=three.name, reason="three with a new index")
+    Registry(uri).put_into_production(new, {})
+    assert main(["list", uri]) == 0
+    lines = {line[2:].split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    since = alias(uri)["since"]
+    assert lines[new.name] == f"* {new.name}  refreshed  in production since {since}: three with a new index"
+    assert lines[three.name] == (
+        f"  {three.name}  trained    published {three.published}, the one before: ndcg@10 of three"
+    )
+    assert lines[one.name] == f"  {one.name}  trained    published {one.published}: ndcg@10 of one"
+    assert main(["rollback", uri]) == 0
+    assert main(["list", uri]) == 0
+    assert "in production since" in (said := capsys.readouterr().out)
+    assert ": ndcg@10 of three; rolled back by hand" in said
+
+
+def test_versions_of_an_earlier_release_are_listed_too(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = published(uri, tmp_path / "made", "one")
+    old = {"name": version.name, "model": "m", "card": "c"}
+    open_store(uri).write(f"{version.key}/version.json", json.dumps(old).encode())
+    assert main(["list", uri]) == 0
+    assert capsys.readouterr().out.startswith(f"  {version.name}  trained    published ")
+
+
+def test_versions_of_one_day_are_in_the_order_of_their_publication(uri: str, tmp_path: Path) -> None:
+    made = [published(uri, tmp_path / "made", content) for content in ("one", "two", "three")]
+    for second, version in enumerate(made):
+        told = dataclasses.asdict(version) | {"published": f"2026-03-14T00:00:0{second}+00:00"}
+        open_store(uri).write(f"{version.key}/version.json", json.dumps(told).encode())
+    assert [version.name for version in Registry(uri).versions()] == [version.name for version in made]
+
+
+def test_the_record_is_shown_and_can_be_removed(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("judged", "forget"):
+        assert main([command, uri]) == 0
+        assert capsys.readouterr().out == "nothing was judged yet\n"
+    Registry(uri).write_judged("f1", False, "2026-03-14-0f1e2d3c4b5a", ["It is not better."])
+    assert main(["judged", uri]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "fingerprint: f1",
+        "promoted: False",
+        "version: 2026-03-14-0f1e2d3c4b5a",
+        "- It is not better.",
+    ]
+    assert main(["forget", uri]) == 0
+    assert "trains" in capsys.readouterr().out
+    assert Registry(uri).judged() == {}
+
+
+def test_what_was_never_completed_is_cleared_away_after_a_while(uri: str, versions: list[Version]) -> None:
+    registry, store = Registry(uri), open_store(uri)
+    for name in ("2001-01-01-0f1e2d3c4b5a", "somebody-elses"):
+        store.write(f"versions/{name}/retriever/model.safetensors", b"half")
+    store.delete(f"{versions[0].key}/version.json")
+    store.delete(f"{versions[2].key}/version.json")  # damaged, but the alias names it
+    now = time.time()
+    assert clear_abandoned(registry, 7, now + 6 * 86_400) == []
+    assert clear_abandoned(registry, 7, now + 8 * 86_400) == sorted(["2001-01-01-0f1e2d3c4b5a", versions[0].name])
+    left = {entry.key.split("/")[1] for entry in store.list("versions")}
+    assert left == {versions[1].name, versions[2].name, "somebody-elses"}
+
+
+def test_pruning_says_what_it_did(uri: str, versions: list[Version], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", uri]) == 0
+    assert capsys.readouterr().out == "nothing to delete\n"

@@ -10,11 +10,13 @@ def run(step: StepRun[EvaluationSettings]) -> None:
     """Evaluates the retriever and writes the report."""
     from llm_retriever import files
     from llm_retriever.evaluation.evaluate import evaluate
+    from llm_retriever.evaluation.production import REFRESHED_FILE
 
-    written = {name: step.outputs[name] for name in ("evaluation", "report", "summary")}
+    written = {name: step.outputs[name] for name in ("evaluation", "report", "summary", "refreshed")}
     metrics = evaluate(step.settings, **step.inputs, **written)
     files.write_json(step.outputs["metrics"], metrics)
     step.metadata["metrics"] = dict(metrics)
+    step.metadata["refreshed"] = files.read_json(step.outputs["refreshed"] / REFRESHED_FILE)
 
 
 STEP = Step(
@@ -34,6 +36,7 @@ STEP = Step(
         "report": "The report, as a page to look at.",
         "summary": "The result in a few lines of Markdown.",
         "metrics": "The figures, as numbers of the run.",
+        "refreshed": "The index of the version in production, brought to this collection, where its own is of another.",
     },
 )
 

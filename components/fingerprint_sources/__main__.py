@@ -7,12 +7,20 @@ from llm_retriever.settings import FingerprintSettings
 
 
 def run(step: StepRun[FingerprintSettings]) -> None:
-    """Lists both sources and reduces each listing to a digest."""
-    from llm_retriever.fingerprint import backbone_fingerprint, corpus_fingerprint
+    """Lists both sources, reduces each listing to a digest, and looks whether these were judged already."""
+    from llm_retriever.fingerprint import backbone_fingerprint, corpus_fingerprint, state
 
-    step.results["corpus_fingerprint"] = corpus_fingerprint(step.settings.corpus_uri)
-    step.results["backbone_fingerprint"] = backbone_fingerprint(step.settings.backbone)
-    step.results["part_numbers"] = list(range(step.settings.parts))
+    settings = step.settings
+    corpus, backbone = corpus_fingerprint(settings.corpus_uri), backbone_fingerprint(settings.backbone)
+    found = state(corpus, backbone, settings.recipe, settings.published_uri)
+    step.results.update(
+        corpus_fingerprint=corpus,
+        backbone_fingerprint=backbone,
+        part_numbers=list(range(settings.parts)),
+        fingerprint=found.fingerprint,
+        changed=found.changed,
+        production_uri=found.production_uri,
+    )
 
 
 STEP = Step(
@@ -23,6 +31,9 @@ STEP = Step(
         "corpus_fingerprint": "Changes when the corpus changes.",
         "backbone_fingerprint": "Changes when the backbone changes.",
         "part_numbers": "Numbers of the parts that the corpus is encoded in; Kubeflow cannot count for itself.",
+        "fingerprint": "Changes when the corpus, the backbone or the recipe changes.",
+        "changed": "False only if the record of published_uri says that this very fingerprint has been judged.",
+        "production_uri": "URI of the version in production; empty if there is none.",
     },
 )
 

@@ -12,7 +12,12 @@ def run(step: StepRun[PromotionSettings]) -> None:
 
     inputs = step.inputs
     uri, promoted = promote(
-        step.settings, inputs["evaluation"], inputs["retriever"], inputs["index"], step.outputs["decision"]
+        step.settings,
+        inputs["evaluation"],
+        inputs["retriever"],
+        inputs["index"],
+        step.outputs["decision"],
+        inputs["refreshed"],
     )
     step.results.update(published_uri=uri, promoted=promoted)
     step.metadata["decision"] = {"promoted": promoted, "published_uri": uri}
@@ -26,6 +31,7 @@ STEP = Step(
         "evaluation": "What evaluate found: evaluation.json and the runs.",
         "retriever": "The retriever that was evaluated.",
         "index": "The index that was evaluated.",
+        "refreshed": "What evaluate made of the index in production: one of the new collection, if that is another one.",
     },
     outputs={"decision": "The decision with its reasons, as Markdown."},
     results={

@@ -13,6 +13,7 @@ def promote(
     evaluation: Input[Artifact],
     retriever: Input[Model],
     index: Input[Artifact],
+    refreshed: Input[Artifact],
     decision: Output[Markdown],
     published_uri: OutputPath(str),
     promoted: OutputPath(bool),
@@ -21,6 +22,10 @@ def promote(
     metric: str,
     minimum_gain: float,
     minimum_value: float,
+    guards: str,
+    significance: float,
+    refresh: bool,
+    source_fingerprint: str,
 ) -> dsl.ContainerSpec:
     """Decides whether the retriever replaces the one in production, and publishes it."""
     return container(STEP, "cpu")

@@ -23,11 +23,12 @@ from llm_retriever.card import EMBEDDING_TOKENS, Stage, load_lineage, save_linea
 from llm_retriever.chunks import ByLength
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.launching import launch, resolve_processes
+from llm_retriever.launching import launch, processes_of
 from llm_retriever.methods import AdaptationRecipe, Method
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import TrainingSet, check
+from llm_retriever.trainjob.nodes import nodes_of
 from llm_retriever.weights import attach_lora, load_backbone, save_model
 
 LOG_FILE = "training_log.json"
@@ -167,13 +168,19 @@ def _launched(settings: AdaptationSettings, run: TrainingRun, draft: Path, **pat
             "draft": str(draft.resolve()),
             "log": str(log_file),
         }
-        processes = resolve_processes(settings.processes)
-        launch(__name__, job, Path(scratch), processes=processes, deepspeed=settings.deepspeed)
+        launch(
+            __name__,
+            job,
+            Path(scratch),
+            processes=processes_of(settings),
+            deepspeed=settings.deepspeed,
+            nodes=nodes_of(settings),
+        )
         return TrainingLog.load(log_file)
 
 
 def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: TrainingLog) -> Stage:
-    processes = resolve_processes(settings.processes)
+    processes = processes_of(settings)
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
     row = resolved_method(settings)

@@ -21,12 +21,13 @@ from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.sources import homogeneous
 from llm_retriever.errors import InputError
-from llm_retriever.launching import launch, resolve_processes
+from llm_retriever.launching import launch, processes_of
 from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
 from llm_retriever.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import EXAMPLES_FILE, TrainingSet, check
+from llm_retriever.trainjob.nodes import nodes_of
 from llm_retriever.weights import attach_lora, load_backbone, save_model
 
 MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
@@ -90,8 +91,15 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
             "draft": str(draft.resolve()),
             "log": str(Path(scratch) / LOG_FILE),
         }
-        processes = resolve_processes(settings.processes)
-        launch(__name__, job, Path(scratch), processes=processes, deepspeed=settings.deepspeed)
+        processes = processes_of(settings)
+        launch(
+            __name__,
+            job,
+            Path(scratch),
+            processes=processes,
+            deepspeed=settings.deepspeed,
+            nodes=nodes_of(settings),
+        )
         log = TrainingLog.load(job["log"])
         log.save(draft / LOG_FILE)
         stage = Stage("contrastive", _stage_settings(row, run, processes), examples.digest, log.seconds, log.examples)

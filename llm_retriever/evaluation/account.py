@@ -23,8 +23,13 @@ def corpus_name(collection: Collection) -> str:
 
 def description(card: RetrieverCard) -> dict[str, Any]:
     """One sentence about the retriever, and the digest of its card."""
+    return {"description": f"the tuned model {made_of(card)}", "card": card.digest()}
+
+
+def made_of(card: RetrieverCard) -> str:
+    """Method and stages of a retriever, in brackets."""
     stages = " then ".join(stage.stage for stage in card.lineage.stages) or "nothing"
-    return {"description": f"the tuned model ({card.method}; trained by {stages})", "card": card.digest()}
+    return f"({card.method}; trained by {stages})"
 
 
 def costs(
@@ -32,6 +37,7 @@ def costs(
     tuned: DenseSystem,
     untuned_seconds: float | None,
     encoder_seconds: Mapping[str, float] | None = None,
+    production_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Times and sizes; a figure that nobody took down is left out.
 
@@ -40,6 +46,7 @@ def costs(
         tuned: The retriever after its searches.
         untuned_seconds: Time in which the corpus was encoded with the un-tuned backbone and searched.
         encoder_seconds: The same of published encoders, by name.
+        production_seconds: The same of the retriever in production.
     """
     manifest = tuned.index.manifest
     timings = manifest.timings
@@ -56,6 +63,7 @@ def costs(
         "index_bytes": efficiency.index_bytes(manifest),
         "query_encoding_ms": 1000 * tuned.encoding_seconds / tuned.queries,
         "query_search_ms": 1000 * tuned.search_seconds / tuned.queries,
+        "production_seconds": production_seconds,
         "untuned_backbone_seconds": untuned_seconds,
         "encoder_seconds": encoder_seconds or None,
         "device": efficiency.device(tuned),

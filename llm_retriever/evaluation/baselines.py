@@ -20,7 +20,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
-from llm_retriever.evaluation.splits import BACKBONE, BM25, RETRIEVER
+from llm_retriever.evaluation.splits import BACKBONE, BM25, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded, without_own_passage
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
@@ -98,7 +98,7 @@ class Baselines:
 
     def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
         self.settings = settings
-        names = [RETRIEVER, BM25, BACKBONE, *taken]
+        names = [RETRIEVER, PRODUCTION, BM25, BACKBONE, *taken]
         found = named(_with_rows(settings.encoders), "encoders", names)
         self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in found.items()}
         self.runs = named(settings.runs, "runs", [*names, *self.encoders])

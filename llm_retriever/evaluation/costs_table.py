@@ -94,6 +94,10 @@ STAGE: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("batch_size", lambda v: f"{v:,} per update"),
     ("operations_at_most", lambda v: f"about {large(v)} floating-point operations"),
 )
+EVALUATED = (
+    ("evaluating the version in production", "production_seconds"),
+    ("evaluating the un-tuned backbone", "untuned_backbone_seconds"),
+)
 RERANKING: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("seconds", seconds_as_text),
     ("pairs", lambda v: f"{v:,} pairs of query and passage"),
@@ -112,8 +116,9 @@ def _rows(evaluation: Figures) -> Iterator[tuple[str, str]]:
         yield f"training: {stage['stage']}", _joined(stage, STAGE)
     for head, parts in ROWS:
         yield head, _joined(told, parts)
-    if "untuned_backbone_seconds" in costs:
-        yield "evaluating the un-tuned backbone", seconds_as_text(costs["untuned_backbone_seconds"])
+    for head, key in EVALUATED:
+        if key in costs:
+            yield head, seconds_as_text(costs[key])
     for name, seconds in costs.get("encoder_seconds", {}).items():
         yield f"evaluating {name}", seconds_as_text(seconds)
     yield "re-ranking", _joined(evaluation.get("rerank", {}), RERANKING)

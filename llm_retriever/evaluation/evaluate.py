@@ -18,8 +18,9 @@ from llm_retriever.evaluation.baselines import Baselines, add_lexical, add_untun
 from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.metrics import parse_measures
+from llm_retriever.evaluation.production import Production, Refreshed
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, FAMILY
-from llm_retriever.evaluation.splits import RETRIEVER, ZERO_SHOT
+from llm_retriever.evaluation.splits import RETRIEVER, ZERO_SHOT, in_order
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, check_fingerprint
 from llm_retriever.evaluation.zero_shot import ZeroShot
 from llm_retriever.indexing.search import Index
@@ -43,9 +44,12 @@ def evaluate(
     evaluation: Path,
     report: Path,
     summary: Path,
+    refreshed: Path,
     adapted: Path | None = None,
 ) -> dict[str, float]:
     """Evaluates a retriever against BM25, its un-tuned backbone and what else the settings name, on all splits and collections.
+
+    The version in production, if `production_uri` names one, is a baseline in an index that is brought to this collection.
 
     Args:
         settings: What to measure, and on what.
@@ -57,6 +61,8 @@ def evaluate(
         evaluation: Directory to write: `evaluation.json` and `runs/<split>/<system>.trec`.
         report: HTML file to write.
         summary: Markdown file to write.
+        refreshed: Directory to write: `refreshed.json`, and `index/` where the index of the version in production was of
+            another collection.
         adapted: Output of adapt_backbone, which query-likelihood re-ranking and the attention analysis read.
 
     Returns:
@@ -66,8 +72,12 @@ def evaluate(
         InputError: A setting or an input cannot be used; nothing is written.
     """
     corpus = Collection.open(collection)
-    with files.atomic_directory(evaluation) as draft, tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch:
-        paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft)
+    with (
+        files.atomic_directory(refreshed) as renewed,
+        files.atomic_directory(evaluation) as draft,
+        tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch,
+    ):
+        paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft, renewed)
         bench = Bench(settings, corpus, draft / RUNS_DIRECTORY)
         zero_shot = ZeroShot(settings, corpus.splits)
         card = RetrieverCard.load(retriever)
@@ -86,14 +96,17 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     settings, runs = bench.settings, BM25Runs(paths.bm25_runs, bench.corpus)
     others = Baselines(settings, runs.others)
     # Whatever is wrong with an input shows before the hours of encoding.
+    production = Production(settings.production_uri) if settings.production_uri else None
     zero_shot.prepare(scratch)
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     add_lexical(bench, runs)
+    renewed, production_seconds = production.add(bench, paths.refreshed) if production else (Refreshed(), None)
+    renewed.save(paths.refreshed)
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add(bench)
-    costs = account.costs(card, tuned, untuned_seconds, encoder_seconds)
+    costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, production_seconds)
     zero_shot.run(tuned, others, bench.runs)
     extras = run_extras(settings, bench, card, paths)
     return {
@@ -110,11 +123,12 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "card": card.digest(),
         "method": card.method,
         "recipe": card.recipe,
-        "systems": zero_shot.systems | bench.systems,
+        "systems": in_order(zero_shot.systems | bench.systems),
         "costs": costs,
         "efficiency": efficiency.table(card, tuned),
         "lineage": dataclasses.asdict(card.lineage),
         "versions": account.versions(),
+        **renewed.content(),
         **extras,
     }
 

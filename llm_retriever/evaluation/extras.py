@@ -23,6 +23,7 @@ class Paths:
     Attributes:
         adapted: The backbone after stage one, where it was given.
         draft: Becomes the output `evaluation`; what an extra writes there is kept.
+        refreshed: Becomes the output `refreshed`.
     """
 
     index: Path
@@ -32,6 +33,7 @@ class Paths:
     collection: Path
     bm25_runs: Path
     draft: Path
+    refreshed: Path
 
 
 Extra = Callable[[EvaluationSettings, Bench, RetrieverCard, Paths], dict[str, Any]]

@@ -45,6 +45,7 @@ def pages() -> jinja2.Environment:
     }
     page.globals |= {
         "headline": verdict.headline,
+        "against_production": verdict.against_production,
         "overview": verdict.overview,
         "findings": verdict.findings,
         "in_a_sentence": verdict.in_a_sentence,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
@@ -11,9 +12,10 @@ from llm_retriever.evaluation.examples import Judged
 from llm_retriever.evaluation.metrics import Measure, parse_measures
 from llm_retriever.settings import EvaluationSettings
 
-RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
+RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "backbone"
 ZERO_SHOT = "zero_shot"
 BEIR_MEASURE = "ndcg@10"
+Content = TypeVar("Content")
 
 
 @dataclass
@@ -35,9 +37,14 @@ class SplitResults:
     judged: dict[str, Judged] = field(default_factory=dict)
 
     def in_order(self) -> dict[str, Judged]:
-        """What was judged: the retriever, BM25, the un-tuned backbone, then other baselines as they were added."""
-        names = dict.fromkeys((RETRIEVER, BM25, BACKBONE, *self.judged))
-        return {name: self.judged[name] for name in names if name in self.judged}
+        """What was judged, in the order of `in_order`."""
+        return in_order(self.judged)
+
+
+def in_order(systems: Mapping[str, Content]) -> dict[str, Content]:
+    """By name: the retriever, the one in production, BM25, the un-tuned backbone, then others as they were added."""
+    names = dict.fromkeys((RETRIEVER, PRODUCTION, BM25, BACKBONE, *systems))
+    return {name: systems[name] for name in names if name in systems}
 
 
 def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measure]:

@@ -11,7 +11,12 @@ from llm_retriever.evaluation.plots import signed
 RETRIEVER = "retriever"
 UNTUNED = "un-tuned backbone"
 SPACE = "\N{NO-BREAK SPACE}"
-IN_A_SENTENCE = {RETRIEVER: "the retriever", "backbone": f"the {UNTUNED}"}
+PRODUCTION = "production"
+IN_A_SENTENCE = {
+    RETRIEVER: "the retriever",
+    PRODUCTION: "the version in production",
+    "backbone": f"the {UNTUNED}",
+}
 DAGGERS = (("t_test_hommel", "†"), ("randomisation", "‡"))
 LEGEND = (
     "† and ‡ mark a baseline that differs from the retriever at the 5 % level: "
@@ -55,6 +60,11 @@ def headline(name: str, split: Mapping[str, Any], comparison: Mapping[str, Any])
     if comparison["queries"] == 1:
         return f"{where}{ahead} is ahead of {behind}, but a single query proves nothing."
     return f"{where}there is no significant difference between {retriever} and {baseline}."
+
+
+def against_production(split: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The comparison with the version in production; None where there is none."""
+    return next((c for c in split["comparisons"] if c["baseline"] == PRODUCTION), None)
 
 
 def overview(name: str, split: Mapping[str, Any], metric: str) -> str:

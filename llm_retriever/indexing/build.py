@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import os
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.indexing.beside import encoder_entry
 from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
-from llm_retriever.indexing.earlier import Earlier
+from llm_retriever.indexing.earlier import Earlier, EarlierVectors
 from llm_retriever.indexing.kinds import add_faiss, announce
 from llm_retriever.indexing.parts import encoding_key
+from llm_retriever.indexing.passages import read_passages, write_passages
 from llm_retriever.indexing.places import SENDING, Place, place_of
-from llm_retriever.indexing.shards import FORMAT, MANIFEST_FILE, Manifest, Shard
+from llm_retriever.indexing.shards import FORMAT, MANIFEST_FILE, Manifest, PassagesFile, Shard
 from llm_retriever.indexing.workers import Load
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, as_dict
@@ -76,19 +80,36 @@ def write_index(
         settings: How the corpus becomes vectors.
         load: Loads the same encoder in other processes, if `settings` wants several; see `workers.Load`.
         earlier: An index of the same encoder, from which the vectors of unchanged passages are taken.
+
+    Raises:
+        InputError: As `build_index`.
     """
     settings = resolved(settings, encoder)
     announce(collection.passage_count, encoder.dimension, settings)
+    if earlier:
+        earlier.check(encoder, settings)
     key = encoding_key(encoder, collection, settings, earlier.digest() if earlier else "")
     draft = draft_directory(index, key, settings)
     draft.mkdir(parents=True, exist_ok=True)
     if not (draft / MANIFEST_FILE).exists():
         place = place_of(settings.shards_uri, key, draft)
-        shards = encode_corpus(encoder, collection, place, settings, load=load, earlier=earlier)
+        passages = write_passages(collection, draft)
+        with earlier.at_hand() if earlier else contextlib.nullcontext() as taken:
+            reused = _reused(taken.open(encoder, settings), draft, passages, collection) if taken else 0
+            shards = encode_corpus(encoder, collection, place, settings, load=load, earlier=taken)
         manifest = _manifest(encoder, collection, settings, list(shards.values()), place)
+        manifest = dataclasses.replace(manifest, passages=passages, reused=reused)
         files.write_json(draft / MANIFEST_FILE, add_faiss(draft, manifest, settings).as_json())
     _complete(draft, index)
     return Manifest.load(index).as_json()
+
+
+def _reused(earlier: EarlierVectors, draft: Path, passages: PassagesFile, collection: Collection) -> int:
+    """How many vectors are going to be taken over; prints it."""
+    count = collection.passage_count
+    known = earlier.known(read_passages(draft, passages, count))
+    print(f"vectors taken over: {known:,} of {count:,}", file=sys.stderr, flush=True)
+    return known
 
 
 def draft_directory(index: Path, key: str, settings: IndexSettings) -> Path:

@@ -57,10 +57,8 @@ class Shard:
 
     def is_intact(self, directory: Path) -> bool:
         """Whether both files have the bytes that they were written with."""
-        return all(
-            (directory / name).is_file() and files.sha256_of_file(directory / name) == digest
-            for name, digest in ((self.file, self.sha256), (self.ids, self.ids_sha256))
-        )
+        named = ((self.file, self.sha256), (self.ids, self.ids_sha256))
+        return all(_has_bytes(directory / name, digest) for name, digest in named)
 
     def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
         """The vectors, mapped from the file, [count, dimension].
@@ -155,8 +153,28 @@ class FaissFile:
 
     def is_intact(self, directory: Path) -> bool:
         """Whether the file has the bytes that it was written with."""
-        path = directory / self.file
-        return path.is_file() and files.sha256_of_file(path) == self.sha256
+        return _has_bytes(directory / self.file, self.sha256)
+
+
+@dataclass(frozen=True)
+class PassagesFile:
+    """What the manifest says of the passages' digests beside the shards.
+
+    Attributes:
+        file: .npy, uint64 [count, 2], in the order of the collection (see `indexing.passages`).
+        sha256: Of the file.
+    """
+
+    file: str
+    sha256: str
+
+    def is_intact(self, directory: Path) -> bool:
+        """Whether the file has the bytes that it was written with."""
+        return _has_bytes(directory / self.file, self.sha256)
+
+
+def _has_bytes(path: Path, sha256: str) -> bool:
+    return path.is_file() and files.sha256_of_file(path) == sha256
 
 
 @dataclass(frozen=True)
@@ -178,6 +196,8 @@ class Manifest:
         faiss: The file of an index that is not flat.
         encoder: Name of the encoder, for people; `row:NAME` if `encoders.load(NAME)` loads it from the table.
         shards_uri: Directory or s3:// prefix where the shards lie; empty = beside the manifest.
+        passages: The digests of the passages; None in an index of an earlier version.
+        reused: Passages whose vectors were taken over from an earlier index.
     """
 
     kind: str
@@ -194,6 +214,8 @@ class Manifest:
     faiss: FaissFile | None = None
     shards_uri: str = ""
     encoder: str = ""
+    passages: PassagesFile | None = None
+    reused: int = 0
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
@@ -223,7 +245,7 @@ class Manifest:
 
 def _check(manifest: Manifest, path: Path) -> None:
     names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
-    names += [manifest.faiss.file] if manifest.faiss else []
+    names += [beside.file for beside in (manifest.faiss, manifest.passages) if beside]
     if any(Path(name).name != name for name in names):
         raise InputError("names a file outside the index", file=path, field="shards", mend=MEND)
     if manifest.dtype not in DTYPES:

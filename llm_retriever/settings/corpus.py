@@ -21,6 +21,12 @@ class FingerprintSettings:
     parts: Annotated[
         int, Field(ge=1, le=200, description="Parts that the corpus is encoded in, as for encode_corpus.")
     ] = 1
+    published_uri: Annotated[
+        str, Field(description="Directory or s3:// prefix of published versions, as for promote; empty = none.")
+    ] = ""
+    recipe: Annotated[
+        str, Field(description="What else decides what a run makes, as text; another one counts as a change.")
+    ] = ""
 
 
 @dataclasses.dataclass(frozen=True)

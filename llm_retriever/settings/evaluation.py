@@ -1,4 +1,4 @@
-"""Settings of the steps that judge: evaluate, compare and promote."""
+"""Settings of the steps that judge: evaluate and compare."""
 
 from __future__ import annotations
 
@@ -91,6 +91,13 @@ class EvaluationSettings:
         ),
     ] = 0
     precision: Precision = "auto"
+    production_uri: Annotated[
+        str,
+        Field(
+            description="URI of a published version to compare with, as fingerprint_sources gives it: only passages that its "
+            "index lacks are encoded; empty = none."
+        ),
+    ] = ""
     rerank_depth: Annotated[
         int,
         Field(
@@ -131,23 +138,6 @@ class EvaluationSettings:
             "goes before and after stage one (LLM-QL, Figure 3), where stage one was ql; 0 = none.",
         ),
     ] = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class PromotionSettings:
-    """`promote`: when a new retriever replaces the one in production, and where it is published."""
-
-    uri: Annotated[
-        str, Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing.")
-    ] = ""
-    split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
-    metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
-    minimum_gain: Annotated[
-        float, Field(ge=-1, le=1, description="Required difference to the version in production.")
-    ] = 0.0
-    minimum_value: Annotated[
-        float, Field(ge=0, le=1, description="Required value, also for the very first version.")
-    ] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,52 @@ from llm_retriever.settings.common import (
     Switch,
 )
 
+Nodes = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=64,
+        description="Machines that train together. Above 1 the step renders a Kubeflow Trainer TrainJob and only watches "
+        "it: its own pod needs no GPU then, and checkpoints must go to s3://.",
+    ),
+]
+NodeProcesses = Annotated[
+    int, Field(ge=1, le=64, description="With several nodes: GPUs (and training processes) of each node.")
+]
+NodeCpus = Annotated[
+    str,
+    Field(pattern=r"^\d+(\.\d+)?m?$", description="With several nodes: processors of each, as Kubernetes counts them."),
+]
+NodeMemory = Annotated[
+    str,
+    Field(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="With several nodes: memory of each, as 64Gi."),
+]
+NodeGpuType = Annotated[
+    str,
+    Field(
+        description="With several nodes: resource name of their accelerator, as the cluster's device plug-in calls it; "
+        "empty = they have none."
+    ),
+]
+NodeImage = Annotated[str, Field(description="With several nodes: their image; empty = that of the step's own pod.")]
+NodeRuntime = Annotated[
+    str,
+    Field(
+        min_length=1,
+        description="With several nodes: the training runtime, a ClusterTrainingRuntime with a torch policy.",
+    ),
+]
+NodeAccount = Annotated[
+    str, Field(description="With several nodes: their service account; empty = that of the step's own pod.")
+]
+NodeLabels = Annotated[
+    str,
+    Field(
+        description="With several nodes: labels of the TrainJob, as key=value, comma separated; for instance "
+        "kueue.x-k8s.io/queue-name=training."
+    ),
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationSettings:
@@ -98,6 +144,15 @@ class AdaptationSettings:
     precision: Precision = "auto"
     deepspeed: DeepSpeedStage = "off"
     processes: Processes = 0
+    nodes: Nodes = 1
+    node_processes: NodeProcesses = 8
+    node_cpus: NodeCpus = "32"
+    node_memory: NodeMemory = "256Gi"
+    node_gpu_type: NodeGpuType = "nvidia.com/gpu"
+    node_image: NodeImage = ""
+    node_runtime: NodeRuntime = "torch-distributed"
+    node_account: NodeAccount = ""
+    node_labels: NodeLabels = ""
     checkpoint_uri: CheckpointUri = ""
     checkpoint_minutes: CheckpointMinutes = 10.0
     seed: Seed = 17
@@ -182,6 +237,15 @@ class TuningSettings:
     precision: Precision = "auto"
     deepspeed: DeepSpeedStage = "off"
     processes: Processes = 0
+    nodes: Nodes = 1
+    node_processes: NodeProcesses = 8
+    node_cpus: NodeCpus = "32"
+    node_memory: NodeMemory = "256Gi"
+    node_gpu_type: NodeGpuType = "nvidia.com/gpu"
+    node_image: NodeImage = ""
+    node_runtime: NodeRuntime = "torch-distributed"
+    node_account: NodeAccount = ""
+    node_labels: NodeLabels = ""
     checkpoint_uri: CheckpointUri = ""
     checkpoint_minutes: CheckpointMinutes = 10.0
     seed: Seed = 17

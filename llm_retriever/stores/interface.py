@@ -31,11 +31,13 @@ class Entry(NamedTuple):
         key: Its name relative to the store, with "/" between folders.
         size: Bytes.
         etag: Changes when the content changes; comparable only within one store.
+        modified: When it was written, in seconds since 1970, by the store's clock.
     """
 
     key: str
     size: int
     etag: str
+    modified: float
 
 
 class Store(abc.ABC):
@@ -90,6 +92,10 @@ class Store(abc.ABC):
     def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
         """Copies objects to files, in parallel; calls `moved` with the bytes of every part."""
 
+    @abc.abstractmethod
+    def _duplicate(self, transfers: Sequence[tuple[Entry, str]], moved: Callable[[int], None]) -> None:
+        """Copies objects to other keys of this store, in parallel and without their bytes passing through here."""
+
     def uri_of(self, key: str = "") -> str:
         """The full URI of a key."""
         return f"{self.uri}/{key}" if key else self.uri
@@ -133,6 +139,23 @@ class Store(abc.ABC):
             self._receive(transfers, progress.moved)
         if self.exists(joined(prefix, MANIFEST)):
             verify(directory, json.loads(self.read(joined(prefix, MANIFEST))), self.uri_of(safe_key(prefix)), only)
+
+    def copy(self, source: str, target: str, *, only: Callable[[str], bool] | None = None) -> None:
+        """Copies all objects below a prefix to another prefix of this store; S3 itself does it, and a directory by hard links.
+
+        Args:
+            source: What to copy.
+            target: Where to; what is there under the same names is replaced.
+            only: Chooses by name (relative to `source`); None takes all.
+
+        Raises:
+            InputError: There is nothing, or access is refused.
+        """
+        wanted = self._checked_names(source, only)
+        transfers = [(entry, joined(target, name)) for name, entry in wanted.items()]
+        size = sum(entry.size for entry, _ in transfers)
+        with TransferProgress(f"copy to {self.uri_of(safe_key(target))}", size, len(transfers)) as progress:
+            self._duplicate(transfers, progress.moved)
 
     def _checked_names(self, prefix: str, only: Callable[[str], bool] | None) -> dict[str, Entry]:
         cut = len(joined(prefix, "x")) - 1

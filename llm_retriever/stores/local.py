@@ -31,7 +31,7 @@ class LocalStore(Store):
 
     def _entry(self, key: str, path: Path) -> Entry:
         status = path.stat()
-        return Entry(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+        return Entry(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_mtime)
 
     def exists(self, key: str) -> bool:
         """Whether there is a file of this key."""
@@ -65,9 +65,14 @@ class LocalStore(Store):
     def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
         in_parallel(lambda pair: self._copy(self._path(pair[0].key), pair[1], moved), transfers)
 
-    def _copy(self, source: Path, target: Path, moved: Callable[[int], None]) -> None:
+    def _duplicate(self, transfers: Sequence[tuple[Entry, str]], moved: Callable[[int], None]) -> None:
+        in_parallel(lambda pair: self._copy(self._path(pair[0].key), self._path(pair[1]), moved, link=True), transfers)
+
+    def _copy(self, source: Path, target: Path, moved: Callable[[int], None], *, link: bool = False) -> None:
+        """Copies a file; with `link`, a second name for the same bytes is enough where the file system allows it."""
         with self._draft(target) as draft:
-            shutil.copyfile(source, draft)
+            if not (link and _linked(source.resolve(), draft)):
+                shutil.copyfile(source, draft)
             moved(draft.stat().st_size)
 
     @contextlib.contextmanager
@@ -101,3 +106,11 @@ class LocalStore(Store):
 
     def _refused(self, path: Path) -> InputError:
         return InputError("access is refused", file=path, mend="check owner and mode of the directory")
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True

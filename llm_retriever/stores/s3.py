@@ -34,6 +34,8 @@ from llm_retriever.stores.interface import PARTIAL, Entry, Store, joined, safe_k
 
 _MEBIBYTE = 2**20
 PART_BYTES = 16 * _MEBIBYTE
+COPIED_AT_ONCE = 256 * _MEBIBYTE
+"""Of an object that S3 copies itself; it refuses more than 5 GiB in one request, and answers when it is done."""
 CONCURRENCY = 16
 ATTEMPTS = 6
 _KEYS_PER_DELETE = 1000
@@ -90,7 +92,10 @@ class S3Store(Store):
         with self._explained(prefix):
             # A key that ends with a slash is how other tools make an empty folder visible.
             found = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
-        return sorted(Entry(row["Key"][cut:], row["Size"], row["ETag"].strip('"')) for row in found)
+        return sorted(
+            Entry(row["Key"][cut:], row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+            for row in found
+        )
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
@@ -169,6 +174,20 @@ class S3Store(Store):
             for draft in drafts:
                 draft.unlink(missing_ok=True)
 
+    def _duplicate(self, transfers: Sequence[tuple[Entry, str]], moved: Callable[[int], None]) -> None:
+        with self._explained(""), TransferManager(self._client, _COPY) as manager:
+            futures = [
+                manager.copy(
+                    {"Bucket": self.bucket, "Key": self._key(entry.key)},
+                    self.bucket,
+                    self._key(key),
+                    subscribers=[_Moved(moved)],
+                )
+                for entry, key in transfers
+            ]
+            for future in futures:
+                future.result()
+
     def _key(self, key: str) -> str:
         return joined(self.prefix, key)
 
@@ -218,6 +237,9 @@ class _Moved(BaseSubscriber):
 
 
 _TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=CONCURRENCY)
+_COPY = TransferConfig(
+    multipart_threshold=COPIED_AT_ONCE, multipart_chunksize=COPIED_AT_ONCE, max_concurrency=CONCURRENCY
+)
 
 
 def _client() -> Any:

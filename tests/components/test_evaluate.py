@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from components.evaluate.__main__ import STEP
+from llm_retriever.card import RetrieverCard
+from llm_retriever.registry import Registry, model_digest
 from tests.conftest import write_beir
 from tests.evaluation.conftest import write_inputs
 
 FLAGS = ["--depth", "20", "--measures", "ndcg@10", "--precision", "fp32"]
-OUTPUTS = ("evaluation", "report", "summary", "metrics")
+OUTPUTS = ("evaluation", "report", "summary", "metrics", "refreshed")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,8 @@ def test_kubeflow_gets_every_output_and_the_metrics_as_numbers(inputs, tmp_path)
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
     answer = json.loads((tmp_path / "executor_output.json").read_text())
     assert answer["artifacts"].keys() == set(OUTPUTS)
+    refreshed = answer["artifacts"]["refreshed"]["artifacts"][0]["metadata"]
+    assert (refreshed["version"], refreshed["encoded"], refreshed["index"]) == ("", 0, False)
     shown = answer["artifacts"]["metrics"]["artifacts"][0]["metadata"]
     assert shown == json.loads((tmp_path / "metrics").read_text())
     assert shown.keys() == {"test_ndcg_at_10", "test_ndcg_at_10_bm25", "graded_ndcg_at_10", "graded_ndcg_at_10_bm25"}
@@ -74,9 +78,28 @@ def test_flags_add_collections_encoders_and_runs(inputs, tmp_path, monkeypatch):
     assert metrics["letters_test_ndcg_at_10"] == metrics["zero_shot_ndcg_at_10"]
 
 
+def test_a_version_in_production_is_one_more_system(inputs, tmp_path):
+    card = RetrieverCard.load(inputs["retriever"]).digest()
+    folders = {name: inputs[name] for name in ("retriever", "index")}
+    registry = Registry(str(tmp_path / "published"))
+    version = registry.publish(folders, model_digest(**folders), card)
+    more = ["--production-uri", registry.uri_of(version), "--untuned-passages", "0"]
+    assert STEP.execute(flags(inputs, tmp_path) + FLAGS + more) == 0
+    metrics = json.loads((tmp_path / "metrics").read_text())
+    assert metrics["test_ndcg_at_10"] == metrics["test_ndcg_at_10_production"]
+    assert json.loads((tmp_path / "refreshed" / "refreshed.json").read_text()) == {
+        "production_uri": registry.uri_of(version),
+        "version": version.name,
+        "encoded": 0,
+        "reused": 40,
+        "index": False,
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--production-uri", "/nowhere"], "not a published version"),
         (["--splits", "dev"], "the collection has no split 'dev'"),
         (["--measures", "f1"], "'f1' is no metric"),
         (["--depth", "5"], "ndcg@10 needs more than 5 passages per query"),

@@ -25,7 +25,7 @@ OFF = {"untuned_passages": 0, "attention_queries": 0}
 def evaluated(inputs: dict[str, Path], directory: Path, **changes: Any) -> dict[str, Any]:
     """`evaluation.json` and, under `metrics`, what the step gives Kubeflow."""
     settings = EvaluationSettings(depth=20, measures="ndcg@10", precision="fp32", **(OFF | changes))
-    names = {"evaluation": "evaluation", "report": "report.html", "summary": "summary.md"}
+    names = {"evaluation": "evaluation", "report": "report.html", "summary": "summary.md", "refreshed": "refreshed"}
     metrics = evaluate(settings, **inputs, **{key: directory / name for key, name in names.items()})
     return json.loads((directory / "evaluation" / "evaluation.json").read_text()) | {"metrics": metrics}
 

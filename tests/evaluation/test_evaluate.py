@@ -31,6 +31,7 @@ def outputs(directory: Path) -> dict[str, Path]:
         "evaluation": directory / "evaluation",
         "report": directory / "report.html",
         "summary": directory / "summary.md",
+        "refreshed": directory / "refreshed",
     }
 
 

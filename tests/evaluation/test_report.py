@@ -66,7 +66,7 @@ def written(asking_inputs, tmp_path_factory) -> Path:
     settings = EvaluationSettings(
         depth=20, measures="ndcg@10,mrr@10", precision="fp32", rerank_depth=5, attention_queries=4
     )
-    names = {"evaluation": "evaluation", "report": "report.html", "summary": "summary.md"}
+    names = {"evaluation": "evaluation", "report": "report.html", "summary": "summary.md", "refreshed": "refreshed"}
     evaluate(settings, **asking_inputs, **{key: directory / name for key, name in names.items()})
     return directory
 

@@ -6,6 +6,7 @@ import pytest
 
 from llm_retriever.evaluation.significance import Comparison
 from llm_retriever.evaluation.verdict import (
+    against_production,
     daggers,
     evidence,
     findings,
@@ -47,6 +48,10 @@ def split(*comparisons: dict) -> dict:
         (
             compared(0.1, t=0.01, r=0.01, baseline="backbone"),
             "On test, the retriever is significantly better than the un-tuned backbone.",
+        ),
+        (
+            compared(-0.1, t=0.01, r=0.01, baseline="production"),
+            "On test, the version in production is significantly better than the retriever.",
         ),
     ],
 )
@@ -99,6 +104,12 @@ def test_the_summary_has_a_sentence_and_a_table_a_split_with_the_best_in_bold():
 @pytest.mark.parametrize("metric", ["mrr@10", "ndcg@5", "recall@100", "map"])
 def test_every_metric_is_explained(metric):
     assert meaning(metric).endswith(".")
+
+
+def test_the_comparison_with_production_is_found_where_there_is_one():
+    wanted = compared(0.1, baseline="production")
+    assert against_production(split(compared(0.1), wanted, compared(0.1, baseline="backbone"))) == wanted
+    assert against_production(split(compared(0.1))) is None
 
 
 def test_of_many_systems_the_best_is_named_and_where_the_retriever_stands():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from images import build
+from images import build, requirements
 
 ROOT = Path(__file__).parents[2]
 KINDS = sorted(build.KINDS)
@@ -49,6 +49,15 @@ def test_every_package_is_in_the_lock(kind: str) -> None:
         assert names
         assert {name.lower() for name in names} <= lock
         assert "kfp" not in names
+
+
+def test_the_gpu_image_installs_the_lists_of_both_and_names_nothing_twice() -> None:
+    text = stages("gpu")[1]
+    for file in ("packages.txt", "alone.txt"):
+        assert f"cpu/{file} gpu/{file}" in text
+        names = requirements.listed("gpu", file)
+        assert len(names) == len(set(names))
+        assert set(requirements.listed("cpu", file)) < set(names)
 
 
 def test_each_step_is_checked_in_every_image_that_it_may_run_in() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from images import sbom
+from images.requirements import canonical, inventory
 from tests.conftest import write_backbone, write_beir
 from tests.pipelines.test_local import SMALL
 
@@ -83,6 +85,24 @@ def test_the_cpu_image_does_without_torch(images: dict[str, str]) -> None:
     code = "import importlib.util as u; print(bool(u.find_spec('torch')), bool(u.find_spec('pyserini')))"
     assert in_image(images["cpu"], "python", "-c", code).stdout.split() == ["False", "True"]
     assert in_image(images["gpu"], "python", "-c", code).stdout.split() == ["True", "True"]
+
+
+def test_what_is_said_to_be_in_the_images_is_in_them(images: dict[str, str], context: Path) -> None:
+    for kind, image in images.items():
+        assert (
+            sbom.main(["--images", kind, "--references", str(context / "references.json"), "--output", str(context)])
+            == 0
+        )
+        purls = [row["purl"] for row in json.loads((context / f"{kind}.cdx.json").read_text())["components"]]
+        assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
+        code = "from importlib.metadata import distributions as d; print(*[f'{x.name}@{x.version}' for x in d()])"
+        installed = dict(row.split("@") for row in in_image(image, "python", "-c", code).stdout.split())
+        assert {name for name in installed if f"/{canonical(name)}@{installed[name]}" not in " ".join(purls)} == set()
+        # What follows from the lists alone is what was installed.
+        told = inventory(kind)["distributions"]
+        assert {canonical(row["name"]): row["version"].partition("+")[0] for row in told} == {
+            canonical(name): version.partition("+")[0] for name, version in installed.items()
+        }
 
 
 def test_bad_input_ends_a_container_with_code_2(images: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,10 @@ def retriever(retriever_directory) -> Retriever:
 
 
 @pytest.fixture
-def collection_of(tmp_path) -> Callable[[list[dict[str, str]]], Collection]:
-    """Makes a collection of the given corpus lines."""
+def collection_of(tmp_path) -> Callable[..., Collection]:
+    """Makes a collection of the given corpus lines, with settings of prepare_corpus."""
 
-    def make(rows: list[dict[str, str]]) -> Collection:
+    def make(rows: list[dict[str, str]], **settings: Any) -> Collection:
         source = write_beir(tmp_path / "source", number=10)
         first = rows[0]["_id"]
         (source / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -45,7 +46,7 @@ def collection_of(tmp_path) -> Callable[[list[dict[str, str]]], Collection]:
         for split in ("train", "test"):
             (source / "qrels" / f"{split}.tsv").unlink()
         (source / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq0\t{first}\t1\n")
-        preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "made")
+        preparation.prepare(CorpusSettings(uri=str(source), **settings), tmp_path / "made")
         return Collection.open(tmp_path / "made")
 
     return make

@@ -21,7 +21,7 @@ from llm_retriever.indexing import ahead as ahead_module
 from llm_retriever.indexing import corpus as corpus_module
 from llm_retriever.indexing.ahead import ahead
 from llm_retriever.indexing.build import build_index, draft_directory, write_index
-from llm_retriever.indexing.corpus import resolved
+from llm_retriever.indexing.corpus import encode_corpus, resolved
 from llm_retriever.indexing.parts import encoding_key
 from llm_retriever.indexing.places import LocalPlace
 from llm_retriever.indexing.search import Index
@@ -112,7 +112,7 @@ def test_nothing_but_the_index_is_left_behind(retriever_directory, collection_di
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     names = {path.name for path in (tmp_path / "index").iterdir()}
     kinds = {f"{kind}-{i:05d}.{end}" for i in range(4) for kind, end in (("vectors", "npy"), ("ids", "txt"))}
-    assert names == {"manifest.json", *kinds}
+    assert names == {"manifest.json", "passages.npy", *kinds}
 
 
 def test_an_earlier_index_at_the_same_place_is_replaced(retriever, collection_directory, tmp_path):
@@ -120,7 +120,7 @@ def test_an_earlier_index_at_the_same_place_is_replaced(retriever, collection_di
     write_index(retriever, corpus, tmp_path / "index", IN_SHARDS)
     write_index(retriever, corpus, tmp_path / "index", IndexSettings(shard_passages=50, precision="fp32"))
     assert len(Index.open(tmp_path / "index", retriever.card).manifest.shards) == 2
-    assert len(list((tmp_path / "index").iterdir())) == 5
+    assert len(list((tmp_path / "index").iterdir())) == 6
 
 
 def test_the_same_inputs_give_the_same_bytes(retriever, collection_directory, tmp_path):
@@ -234,7 +234,7 @@ def test_no_more_than_a_few_windows_are_read_ahead_of_the_model(retriever, colle
 
     def watched(*arguments):
         time.sleep(0.02)
-        encoded.append((sum(taken), len(encoded) * 5))
+        encoded.append((sum(taken[1:]), len(encoded) * 5))  # the first ones were read to list the passages
         return encode_rows(*arguments)
 
     monkeypatch.setattr(retriever, "encode_rows", watched)
@@ -274,8 +274,10 @@ def test_a_collection_that_ends_early_is_refused(retriever, tmp_path):
     preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
     corpus = Collection.open(tmp_path / "collection")
     corpus.passage_count += 3
-    with pytest.raises(InputError, match="3 passages early"):
+    with pytest.raises(InputError, match="the collection has 20 passages, not 23"):
         write_index(retriever, corpus, tmp_path / "index", IN_SHARDS)
+    with pytest.raises(InputError, match="3 passages early"):
+        encode_corpus(retriever, corpus, LocalPlace(tmp_path / "place"), resolved(IN_SHARDS, retriever))
     assert not (tmp_path / "index").exists()
 
 

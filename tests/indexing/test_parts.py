@@ -55,7 +55,7 @@ def matrix(index: Path) -> np.ndarray:
 
 
 def shards_of(index: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(index.iterdir()) if p.suffix in (".npy", ".txt")}
+    return {p.name: p.read_bytes() for p in sorted(index.iterdir()) if p.name.startswith(("vectors-", "ids-"))}
 
 
 def never(*_):
@@ -201,7 +201,8 @@ def test_parts_go_to_the_prefix_and_become_one_index(
     monkeypatch.setattr(corpus_module, "encoded_shards", never)
     settings = dataclasses.replace(IN_SHARDS, shards_uri=shards_uri)
     manifest = build_index(retriever_directory, collection_directory, tmp_path / "index", settings)
-    assert [path.name for path in (tmp_path / "index").iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "passages.npy"]
+    assert manifest["passages"] == whole["passages"]
     assert manifest["shards_uri"].startswith(shards_uri)
     assert [s["sha256"] for s in manifest["shards"]] == [s["sha256"] for s in whole["shards"]]
 
@@ -213,6 +214,7 @@ def test_parts_go_to_the_prefix_and_become_one_index(
     with complete(tmp_path / "index") as copy:
         assert shards_of(copy) == shards_of(tmp_path / "whole")
         assert Index.open(copy, retriever).manifest.shards_uri == ""
+        assert (copy / "passages.npy").read_bytes() == (tmp_path / "whole" / "passages.npy").read_bytes()
 
 
 def test_the_index_encodes_what_no_part_has(retriever_directory, retriever, collection_directory, corpus, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import json
 import threading
 from collections.abc import Iterator
@@ -11,13 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import yaml
+
 BASE = "/apis/v2beta1"
 STARTED = "2026-01-02T03:04:05Z"
 
 
 @dataclass
 class Request:
-    """One request: method, path without the API's prefix, query, decoded body and headers."""
+    """One request: method, path without the API's prefix, query, body (of JSON, or an upload's YAML documents), headers."""
 
     method: str
     path: str
@@ -33,6 +37,8 @@ class Server:
     Attributes:
         states: States that successive reads of a run answer with; the last one stays.
         refusal: Status and message of every creation, when set.
+        pipelines: Names of the pipelines, by id.
+        versions: Of the pipelines, by id: name, the pipeline's id, and the uploaded documents.
     """
 
     url: str = ""
@@ -41,6 +47,8 @@ class Server:
     states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])
     refusal: tuple[int, str] | None = None
     experiments: dict[str, str] = field(default_factory=dict)
+    pipelines: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def asked(self, method: str, path: str) -> list[Request]:
         return [request for request in self.requests if (request.method, request.path) == (method, path)]
@@ -52,7 +60,9 @@ class Server:
         if parts == ["healthz"]:
             return 200, {"multi_user": False}
         if parts[0] == "experiments":
-            return self._experiments(method, request)
+            return self._experiments(method, parts[1:], request)
+        if parts[0] == "pipelines":
+            return self._pipelines(parts[1:], request)
         if parts[0] == "recurringruns":
             return self._recurring(method, parts[1:], request)
         if parts == ["runs"]:
@@ -62,18 +72,55 @@ class Server:
             return 200, self._run(parts[1])
         return 404, {"error": "not found"}
 
-    def _experiments(self, method: str, request: Request) -> tuple[int, Any]:
+    def _experiments(self, method: str, rest: list[str], request: Request) -> tuple[int, Any]:
+        known = [{"experiment_id": i, "display_name": n, "created_at": STARTED} for n, i in self.experiments.items()]
         if method == "POST":
             name = request.body["display_name"]
             self.experiments[name] = f"experiment-{len(self.experiments) + 1}"
-            return 200, {"experiment_id": self.experiments[name], "display_name": name}
-        wanted = json.loads(request.query["filter"])["predicates"][0]["stringValue"]
-        found = [{"experiment_id": i, "display_name": n} for n, i in self.experiments.items() if n == wanted]
-        return 200, {"experiments": found}
+            return 200, {"experiment_id": self.experiments[name], "display_name": name, "created_at": STARTED}
+        if rest:
+            return 200, next(found for found in known if found["experiment_id"] == rest[0])
+        if "filter" in request.query:
+            wanted = json.loads(request.query["filter"])["predicates"][0]["stringValue"]
+            known = [found for found in known if found["display_name"] == wanted]
+        return 200, {"experiments": known}
+
+    def _pipelines(self, rest: list[str], request: Request) -> tuple[int, Any]:
+        match rest:
+            case ["upload"]:
+                self.pipelines["pipeline-1"] = request.query["name"]
+                self._add_version("pipeline-1", request.query["name"], request.body)
+                return 200, self._pipeline("pipeline-1")
+            case ["upload_version"]:
+                return 200, self._add_version(request.query["pipelineid"], request.query["name"], request.body)
+            case []:
+                return 200, {"pipelines": [self._pipeline(pipeline) for pipeline in self.pipelines]}
+            case [pipeline]:
+                return 200, self._pipeline(pipeline)
+            case [_, "versions"]:
+                return 200, {"pipeline_versions": list(self.versions.values())}
+            case [_, "versions", version]:
+                return 200, self.versions[version]
+        return 404, {"error": "not found"}
+
+    def _pipeline(self, pipeline: str) -> dict[str, Any]:
+        return {"pipeline_id": pipeline, "display_name": self.pipelines[pipeline], "created_at": STARTED}
+
+    def _add_version(self, pipeline: str, name: str, documents: list[Any]) -> dict[str, Any]:
+        version = f"version-{len(self.versions) + 1}"
+        specification = {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        self.versions[version] = {
+            "pipeline_id": pipeline,
+            "pipeline_version_id": version,
+            "display_name": name,
+            "created_at": STARTED,
+            "pipeline_spec": specification,
+        }
+        return self.versions[version]
 
     def _recurring(self, method: str, rest: list[str], request: Request) -> tuple[int, Any]:
         if method == "POST":
-            made = {**request.body, "recurring_run_id": f"job-{len(self.requests)}"}
+            made = {**request.body, "recurring_run_id": f"job-{len(self.requests)}", "created_at": STARTED}
             self.recurring[made["recurring_run_id"]] = made
             return 200, made
         if method == "DELETE":
@@ -90,7 +137,23 @@ class Server:
         task = {"task_id": "t1", "display_name": "prepare-corpus", "state": state, "start_time": STARTED}
         task |= {"end_time": "2026-01-02T03:05:35Z"} if done else {}
         driver = {"display_name": "prepare-corpus-driver", "state": "SUCCEEDED"}
-        return {"run_id": run, "state": state, "created_at": STARTED, "run_details": {"task_details": [driver, task]}}
+        details = {"task_details": [driver, task]}
+        return {
+            "run_id": run,
+            "display_name": "train_retriever",
+            "state": state,
+            "created_at": STARTED,
+            "run_details": details,
+        }
+
+
+def decoded(text: bytes, kind: str) -> Any:
+    """The body of a request: JSON, or the YAML documents of the file in a form."""
+    if not kind.startswith("multipart/"):
+        return json.loads(text) if text else None
+    header = f"Content-Type: {kind}\r\n\r\n".encode()
+    (file,) = email.message_from_bytes(header + text, policy=email.policy.HTTP).iter_parts()
+    return list(yaml.safe_load_all(file.get_content()))
 
 
 @contextmanager
@@ -104,7 +167,7 @@ def serving() -> Iterator[Server]:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
             path = address.path.removeprefix(BASE)
-            body = json.loads(text) if text else None
+            body = decoded(text, self.headers.get("Content-Type") or "")
             request = Request(self.command, path, query, body, dict(self.headers))
             server.requests.append(request)
             status, answer = server.answer(request)

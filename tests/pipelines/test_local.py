@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.local import run_compiled
+from pipelines.rerun import from_run
 from tests.conftest import write_backbone, write_beir
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,8 @@ SMALL = {
     "tune_passage_length": 200,
     "adapt_passage_length": 200,
     "mine_depth": 20,
+    "eval_depth": 30,
+    "eval_measures": "mrr@10,ndcg@10,recall@30",
     "run_precision": "fp32",
 }
 
@@ -75,6 +79,66 @@ def test_the_evaluation_compares_the_retriever_with_bm25_and_the_backbone(
     assert {"retriever", "BM25", "backbone"} <= set(systems)
     assert 0 < systems["BM25"]["ndcg@10"] <= 1
     assert systems["retriever"]["ndcg@10"] != systems["backbone"]["ndcg@10"]
+
+
+def evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """What `evaluate` wrote in a run: its results, and how many passages each query has in each system's run."""
+    told = json.loads((folder / "evaluate" / "evaluation" / "evaluation.json").read_text())
+    runs = {}
+    for path in (path for path in (folder / "evaluate" / "evaluation" / "runs").rglob("*") if path.is_file()):
+        queries = [line.split()[0] for line in path.read_text().splitlines()]
+        runs[path.name] = sorted({query: queries.count(query) for query in queries}.values())
+    return told, runs
+
+
+def test_evaluation_alone_is_rerun_with_another_depth(
+    first: subprocess.CompletedProcess[str], root: Path, tmp_path: Path
+) -> None:
+    assert first.returncode == 0, first.stderr[-3000:]
+    [before] = root.glob("runs/train-retriever-*")
+    command = [sys.executable, "-m", "pipelines", "rerun", "evaluate", "--from-run", str(before)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
+    again = subprocess.run(
+        [*command, "--root", str(tmp_path), "eval_depth=60"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert [line.split()[1] for line in again.stderr.splitlines() if ": done in " in line] == ["evaluate:"]
+    [after] = tmp_path.glob("runs/rerun-evaluate-*")
+    assert [path.name for path in after.iterdir()] == ["evaluate"]
+    assert f"outputs: {after}" in again.stdout
+    check_deeper(evaluated(before), evaluated(after))
+
+
+def check_deeper(before: tuple[Any, Any], after: tuple[Any, Any]) -> None:
+    """That 60 passages a query instead of 30 change the runs, and nothing that looks at the first 30 alone."""
+    (told, runs), (told_again, runs_again) = before, after
+    assert (told["depth"], told_again["depth"]) == (30, 60)
+    same = told.keys() - {"depth", "costs", "efficiency"}  # the latter are measured
+    assert told.keys() == told_again.keys()
+    assert {name: told_again[name] for name in same} == {name: told[name] for name in same}
+    assert runs_again.keys() == runs.keys()
+    for name, counts in runs.items():
+        assert max(counts) == 30, name
+        assert max(runs_again[name]) > 30, name
+
+
+def test_the_compiled_rerun_pipeline_does_the_same(
+    first: subprocess.CompletedProcess[str], root: Path, tmp_path: Path
+) -> None:
+    [before] = root.glob("runs/train-retriever-*")
+    package = tmp_path / "rerun_evaluate.yaml"
+    compiling = [sys.executable, "-m", "pipelines", "compile", "rerun_evaluate", "--output", str(package)]
+    subprocess.run(compiling, check=True, cwd=ROOT, capture_output=True)
+    given = from_run("evaluate", str(before)) | {"eval_depth": 60}
+    run = run_compiled(package, given, tmp_path)
+    assert (run.exit_code, [record.name for record in run.records]) == (0, ["evaluate"])
+    assert run.folder
+    check_deeper(evaluated(before), evaluated(run.folder))
 
 
 def test_a_second_run_takes_unchanged_steps_from_the_cache(

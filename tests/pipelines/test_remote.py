@@ -130,7 +130,8 @@ def test_the_latest_runs_are_listed(server: Server, capsys: pytest.CaptureFixtur
 
 
 def schedule(server: Server, *arguments: str) -> int:
-    return main(["schedule", "--endpoint", server.url, "--name", "nightly", *arguments])
+    published = "promote_uri=s3://bucket/published"
+    return main(["schedule", "--endpoint", server.url, "--name", "nightly", *arguments, published])
 
 
 def test_a_schedule_is_enabled_typed_and_does_not_catch_up(server: Server) -> None:
@@ -141,6 +142,7 @@ def test_a_schedule_is_enabled_typed_and_does_not_catch_up(server: Server) -> No
     assert int(body["max_concurrency"]) == 1
     assert body["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
     assert body["runtime_config"]["parameters"]["mine_depth"] == 50
+    assert body["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "retrain"
 
 
 def test_a_schedule_of_the_same_name_is_replaced_and_others_stay(server: Server) -> None:

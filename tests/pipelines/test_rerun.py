@@ -74,6 +74,7 @@ def test_artifacts_of_a_run_on_a_cluster_are_found_where_kubeflow_puts_them(s3: 
         "evaluation_uri": f"{run}/evaluate/execution-evaluation/evaluation",
         "retriever_uri": f"{run}/tune-retriever/execution-retriever/retriever",
         "index_uri": f"{run}/build-index/execution-index/index",
+        "refreshed_uri": f"{run}/evaluate/execution-refreshed/refreshed",
     }
 
 
@@ -82,7 +83,7 @@ def test_an_artifact_that_came_from_the_cache_has_to_be_named(s3: S3Server) -> N
     open_store(run).write("tune-retriever/e/retriever/content", b"x")
     with pytest.raises(InputError, match="evaluation_uri="):
         from_run("promote", run)
-    given = {"evaluation_uri": "s3://x/evaluation", "index_uri": "s3://x/index"}
+    given = dict.fromkeys(("evaluation_uri", "index_uri", "refreshed_uri"), "s3://x/there")
     assert from_run("promote", run, given) == {"retriever_uri": f"{run}/tune-retriever/e/retriever"}
 
 
@@ -103,6 +104,21 @@ def test_what_a_local_step_was_told_is_what_its_rerun_starts_from(tmp_path: Path
         "mine_bm25_k1": 0.9,
     }
     assert isinstance(found["mine_depth"], int)
+
+
+def test_a_step_inside_a_condition_is_found_too(tmp_path: Path) -> None:
+    folder = tmp_path / "train-when-changed" / "sources-changed" / "evaluate"
+    folder.mkdir(parents=True)
+    message = {"inputs": {"parameterValues": {"production_uri": "s3://bucket/published/versions/7", "depth": 9.0}}}
+    (folder / "executor_input.json").write_text(json.dumps(message))
+    found = from_run("evaluate", str(tmp_path))
+    assert found == {"eval_production_uri": "s3://bucket/published/versions/7", "eval_depth": 9}
+
+
+def test_what_is_in_production_can_be_named_and_the_fingerprint_cannot() -> None:
+    forms = {name: signature(rerun_of(name)) for name in STEPS}
+    assert forms["evaluate"]["eval_production_uri"].default == ""
+    assert not any(name.endswith("source_fingerprint") for form in forms.values() for name in form)
 
 
 def test_a_step_is_rerun_here_with_another_setting(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

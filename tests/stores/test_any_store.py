@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,6 +99,55 @@ def test_only_the_chosen_names_are_downloaded(store: Store, directory: Path, tmp
     store.upload(directory, "x")
     store.download("x", tmp_path / "back", only=lambda name: name.endswith(".txt"))
     assert set(contents(tmp_path / "back")) == {"a.txt", "deep/naïve name+1%.txt"}
+
+
+def test_a_folder_is_copied_within_the_store(store: Store, directory: Path, tmp_path: Path) -> None:
+    store.upload(directory, "x")
+    store.copy("x", "y/z")
+    store.copy("x", "some", only=lambda name: name.startswith("deep/er/"))
+    store.download("y/z", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(directory)
+    assert [entry.key for entry in store.list("some")] == ["some/deep/er/bytes.bin"]
+    store.delete("x")
+    assert store.read("y/z/a.txt") == b"a\n"
+
+
+def test_a_copy_does_not_change_with_what_it_was_copied_from(store: Store, directory: Path) -> None:
+    store.upload(directory, "x")
+    store.copy("x", "y")
+    store.write("x/a.txt", b"another\n")
+    assert store.read("y/a.txt") == b"a\n"
+    store.copy("x", "y")
+    assert store.read("y/a.txt") == b"another\n"
+    store.copy("x", "y")
+    assert len(store.list("y")) == 4
+
+
+def test_a_directory_without_hard_links_is_copied_byte_by_byte(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("not on this file system")
+
+    store = open_store(tmp_path / "stored")
+    store.upload(directory, "x")
+    store.copy("x", "linked")
+    monkeypatch.setattr(os, "link", refuse)
+    store.copy("x", "copied")
+    inodes = [(tmp_path / "stored" / name / "a.txt").stat().st_ino for name in ("x", "linked", "copied")]
+    assert inodes[0] == inodes[1] != inodes[2]
+    assert contents(tmp_path / "stored" / "copied") == contents(directory)
+
+
+def test_nothing_cannot_be_copied(store: Store) -> None:
+    with pytest.raises(InputError, match=r"/gone: nothing is there"):
+        store.copy("gone", "y")
+
+
+def test_a_listing_says_when_something_was_written(store: Store) -> None:
+    before = time.time()
+    store.write("k", b"")
+    assert before - 2 <= store.list()[0].modified <= time.time() + 2
 
 
 def test_drafts_of_killed_writers_are_neither_listed_nor_uploaded(store: Store, directory: Path) -> None:

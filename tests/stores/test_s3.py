@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from llm_retriever.errors import InputError
 from llm_retriever.store import fetched, open_store, publish
@@ -57,6 +58,23 @@ def test_an_interrupted_upload_leaves_no_parts_behind(s3: S3Server, tmp_path: Pa
     with pytest.raises(InputError, match="access is refused"):
         open_store(f"s3://{s3.bucket}").upload(tmp_path / "out")
     assert s3.client().list_multipart_uploads(Bucket=s3.bucket).get("Uploads", []) == []
+
+
+def test_large_objects_are_copied_in_parts_by_the_server_itself(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = 5 * 2**20  # the least that S3 takes
+    monkeypatch.setattr(s3_module, "_COPY", TransferConfig(multipart_threshold=part, multipart_chunksize=part))
+    content = os.urandom(2 * part + 12345)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "weights").write_bytes(content)
+    store = open_store(f"s3://{s3.bucket}")
+    store.upload(tmp_path / "out", "a")
+    s3.requests.clear()
+    store.copy("a", "b")
+    assert s3.client().head_object(Bucket=s3.bucket, Key="b/weights")["ETag"].endswith('-3"')
+    assert ("GET", f"/{s3.bucket}/a/weights") not in s3.requests
+    assert store.read("b/weights") == content
 
 
 def test_a_failing_download_leaves_no_file_under_its_name(s3: S3Server, directory: Path, tmp_path: Path) -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +10,12 @@ import pytest
 
 from components.promote.__main__ import STEP
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard
+from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
-from llm_retriever.methods import method
-from llm_retriever.promotion import promote
-from llm_retriever.registry import Registry, Version
 from llm_retriever.registry import in_production as production_uri
-from llm_retriever.settings import PromotionSettings
 from llm_retriever.store import fetched, open_store
+from tests.promotion.conftest import Run, in_production, kill_when_it_writes
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
-
-
-@pytest.fixture(params=["local", "s3"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place to publish to."""
-    if request.param == "local":
-        return str(tmp_path / "published")
-    server = request.getfixturevalue("s3")
-    return f"s3://{server.bucket}/retrievers"
-
-
-class Run:
-    """What one training run hands to promote: a retriever, its index and its evaluation."""
-
-    def __init__(
-        self, directory: Path, value: float, *, seed: int = 0, collection: str = "c1", queries: int = 50
-    ) -> None:
-        self.directory = directory
-        self.retriever, self.index, self.evaluation = (
-            directory / name for name in ("retriever", "index", "evaluation")
-        )
-        (self.retriever / "model").mkdir(parents=True)
-        weights = f"weights {seed}"
-        (self.retriever / "model" / "model.safetensors").write_text(weights)
-        self.card = RetrieverCard.of(method("llm-ql"), Lineage("b"), weights=files.digest(weights))
-        self.card.save(self.retriever)
-        self.index.mkdir()
-        (self.index / "shard-0").write_bytes(bytes([seed]) * 100)
-        files.write_json(self.index / "manifest.json", {"card": self.card.digest()})
-        systems = {"retriever": {"ndcg@10": value, "mrr@10": value / 2}, "BM25": {"ndcg@10": 0.2, "mrr@10": 0.1}}
-        self.content = {
-            "collection": collection,
-            "card": self.card.digest(),
-            "splits": {"test": {"queries": queries, "systems": systems, "comparisons": []}},
-        }
-        self.save()
-
-    def save(self) -> None:
-        files.write_json(self.evaluation / "evaluation.json", self.content)
-
-    @property
-    def decision(self) -> str:
-        return (self.directory / "decision.md").read_text()
-
-    def promote(self, uri: str, **settings: Any) -> tuple[str, bool]:
-        return promote(
-            PromotionSettings(uri=uri, **settings),
-            self.evaluation,
-            self.retriever,
-            self.index,
-            self.directory / "decision.md",
-        )
-
-    def flags(self, uri: str) -> list[str]:
-        inputs = [f"--{name}={self.directory / name}" for name in ("retriever", "index", "evaluation")]
-        return [*inputs, f"--decision={self.directory / 'decision.md'}", f"--uri={uri}"]
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Run:
-    return Run(tmp_path / "old", 0.40, seed=1)
-
-
-def in_production(uri: str) -> Version | None:
-    """The version in production, after checking every byte of it."""
-    registry = Registry(uri)
-    version = registry.production()
-    if version is not None:
-        for folder in ("retriever", "index", "evaluation"):
-            with fetched(f"{registry.uri_of(version)}/{folder}") as copy:
-                assert any(copy.iterdir())
-    return version
 
 
 def test_the_first_version_is_promoted_and_can_be_used(uri: str, old: Run) -> None:
@@ -209,7 +129,7 @@ def test_on_other_queries_the_required_value_alone_decides(
 def test_a_split_that_production_was_not_measured_on_does_not_compare(uri: str, old: Run, tmp_path: Path) -> None:
     before, _ = old.promote(uri)
     new = Run(tmp_path / "new", 0.9, seed=2)
-    new.content["splits"] = {"dl19": new.content["splits"]["test"]}  # type: ignore[index]
+    new.content["splits"] = {"dl19": new.content["splits"]["test"]}
     new.save()
     assert new.promote(uri) == (before, False)
     assert "not comparable" in new.decision
@@ -218,7 +138,7 @@ def test_a_split_that_production_was_not_measured_on_does_not_compare(uri: str, 
 def test_the_metric_and_split_of_the_settings_decide(uri: str, old: Run, tmp_path: Path) -> None:
     old.promote(uri)
     new = Run(tmp_path / "new", 0.30, seed=2)
-    new.content["splits"]["test"]["systems"]["retriever"]["mrr@10"] = 0.21  # type: ignore[index]
+    new.content["splits"]["test"]["systems"]["retriever"]["mrr@10"] = 0.21
     new.save()
     assert new.promote(uri, metric="mrr@10", split="test")[1]
 
@@ -287,26 +207,6 @@ def test_a_version_begun_on_an_earlier_day_is_completed_under_its_name(tmp_path:
     assert list(begun.parent.iterdir()) == [begun]
 
 
-def kill_when_it_writes(s3: S3Server, key: str, flags: list[str]) -> None:
-    """Runs the step in a process of its own and kills it while the server holds back the write of `key`."""
-    arrived, killed = threading.Event(), threading.Event()
-
-    def hold_back(request: dict[str, Any]) -> tuple[str, bytes] | None:
-        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith(key):
-            arrived.set()
-            killed.wait(30)
-            return "503 Slow Down", b""
-        return None
-
-    s3.fault = hold_back
-    with subprocess.Popen([sys.executable, "-m", "components.promote", *flags], env=os.environ.copy()) as process:
-        assert arrived.wait(60)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed.set()
-    s3.fault = None
-
-
 def test_a_version_promoted_meanwhile_is_compared_with(s3: S3Server, old: Run, tmp_path: Path) -> None:
     """Two runs decide at the same time; the better one finishes first."""
     uri = f"s3://{s3.bucket}/retrievers"
@@ -353,7 +253,7 @@ def spoil_index(run: Run) -> None:
 
 
 def spoil_metric(run: Run) -> None:
-    run.content["splits"]["test"]["systems"]["retriever"].pop("ndcg@10")  # type: ignore[index]
+    run.content["splits"]["test"]["systems"]["retriever"].pop("ndcg@10")
 
 
 def spoil_splits(run: Run) -> None:
@@ -400,7 +300,8 @@ def test_a_kept_version_ends_the_step_well(uri: str, old: Run, tmp_path: Path) -
 
 def test_the_step_runs_with_kubeflows_message(uri: str, old: Run, tmp_path: Path) -> None:
     inputs = {
-        name: {"artifacts": [{"uri": str(old.directory / name)}]} for name in ("retriever", "index", "evaluation")
+        name: {"artifacts": [{"uri": str(old.directory / name)}]}
+        for name in ("retriever", "index", "evaluation", "refreshed")
     }
     message = {
         "inputs": {"parameterValues": {"uri": uri, "minimum_gain": 0, "metric": "ndcg@10"}, "artifacts": inputs},

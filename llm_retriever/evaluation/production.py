@@ -1,0 +1,187 @@
+"""The retriever in production as one more system: what it does on the collection of today.
+
+It is evaluated in an index of this collection that is made as its published one was: same kind, arithmetic, lengths and stored
+type. Vectors of passages whose title and text the published index has are taken over, only the others are encoded (see
+`llm_retriever.indexing.earlier`). That index is an output of the step, so that a retriever that stays in production can be
+published again with it; where only queries or judgments have changed, there is nothing to publish. A published index of this
+very collection is searched as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.card import CARD_FILE, RetrieverCard
+from llm_retriever.collection import Collection
+from llm_retriever.errors import InputError
+from llm_retriever.evaluation import account
+from llm_retriever.evaluation.baselines import fitting
+from llm_retriever.evaluation.bench import Bench
+from llm_retriever.evaluation.splits import PRODUCTION
+from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.indexing.build import write_index
+from llm_retriever.indexing.earlier import Earlier
+from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
+from llm_retriever.registry import VERSION_FILE
+from llm_retriever.retriever import Retriever
+from llm_retriever.settings import IndexSettings, is_unset
+from llm_retriever.store import Store, fetched, open_store
+
+FIELD = "production_uri"
+RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
+REFRESHED_FILE = "refreshed.json"
+MEND = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """`refreshed.json`: how the index of the version in production was brought to the new collection.
+
+    Attributes:
+        production_uri: URI of the version; "" where there is none.
+        version: Its name.
+        encoded: Passages that were encoded.
+        reused: Passages whose vectors the published index had.
+        index: Whether an index lies beside this file; not so where the published one holds the same passages.
+    """
+
+    production_uri: str = ""
+    version: str = ""
+    encoded: int = 0
+    reused: int = 0
+    index: bool = False
+
+    def save(self, directory: Path) -> None:
+        """Writes the file into the output `refreshed`."""
+        files.write_json(directory / REFRESHED_FILE, dataclasses.asdict(self))
+
+    def content(self) -> dict[str, Any]:
+        """The part of `evaluation.json`; {} where there is no version in production."""
+        told = {"version": self.version, "encoded": self.encoded, "reused": self.reused}
+        return {PRODUCTION: {"uri": self.production_uri, **told}} if self.production_uri else {}
+
+
+class Production:
+    """A published version, known to be one.
+
+    Args:
+        uri: Directory or s3:// prefix with `version.json`, `retriever/` and `index/`.
+
+    Attributes:
+        uri: Without a slash at its end.
+        version: Its name.
+        card: Of its retriever.
+        manifest: Of its index.
+
+    Raises:
+        InputError: There is no complete version, or its retriever and index do not belong together.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        store = open_store(self.uri)
+        needed = (VERSION_FILE, f"{RETRIEVER_FOLDER}/{CARD_FILE}", f"{INDEX_FOLDER}/{MANIFEST_FILE}")
+        missing = [name for name in needed if not store.exists(name)]
+        if missing:
+            raise InputError(f"not a published version, there is no {missing[0]}", file=uri, field=FIELD, mend=MEND)
+        self.version = _name(store)
+        with tempfile.TemporaryDirectory(prefix="version-") as scratch:
+            for name in needed[1:]:
+                files.write_text(Path(scratch) / name, store.read(name).decode())
+            self.card = RetrieverCard.load(Path(scratch) / RETRIEVER_FOLDER)
+            self.manifest = Manifest.load(Path(scratch) / INDEX_FOLDER)
+        if self.manifest.card != self.card.digest():
+            raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
+
+    def add(self, bench: Bench, refreshed: Path) -> tuple[Refreshed, float]:
+        """Evaluates it on a bench, and says how in its notes.
+
+        Args:
+            bench: With the collection of today.
+            refreshed: Directory of the output, which gets `index/` where the published one holds other passages.
+
+        Returns:
+            What was encoded and reused, and the wall-clock seconds of it all.
+        """
+        started = time.monotonic()
+        with fetched(f"{self.uri}/{RETRIEVER_FOLDER}") as retriever:
+            encoder = Retriever.load(retriever, precision=bench.settings.precision)
+            with self._searchable(retriever, encoder, bench.corpus, refreshed) as index:
+                given = bench.settings.query_length
+                length, _ = fitting(encoder, None if is_unset(given) else given, None)
+                system = DenseSystem(encoder, index, bench.passages, length)
+                description = f"the retriever in production, version {self.version} {account.made_of(self.card)}"
+                bench.add_dense(PRODUCTION, system, description=description, card=self.card.digest())
+                told = self._told(index.manifest)
+        if not told.index:
+            shutil.rmtree(refreshed / INDEX_FOLDER, ignore_errors=True)
+        bench.notes.append(self._note(told))
+        return told, time.monotonic() - started
+
+    @contextlib.contextmanager
+    def _searchable(self, retriever: Path, encoder: Retriever, corpus: Collection, refreshed: Path) -> Iterator[Index]:
+        """An index of the collection: the published one, or one that is made of it."""
+        with fetched(f"{self.uri}/{INDEX_FOLDER}") as published:
+            if self.manifest.collection != corpus.fingerprint:
+                self._refresh(published, retriever, encoder, corpus, refreshed / INDEX_FOLDER)
+                published = refreshed / INDEX_FOLDER
+            yield Index.open(published, encoder)
+
+    def _refresh(self, published: Path, retriever: Path, encoder: Retriever, corpus: Collection, target: Path) -> None:
+        """Makes the index of the new collection, on all GPUs; vectors must be made in the arithmetic of the published ones."""
+        settings = settings_of(self.manifest)
+        load = functools.partial(Retriever.load, retriever, precision=settings.precision)
+        same = encoder.precision == settings.precision
+        earlier = Earlier(published) if self.manifest.passages else None
+        write_index(encoder if same else load(), corpus, target, settings, load=load, earlier=earlier)
+
+    def _told(self, searched: Manifest) -> Refreshed:
+        is_new = _held(searched) != _held(self.manifest)
+        reused = searched.reused if is_new else searched.count
+        return Refreshed(self.uri, self.version, searched.count - reused, reused, is_new)
+
+    def _note(self, told: Refreshed) -> str:
+        if not told.index:
+            return f"The version in production, {self.version}, was searched in its published index, which holds this corpus."
+        how = (
+            f"of {told.encoded + told.reused:,} vectors, {told.reused:,} were taken over and {told.encoded:,} made anew"
+        )
+        if self.manifest.passages is None:
+            how = f"all {told.encoded:,} passages were encoded, because its published index does not say which passages it holds"
+        return f"The index of the version in production, {self.version}, was brought to this collection: {how}."
+
+
+def _held(manifest: Manifest) -> tuple[Any, ...]:
+    """What tells which passages an index holds, under which ids and in which order."""
+    return manifest.passages, manifest.count, [shard.ids_sha256 for shard in manifest.shards]
+
+
+def _name(store: Store) -> str:
+    try:
+        name = str(json.loads(store.read(VERSION_FILE))["name"])
+    except (ValueError, KeyError, TypeError):
+        name = ""
+    if not name:
+        mend = "restore that version"
+        raise InputError("does not name a version", file=store.uri_of(VERSION_FILE), field="name", mend=mend)
+    return name
+
+
+def settings_of(manifest: Manifest) -> IndexSettings:
+    """Settings with which an index becomes one of another collection: its own, but for what depends on the machine."""
+    known = {field.name for field in dataclasses.fields(IndexSettings)}
+    own = {name: value for name, value in manifest.settings.items() if name in known}
+    # A limit of memory was that of another pod.
+    return IndexSettings(**own | {"processes": 0, "memory_gib": 0.0})

@@ -1,0 +1,175 @@
+"""What an evaluation says about a retriever, and about it and the one in production."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.errors import InputError
+from llm_retriever.settings import PromotionSettings
+
+NEW, PRODUCTION = "retriever", "production"
+MEND = "evaluate again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One evaluation's values of the metric that decides.
+
+    Attributes:
+        place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
+        value: Of the retriever.
+        others: Of the baselines, by name.
+    """
+
+    place: tuple[str, str, int]
+    value: float
+    others: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The new retriever and the one in production on the same queries.
+
+    Attributes:
+        split: Of the queries.
+        queries: How many.
+        metric: That was tested: the evaluation's primary one.
+        new, old: Means of the two.
+        difference: new − old.
+        interval: 95 % confidence interval of the difference; None for a single query.
+        p: Two-sided, of the paired t-test, not corrected for other comparisons.
+        is_target: Whether this split decides.
+        is_guard: Whether it may speak against the new one.
+    """
+
+    split: str
+    queries: int
+    metric: str
+    new: float
+    old: float
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    is_target: bool
+    is_guard: bool
+
+    def is_worse(self, significance: float) -> bool:
+        """Whether the new one is significantly worse."""
+        return self.difference < 0 and self.p < significance
+
+    def verdict(self, significance: float) -> str:
+        """How the new one does: ``equal``, ``significantly better``, ``not significantly worse``."""
+        if self.difference == 0:
+            return "equal"
+        word = "better" if self.difference > 0 else "worse"
+        return f"{'' if self.p < significance else 'not '}significantly {word}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """The new retriever against the version in production, measured by the same evaluation.
+
+    Attributes:
+        version: Name of that version.
+        value: Its value of the metric that decides, on the split that decides; None if it was not measured there, as on
+            collections that nothing was trained on.
+        pairs: All splits that both were measured on.
+        left_out: Splits that only the new one was measured on.
+        encoded, reused: Passages of the new collection that were encoded for it, and that its index held already.
+    """
+
+    version: str
+    value: float | None
+    pairs: list[Pair]
+    left_out: list[str]
+    encoded: int
+    reused: int
+
+
+def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
+    """The split that decides; "" if nothing was evaluated."""
+    return settings.split or next(iter(content.get("splits") or [""]))
+
+
+def measured(content: Mapping[str, Any], split: str, metric: str, file: Path | str, system: str = NEW) -> Measured:
+    """Reads one metric of one split from the content of `evaluation.json`.
+
+    Raises:
+        InputError: It has no such split, system or metric, or the value is not a number.
+    """
+    splits = content.get("splits") or {}
+    if split not in splits:
+        raise InputError(f"has no split {split!r}", file=file, field="split", mend=one_of(splits))
+    systems = splits[split].get("systems") or {}
+    values = systems.get(system) or {}
+    if metric not in values:
+        raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", mend=one_of(values))
+    if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
+        raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend=MEND)
+    others = {name: row[metric] for name, row in systems.items() if name not in (NEW, PRODUCTION) and metric in row}
+    collection = splits[split].get("collection", content.get("collection", ""))
+    place = (str(collection), split, int(splits[split].get("queries", 0)))
+    return Measured(place, float(values[metric]), others)
+
+
+def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path) -> Contest | None:
+    """Reads the comparison with the version in production; None if the evaluation has none.
+
+    Raises:
+        InputError: A guard split was not evaluated, or the version in production was not measured on it.
+    """
+    splits, target, guards = content.get("splits") or {}, target_of(content, settings), _guards(settings)
+    for name in guards:
+        if name not in splits:
+            raise InputError(f"has no split {name!r}", file=file, field="guards", mend=one_of(splits))
+    told = content.get("production")
+    if not told:
+        return None
+    both = [name for name, split in splits.items() if PRODUCTION in split.get("systems", {})]
+    for name in guards:
+        if name not in both:
+            problem = f"the version in production was not measured on the split {name!r}"
+            raise InputError(problem, file=file, field="guards", mend=one_of(both))
+    chosen = guards or both
+    value = measured(content, target, settings.metric, file, PRODUCTION).value if target in both else None
+    return Contest(
+        version=str(told.get("version", "")),
+        value=value,
+        pairs=[_pair(name, splits[name], file, name == target, name in chosen) for name in both],
+        left_out=[name for name in splits if name not in both],
+        encoded=int(told.get("encoded", 0)),
+        reused=int(told.get("reused", 0)),
+    )
+
+
+def _guards(settings: PromotionSettings) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in settings.guards.split(",") if name.strip()))
+
+
+def _pair(name: str, split: Mapping[str, Any], file: Path, is_target: bool, is_guard: bool) -> Pair:
+    compared = next((c for c in split.get("comparisons", []) if c["baseline"] == PRODUCTION), None)
+    if compared is None:
+        problem = f"the split {name!r} has no comparison with {PRODUCTION}"
+        raise InputError(problem, file=file, field="comparisons", mend=MEND)
+    metric, systems, interval = compared["metric"], split["systems"], compared["interval"]
+    return Pair(
+        split=name,
+        queries=int(compared["queries"]),
+        metric=metric,
+        new=float(systems[NEW][metric]),
+        old=float(systems[PRODUCTION][metric]),
+        difference=float(compared["mean_difference"]),
+        interval=(float(interval[0]), float(interval[1])) if interval else None,
+        p=float(compared["t_test"]),
+        is_target=is_target,
+        is_guard=is_guard,
+    )
+
+
+def one_of(names: Mapping[str, Any] | list[str]) -> str:
+    """The mend of a name that is not there."""
+    return f"use one of {', '.join(names)}" if names else MEND

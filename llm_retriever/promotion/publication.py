@@ -1,0 +1,156 @@
+"""What is published: the new retriever with its index, or the one in production with its index of the new collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.indexing.places import complete
+from llm_retriever.indexing.shards import MANIFEST_FILE
+from llm_retriever.promotion.evidence import NEW, PRODUCTION
+from llm_retriever.registry import Registry, Version
+from llm_retriever.store import manifest_of
+
+EVALUATION_FILE, RUNS = "evaluation.json", "runs"
+REFRESHED_FILE = "refreshed.json"
+SAME_RUN = "give the outputs of one and the same run"
+LEXICAL = "BM25"
+_OF_THE_MEASUREMENT = (
+    "format",
+    "collection",
+    "corpus",
+    "primary_metric",
+    "measures",
+    "depth",
+    "significance",
+    "versions",
+)
+_OF_THE_RETRIEVER = ("method", "recipe", "lineage")
+_OF_THE_SPLIT = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a run made.
+
+    Attributes:
+        retriever, index, evaluation: Directories.
+        card: Digest of the retriever's card.
+        model: Digest over retriever and index.
+        refreshed: Output of `evaluate` with an index of the new collection for the retriever in production; None if its
+            index is of that collection already.
+    """
+
+    retriever: Path
+    index: Path
+    evaluation: Path
+    card: str
+    model: str
+    refreshed: Path | None = None
+
+
+def with_index(refreshed: Path | None) -> Path | None:
+    """The output `refreshed` of `evaluate`, if it holds an index."""
+    return refreshed if refreshed is not None and (refreshed / "index" / MANIFEST_FILE).is_file() else None
+
+
+def publish_new(registry: Registry, made: Made, reason: str) -> Version:
+    """Publishes the new retriever with its index and evaluation."""
+    with complete(made.index) as index:
+        folders = {"retriever": made.retriever, "index": index, "evaluation": made.evaluation}
+        return registry.publish(folders, made.model, made.card, reason=reason)
+
+
+def refreshed_model(registry: Registry, before: Version, refreshed: Path) -> str:
+    """The digest of a version's retriever with the refreshed index."""
+    return files.digest([registry.manifest(before, "retriever"), manifest_of(refreshed / "index")])
+
+
+def publish_refreshed(registry: Registry, before: Version, evaluation: Path, refreshed: Path, reason: str) -> Version:
+    """Publishes the retriever of a version with the refreshed index, and with what was measured of the two.
+
+    The retriever's files are copied where they lie: they are the same to the bit.
+
+    Args:
+        registry: Holds the version.
+        before: The version whose retriever it is.
+        evaluation: The run's evaluation, which measured that version too.
+        refreshed: With an index of the run's collection.
+        reason: Why, for people.
+
+    Raises:
+        InputError: The refreshed index belongs to another version or retriever.
+    """
+    _check_belongs(refreshed, before)
+    model, told = refreshed_model(registry, before, refreshed), registry.evaluation(before)
+    with complete(refreshed / "index") as index, _taken_out(evaluation, before, told) as own:
+        folders: dict[str, Path | Version] = {"retriever": before, "index": index, "evaluation": own}
+        return registry.publish(folders, model, before.card, refreshed_from=before.name, reason=reason)
+
+
+def _check_belongs(refreshed: Path, before: Version) -> None:
+    file, manifest = refreshed / REFRESHED_FILE, refreshed / "index" / MANIFEST_FILE
+    if files.read_json(file, mend="give the output of evaluate").get("version") != before.name:
+        raise InputError("is of another version", file=file, field="version", mend=SAME_RUN)
+    if files.read_json(manifest, mend="give the output of evaluate").get("card") != before.card:
+        raise InputError("is of another retriever", file=manifest, field="card", mend=SAME_RUN)
+
+
+@contextmanager
+def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any]) -> Iterator[Path]:
+    """A directory with the evaluation of the version in production on the new collection, taken out of the run's own."""
+    content = files.read_json(evaluation / EVALUATION_FILE)
+    with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
+        directory = Path(name) / "evaluation"
+        files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, told))
+        for split in content["splits"]:
+            for system, kept in ((PRODUCTION, NEW), (LEXICAL, LEXICAL)):
+                run = evaluation / RUNS / split / f"{system}.trec"
+                if run.is_file():
+                    (directory / RUNS / split).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(run, directory / RUNS / split / f"{kept}.trec")
+        yield directory
+
+
+def evaluation_of_production(content: Mapping[str, Any], before: Version, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation says about the version in production, as the content of an `evaluation.json` of its own.
+
+    Its values stand under the name `retriever`, as in every version's evaluation. Of the other systems only BM25 stays;
+    comparisons, which are all with the retriever that was not promoted, do not. It depends on its arguments alone, so
+    that a killed publication finds its version again.
+
+    Args:
+        content: The run's `evaluation.json`.
+        before: The version in production.
+        told: That version's own `evaluation.json`, which knows how it was made.
+    """
+    splits = {
+        name: _split_of(split, PRODUCTION)
+        for name, split in content["splits"].items()
+        if PRODUCTION in split["systems"]
+    }
+    # On collections of their own the same retriever does what it did.
+    own = {name: split for name, split in told.get("splits", {}).items() if "zero_shot" in split}
+    splits |= {name: _split_of(split, NEW) for name, split in own.items() if name not in splits}
+    measurement = {name: content[name] for name in _OF_THE_MEASUREMENT if name in content}
+    maker = {name: told[name] for name in _OF_THE_RETRIEVER if name in told}
+    note = (
+        f"The retriever is that of version {before.name}; it was measured by a later run, on the collection that the "
+        "index beside this is of."
+    )
+    return measurement | {"splits": splits, "notes": [note], "card": before.card, "refreshed_from": before.name} | maker
+
+
+def _split_of(split: Mapping[str, Any], system: str) -> dict[str, Any]:
+    kept = {name: split[name] for name in _OF_THE_SPLIT if name in split}
+    for part in ("systems", "per_query"):
+        values = split.get(part, {})
+        kept[part] = {name: values[old] for name, old in ((NEW, system), (LEXICAL, LEXICAL)) if old in values}
+    return kept | {"comparisons": [], "wins_and_losses": {}, "notes": list(split.get("notes", []))}

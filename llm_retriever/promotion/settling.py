@@ -1,0 +1,179 @@
+"""The step `promote`: decides, publishes what the decision asks for, and writes both down."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.card import RetrieverCard
+from llm_retriever.errors import InputError
+from llm_retriever.indexing.shards import MANIFEST_FILE
+from llm_retriever.promotion.evidence import Contest, Measured, contest, measured, target_of
+from llm_retriever.promotion.page import Outcome, decision_markdown
+from llm_retriever.promotion.publication import (
+    EVALUATION_FILE,
+    SAME_RUN,
+    Made,
+    publish_new,
+    publish_refreshed,
+    refreshed_model,
+    with_index,
+)
+from llm_retriever.promotion.rule import Decision, decide, decide_contest
+from llm_retriever.registry import Registry, Version, model_digest
+from llm_retriever.settings import PromotionSettings
+
+_ATTEMPTS = 5
+
+
+def promote(
+    settings: PromotionSettings,
+    evaluation: Path,
+    retriever: Path,
+    index: Path,
+    decision: Path,
+    refreshed: Path | None = None,
+) -> tuple[str, bool]:
+    """Decides, publishes what the rule says, and writes the decision with its reasons as Markdown.
+
+    Two runs that decide at the same time compare with the same version; the later one notices, and decides again. The
+    record of what was judged is written last, where `source_fingerprint` is set.
+
+    Args:
+        settings: The rule's numbers, and the URI of the published versions; "" = decide, publish nothing.
+        evaluation: Output of `evaluate`.
+        retriever: The retriever that was evaluated.
+        index: The index that was evaluated.
+        decision: The Markdown file to write.
+        refreshed: Output of `evaluate`: the index in production, brought to the new collection.
+
+    Returns:
+        The URI of the version that is in production afterwards ("" if none), and whether it is the new one.
+
+    Raises:
+        InputError: The evaluation is of another retriever or lacks a split or metric, or the URI cannot be used.
+    """
+    file = evaluation / EVALUATION_FILE
+    content = files.read_json(file, mend="give the output of evaluate")
+    new = measured(content, target_of(content, settings), settings.metric, file)
+    against = contest(content, settings, file)
+    card = RetrieverCard.load(retriever).digest()
+    _check_same_card(content, card, file)
+    manifest = index / MANIFEST_FILE
+    _check_same_card(files.read_json(manifest, mend="give the output of build_index"), card, manifest)
+    if not settings.uri:
+        outcome = Outcome(
+            decide_contest(settings, new, against, against.version) if against else decide(settings, new, None)
+        )
+        files.write_text(decision, decision_markdown(settings, new, outcome))
+        return "", False
+    made = Made(retriever, index, evaluation, card, model_digest(retriever, index), with_index(refreshed))
+    outcome = _settle(settings, new, against, made)
+    files.write_text(decision, decision_markdown(settings, new, outcome))
+    _write_record(settings, outcome)
+    return outcome.uri, outcome.decision.replace
+
+
+def _settle(settings: PromotionSettings, new: Measured, against: Contest | None, made: Made) -> Outcome:
+    registry = Registry(settings.uri)
+    for _ in range(_ATTEMPTS):
+        before = registry.production()
+        outcome = _judged(settings, new, against, made, registry, before)
+        published = _published(settings, new, made, registry, outcome)
+        if published is None:
+            return outcome
+        version, reason = published
+        if registry.production() == before:
+            registry.put_into_production(version, reason)
+            return dataclasses.replace(outcome, version=version, uri=registry.uri_of(version))
+    raise InputError("other runs keep promoting", file=settings.uri, mend="let one run at a time promote to this URI")
+
+
+def _published(
+    settings: PromotionSettings, new: Measured, made: Made, registry: Registry, outcome: Outcome
+) -> tuple[Version, dict[str, Any]] | None:
+    """Publishes what is to go into production, and says why; None if everything stays as it is."""
+    (collection, split, _), before, against = new.place, outcome.before, outcome.decision.contest
+    reason: dict[str, Any] = {"collection": collection, "split": split}
+    if outcome.decision.replace:
+        version = publish_new(registry, made, f"{settings.metric} {new.value:.4f} on {split}")
+        return version, reason | {settings.metric: new.value}
+    if outcome.is_to_refresh and before and against and made.refreshed:
+        value = against.value
+        told = f"{before.name} with a new index"
+        told += "" if value is None else f", {settings.metric} {value:.4f} on {split}"
+        version = publish_refreshed(registry, before, made.evaluation, made.refreshed, told)
+        return version, reason | {settings.metric: value, "refreshed_from": before.name}
+    return None
+
+
+def _judged(
+    settings: PromotionSettings,
+    new: Measured,
+    against: Contest | None,
+    made: Made,
+    registry: Registry,
+    before: Version | None,
+) -> Outcome:
+    """The decision as things stand, before anything is published."""
+    if before is None:
+        return Outcome(decide(settings, new, None))
+    if before.model == made.model:
+        known = Decision(False, [f"This retriever and index are in production already, as {before.name}."])
+        return Outcome(known, before, before, registry.uri_of(before))
+    done = _is_refreshed(registry, before, against, made)
+    if against is not None and (done or before.name == against.version):
+        decision = decide_contest(settings, new, against, _measured_before(registry, before, new, settings))
+        is_open = made.refreshed is not None and not done and not decision.replace
+        note = _index_note(settings, against, made, before, done)
+        return Outcome(decision, before, before, registry.uri_of(before), is_open and settings.refresh, note)
+    decision = decide(settings, new, _measured_before(registry, before, new, settings))
+    if against is not None:
+        moved = f"The evaluation compared with {against.version}, which is in production no more."
+        decision = dataclasses.replace(decision, reasons=[moved, *decision.reasons])
+    return Outcome(decision, before, before, registry.uri_of(before))
+
+
+def _is_refreshed(registry: Registry, before: Version, against: Contest | None, made: Made) -> bool:
+    """Whether what is in production is what this very run refreshed, before it was killed."""
+    if against is None or made.refreshed is None or not before.refreshed_from:
+        return False
+    model = refreshed_model(registry, before, made.refreshed)
+    return (before.refreshed_from, before.model) == (against.version, model)
+
+
+def _index_note(settings: PromotionSettings, against: Contest, made: Made, before: Version, done: bool) -> str:
+    if made.refreshed is None:
+        return "The index in production is of this collection already."
+    passages = f"{against.encoded:,} passages were encoded for it, {against.reused:,} were in the old one unchanged"
+    if done or settings.refresh:
+        source = before.refreshed_from if done else before.name
+        return f"The retriever of {source} got an index of the new collection: {passages}."
+    return "The index in production is of an older collection, and stays so because refresh is off."
+
+
+def _measured_before(registry: Registry, before: Version, new: Measured, settings: PromotionSettings) -> Measured | str:
+    """The same metric of the version in production; its name where that was measured elsewhere."""
+    content = registry.evaluation(before)
+    try:
+        old = measured(content, new.place[1], settings.metric, registry.uri_of(before))
+    except InputError:
+        return before.name
+    return old if old.place == new.place else before.name
+
+
+def _check_same_card(content: Mapping[str, Any], card: str, file: Path) -> None:
+    if content.get("card") != card:
+        raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+
+
+def _write_record(settings: PromotionSettings, outcome: Outcome) -> None:
+    if not settings.source_fingerprint:
+        return
+    name = outcome.version.name if outcome.version else ""
+    Registry(settings.uri).write_judged(
+        settings.source_fingerprint, outcome.decision.replace, name, outcome.all_reasons()
+    )

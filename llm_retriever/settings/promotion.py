@@ -1,0 +1,61 @@
+"""Settings of promote."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from pydantic import Field
+
+
+@dataclasses.dataclass(frozen=True)
+class PromotionSettings:
+    """`promote`: when a new retriever replaces the one in production, and where it is published."""
+
+    uri: Annotated[
+        str, Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing.")
+    ] = ""
+    split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
+    metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
+    minimum_gain: Annotated[
+        float,
+        Field(
+            ge=-1,
+            le=1,
+            description="Required difference to the version in production. Where both were measured on the same queries by the "
+            "same run, the new one must be better in any case.",
+        ),
+    ] = 0.0
+    minimum_value: Annotated[
+        float, Field(ge=0, le=1, description="Required value, also for the very first version.")
+    ] = 0.0
+    guards: Annotated[
+        str,
+        Field(
+            description="Splits, separated by commas, on which the new retriever must not be significantly worse than the one "
+            "in production; empty = all evaluated."
+        ),
+    ] = ""
+    significance: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="A guard split speaks against the new retriever where it is worse and p of the paired t-test is below "
+            "this.",
+        ),
+    ] = 0.05
+    refresh: Annotated[
+        bool,
+        Field(
+            description="Whether a retriever that stays in production is published with an index of the new corpus, as a version "
+            "of its own."
+        ),
+    ] = True
+    source_fingerprint: Annotated[
+        str,
+        Field(
+            description="What fingerprint_sources saw; is written down beside the versions, so that the next retraining knows "
+            "that it was judged. Empty = nothing is written down."
+        ),
+    ] = ""

@@ -1,0 +1,154 @@
+"""The step's side of a training on several nodes: inputs to the store, a TrainJob, its result from the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.store import MANIFEST, Store, manifest_of, open_store, publish
+from llm_retriever.trainjob import follow
+from llm_retriever.trainjob.client import Client
+from llm_retriever.trainjob.manifest import ATTEMPT_LABEL, GRACE_SECONDS, manifest, specification
+from llm_retriever.trainjob.nodes import Nodes
+
+FOLDER = "trainjob"
+"""Below a training's checkpoints in the store: everything that the step and its nodes tell each other."""
+TASK, RESULT, REFUSAL, FAILURES = "task.json", "result", "refusal.json", "failures"
+DRAFT, LOG = "draft", "log.json"
+STAGED = "staged"
+"""Below the checkpoint prefix: inputs, each under the digest of its content."""
+DIGITS = 10
+
+
+def launch_on_nodes(module: str, job: Mapping[str, Any], nodes: Nodes) -> None:
+    """Calls `work(job)` of `module` in the processes of several nodes; the job's `draft` and `log` are here afterwards.
+
+    A training whose result is in the store already is not run again, and one that is under way is only followed.
+
+    Args:
+        module: Dotted name of a module with `work(job: dict) -> None`.
+        job: `settings`, `run` (with a mirror), `paths` of input directories, and where `draft` and `log` go.
+        nodes: What is asked for.
+
+    Raises:
+        InputError: There is no cluster, it refuses the TrainJob, or a node refuses its input.
+        RuntimeError: The training failed; with the last lines of a failed node's log.
+    """
+    mirror = job["run"]["mirror"]
+    place = open_store(f"{mirror}/{FOLDER}")
+    if not place.exists(f"{RESULT}/{MANIFEST}"):
+        client = Client.connect()
+        inputs = {name: staged(path, mirror.rpartition("/")[0]) for name, path in job["paths"].items()}
+        run = {name: value for name, value in job["run"].items() if name != "checkpoints"}
+        task = {"module": module, "settings": job["settings"], "run": run, "inputs": inputs}
+        _train(client, place, task, nodes)
+    _take_over(place, Path(job["draft"]), Path(job["log"]))
+
+
+def staged(path: str | Path, prefix: str) -> str:
+    """Brings a directory into the store, unless the same content is there, and returns its URI."""
+    content = manifest_of(Path(path))
+    uri = f"{prefix}/{STAGED}/{files.digest(content)[:32]}"
+    publish(path, uri, content)
+    return uri
+
+
+def _train(client: Client, place: Store, task: dict[str, Any], nodes: Nodes) -> None:
+    own = client.own()
+    if not (nodes.image or own.image):
+        raise InputError(
+            "the step does not know its own image", field="node_image", mend="say which image the nodes run"
+        )
+    spec = specification(nodes, place.uri, own)
+    training = files.digest([task, spec])[:DIGITS]
+    running, attempt = _under_way(client, training)
+    made = manifest(spec, task["run"]["title"].split()[0], training, attempt, nodes.labels, own)
+    name = running or made["metadata"]["name"]
+    try:
+        if running:
+            client.adopt(name, own)
+        else:
+            _create(client, place, task, made)
+        print(f"{name}: {nodes.number} nodes, {nodes.processes} processes each", file=sys.stderr, flush=True)
+        follow.Follower(client, name, refused=lambda: refuse(place), failure=lambda: _failure(place)).wait()
+    finally:
+        _delete(client, name)
+
+
+def _create(client: Client, place: Store, task: dict[str, Any], made: dict[str, Any]) -> None:
+    for leftover in (REFUSAL, FAILURES):
+        place.delete(leftover)
+    place.write(TASK, json.dumps(task, indent=2, allow_nan=False).encode())
+    client.create(made)
+
+
+def _under_way(client: Client, training: str) -> tuple[str, int]:
+    """The TrainJob of this training that is under way ("" = none), and the number of the next attempt.
+
+    Failed ones are removed, and pods that are still saving a checkpoint are waited for: two of them must not write to
+    the same place.
+    """
+    deadline, highest = time.monotonic() + 2 * GRACE_SECONDS, 0
+    while True:
+        found = {job["metadata"]["name"]: job for job in client.of_training(training)}
+        highest = max([highest, *(int(job["metadata"]["labels"][ATTEMPT_LABEL]) for job in found.values())])
+        alive = [name for name, job in found.items() if not (_is_leaving(job) or _has_failed(job))]
+        if alive:
+            print(f"{alive[0]} is under way: it is followed", file=sys.stderr, flush=True)
+        if alive or not found:
+            return (alive[0] if alive else ""), highest + 1
+        for name, job in found.items():
+            if not _is_leaving(job):
+                client.delete(name)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the pods of {', '.join(found)} do not end")
+        time.sleep(follow.POLL_SECONDS)
+
+
+def _is_leaving(job: dict[str, Any]) -> bool:
+    return "deletionTimestamp" in job["metadata"]
+
+
+def _has_failed(job: dict[str, Any]) -> bool:
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Failed" and condition["status"] == "True" for condition in conditions)
+
+
+def _delete(client: Client, name: str) -> None:
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        client.delete(name)
+    except (ApiException, HTTPError) as error:
+        print(f"the TrainJob {name} could not be deleted: {type(error).__name__}", file=sys.stderr, flush=True)
+
+
+def refuse(place: Store) -> None:
+    """Raises the `InputError` that a node has left, if one has."""
+    if place.exists(REFUSAL):
+        raise InputError(**json.loads(place.read(REFUSAL)))
+
+
+def _failure(place: Store) -> str:
+    found = place.list(FAILURES)
+    return place.read(found[0].key).decode("utf-8", errors="replace").rstrip() if found else ""
+
+
+def _take_over(place: Store, draft: Path, log: Path) -> None:
+    """Brings the result here; it stays in the store until the step's checkpoints are discarded."""
+    if not place.exists(f"{RESULT}/{MANIFEST}"):
+        raise RuntimeError(f"the training ended, but its result is not at {place.uri_of(RESULT)}")
+    with tempfile.TemporaryDirectory(dir=draft.parent, prefix=".result-") as scratch:
+        place.download(RESULT, scratch)
+        for path in (Path(scratch) / DRAFT).iterdir():
+            shutil.move(path, draft / path.name)
+        shutil.move(Path(scratch) / LOG, log)

@@ -1,0 +1,151 @@
+"""The steps that turn a corpus into a retriever, one after the other: what `train_retriever` and `retrain` consist of."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Markdown, Metrics, Model
+
+from components.adapt_backbone import component as adaptation
+from components.build_index import component as indexing
+from components.evaluate import component as evaluation
+from components.fetch_backbone import component as fetching
+from components.fingerprint_sources import component as fingerprinting
+from components.mine_negatives import component as mining
+from components.prepare_corpus import component as preparation
+from components.promote import component as promotion
+from components.tune_retriever import component as tuning
+from llm_retriever.settings import (
+    AdaptationSettings,
+    BackboneSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    IndexSettings,
+    MiningSettings,
+    PromotionSettings,
+    TuningSettings,
+)
+from pipelines import encoding
+from pipelines.stages import on_cpu, on_gpu, on_model_image, stage, with_store
+
+
+class Trained(NamedTuple):
+    """What a run leaves behind."""
+
+    retriever: Model
+    index: Artifact
+    evaluation: Artifact
+    report: HTML
+    summary: Markdown
+    metrics: Metrics
+    decision: Markdown
+    published_uri: str
+
+
+class Seen(NamedTuple):
+    """What `fingerprint_sources` found, as parameters of the steps behind it; its outputs of these names."""
+
+    corpus_fingerprint: Any
+    backbone_fingerprint: Any
+    part_numbers: Any
+    fingerprint: Any
+    changed: Any
+    production_uri: Any
+
+
+def looked_at(given: Mapping[str, Any], recipe: Any = "") -> Seen:
+    """Looks at the sources and at what is in production, in every run anew.
+
+    Args:
+        given: The pipeline's parameters.
+        recipe: What else decides what the run makes, as text.
+    """
+    task = fingerprinting.fingerprint_sources(
+        corpus_uri=given["corpus_uri"],
+        backbone=given["backbone"],
+        parts=given["index_parts"],
+        published_uri=given["promote_uri"],
+        recipe=recipe,
+    )
+    task.set_caching_options(False)
+    with_store(on_cpu(task, given, "promote"))
+    return Seen(*(task.outputs[name] for name in Seen._fields))
+
+
+def trained(given: Mapping[str, Any], seen: Seen) -> Trained:
+    """All steps behind `fingerprint_sources`.
+
+    Args:
+        given: The pipeline's parameters.
+        seen: What that step found.
+    """
+    corpus = preparation.prepare_corpus(
+        **stage(given, "corpus", CorpusSettings, source_fingerprint=seen.corpus_fingerprint)
+    )
+    with_store(on_cpu(corpus, given, "corpus"))
+    collection = corpus.outputs["collection"]
+
+    fetched = fetching.fetch_backbone(
+        collection=collection,
+        **stage(given, "backbone", BackboneSettings, source_fingerprint=seen.backbone_fingerprint),
+    )
+    with_store(on_model_image(fetched, given, "backbone"))
+
+    mined = mining.mine_negatives(collection=collection, **stage(given, "mine", MiningSettings))
+    with_store(on_gpu(mined, given, "mine"))
+
+    adapted, tuned = _model(given, fetched.outputs["backbone"], collection, mined.outputs["training_set"])
+    retriever = tuned.outputs["retriever"]
+
+    encoded = encoding.encoded_in_parts(given, seen.part_numbers, retriever, collection)
+    built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index", IndexSettings))
+    with_store(on_gpu(built, given, "index")).after(encoded)
+
+    judged = evaluation.evaluate(
+        index=built.outputs["index"],
+        retriever=retriever,
+        backbone=fetched.outputs["backbone"],
+        adapted=adapted.outputs["adapted"],
+        collection=collection,
+        bm25_runs=mined.outputs["bm25_runs"],
+        **stage(given, "eval", EvaluationSettings, production_uri=seen.production_uri),
+    )
+    with_store(on_gpu(judged, given, "eval"))
+    return _promoted(given, seen, tuned, built, judged)
+
+
+def _model(given: Mapping[str, Any], backbone: Any, collection: Any, pairs: Any) -> tuple[Any, Any]:
+    """The tasks of both training stages."""
+    adapted = adaptation.adapt_backbone(
+        backbone=backbone, collection=collection, training_set=pairs, **stage(given, "adapt", AdaptationSettings)
+    )
+    with_store(on_gpu(adapted, given, "adapt"))
+    tuned = tuning.tune_retriever(
+        adapted=adapted.outputs["adapted"],
+        collection=collection,
+        training_set=pairs,
+        **stage(given, "tune", TuningSettings),
+    )
+    return adapted, with_store(on_gpu(tuned, given, "tune"))
+
+
+def _promoted(
+    given: Mapping[str, Any], seen: Seen, tuned: dsl.PipelineTask, built: dsl.PipelineTask, judged: dsl.PipelineTask
+) -> Trained:
+    retriever, index = tuned.outputs["retriever"], built.outputs["index"]
+    decided = promotion.promote(
+        evaluation=judged.outputs["evaluation"],
+        refreshed=judged.outputs["refreshed"],
+        retriever=retriever,
+        index=index,
+        **stage(given, "promote", PromotionSettings, source_fingerprint=seen.fingerprint),
+    )
+    decided.set_caching_options(False)
+    with_store(on_cpu(decided, given, "promote"))
+    return Trained(
+        retriever=retriever,
+        index=index,
+        **{name: judged.outputs[name] for name in ("evaluation", "report", "summary", "metrics")},
+        decision=decided.outputs["decision"],
+        published_uri=decided.outputs["published_uri"],
+    )

@@ -1,0 +1,221 @@
+"""What a preset gives the pods beyond the form: read, refused, and written into the compiled pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import dsl, kubernetes
+from kubernetes.utils import quantity
+
+from llm_retriever.errors import InputError
+from pipelines import estimate, pods, presets
+from pipelines.__main__ import main
+from pipelines.compilation import compile_pipeline
+from pipelines.costs import Workload
+from pipelines.shapes import GPUS
+from pipelines.train_retriever import train_retriever
+from tests.pipelines.api_server import serving
+
+PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
+MS_MARCO = Workload(passages=8_840_000, queries=491_000)
+OURS = """
+description = "Ours."
+base = "llm-ql-llama2-7b"
+
+[parameters]
+corpus_uri = "s3://bucket/corpus"
+tune_epochs = 2
+run_gpu_node_selector = { "cloud.example/pool" = "a100" }
+run_gpu_tolerations = [{ key = "nvidia.com/gpu", operator = "Exists" }]
+
+[cluster]
+queue = "gpu"
+retries = 1
+
+[cluster.tune]
+timeout_hours = 0.5
+shared_memory = "128Gi"
+
+[cluster.promote]
+retries = 0
+"""
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> str:
+    path = tmp_path / "ours.toml"
+    path.write_text(OURS)
+    return str(path)
+
+
+def written(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tasks, those of loops included, and pods of a compiled pipeline, by name."""
+    pipeline, platform = yaml.safe_load_all(path.read_text())
+    dags = [pipeline["root"], *(c for c in pipeline["components"].values() if "dag" in c)]
+    tasks = {name: task for dag in dags for name, task in dag["dag"]["tasks"].items()}
+    found = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return tasks, {name.removeprefix("exec-"): pod for name, pod in found.items()}
+
+
+def test_a_file_of_ones_own_is_laid_over_its_base(ours: str) -> None:
+    values, settings = presets.load(ours), presets.cluster(ours)
+    base, base_settings = presets.load("llm-ql-llama2-7b"), presets.cluster("llm-ql-llama2-7b")
+    assert presets.description(ours) == "Ours."
+    assert values == base | {
+        "corpus_uri": "s3://bucket/corpus",
+        "tune_epochs": 2.0,
+        "run_gpu_node_selector": {"cloud.example/pool": "a100"},
+        "run_gpu_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    }
+    assert isinstance(values["tune_epochs"], float)
+    assert settings["tune"] == pods.PodSettings(0.5, base_settings["tune"].retries, "128Gi", "gpu")
+    assert settings["adapt"] == pods.PodSettings(
+        base_settings["adapt"].timeout_hours, base_settings["adapt"].retries, "64Gi", "gpu"
+    )
+    assert settings["corpus"] == pods.PodSettings(base_settings["corpus"].timeout_hours, 1, "16Gi", "gpu")
+
+
+def test_the_settings_stand_in_the_compiled_pipeline(ours: str, tmp_path: Path) -> None:
+    target = tmp_path / "pipeline.yaml"
+    assert main(["compile", "--preset", ours, "--output", str(target)]) == 0
+    tasks, found = written(target)
+    assert {pod["podMetadata"]["labels"][pods.QUEUE_LABEL] for pod in found.values()} == {"gpu"}
+    assert found["tune-retriever"]["activeDeadlineSeconds"] == "1800"
+    assert found["tune-retriever"]["emptyDirMounts"][0]["sizeLimit"] == "128Gi"
+    assert found["encode-corpus"]["activeDeadlineSeconds"] == found["build-index"]["activeDeadlineSeconds"]
+    assert tasks["prepare-corpus"]["retryPolicy"]["maxRetryCount"] == 1
+    assert tasks["encode-corpus"]["retryPolicy"]["maxRetryCount"] == 1
+    assert "retryPolicy" not in tasks["promote"]
+
+
+def test_retries_outlast_all_attempts(tmp_path: Path) -> None:
+    settings = pods.read({"tune": {"timeout_hours": 100.0, "retries": 5}})
+    tasks, _ = written(compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", cluster=settings))
+    assert tasks["tune-retriever"]["retryPolicy"]["backoffMaxDuration"] == f"{6 * 100 * 3600}s"
+    assert tasks["adapt-backbone"]["retryPolicy"]["backoffMaxDuration"] == f"{7 * 24 * 3600}s"
+
+
+def test_what_is_written_is_what_kfps_own_functions_write() -> None:
+    def step():  # type: ignore[no-untyped-def]  # annotations are texts in this file, and KFP reads them
+        return dsl.ContainerSpec(image="x", command=["python", "-m", "components.tune_retriever"], args=[])
+
+    def pipeline(by_kfp: bool, retries: int = pods.PodSettings.retries) -> Any:
+        component = dsl.container_component(step)
+
+        @dsl.pipeline(name="one")
+        def one():  # type: ignore[no-untyped-def]
+            task = component()
+            size = "64Gi" if by_kfp else pods.PodSettings.shared_memory
+            kubernetes.empty_dir_mount(task, pods.SHARED_MEMORY_VOLUME, "/dev/shm", medium="Memory", size_limit=size)
+            task.set_retry(retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="604800s")
+            if by_kfp:
+                kubernetes.set_timeout(task, 7200)
+                kubernetes.add_pod_label(task, pods.QUEUE_LABEL, "gpu")
+
+        return one
+
+    given = {"timeout_hours": 2, "queue": "gpu", "shared_memory": "64Gi", "retries": 3}
+    ours, theirs = pods.applied(pipeline(by_kfp=False), pods.read(given)), pipeline(by_kfp=True, retries=3)
+    assert ours.pipeline_spec == theirs.pipeline_spec
+    assert ours.platform_spec == theirs.platform_spec
+
+
+def test_without_a_preset_nothing_is_changed(tmp_path: Path) -> None:
+    before = train_retriever.pipeline_spec.SerializeToString(deterministic=True)
+    assert pods.applied(train_retriever, presets.cluster(None)) is train_retriever
+    compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", cluster=pods.read({"queue": "gpu", "retries": 0}))
+    assert train_retriever.pipeline_spec.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[cluster]\nquee = 'gpu'", 'field "cluster.quee": is no key of this table; use one of timeout_hours'),
+        ("[cluster.train]\nretries = 1", 'field "cluster.train": is no stage; use one of fingerprint, corpus'),
+        ("[cluster.tune]\nretries = -1", 'field "cluster.tune.retries": -1 is refused'),
+        ("[cluster.tune]\nretries = '1'", "field \"cluster.tune.retries\": '1' is not a number"),
+        ("[cluster]\nretries = true", 'field "cluster.retries": True is not a number'),
+        ("[cluster]\nshared_memory = '64'", "field \"cluster.shared_memory\": '64' is refused"),
+        ("[cluster]\nshared_memory = 64", 'field "cluster.shared_memory": 64 is not a text'),
+        ("[cluster]\nqueue = 'GPU queue'", "field \"cluster.queue\": 'GPU queue' is refused"),
+        ("[cluster]\ntimeout_hours = -1", 'field "cluster.timeout_hours": -1 is refused'),
+        ("cluster = 1", 'field "cluster": is no key of a preset, or of another type'),
+        ("[clusters]", 'field "clusters": is no key of a preset'),
+        ("base = 'llama'", "field \"base\": 'llama' is no preset of the project"),
+        ("[parameters]\ntune_gpu = 1", 'field "tune_gpu": is no parameter of a pipeline; did you mean tune_gpus?'),
+        ("[parameters]\ntune_gpus = '8'", "field \"tune_gpus\": '8' is not of type int"),
+        ("[parameters", "not valid TOML"),
+    ],
+)
+def test_a_slip_in_a_file_is_refused_with_file_and_field(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(text)
+    for read in (presets.load, presets.cluster):
+        with pytest.raises(InputError) as refused:
+            read(str(path))
+        assert told in str(refused.value)
+        assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ('run_gpu_node_selector={"pool": 1}', "a label's value is no text"),
+        ("run_gpu_node_selector=a100", "is not of type dict"),
+        ('run_cpu_tolerations=[{"taint": "gpu"}]', "no tolerations of Kubernetes"),
+        ("run_cpu_tolerations={}", "is not of type list"),
+    ],
+)
+def test_nodes_that_kubernetes_would_refuse_are_refused_here(
+    parameter: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compile", parameter]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_submitted_scheduled_and_rerun_pipelines_have_the_settings_too(
+    ours: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    schedule = ["schedule", "--name", "nightly", "--every-seconds", "60", "promote_uri=s3://bucket/published"]
+    rerun = ["rerun", "prepare_corpus", "--from-run", "s3://bucket/artifacts/run", "corpus_uri=s3://bucket/corpus"]
+    with serving() as server:
+        for command in (["submit"], schedule, rerun):
+            assert main([*command, "--endpoint", server.url, "--preset", ours]) == 0
+        sent = [
+            request.body["pipeline_spec"]["platform_spec"]
+            for request in server.requests
+            if "runtime_config" in (request.body or {})
+        ]
+        (again,) = [
+            body for body in (r.body or {} for r in server.asked("POST", "/runs")) if "rerun" in body["display_name"]
+        ]
+    assert len(sent) == 3
+    for platform in sent:
+        found = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        assert {pod["podMetadata"]["labels"][pods.QUEUE_LABEL] for pod in found.values()} == {"gpu"}
+    # What of the preset belongs to the step is told, and the command line comes first.
+    assert again["runtime_config"]["parameters"]["corpus_uri"] == "s3://bucket/corpus"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_deadlines_of_the_presets_leave_room_for_what_is_estimated(name: str) -> None:
+    given, settings = {**presets.defaults(train_retriever), **presets.load(name)}, presets.cluster(name)
+    costs = estimate.estimate(given, MS_MARCO, GPUS["a100-80"])
+    for cost in (cost for cost in costs if cost.gpu_hours is not None):
+        stage = pods.STAGE_OF[cost.step.split()[0]]
+        hours = cost.gpu_hours / max(1, given[f"{stage}_gpus"])
+        assert 2 * hours <= settings[stage].timeout_hours <= max(12, 5 * hours), cost.step
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shared_memory_of_the_presets_fits_into_the_memory_of_the_step(name: str) -> None:
+    given, settings = {**presets.defaults(train_retriever), **presets.load(name)}, presets.cluster(name)
+    size = quantity.parse_quantity
+    for stage in ("mine", "adapt", "tune", "index", "eval"):
+        if given[f"{stage}_gpus"] > 1:
+            assert size(settings[stage].shared_memory) == size("64Gi")
+            assert 4 * size(settings[stage].shared_memory) <= size(given[f"{stage}_memory"])
