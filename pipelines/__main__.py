@@ -63,7 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--in-images",
         action="store_true",
-        help="run the steps in their images, restricted as on the cluster and without network; they see ROOT/runs alone",
+        help="run the steps in their images, restricted as on the cluster; they see ROOT/runs alone",
+    )
+    running.add_argument(
+        "--network",
+        default="none",
+        metavar="NAME",
+        help="with --in-images: none (default), host or container:NAME; where there is one, steps get this shell's S3 settings",
     )
     _add_pipeline(running, "what differs from the preset")
     running.set_defaults(command=run_command)
@@ -197,7 +203,9 @@ def run_command(given: argparse.Namespace) -> int:
             "a step is rerun by its own command", field="PIPELINE", mend="python -m pipelines rerun --help"
         )
     package = compile_pipeline(pipeline, root / f"{name}.local.yaml", overrides)
-    run = local.run_compiled(package, {}, root, cache=not given.no_cache, in_images=given.in_images)
+    run = local.run_compiled(
+        package, {}, root, cache=not given.no_cache, in_images=given.in_images, network=given.network
+    )
     local.print_end(run, root, REPORTS[name])
     return run.exit_code
 

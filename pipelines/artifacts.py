@@ -17,6 +17,7 @@ VOCABULARY_ENTRY = 70.0
 PASSAGE, QUERY, JUDGMENT = 400.0, 90.0, 17.0
 """Bytes of a row; a passage where its length is not known, else `TOKEN` a token and `PASSAGE_FRAME`."""
 TOKEN, PASSAGE_FRAME = 4.5, 40.0
+REMEMBERED = 60.0
 NEGATIVE, EXAMPLE = 66.0, 150.0
 RUN_LINE = 42.0
 SYSTEMS = 3
@@ -86,6 +87,12 @@ class Sizes:
         )
 
     @property
+    def prepared(self) -> float:
+        """Bytes that preparing takes beside the collection: what is remembered of rows, and a copy of a remote source."""
+        copy = sum(self.collection) if "://" in str(self.given["corpus_uri"]) else 0.0
+        return self.passages * REMEMBERED + copy
+
+    @property
     def backbone(self) -> Files:
         """Weights, tokenizer, and configurations."""
         weights = self.shape.parameters * self.shape.stored
@@ -148,3 +155,8 @@ class Sizes:
         """Runs of the systems, measures and the report; the values of every query are in it."""
         run = self._run(self.given["eval_depth"])
         return (*(run for _ in range(SYSTEMS)), self.evaluated * VALUES, REPORT, SMALL, SMALL, SMALL)
+
+    @property
+    def decision(self) -> Files:
+        """What was decided, and why."""
+        return (SMALL,)

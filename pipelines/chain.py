@@ -53,18 +53,19 @@ class Seen(NamedTuple):
     production_uri: Any
 
 
-def looked_at(given: Mapping[str, Any], recipe: Any = "") -> Seen:
+def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "") -> Seen:
     """Looks at the sources and at what is in production, in every run anew.
 
     Args:
         given: The pipeline's parameters.
+        published_uri: Where what is in production is published.
         recipe: What else decides what the run makes, as text.
     """
     task = fingerprinting.fingerprint_sources(
         corpus_uri=given["corpus_uri"],
         backbone=given["backbone"],
         parts=given["index_parts"],
-        published_uri=given["promote_uri"],
+        published_uri=published_uri,
         recipe=recipe,
     )
     task.set_caching_options(False)

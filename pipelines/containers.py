@@ -7,6 +7,7 @@ word on every step, and a check that a step which is said to have succeeded has 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines.journal import Journal, StepRecord, answer_of, step_name
+from pipelines.stages import STORE_VARIABLES
 
 RESTRICTIONS: dict[str, Any] = {
     "network_mode": "none",
@@ -40,13 +42,17 @@ def runner(network: str = "none") -> local.DockerRunner:
     """KFP's runner with the restrictions.
 
     Args:
-        network: `none`, or `host` for steps that talk to a store on this machine.
+        network: `none`; or `host`, or `container:NAME` for what that one reaches: then the steps are also given the store's
+            address and keys from this process's environment, as on a cluster from a secret.
 
     Raises:
         InputError: The engine's client is not installed.
     """
+    reached = STORE_VARIABLES if network != "none" else ()
+    store = {name: os.environ[name] for name in reached if name in os.environ}
+    given = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
     try:
-        return local.DockerRunner(**{**RESTRICTIONS, "network_mode": network})
+        return local.DockerRunner(**{**RESTRICTIONS, **given})
     except ImportError:
         raise InputError(
             "running in images needs the package docker", field="--in-images", mend="pip install docker"

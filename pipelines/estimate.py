@@ -42,7 +42,7 @@ SCRATCH_LENGTH = 256
 """Tokens of a block in pre-training."""
 CHECKPOINT_FILES = 12
 """Requests of a checkpoint beside its weights and states: small files, the mark, the removal of the older one."""
-REGISTRY = 20
+REGISTRY = 12
 """Requests of a promotion beside the files: manifests, the alias, the record."""
 
 
@@ -169,7 +169,7 @@ def _shared(run: _Run) -> list[Cost]:
         memory = encoding_memory(ENCODER, run.given["mine_encoder_batch_tokens"], run.number)
         mined = {"flop": encoded * forward(ENCODER, run.work.passage(ENCODER_LENGTH)), "gpu_bytes": memory}
     return [
-        run.cost("prepare_corpus", [], ["collection"], beside=sum(run.sizes.collection)),
+        run.cost("prepare_corpus", [], ["collection"], beside=run.sizes.prepared),
         run.cost(
             "mine_negatives", ["collection"], ["training_set", "bm25_runs"], beside=sum(run.sizes.collection), **mined
         ),
@@ -265,7 +265,13 @@ def _promotion(run: _Run) -> list[Cost]:
     published = [run.sizes.of(name) for name in ("retriever", "index", "evaluation")]
     uploads = artifacts.uploads(published, artifacts.STORE_PART) + REGISTRY
     return [
-        run.cost("promote", ["evaluation", "retriever", "index"], [], sent=artifacts.total(published), requests=uploads)
+        run.cost(
+            "promote",
+            ["evaluation", "retriever", "index"],
+            ["decision"],
+            sent=artifacts.total(published),
+            requests=uploads,
+        )
     ]
 
 

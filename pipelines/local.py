@@ -159,7 +159,13 @@ class LocalRun:
 
 
 def run_compiled(
-    package: Path, arguments: dict[str, Any], root: Path, *, cache: bool = True, in_images: bool = False
+    package: Path,
+    arguments: dict[str, Any],
+    root: Path,
+    *,
+    cache: bool = True,
+    in_images: bool = False,
+    network: str = "none",
 ) -> LocalRun:
     """Runs a compiled pipeline on this machine.
 
@@ -168,8 +174,9 @@ def run_compiled(
         arguments: Pipeline parameters that differ from their defaults.
         root: Everything goes here: `root/runs` and `root/cache`.
         cache: Take unchanged steps from the cache; a change of this project's code makes every step new.
-        in_images: Run the steps in their images, without a network, instead of as processes; the cache is not used then,
-            because it cannot tell one image from another under the same tag. Steps can see `root/runs` alone.
+        in_images: Run the steps in their images instead of as processes; the cache is not used then, because it cannot tell
+            one image from another under the same tag. Steps can see `root/runs` alone.
+        network: Of the steps in images; see `containers.runner`.
     """
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for component in (specification.root, *specification.components.values()):
@@ -182,7 +189,7 @@ def run_compiled(
     if in_images:
         from pipelines import containers
 
-        runner, specification = containers.runner(), containers.with_images(specification, arguments)
+        runner, specification = containers.runner(network), containers.with_images(specification, arguments)
         containers.open_to_everybody(root / "runs")
     local.init(
         runner,

@@ -175,7 +175,7 @@ def check(given: dict[str, Any]) -> None:
             if parameter_name(prefix, setting) in given
         }
         try:
-            built = build(settings, values)
+            built: Any = build(settings, values)
             if prefix in TRAINING:
                 nodes_of(built)
         except InputError as error:

@@ -22,9 +22,13 @@ RECIPE_HELP = (
     "Any text: with another one a run trains although the sources have not changed. The commands put a digest of all other "
     "parameters here."
 )
-NOT_IN_RECIPE = ("cpus", "memory", "gpus", "nodes", "checkpoint_uri", "checkpoint_minutes")
-NOT_IN_RECIPE += ("node_runtime", "node_account", "node_labels")
-"""How parameters end that change what a run costs, and not what it makes."""
+NOT_IN_RECIPE = (
+    *("_cpus", "_memory", "_shards_uri", "_node_selector", "_tolerations", "run_gpu_type"),
+    *("mine_gpus", "mine_threads", "index_gpus", "index_parts", "index_memory_gib", "eval_gpus"),
+    *("run_checkpoint_uri", "run_checkpoint_minutes", "run_node_runtime", "run_node_account", "run_node_labels"),
+)
+"""Ends of the names of parameters that change what a run costs, and not what it makes. The GPUs of a training are not among
+them: every one has negatives of its own."""
 
 SEEN: dict[str, Any] = {
     "corpus_fingerprint": str,
@@ -62,7 +66,7 @@ def _retrain(*values: Any) -> None:
     """Trains a retriever anew when the corpus or the backbone has changed, and replaces the one in production if it is better."""
     given = dict(zip(form().parameters, values, strict=True))
     recipe = given.pop(RECIPE)
-    seen = looked_at(given, recipe)
+    seen = looked_at(given, given["promote_uri"], recipe)
     train_when_changed(**seen._asdict(), **given)
 
 

@@ -201,5 +201,5 @@ def train_retriever(
 ) -> Trained:
     """Turns a corpus with queries into an evaluated LLM dense retriever, and publishes it when it is better."""
     given = dict(locals())
-    # Only runs of a schedule note what they have judged.
-    return trained(given, looked_at(given)._replace(fingerprint=""))
+    # What is in production is measured and refreshed by the runs of a schedule alone: this may be a trial on another corpus.
+    return trained(given, looked_at(given)._replace(fingerprint="", production_uri=""))

@@ -147,7 +147,7 @@ def _is_refreshed(registry: Registry, before: Version, against: Contest | None, 
 
 def _index_note(settings: PromotionSettings, against: Contest, made: Made, before: Version, done: bool) -> str:
     if made.refreshed is None:
-        return "The index in production is of this collection already."
+        return "The index in production holds this corpus already."
     passages = f"{against.encoded:,} passages were encoded for it, {against.reused:,} were in the old one unchanged"
     if done or settings.refresh:
         source = before.refreshed_from if done else before.name

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packageurl import PackageURL
 
 from images import sbom
 from images.requirements import canonical, inventory
@@ -93,11 +94,13 @@ def test_what_is_said_to_be_in_the_images_is_in_them(images: dict[str, str], con
             sbom.main(["--images", kind, "--references", str(context / "references.json"), "--output", str(context)])
             == 0
         )
-        purls = [row["purl"] for row in json.loads((context / f"{kind}.cdx.json").read_text())["components"]]
-        assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
+        rows = json.loads((context / f"{kind}.cdx.json").read_text())["components"]
+        held = [PackageURL.from_string(row["purl"]) for row in rows]
+        assert {"deb"} == {purl.type for purl in held if purl.name == "libc6"}
         code = "from importlib.metadata import distributions as d; print(*[f'{x.name}@{x.version}' for x in d()])"
         installed = dict(row.split("@") for row in in_image(image, "python", "-c", code).stdout.split())
-        assert {name for name in installed if f"/{canonical(name)}@{installed[name]}" not in " ".join(purls)} == set()
+        named = {(purl.name, purl.version) for purl in held}
+        assert {(canonical(name), version) for name, version in installed.items()} - named == set()
         # What follows from the lists alone is what was installed.
         told = inventory(kind)["distributions"]
         assert {canonical(row["name"]): row["version"].partition("+")[0] for row in told} == {
@@ -112,18 +115,66 @@ def test_bad_input_ends_a_container_with_code_2(images: dict[str, str]) -> None:
     assert done.returncode == 2
 
 
-def test_the_whole_pipeline_runs_in_the_images_and_leaks_nothing(images: dict[str, str], tmp_path: Path) -> None:
+@pytest.fixture
+def island(images: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """A network in which there is nothing but an S3 server: a container to join, and what puts a command of ours there."""
+    command = ["docker", "run", "--detach", "--rm", "--network=none", images["cpu"], "sleep", "3600"]
+    container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    asked = ["docker", "inspect", "--format", "{{.State.Pid}}", container]
+    process = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    inside = ["nsenter", f"--net=/proc/{process}/ns/net"]
+    server = subprocess.Popen(
+        [*inside, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "5000"], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield container, inside
+    finally:
+        server.terminate()
+        server.wait()
+        subprocess.run(["docker", "kill", container], capture_output=True, check=True)
+
+
+STORE = {
+    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:5000",
+    "AWS_ACCESS_KEY_ID": "planted-key-8d21",
+    "AWS_SECRET_ACCESS_KEY": PLANTED,
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+FILL = """
+import sys, time, boto3, botocore.exceptions
+from llm_retriever.store import open_store
+for _ in range(120):
+    try:
+        boto3.client("s3").create_bucket(Bucket="models")
+        break
+    except botocore.exceptions.EndpointConnectionError:
+        time.sleep(0.5)
+open_store("s3://models/corpus").upload(sys.argv[1])
+"""
+LOOK = "import sys; from llm_retriever.store import open_store; open_store('s3://models').download('', sys.argv[1])"
+
+
+def test_the_whole_pipeline_runs_in_the_images_with_s3_alone_and_leaks_nothing(
+    images: dict[str, str], island: tuple[str, list[str]], tmp_path: Path
+) -> None:
     tmp_path.chmod(0o755)
-    runs = tmp_path / "build" / "runs"
-    sources = {"corpus_uri": write_beir(runs / "corpus"), "backbone": write_backbone(runs / "backbone")}
+    runs, (container, inside), environment = tmp_path / "build" / "runs", island, {**os.environ, **STORE}
+    corpus = write_beir(tmp_path / "corpus")
+    subprocess.run([*inside, sys.executable, "-c", FILL, str(corpus)], cwd=ROOT, env=environment, check=True)
+    sources = {"corpus_uri": "s3://models/corpus", "backbone": write_backbone(runs / "backbone")}
+    sources |= {"promote_uri": "s3://models/published", "run_checkpoint_uri": "s3://models/checkpoints"}
     for path in runs.rglob("*"):  # the containers' user is not the one who wrote them
         path.chmod(0o755 if path.is_dir() else 0o644)
     chosen = {f"run_{kind}_image": image for kind, image in images.items()}
     given = [f"{name}={value}" for name, value in {**SMALL, **sources, **chosen}.items()]
-    command = [sys.executable, "-m", "pipelines", "run-local", "--in-images", "--root", str(tmp_path / "build"), *given]
-    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": PLANTED}
+    options = ["--in-images", "--network", f"container:{container}", "--root", str(tmp_path / "build")]
+    command = [sys.executable, "-m", "pipelines", "run-local", *options, *given]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    subprocess.run(
+        [*inside, sys.executable, "-c", LOOK, str(tmp_path / "build" / "s3")], cwd=ROOT, env=environment, check=True
+    )
+    assert (tmp_path / "build" / "s3" / "published" / "production.json").exists()
     assert "promote: done in " in done.stderr
     (evaluation,) = runs.glob("*/evaluate/evaluation/evaluation.json")
     assert {"retriever", "BM25", "backbone"} <= set(json.loads(evaluation.read_text())["splits"]["test"]["systems"])

@@ -31,10 +31,15 @@ CREATING = {
 }
 
 
+def blocks(language: str = r"\w*") -> list[str]:
+    """The docs' code blocks."""
+    fenced = re.compile(rf"^```{language}\n(.*?)^```$", re.DOTALL | re.M)
+    return [text for path in DOCS for text in fenced.findall(path.read_text())]
+
+
 def commands(start: str) -> list[str]:
-    """Commands of the docs' code blocks that begin so; continued lines are joined, and comments left out."""
-    blocks = [text for path in DOCS for text in re.findall(r"^```\w*\n(.*?)^```$", path.read_text(), re.DOTALL | re.M)]
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    """Commands of the docs' code blocks that begin so; continued lines are joined."""
+    lines = [line.strip() for block in blocks() for line in block.replace("\\\n", " ").splitlines()]
     return list(dict.fromkeys(line for line in lines if re.match(start, line)))
 
 
@@ -178,12 +183,22 @@ def test_kfp_shows_runs(command: str, path: str, server: Server, folder: Path) -
     assert len(server.asked("GET", path)) == 1
 
 
+def test_a_documented_preset_can_be_read_and_compiled(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks("toml") if "[cluster" in block]
+    (tmp_path / "ours.toml").write_text(text)
+    assert presets.cluster(str(tmp_path / "ours.toml"))["tune"].timeout_hours == 96
+    target = tmp_path / "pipeline.yaml"
+    assert program.main(["compile", "--preset", str(tmp_path / "ours.toml"), "--output", str(target)]) == 0
+
+
 @pytest.mark.parametrize("command", commands(OURS.pattern))
 def test_a_documented_command_of_this_project_is_one_that_it_knows(command: str) -> None:
-    given = words(command.replace(" …", "").rstrip("…"))
+    given = words(command)
     given = given[given.index("pipelines") + 1 :]
-    parser = program._parser()
-    found, rest = parser.parse_known_args(given)
+    if "…" in given:  # what was said before goes on here
+        assert given[0] in program._parser().format_help()
+        return
+    found, rest = program._parser().parse_known_args(given)
     assert [word for word in rest if word.startswith("-")] == []
     for word in (*getattr(found, "parameters", ()), *rest):
         assert re.fullmatch(r"[a-z]\w*(=.*)?", word), word

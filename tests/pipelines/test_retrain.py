@@ -14,7 +14,7 @@ import pytest
 from llm_retriever.errors import InputError
 from llm_retriever.registry import Registry
 from pipelines import presets
-from pipelines.retrain import RECIPE, completed, retrain
+from pipelines.retrain import NOT_IN_RECIPE, RECIPE, completed, retrain
 from tests.conftest import write_backbone, write_beir
 
 ROOT = Path(__file__).parents[2]
@@ -145,9 +145,11 @@ def test_the_recipe_tells_apart_what_changes_the_result_and_not_what_it_costs() 
     known, place = presets.defaults(retrain), {"promote_uri": "s3://bucket/published"}
     plain = completed(known, place)[RECIPE]
     assert (
-        completed(known, {**place, "tune_gpus": 8, "tune_memory": "1Ti", "run_checkpoint_minutes": 3.0})[RECIPE]
+        completed(known, {**place, "index_gpus": 8, "tune_memory": "1Ti", "run_checkpoint_minutes": 3.0})[RECIPE]
         == plain
     )
-    assert completed(known, {**place, "tune_learning_rate": 0.5})[RECIPE] != plain
+    for name, value in {"tune_learning_rate": 0.5, "tune_gpus": 8, "tune_nodes": 2}.items():
+        assert completed(known, {**place, name: value})[RECIPE] != plain, name
+    assert {name for name in NOT_IN_RECIPE if not any(known_name.endswith(name) for known_name in known)} == set()
     assert completed(known, {**place, "promote_minimum_gain": 0.5})[RECIPE] != plain
     assert completed(known, {**place, RECIPE: "mine"})[RECIPE] == "mine"

@@ -82,7 +82,7 @@ def test_significantly_worse_on_a_guard_is_kept_back(tmp_path: Path, published: 
     assert not promoted
     assert new.decision.startswith(f"# Kept: {published.rpartition('/')[2]} stays in production")
     assert "- On dl19, a guard, it is significantly worse: ndcg@10 -0.0200, p < 0.001." in new.decision
-    assert "The index in production is of this collection already." in new.decision
+    assert "The index in production holds this corpus already." in new.decision
 
 
 def test_insignificantly_worse_on_a_guard_is_promoted(tmp_path: Path, published: str) -> None:

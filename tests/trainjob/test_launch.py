@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -272,8 +273,6 @@ def own_pod(name: str) -> dict[str, Any]:
 
 
 def test_the_nodes_have_image_account_and_place_of_the_steps_own_pod_and_go_with_it(trains, job, monkeypatch):
-    import dataclasses
-
     monkeypatch.setenv("KFP_POD_NAME", "train-1-pod")
     trains.own = own_pod("train-1-pod")
     launched(job, dataclasses.replace(NODES, image=""))
@@ -289,27 +288,29 @@ def test_the_nodes_have_image_account_and_place_of_the_steps_own_pod_and_go_with
 
 
 def test_a_step_that_knows_no_image_says_so(cluster, job):
-    import dataclasses
-
     with pytest.raises(InputError, match=r'"node_image": the step does not know its own image'):
         launched(job, dataclasses.replace(NODES, image=""))
 
 
 def test_a_retry_follows_the_trainjob_that_is_under_way_and_takes_it_over(trains, job, monkeypatch):
+    monkeypatch.setenv("POD_NAME", "first-pod")
+    trains.own = own_pod("first-pod")
     launched(job)
     running = trains.asked("POST", JOBS)[0].body
+    # As if that pod had vanished while the nodes trained; they send their result before they end.
     open_store(job["run"]["mirror"]).delete("trainjob/result")
     trains.jobs[running["metadata"]["name"]] = running
-    trains.requests.clear()
     trains.moments = [Moment(), Moment(COMPLETE)]
-    trains.created(None)
-    place = open_store(f"{job['run']['mirror']}/trainjob")
-    manifest = place.read("result/published.json")
-    place.delete("result/published.json")
-    trains.deleted = lambda name: place.write("result/published.json", manifest)
+    trains.deleted = lambda name, publish=trains.created: publish({})
+    trains.requests.clear()
+    monkeypatch.setenv("POD_NAME", "second-pod")
+    trains.own = own_pod("second-pod")
     launched(job)
     assert not trains.asked("POST", JOBS)
-    assert trains.asked("DELETE", f"{JOBS}/{running['metadata']['name']}")
+    path = f"{JOBS}/{running['metadata']['name']}"
+    (owner,) = trains.asked("PATCH", path)[0].body["metadata"]["ownerReferences"]
+    assert owner["uid"] == "uid-of-second-pod"
+    assert trains.asked("DELETE", path)
 
 
 def test_after_a_failure_the_next_attempt_has_a_name_of_its_own(trains, job):

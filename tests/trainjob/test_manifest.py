@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,6 @@ def test_the_trainjob_is_that_of_the_golden_file():
 @pytest.mark.parametrize("own", [OWN, Own()])
 @pytest.mark.parametrize("gpu_type", ["nvidia.com/gpu", ""])
 def test_the_trainjob_has_the_fields_of_trainers_schema(own, gpu_type):
-    import dataclasses
-
     schema = json.loads((HERE / "trainjob_schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(rendered(dataclasses.replace(NODES, gpu_type=gpu_type), own), schema)
