@@ -1,6 +1,6 @@
 """What a source consists of right now, as a digest: the steps that read it run again exactly when this changes.
 
-And whether that is news: the registry of published versions keeps a record of the state that was judged last.
+And whether that is news: beside the published versions stands a record of every state that was judged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class State:
 
     Attributes:
         fingerprint: Digest over corpus, backbone and recipe.
-        changed: False only if the registry's record says that this very fingerprint has been judged.
+        changed: False only if a record says that this very fingerprint has been judged, and what it names in production was
+            not taken out since without a replacement.
         production_uri: URI of the version in production, without a slash at its end; "" if there is none.
     """
 
@@ -59,7 +60,7 @@ class State:
 
 
 def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
-    """Compares what there is to train from with what was judged last.
+    """Compares what there is to train from with what was judged.
 
     Args:
         corpus: `corpus_fingerprint`.
@@ -68,16 +69,24 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
         published_uri: Directory or s3:// prefix of published versions; "" = none, and everything is news.
 
     Raises:
-        InputError: The registry cannot be read, or names a version in production that is not complete.
+        InputError: A recipe is given without a registry, the registry cannot be read, or it names a version in production
+            that is not complete.
     """
+    if recipe and not published_uri:
+        raise InputError(
+            "retraining notes there what it has judged",
+            field="published_uri",
+            mend="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
+        )
     fingerprint = files.digest({"corpus": corpus, "backbone": backbone, "recipe": recipe})
     if not published_uri:
         return State(fingerprint, True, "")
+    from llm_retriever.records import Records
     from llm_retriever.registry import Registry
 
     registry = Registry(published_uri)
-    version = registry.production()
-    changed = registry.judged().get("fingerprint") != fingerprint
+    version, record = registry.production(), Records(published_uri).of(fingerprint)
+    changed = not record or (version is None and bool(record.get("version")))
     return State(fingerprint, changed, registry.uri_of(version) if version else "")
 
 

@@ -1,14 +1,15 @@
 """Published versions of a retriever under one URI, and the alias that names the one in production.
 
     URI/production.json                      the alias: which version is in production, and why
-    URI/judged.json                          the record: which state of the sources was judged last, and how it ended
+    URI/judged/                              which states of the sources retraining has judged (`llm_retriever.records`)
     URI/versions/2026-03-14-0f1e2d3c4b5a/
         retriever/ index/ evaluation/        each with a manifest of its files, `published.json`
         version.json                         written last: a version without it is not one
 
 A version is never changed. Its name is the day and a digest of its content, so that a killed run, started again, completes
 the version it began. The alias is one small object that is replaced in a single write: a reader finds the old version or
-the new one, both complete. A *refreshed* version is an earlier one's retriever with an index of a newer collection.
+the new one, both complete. A *refreshed* version is an earlier one's retriever with an index of a newer collection. The
+alias also knows which versions of other models were in production before this one, so that a model can be taken out.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.store import MANIFEST, manifest_of, open_store, publish
 
-ALIAS, JUDGED, VERSIONS, VERSION_FILE = "production.json", "judged.json", "versions", "version.json"
+ALIAS, VERSIONS, VERSION_FILE = "production.json", "versions", "version.json"
+_EARLIER_MODELS = 20
 _DIGITS, _DAY = 12, len("2026-03-14")
 
 
@@ -93,31 +97,9 @@ class Registry:
         """The content of the alias: version, since when, why, and the version before; {} where nothing was ever promoted."""
         return self._json(ALIAS) if self.store.exists(ALIAS) else {}
 
-    def judged(self) -> dict[str, Any]:
-        """The record of what was judged last: fingerprint, promoted, version, reasons, when; {} if there is none."""
-        return self._json(JUDGED) if self.store.exists(JUDGED) else {}
-
-    def write_judged(self, fingerprint: str, promoted: bool, version: str, reasons: Sequence[str]) -> None:
-        """Writes the record, in a single write.
-
-        Args:
-            fingerprint: Of the sources, as fingerprint_sources gave it.
-            promoted: Whether the new retriever went into production.
-            version: Name of what is in production afterwards; "" if nothing.
-            reasons: Sentences.
-        """
-        told = {"fingerprint": fingerprint, "promoted": promoted, "version": version, "reasons": list(reasons)}
-        self._write(JUDGED, told | {"when": _now()})
-
-    def forget_judged(self) -> bool:
-        """Removes the record, so that the next retraining trains although nothing has changed; False if there was none."""
-        known = self.store.exists(JUDGED)
-        self.store.delete(JUDGED)
-        return known
-
     def evaluation(self, version: Version) -> dict[str, Any]:
         """What `evaluate` found about a version."""
-        return self._json(f"{version.key}/evaluation/evaluation.json")
+        return self._json(f"{version.key}/evaluation/{EVALUATION_FILE}")
 
     def manifest(self, version: Version, folder: str) -> dict[str, Any]:
         """Names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
@@ -183,9 +165,14 @@ class Registry:
             version: A published one.
             reason: What the decision rests on; kept in the alias for people.
         """
-        before = str(self.alias().get("version", ""))
-        alias = {"version": version.name, "path": version.key, "card": version.card, "since": _now()}
+        old = self.alias()
+        before = str(old.get("version", ""))
+        alias: dict[str, Any] = {"version": version.name, "path": version.key, "card": version.card, "since": _now()}
         alias |= {"previous": before} if before not in ("", version.name) else {}
+        models = {**old.get("earlier", {}), **({before: old.get("card")} if before else {})}
+        # Of a model that comes back, what came after it was taken out, and is nothing to go back to.
+        earlier = list(itertools.takewhile(lambda item: item[1] != version.card, models.items()))[-_EARLIER_MODELS:]
+        alias |= {"earlier": dict(earlier)} if earlier else {}
         self._write(ALIAS, alias | dict(reason))
 
     def versions(self) -> list[Version]:
@@ -195,39 +182,68 @@ class Registry:
         found = [self._version(key) for key in keys if key.count("/") == 2]
         return sorted(found, key=lambda version: (version.name[:_DAY], version.published, version.name))
 
+    def named(self, name: str) -> Version:
+        """The complete version of a name.
+
+        Raises:
+            InputError: There is none.
+        """
+        known = {version.name: version for version in self.versions()}
+        if name not in known:
+            mend = f"known: {', '.join(known) or 'none'}"
+            raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), mend=mend)
+        return known[name]
+
+    def previous(self) -> Version:
+        """The version that the alias named before: another model, or the same one with another index.
+
+        Raises:
+            InputError: None was in production before, or it is gone.
+        """
+        name = str(self.alias().get("previous", ""))
+        if not name:
+            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), mend="name a version")
+        return self.named(name)
+
+    def earlier_model(self) -> Version | None:
+        """The newest version of the model that was in production before the present one; None if no such is known.
+
+        Where the alias knows of none, as one that an earlier release wrote, it is the newest version of another model
+        that was published before the present model was for the first time.
+        """
+        alias, known = self.alias(), self.versions()
+        by_name = {version.name: version for version in known}
+        left = [by_name[name] for name in alias.get("earlier", {}) if name in by_name]
+        if not left and any(version.card == alias.get("card") for version in known):
+            left = list(itertools.takewhile(lambda version: version.card != alias.get("card"), known))
+        return left[-1] if left else None
+
     def roll_back(self, name: str = "") -> Version:
         """Puts an earlier version into production again.
 
         Args:
-            name: Of the version; empty = the one that was in production before the present one.
+            name: Of the version; empty = that of the earlier model.
 
         Raises:
-            InputError: There is no such version, or none was in production before.
+            InputError: There is no such version, or no other model was in production before.
         """
-        wanted = name or str(self.alias().get("previous", ""))
-        if not wanted:
-            raise InputError(
-                "no earlier version is known", file=self.store.uri_of(ALIAS), field="previous", mend="name a version"
-            )
-        found = [version for version in self.versions() if version.name == wanted]
-        if not found:
-            known = ", ".join(version.name for version in self.versions()) or "none"
-            raise InputError(
-                f"there is no version {wanted!r}", file=self.store.uri_of(VERSIONS), mend=f"known: {known}"
-            )
-        self.put_into_production(found[0], {"reason": "rolled back by hand"})
-        return found[0]
+        version = self.named(name) if name else self.earlier_model()
+        if version is None:
+            mend = "name a version (list shows all)"
+            raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", mend=mend)
+        self.put_into_production(version, {"reason": "rolled back by hand"})
+        return version
 
     def prune(self, keep: int) -> list[Version]:
-        """Deletes all versions but the newest `keep`, the one in production and the one before it.
+        """Deletes all but the newest `keep`, the one in production, the one before it, and that of the earlier model.
 
         `version.json` goes first, so that a version of which something is gone is no version.
 
         Returns:
             What was deleted.
         """
-        alias, known = self.alias(), self.versions()
-        safe = {alias.get("version"), alias.get("previous")}
+        alias, known, earlier = self.alias(), self.versions(), self.earlier_model()
+        safe = {alias.get("version"), alias.get("previous"), earlier.name if earlier else ""}
         old = [version for version in known[: max(len(known) - keep, 0)] if version.name not in safe]
         for version in old:
             self.store.delete(f"{version.key}/{VERSION_FILE}")
@@ -254,7 +270,7 @@ class Registry:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            mend = {ALIAS: "restore it, or remove the alias", JUDGED: "remove it"}.get(key, "restore it")
+            mend = "restore it, or remove the alias" if key == ALIAS else "restore it"
             raise InputError("not a JSON object", file=self.store.uri_of(key), mend=mend)
         return content
 

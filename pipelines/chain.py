@@ -109,7 +109,13 @@ def trained(given: Mapping[str, Any], seen: Seen) -> Trained:
         adapted=adapted.outputs["adapted"],
         collection=collection,
         bm25_runs=mined.outputs["bm25_runs"],
-        **stage(given, "eval", EvaluationSettings, production_uri=seen.production_uri),
+        **stage(
+            given,
+            "eval",
+            EvaluationSettings,
+            production_uri=seen.production_uri,
+            production_shards_uri=given["index_shards_uri"],
+        ),
     )
     with_store(on_gpu(judged, given, "eval"))
     return _promoted(given, seen, tuned, built, judged)

@@ -196,7 +196,7 @@ class _Layout:
             adapted=self._adapted(variant).outputs["adapted"],
             collection=self.collection,
             bm25_runs=self.mined.outputs["bm25_runs"],
-            **stage(given, "eval", EvaluationSettings, production_uri=""),
+            **stage(given, "eval", EvaluationSettings, production_uri="", production_shards_uri=""),
         )
         return with_store(on_gpu(task, given, "eval")).set_display_name(f"evaluate: {variant.name}")
 

@@ -209,12 +209,12 @@ def run_compiled(
 
 def _titles(specification: Any, component: Any) -> dict[str, str]:
     """What each task is called here, by its name; those in loops are left out, because nobody knows their number yet."""
-    found: dict[str, str] = {}
+    executors, found = specification.deployment_spec["executors"], dict[str, str]()
     for name, task in component.dag.tasks.items():
         own = specification.components[task.component_ref.name]
-        if own.executor_label:
+        if own.executor_label and "container" in executors[own.executor_label]:
             found[name] = _title(task.task_info.name)
-        elif not task.WhichOneof("iterator"):
+        elif not own.executor_label and not task.WhichOneof("iterator"):
             found |= _titles(specification, own)
     return found
 

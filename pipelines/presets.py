@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings import PartSettings, build, parameters
+from llm_retriever.settings import EvaluationSettings, PartSettings, build, parameters
 from llm_retriever.trainjob.nodes import nodes_of
 from pipelines import pods
 from pipelines.stages import ALL_SETTINGS, check_placement, parameter_name
@@ -162,6 +163,13 @@ def _typed(name: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
     return value
 
 
+def _check_measures(settings: EvaluationSettings) -> None:
+    with contextlib.suppress(ImportError):  # where only kfp is installed, the step will say so
+        from llm_retriever.evaluation.splits import chosen_measures
+
+        chosen_measures(settings)
+
+
 def check(given: dict[str, Any]) -> None:
     """Validates a complete set of pipeline parameters against the settings of every step, before anything starts.
 
@@ -178,6 +186,8 @@ def check(given: dict[str, Any]) -> None:
             built: Any = build(settings, values)
             if prefix in TRAINING:
                 nodes_of(built)
+            if prefix == "eval":
+                _check_measures(built)
         except InputError as error:
             raise InputError(error.problem, field=parameter_name(prefix, error.field or ""), mend=error.mend) from None
     check_placement(given)

@@ -49,8 +49,8 @@ REQUESTED: dict[Any, set[str]] = {
     on_gpu: {"run_gpu_image", "run_gpu_type", "run_gpu_node_selector", "run_gpu_tolerations"},
 }
 """The run's parameters that a step with this request depends on."""
-ASKED_FOR = ("production_uri",)
-"""Settings that an earlier step answers in a whole run, and the form of a rerun asks for."""
+ASKED_FOR = ("production_uri", "production_shards_uri")
+"""Settings that the rest of the pipeline answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
     "collection": ("prepare-corpus", "collection"),
     "backbone": ("fetch-backbone", "backbone"),

@@ -52,8 +52,8 @@ ANY_NODE: dict[str, str] = {}
 NO_TOLERATIONS: list[dict[str, Any]] = []
 TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 SHARED = ("seed", "precision", "checkpoint_uri", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
-FROM_STEPS = {"source_fingerprint": "", "production_uri": ""}
-"""Settings that an earlier step answers, and what stands for them where there is none."""
+FROM_STEPS = {"source_fingerprint": "", "production_uri": "", "production_shards_uri": ""}
+"""Settings that an earlier step or another stage answers, and what stands for them where there is none."""
 RENAMED = {"processes": "gpus", "tune": "weights", "node_processes": "node_gpus"}
 OF_THE_RUN = {"node_image": "run_gpu_image", "node_gpu_type": "run_gpu_type"}
 STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret

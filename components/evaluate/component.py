@@ -37,6 +37,7 @@ def evaluate(
     zero_shot_max_bad_lines: int,
     precision: str,
     production_uri: str,
+    production_shards_uri: str,
     rerank_depth: int,
     rerank_from: str,
     rerank_model: str,

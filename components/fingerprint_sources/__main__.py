@@ -32,7 +32,7 @@ STEP = Step(
         "backbone_fingerprint": "Changes when the backbone changes.",
         "part_numbers": "Numbers of the parts that the corpus is encoded in; Kubeflow cannot count for itself.",
         "fingerprint": "Changes when the corpus, the backbone or the recipe changes.",
-        "changed": "False only if the record of published_uri says that this very fingerprint has been judged.",
+        "changed": "False only if a record in published_uri says that this very fingerprint has been judged.",
         "production_uri": "URI of the version in production; empty if there is none.",
     },
 )

@@ -26,6 +26,7 @@ from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_em
 from llm_retriever.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
+from llm_retriever.training_queries import write_training_queries
 from llm_retriever.training_set import EXAMPLES_FILE, TrainingSet, check
 from llm_retriever.trainjob.nodes import nodes_of
 from llm_retriever.weights import attach_lora, load_backbone, save_model
@@ -63,8 +64,8 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
         adapted: A backbone directory, output of fetch_backbone or adapt_backbone.
         collection: The collection that the training set refers to.
         training_set: Output of mine_negatives.
-        retriever: Becomes a directory with `retriever_card.json`, `model/` (a causal LM with everything merged) and,
-            with LoRA, `adapter/`.
+        retriever: Becomes a directory with `retriever_card.json`, `model/` (a causal LM with everything merged), with
+            LoRA `adapter/`, and digests of the training queries, by which later runs know them again.
 
     Returns:
         The log of the training.
@@ -102,6 +103,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
         )
         log = TrainingLog.load(job["log"])
         log.save(draft / LOG_FILE)
+        write_training_queries(draft, (example.query for example in TrainingSet.open(training_set).examples()))
         stage = Stage("contrastive", _stage_settings(row, run, processes), examples.digest, log.seconds, log.examples)
         digest = weights_digest(draft / MODEL)
         RetrieverCard.of(row, lineage.then(stage), weights=digest, versions=versions()).save(draft)

@@ -18,9 +18,9 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.bench import Bench
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
-from llm_retriever.evaluation.splits import BACKBONE, BM25, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded, without_own_passage
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings

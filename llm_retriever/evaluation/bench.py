@@ -11,11 +11,12 @@ from typing import Any
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import report as report_page
+from llm_retriever.evaluation.conventions import RETRIEVER
 from llm_retriever.evaluation.examples import Examples, judge, most_different
 from llm_retriever.evaluation.metrics import means
 from llm_retriever.evaluation.runs import Run, write_run
 from llm_retriever.evaluation.significance import ON_TIES, Comparison, compare, wins_and_losses
-from llm_retriever.evaluation.splits import RETRIEVER, SplitResults, chosen_measures, chosen_splits, open_split
+from llm_retriever.evaluation.splits import SplitResults, chosen_measures, chosen_splits, open_split
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.settings import EvaluationSettings
 

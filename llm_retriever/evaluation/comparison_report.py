@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from llm_retriever.evaluation import plots, tables, verdict
+from llm_retriever.evaluation.conventions import BM25, p_value
 from llm_retriever.evaluation.costs_table import hours, large, size_as_text
 from llm_retriever.evaluation.report import pages, scatters
-from llm_retriever.evaluation.variants import BM25
 from llm_retriever.progress import seconds_as_text
 
 COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -173,7 +173,7 @@ def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list
 
 def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:
     def text(cell: dict[str, Any] | None) -> str:
-        return "" if cell is None else f"{plots.signed(cell['difference'])} ({verdict.p_value(cell['p'])})"
+        return "" if cell is None else f"{plots.signed(cell['difference'])} ({p_value(cell['p'])})"
 
     rows = {row: [text(cell) for cell in cells] for row, cells in matrix(split, variants)}
     return _markdown(["", *variants], rows)

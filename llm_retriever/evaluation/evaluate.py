@@ -16,11 +16,12 @@ from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
+from llm_retriever.evaluation.conventions import EVALUATION_FILE, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.metrics import parse_measures
-from llm_retriever.evaluation.production import Production, Refreshed
+from llm_retriever.evaluation.production import Added, Production
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, FAMILY
-from llm_retriever.evaluation.splits import RETRIEVER, ZERO_SHOT, in_order
+from llm_retriever.evaluation.splits import ZERO_SHOT, in_order
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, check_fingerprint
 from llm_retriever.evaluation.zero_shot import ZeroShot
 from llm_retriever.indexing.search import Index
@@ -28,8 +29,6 @@ from llm_retriever.names import slug
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, is_unset
 
-EVALUATION_FILE = "evaluation.json"
-RUNS_DIRECTORY = "runs"
 FORMAT = 1
 
 
@@ -96,17 +95,18 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     settings, runs = bench.settings, BM25Runs(paths.bm25_runs, bench.corpus)
     others = Baselines(settings, runs.others)
     # Whatever is wrong with an input shows before the hours of encoding.
-    production = Production(settings.production_uri) if settings.production_uri else None
+    uris = settings.production_uri, settings.production_shards_uri
+    production = Production(*uris) if settings.production_uri else None
     zero_shot.prepare(scratch)
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     add_lexical(bench, runs)
-    renewed, production_seconds = production.add(bench, paths.refreshed) if production else (Refreshed(), None)
-    renewed.save(paths.refreshed)
+    before = production.add(bench, paths.refreshed) if production else Added()
+    before.refreshed.save(paths.refreshed)
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add(bench)
-    costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, production_seconds)
+    costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
     zero_shot.run(tuned, others, bench.runs)
     extras = run_extras(settings, bench, card, paths)
     return {
@@ -128,7 +128,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "efficiency": efficiency.table(card, tuned),
         "lineage": dataclasses.asdict(card.lineage),
         "versions": account.versions(),
-        **renewed.content(),
+        **before.content(),
         **extras,
     }
 

@@ -5,6 +5,9 @@ type. Vectors of passages whose title and text the published index has are taken
 `llm_retriever.indexing.earlier`). That index is an output of the step, so that a retriever that stays in production can be
 published again with it; where only queries or judgments have changed, there is nothing to publish. A published index of this
 very collection is searched as it is.
+
+Queries that the version in production was trained on favour it. A split that is drawn from the training queries anew in every
+run has such, where the draw has changed; they are counted and told.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,8 @@ from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account
 from llm_retriever.evaluation.baselines import fitting
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.splits import PRODUCTION
+from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench
+from llm_retriever.evaluation.conventions import PRODUCTION, REFRESHED_FILE
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.earlier import Earlier
@@ -38,10 +41,10 @@ from llm_retriever.registry import VERSION_FILE
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, is_unset
 from llm_retriever.store import Store, fetched, open_store
+from llm_retriever.training_queries import favour, read_training_queries, trained_on
 
 FIELD = "production_uri"
 RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
-REFRESHED_FILE = "refreshed.json"
 MEND = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
 
 
@@ -67,10 +70,28 @@ class Refreshed:
         """Writes the file into the output `refreshed`."""
         files.write_json(directory / REFRESHED_FILE, dataclasses.asdict(self))
 
+
+@dataclass(frozen=True)
+class Added:
+    """What came of adding the version in production to a bench; of nothing, where there is none.
+
+    Attributes:
+        refreshed: How its index was brought to the new collection.
+        seconds: Wall-clock seconds of it all; None where there is no version.
+        trained_on: How many queries it was trained on, by split, where any; None = the version does not say.
+    """
+
+    refreshed: Refreshed = field(default_factory=Refreshed)
+    seconds: float | None = None
+    trained_on: dict[str, int] | None = None
+
     def content(self) -> dict[str, Any]:
         """The part of `evaluation.json`; {} where there is no version in production."""
-        told = {"version": self.version, "encoded": self.encoded, "reused": self.reused}
-        return {PRODUCTION: {"uri": self.production_uri, **told}} if self.production_uri else {}
+        told = self.refreshed
+        if not told.production_uri:
+            return {}
+        counts = {"encoded": told.encoded, "reused": told.reused, "trained_on": self.trained_on}
+        return {PRODUCTION: {"uri": told.production_uri, "version": told.version, **counts}}
 
 
 class Production:
@@ -78,6 +99,7 @@ class Production:
 
     Args:
         uri: Directory or s3:// prefix with `version.json`, `retriever/` and `index/`.
+        shards_uri: Directory or s3:// prefix that shards of its refreshed index go to; "" = beside its manifest.
 
     Attributes:
         uri: Without a slash at its end.
@@ -86,11 +108,14 @@ class Production:
         manifest: Of its index.
 
     Raises:
-        InputError: There is no complete version, or its retriever and index do not belong together.
+        InputError: There is no complete version, its retriever and index do not belong together, or the place of shards
+            cannot be one.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
+    def __init__(self, uri: str, shards_uri: str = "") -> None:
+        self.uri, self._shards_uri = uri.rstrip("/"), shards_uri
+        if shards_uri:
+            open_store(shards_uri)
         store = open_store(self.uri)
         needed = (VERSION_FILE, f"{RETRIEVER_FOLDER}/{CARD_FILE}", f"{INDEX_FOLDER}/{MANIFEST_FILE}")
         missing = [name for name in needed if not store.exists(name)]
@@ -105,7 +130,7 @@ class Production:
         if self.manifest.card != self.card.digest():
             raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
 
-    def add(self, bench: Bench, refreshed: Path) -> tuple[Refreshed, float]:
+    def add(self, bench: Bench, refreshed: Path) -> Added:
         """Evaluates it on a bench, and says how in its notes.
 
         Args:
@@ -113,10 +138,11 @@ class Production:
             refreshed: Directory of the output, which gets `index/` where the published one holds other passages.
 
         Returns:
-            What was encoded and reused, and the wall-clock seconds of it all.
+            What was encoded and reused, how long it took, and on which of the queries the version was trained.
         """
         started = time.monotonic()
         with fetched(f"{self.uri}/{RETRIEVER_FOLDER}") as retriever:
+            known = self._trained_on(retriever, bench)
             encoder = Retriever.load(retriever, precision=bench.settings.precision)
             with self._searchable(retriever, encoder, bench.corpus, refreshed) as index:
                 given = bench.settings.query_length
@@ -128,7 +154,24 @@ class Production:
         if not told.index:
             shutil.rmtree(refreshed / INDEX_FOLDER, ignore_errors=True)
         bench.notes.append(self._note(told))
-        return told, time.monotonic() - started
+        return Added(told, time.monotonic() - started, known)
+
+    def _trained_on(self, retriever: Path, bench: Bench) -> dict[str, int] | None:
+        """Counts queries that it was trained on, by split, and notes them; those of `train` favour nobody."""
+        listed = read_training_queries(retriever)
+        if listed is None:
+            bench.notes.append(
+                f"The version in production, {self.version}, does not say which queries it was trained on. Queries of this "
+                "evaluation that are among them favour it."
+            )
+            return None
+        found: dict[str, int] = {}
+        for split in bench.splits:
+            count = 0 if split.name == TRAINING_SPLIT else trained_on(listed, split.queries.values())
+            if count:
+                found[split.name] = count
+                split.notes.append(favour(split.name, count, len(split.queries)))
+        return found
 
     @contextlib.contextmanager
     def _searchable(self, retriever: Path, encoder: Retriever, corpus: Collection, refreshed: Path) -> Iterator[Index]:
@@ -141,7 +184,7 @@ class Production:
 
     def _refresh(self, published: Path, retriever: Path, encoder: Retriever, corpus: Collection, target: Path) -> None:
         """Makes the index of the new collection, on all GPUs; vectors must be made in the arithmetic of the published ones."""
-        settings = settings_of(self.manifest)
+        settings = settings_of(self.manifest, self._shards_uri)
         load = functools.partial(Retriever.load, retriever, precision=settings.precision)
         same = encoder.precision == settings.precision
         earlier = Earlier(published) if self.manifest.passages else None
@@ -179,9 +222,14 @@ def _name(store: Store) -> str:
     return name
 
 
-def settings_of(manifest: Manifest) -> IndexSettings:
-    """Settings with which an index becomes one of another collection: its own, but for what depends on the machine."""
+def settings_of(manifest: Manifest, shards_uri: str = "") -> IndexSettings:
+    """Settings with which an index becomes one of another collection: its own, but for what depends on machine and place.
+
+    Args:
+        manifest: Of the index.
+        shards_uri: Where the shards of the other one go; "" = beside its manifest.
+    """
     known = {field.name for field in dataclasses.fields(IndexSettings)}
     own = {name: value for name, value in manifest.settings.items() if name in known}
     # A limit of memory was that of another pod.
-    return IndexSettings(**own | {"processes": 0, "memory_gib": 0.0})
+    return IndexSettings(**own | {"processes": 0, "memory_gib": 0.0, "shards_uri": shards_uri})

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from llm_retriever.evaluation import heat_map, plots, tables, verdict
+from llm_retriever.evaluation.conventions import RETRIEVER, SPACE, p_value
 from llm_retriever.evaluation.costs_table import efficiency_rows, size_as_text
 from llm_retriever.evaluation.examples import Example
 from llm_retriever.progress import seconds_as_text
@@ -41,7 +42,7 @@ def pages() -> jinja2.Environment:
         "bytes": size_as_text,
         "signed": plots.signed,
         "percent": percent,
-        "p_value": verdict.p_value,
+        "p_value": p_value,
     }
     page.globals |= {
         "headline": verdict.headline,
@@ -85,7 +86,7 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
             zero_shot_sentences=verdict.zero_shot(evaluation, primary),
             legend=verdict.LEGEND,
             forest=_forest(own),
-            scatters=scatters(own, verdict.RETRIEVER, primary),
+            scatters=scatters(own, RETRIEVER, primary),
             examples={name: found for name, found in shown.items() if name in own},
             zero_shot_examples={name: found for name, found in shown.items() if name not in own},
             costs=efficiency_rows(evaluation),
@@ -166,4 +167,4 @@ def _value(value: Any) -> str:
 
 def percent(share: float | None) -> str:
     """A relative difference as people write it: ``+4.1 %``; a dash where there is none."""
-    return tables.NOTHING if share is None else f"{plots.signed(100 * share, 1)}{verdict.SPACE}%"
+    return tables.NOTHING if share is None else f"{plots.signed(100 * share, 1)}{SPACE}%"

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.examples import Judged
 from llm_retriever.evaluation.metrics import Measure, parse_measures
 from llm_retriever.settings import EvaluationSettings
 
-RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "backbone"
 ZERO_SHOT = "zero_shot"
 BEIR_MEASURE = "ndcg@10"
 Content = TypeVar("Content")

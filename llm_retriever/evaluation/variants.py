@@ -10,11 +10,10 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER
 from llm_retriever.names import slug
 
-EVALUATION_FILE = "evaluation.json"
 FORMAT = 1
-RETRIEVER, BM25, BACKBONE = "retriever", "BM25", "backbone"
 UNTUNED = "un-tuned backbone"
 ZERO_SHOT = "zero_shot"
 SHARED = {

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_retriever.evaluation.conventions import BACKBONE, PRODUCTION, RETRIEVER, SPACE, p_equals
 from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.plots import signed
 
-RETRIEVER = "retriever"
 UNTUNED = "un-tuned backbone"
-SPACE = "\N{NO-BREAK SPACE}"
-PRODUCTION = "production"
 IN_A_SENTENCE = {
     RETRIEVER: "the retriever",
     PRODUCTION: "the version in production",
-    "backbone": f"the {UNTUNED}",
+    BACKBONE: f"the {UNTUNED}",
 }
 DAGGERS = (("t_test_hommel", "†"), ("randomisation", "‡"))
 LEGEND = (
@@ -148,18 +146,9 @@ def evidence(split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     if comparison["interval"]:
         low, high = comparison["interval"]
         parts.append(f"95{SPACE}% interval {signed(low)} to {signed(high)}")
-    parts.append(f"paired t-test {_p_equals(comparison['t_test_hommel'])} (Hommel-corrected)")
-    parts.append(f"randomisation test {_p_equals(comparison['randomisation'])}")
+    parts.append(f"paired t-test {p_equals(comparison['t_test_hommel'])} (Hommel-corrected)")
+    parts.append(f"randomisation test {p_equals(comparison['randomisation'])}")
     return "; ".join(parts) + "."
-
-
-def p_value(p: float) -> str:
-    """A p value as people write it: ``0.034``, ``< 0.001``."""
-    return f"<{SPACE}0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _p_equals(p: float) -> str:
-    return f"p{SPACE}{p_value(p)}" if p < 0.001 else f"p{SPACE}={SPACE}{p_value(p)}"
 
 
 def count(number: int, singular: str, plural: str) -> str:

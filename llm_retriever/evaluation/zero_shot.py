@@ -27,10 +27,11 @@ from llm_retriever.collection import BAD_LINES_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import INHERITED, Baselines, fitting
 from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
+from llm_retriever.evaluation.conventions import BM25, RETRIEVER
 from llm_retriever.evaluation.metrics import mean_of_systems
 from llm_retriever.evaluation.named import named
 from llm_retriever.evaluation.report import SplitExamples
-from llm_retriever.evaluation.splits import BM25, RETRIEVER, ZERO_SHOT
+from llm_retriever.evaluation.splits import ZERO_SHOT
 from llm_retriever.evaluation.systems import DenseSystem, encoded, without_own_passage
 from llm_retriever.mining.java import find_java
 from llm_retriever.mining.runs import search_parameters

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import PRODUCTION, RETRIEVER
 from llm_retriever.settings import PromotionSettings
 
-NEW, PRODUCTION = "retriever", "production"
 MEND = "evaluate again"
 
 
@@ -95,7 +95,9 @@ def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
     return settings.split or next(iter(content.get("splits") or [""]))
 
 
-def measured(content: Mapping[str, Any], split: str, metric: str, file: Path | str, system: str = NEW) -> Measured:
+def measured(
+    content: Mapping[str, Any], split: str, metric: str, file: Path | str, system: str = RETRIEVER
+) -> Measured:
     """Reads one metric of one split from the content of `evaluation.json`.
 
     Raises:
@@ -110,7 +112,9 @@ def measured(content: Mapping[str, Any], split: str, metric: str, file: Path | s
         raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", mend=one_of(values))
     if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
         raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend=MEND)
-    others = {name: row[metric] for name, row in systems.items() if name not in (NEW, PRODUCTION) and metric in row}
+    others = {
+        name: row[metric] for name, row in systems.items() if name not in (RETRIEVER, PRODUCTION) and metric in row
+    }
     collection = splits[split].get("collection", content.get("collection", ""))
     place = (str(collection), split, int(splits[split].get("queries", 0)))
     return Measured(place, float(values[metric]), others)
@@ -160,7 +164,7 @@ def _pair(name: str, split: Mapping[str, Any], file: Path, is_target: bool, is_g
         split=name,
         queries=int(compared["queries"]),
         metric=metric,
-        new=float(systems[NEW][metric]),
+        new=float(systems[RETRIEVER][metric]),
         old=float(systems[PRODUCTION][metric]),
         difference=float(compared["mean_difference"]),
         interval=(float(interval[0]), float(interval[1])) if interval else None,

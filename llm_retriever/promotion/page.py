@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from llm_retriever.evaluation.conventions import p_value
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
-from llm_retriever.promotion.rule import Decision, p_value
+from llm_retriever.promotion.rule import Decision
 from llm_retriever.registry import Version
 from llm_retriever.settings import PromotionSettings
 
@@ -96,7 +97,7 @@ def _row(pair: Pair, significance: float) -> Sequence[str]:
         f"{pair.old:.4f}",
         f"{pair.difference:+.4f}",
         low_high,
-        p_value(pair.p).removeprefix("p = ").removeprefix("p "),
+        p_value(pair.p),
         pair.verdict(significance),
     )
 

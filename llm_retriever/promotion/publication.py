@@ -12,16 +12,20 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import (
+    BM25,
+    EVALUATION_FILE,
+    PRODUCTION,
+    REFRESHED_FILE,
+    RETRIEVER,
+    RUNS_DIRECTORY,
+)
 from llm_retriever.indexing.places import complete
 from llm_retriever.indexing.shards import MANIFEST_FILE
-from llm_retriever.promotion.evidence import NEW, PRODUCTION
 from llm_retriever.registry import Registry, Version
 from llm_retriever.store import manifest_of
 
-EVALUATION_FILE, RUNS = "evaluation.json", "runs"
-REFRESHED_FILE = "refreshed.json"
 SAME_RUN = "give the outputs of one and the same run"
-LEXICAL = "BM25"
 _OF_THE_MEASUREMENT = (
     "format",
     "collection",
@@ -111,11 +115,11 @@ def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any]) -> It
         directory = Path(name) / "evaluation"
         files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, told))
         for split in content["splits"]:
-            for system, kept in ((PRODUCTION, NEW), (LEXICAL, LEXICAL)):
-                run = evaluation / RUNS / split / f"{system}.trec"
+            for system, kept in ((PRODUCTION, RETRIEVER), (BM25, BM25)):
+                run = evaluation / RUNS_DIRECTORY / split / f"{system}.trec"
                 if run.is_file():
-                    (directory / RUNS / split).mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(run, directory / RUNS / split / f"{kept}.trec")
+                    (directory / RUNS_DIRECTORY / split).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(run, directory / RUNS_DIRECTORY / split / f"{kept}.trec")
         yield directory
 
 
@@ -138,7 +142,7 @@ def evaluation_of_production(content: Mapping[str, Any], before: Version, told: 
     }
     # On collections of their own the same retriever does what it did.
     own = {name: split for name, split in told.get("splits", {}).items() if "zero_shot" in split}
-    splits |= {name: _split_of(split, NEW) for name, split in own.items() if name not in splits}
+    splits |= {name: _split_of(split, RETRIEVER) for name, split in own.items() if name not in splits}
     measurement = {name: content[name] for name in _OF_THE_MEASUREMENT if name in content}
     maker = {name: told[name] for name in _OF_THE_RETRIEVER if name in told}
     note = (
@@ -152,5 +156,5 @@ def _split_of(split: Mapping[str, Any], system: str) -> dict[str, Any]:
     kept = {name: split[name] for name in _OF_THE_SPLIT if name in split}
     for part in ("systems", "per_query"):
         values = split.get(part, {})
-        kept[part] = {name: values[old] for name, old in ((NEW, system), (LEXICAL, LEXICAL)) if old in values}
+        kept[part] = {name: values[old] for name, old in ((RETRIEVER, system), (BM25, BM25)) if old in values}
     return kept | {"comparisons": [], "wins_and_losses": {}, "notes": list(split.get("notes", []))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from llm_retriever.evaluation.conventions import p_equals
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
 from llm_retriever.settings import PromotionSettings
 
@@ -61,21 +62,18 @@ def decide_contest(
         settings: The rule's numbers.
         new: The new retriever's evaluation.
         contest: The comparison with the version in production.
-        before: As for `decide`, which judges the target where the contest has no value of it.
+        before: As for `decide`. Where the contest has no value of the target, that evaluation's counts; where that does
+            not compare, `decide` judges the target.
     """
-    target = _on_target(settings, new, contest.value) if contest.value is not None else decide(settings, new, before)
+    old = before.value if contest.value is None and isinstance(before, Measured) else contest.value
+    target = _on_target(settings, new, old) if old is not None else decide(settings, new, before)
     reasons = list(target.reasons)
     guards = [pair for pair in contest.pairs if pair.is_guard]
     failed = [pair for pair in guards if pair.is_worse(settings.significance)]
     reasons += _guard_sentences(guards, settings)
     if contest.left_out:
-        reasons.append(f"Production was not measured on {', '.join(contest.left_out)}: no guard.")
+        reasons.append(f"Production was not measured anew on {', '.join(contest.left_out)}: no guard.")
     return Decision(target.replace and not failed, reasons, target.before, contest)
-
-
-def p_value(p: float) -> str:
-    """A p value as people write it: ``p = 0.034``, ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _on_target(settings: PromotionSettings, new: Measured, old: float) -> Decision:
@@ -109,7 +107,7 @@ def _guard_sentences(guards: list[Pair], settings: PromotionSettings) -> list[st
     level, sentences = settings.significance, []
     for pair in guards:
         if pair.difference < 0:
-            found = f"{pair.metric} {pair.difference:+.4f}, {p_value(pair.p)}"
+            found = f"{pair.metric} {pair.difference:+.4f}, {p_equals(pair.p)}"
             meaning = "significantly worse" if pair.is_worse(level) else "worse, but not significantly"
             sentences.append(f"On {pair.split}, a guard, it is {meaning}: {found}.")
     if not sentences:

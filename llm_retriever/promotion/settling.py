@@ -10,11 +10,11 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.indexing.shards import MANIFEST_FILE
 from llm_retriever.promotion.evidence import Contest, Measured, contest, measured, target_of
 from llm_retriever.promotion.page import Outcome, decision_markdown
 from llm_retriever.promotion.publication import (
-    EVALUATION_FILE,
     SAME_RUN,
     Made,
     publish_new,

@@ -98,6 +98,13 @@ class EvaluationSettings:
             "index lacks are encoded; empty = none."
         ),
     ] = ""
+    production_shards_uri: Annotated[
+        str,
+        Field(
+            description="Directory or s3:// prefix that the shards of that version's index of this corpus go straight to, and "
+            "where a killed run resumes, as with build_index; empty = the shards are part of the output."
+        ),
+    ] = ""
     rerank_depth: Annotated[
         int,
         Field(

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from llm_retriever.evaluation.conventions import p_value
 from llm_retriever.evaluation.significance import Comparison
 from llm_retriever.evaluation.verdict import (
     against_production,
@@ -14,7 +15,6 @@ from llm_retriever.evaluation.verdict import (
     listed,
     meaning,
     overview,
-    p_value,
     summary_markdown,
     zero_shot,
 )

@@ -198,6 +198,7 @@ def test_every_preset_can_be_estimated(capsys: pytest.CaptureFixture[str]) -> No
         assert presets.load(name)["backbone"] in SHAPES
 
 
+@pytest.mark.slow
 def test_all_pipelines_can_be_estimated(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "llm-ql-qwen3-0.6b", "--passages", "1000", "--queries", "100"]
     tables = []

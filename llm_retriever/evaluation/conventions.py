@@ -1,0 +1,17 @@
+"""What every reader of an evaluation shares: names of files and systems, and p values as people write them."""
+
+from __future__ import annotations
+
+EVALUATION_FILE, REFRESHED_FILE, RUNS_DIRECTORY = "evaluation.json", "refreshed.json", "runs"
+RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "backbone"
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def p_value(p: float) -> str:
+    """A p value as people write it: ``0.034``, ``< 0.001``."""
+    return f"<{SPACE}0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_equals(p: float) -> str:
+    """The same as a statement: ``p = 0.034``, ``p < 0.001``."""
+    return f"p{SPACE}{p_value(p)}" if p < 0.001 else f"p{SPACE}={SPACE}{p_value(p)}"

@@ -1,0 +1,88 @@
+"""Which queries a retriever was trained on, without their texts: a digest of each, beside its card.
+
+A later run that compares with the retriever reads them: queries that only one of two was trained on favour that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+
+TRAINING_QUERIES_FILE = "training_queries.npy"
+DIGEST_BYTES = 16
+HALF = np.dtype("<u8")
+
+Digests = NDArray[np.uint64]
+
+
+def digests(texts: Iterable[str]) -> Digests:
+    """Digests of queries, uint64 [queries, 2]: BLAKE2b of 128 bits over the text, letter case and white space aside."""
+    found = bytearray()
+    for text in texts:
+        plain = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
+        found += hashlib.blake2b(plain, digest_size=DIGEST_BYTES).digest()
+    return np.frombuffer(bytes(found), HALF).reshape(-1, 2)
+
+
+def write_training_queries(directory: Path, texts: Iterable[str]) -> None:
+    """Writes the digests of training queries, each once and sorted; takes 16 bytes of memory a query, and again to sort.
+
+    Args:
+        directory: Of the retriever.
+        texts: Read once.
+    """
+    listed = np.unique(digests(texts), axis=0)
+    with files.atomic_file(directory / TRAINING_QUERIES_FILE) as draft, draft.open("wb") as file:
+        np.save(file, listed, allow_pickle=False)
+
+
+def read_training_queries(directory: Path) -> Digests | None:
+    """The digests in a retriever's directory, uint64 [queries, 2]; None where an earlier version made the retriever.
+
+    Raises:
+        InputError: The file is not one of digests.
+    """
+    path = directory / TRAINING_QUERIES_FILE
+    if not path.exists():
+        return None
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:
+        found = np.empty(0)
+    if found.ndim != 2 or found.shape[1] != 2 or found.dtype != HALF:
+        raise InputError("holds no digests of queries", file=path, mend="restore that retriever")
+    return found
+
+
+def trained_on(listed: Digests, texts: Iterable[str]) -> int:
+    """How many of some queries are among those that a retriever was trained on.
+
+    Args:
+        listed: The digests of the retriever.
+        texts: The queries.
+    """
+    wanted = digests(texts)
+    near = listed[np.isin(listed[:, 0], wanted[:, 0])]
+    known = {row.tobytes() for row in near}
+    return sum(row.tobytes() in known for row in wanted)
+
+
+def favour(split: str, count: int, queries: int) -> str:
+    """What people are told of a split on which the version in production knows queries from its training.
+
+    >>> favour("dev", 36, 500)
+    '36 of 500 queries of dev were in the training of the version in production, which favours it.'
+    """
+    were = "was" if count == 1 else "were"
+    return (
+        f"{count:,} of {queries:,} queries of {split} {were} in the training of the version in production, "
+        "which favours it."
+    )
