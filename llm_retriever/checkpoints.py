@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,22 @@ class Checkpoints:
             self._fetch(name)
         return self.latest()
 
-    def contribute(self, checkpoint: Path) -> None:
-        """Called once on every machine when all processes have written their files, before `complete`."""
+    def contribute(self, checkpoint: Path) -> dict[str, int]:
+        """Called once on every machine when all processes have written their files, before `complete`.
 
-    def complete(self, checkpoint: Path) -> None:
-        """Marks a checkpoint that is fully written, copies it to the mirror and removes older ones."""
-        mark = {str(path.relative_to(checkpoint)): path.stat().st_size for path in _files(checkpoint)}
-        files.write_json(_mark(checkpoint), {"files": mark})
+        Returns:
+            Names and sizes of the files that it has sent to the mirror.
+        """
+        return {}
+
+    def complete(self, checkpoint: Path, sent: Mapping[str, int] | None = None) -> None:
+        """Marks a checkpoint that is fully written, copies it to the mirror and removes older ones.
+
+        Args:
+            checkpoint: Its directory.
+            sent: What all machines together say that they have sent.
+        """
+        files.write_json(_mark(checkpoint), {"files": _sizes(checkpoint)})
         for path in self.directory.glob("checkpoint-*"):
             if path.is_dir() and _update(path) < _update(checkpoint):
                 _mark(path).unlink(missing_ok=True)
@@ -94,7 +104,7 @@ class Checkpoints:
             expected = json.loads(_mark(checkpoint).read_text(encoding="utf-8"))["files"]
         except (OSError, ValueError, KeyError):
             return False
-        return {str(p.relative_to(checkpoint)): p.stat().st_size for p in _files(checkpoint)} == expected
+        return bool(_sizes(checkpoint) == expected)
 
     def _send(self, checkpoint: Path) -> None:
         from llm_retriever.store import open_store
@@ -126,15 +136,22 @@ class NodeCheckpoints(Checkpoints):
     """
 
     def newest(self) -> str | None:
-        """Name of the newest checkpoint in the mirror, if it is complete; what is here is never more than a part."""
+        """Name of the newest checkpoint in the mirror, if it is complete; what is here is never more than a part.
+
+        What has no mark there is removed: it was interrupted, and its files must not become part of another one.
+        """
         from llm_retriever.store import open_store
 
         shutil.rmtree(self.directory, ignore_errors=True)
+        store = open_store(self.mirror)
+        keys = {entry.key for entry in store.list()}
+        for found in {match[0] for match in (NAME.match(key) for key in keys) if match}:
+            if f"{found}.json" not in keys:
+                store.delete(found)
         name = super().newest()
         if name is None:
             return None
-        store = open_store(self.mirror)
-        return name if json.loads(store.read(f"{name}.json"))["files"] == self._sent(store, name) else None
+        return name if json.loads(store.read(f"{name}.json"))["files"] == self._listed(store, name) else None
 
     def restore(self, name: str | None = None) -> Path | None:
         """Fetches all parts of a checkpoint.
@@ -153,23 +170,32 @@ class NodeCheckpoints(Checkpoints):
                 raise RuntimeError(f"{self.mirror}/{name} changed while it was fetched")
         return self.latest()
 
-    def contribute(self, checkpoint: Path) -> None:
-        """Sends this node's part, and makes room for the next one."""
+    def contribute(self, checkpoint: Path) -> dict[str, int]:
+        """Sends this node's part, makes room for the next one, and says what it has sent."""
         from llm_retriever.store import open_store
 
+        sent = _sizes(checkpoint)
         open_store(self.mirror).upload(checkpoint, checkpoint.name)
         for path in self.directory.glob("checkpoint-*"):
             _remove(path)
+        return sent
 
-    def complete(self, checkpoint: Path) -> None:
-        """Marks what all nodes have sent, and removes older ones from the mirror."""
+    def complete(self, checkpoint: Path, sent: Mapping[str, int] | None = None) -> None:
+        """Marks what all nodes have sent, and removes older ones from the mirror.
+
+        Raises:
+            RuntimeError: Something else is there: the checkpoint must not replace one that is whole.
+        """
         from llm_retriever.store import open_store
 
-        store = open_store(self.mirror)
-        mark = {"files": self._sent(store, checkpoint.name)}
-        self._mark_sent(store, checkpoint, json.dumps(mark, indent=2).encode())
+        store, told = open_store(self.mirror), dict(sent or {})
+        if not told or self._listed(store, checkpoint.name) != told:
+            raise RuntimeError(
+                f"{self.mirror}/{checkpoint.name} is not what the nodes have sent: does another training write there?"
+            )
+        self._mark_sent(store, checkpoint, json.dumps({"files": told}, indent=2).encode())
 
-    def _sent(self, store: Store, name: str) -> dict[str, int]:
+    def _listed(self, store: Store, name: str) -> dict[str, int]:
         """Sizes of all files of a checkpoint in the mirror."""
         return {entry.key.removeprefix(f"{name}/"): entry.size for entry in store.list(name)}
 
@@ -178,6 +204,11 @@ def shared_or_own(directory: Path, mirror: str) -> Checkpoints:
     """The checkpoints of this machine or, where torchrun says that several train together, those that all share."""
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
     return NodeCheckpoints(directory, mirror) if several else Checkpoints(directory, mirror)
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Bytes of every file of a checkpoint, by its name in it."""
+    return {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a source consists of right now, as a digest: the steps that read it run again exactly when this changes.
 
-And whether that is news: beside the published versions stands a record of every state that was judged.
+And whether that is news: beside the published versions stands a record of what was judged last.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class State:
     """What there is to train from, and whether it was judged already.
 
     Attributes:
-        fingerprint: Digest over corpus, backbone and recipe.
-        changed: False only if a record says that this very fingerprint has been judged, and what it names in production was
-            not taken out since without a replacement.
+        fingerprint: Digest over the recipe, a hyphen, digest over corpus and backbone.
+        changed: False only if a record says that this very fingerprint was what its recipe has judged last; a record that
+            names a version does not count where nothing is in production any more.
         production_uri: URI of the version in production, without a slash at its end; "" if there is none.
     """
 
@@ -78,7 +78,7 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
             field="published_uri",
             mend="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
         )
-    fingerprint = files.digest({"corpus": corpus, "backbone": backbone, "recipe": recipe})
+    fingerprint = f"{files.digest(recipe)[:16]}-{files.digest({'corpus': corpus, 'backbone': backbone})}"
     if not published_uri:
         return State(fingerprint, True, "")
     from llm_retriever.records import Records

@@ -1,7 +1,7 @@
-"""What retraining has judged: a record for every state of the sources, beside the published versions.
+"""What retraining has judged last: a record for every recipe, beside the published versions.
 
-URI/judged/FINGERPRINT.json: fingerprint, promoted, version, reasons, when. One for each, because several schedules may share the
-published versions, and because a source may go back to what it was.
+URI/judged/RECIPE.json: fingerprint, promoted, version, reasons, when. One for each recipe, because several schedules may share
+the published versions; the last one alone, because a source that goes back to what it was has changed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ class Records:
         self.store = open_store(uri)
 
     def of(self, fingerprint: str) -> dict[str, Any]:
-        """The record of one state; {} if it was not judged.
+        """The record of one state; {} if it is not what was judged last by its recipe.
 
         Raises:
             InputError: The file is not a record.
         """
-        key = _key(fingerprint)
+        record = self.latest(recipe_of(fingerprint))
+        return record if record.get("fingerprint") == fingerprint else {}
+
+    def latest(self, recipe: str) -> dict[str, Any]:
+        """The record of what was judged last by a recipe; errors are those of `of`."""
+        key = _key(recipe)
         if not self.store.exists(key):
             return {}
         try:
@@ -44,14 +49,14 @@ class Records:
             raise InputError("not a JSON object", file=self.store.uri_of(key), mend="remove it")
         return content
 
-    def fingerprints(self) -> list[str]:
-        """What was judged, the latest last."""
+    def recipes(self) -> list[str]:
+        """The recipes that something was judged by, the latest last."""
         found = [entry for entry in self.store.list(FOLDER) if entry.key.endswith(_SUFFIX)]
         found.sort(key=lambda entry: (entry.modified, entry.key))
         return [entry.key.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX) for entry in found]
 
     def write(self, fingerprint: str, promoted: bool, version: str, reasons: Sequence[str]) -> None:
-        """Writes the record of one state, in a single write.
+        """Writes the record of a state in place of the last one by its recipe, in a single write.
 
         Args:
             fingerprint: Of the sources, as fingerprint_sources gave it.
@@ -61,22 +66,31 @@ class Records:
         """
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         told = {"fingerprint": fingerprint, "promoted": promoted, "version": version, "reasons": list(reasons)}
-        self.store.write(_key(fingerprint), (json.dumps(told | {"when": when}, indent=2) + "\n").encode())
+        self.store.write(_key(recipe_of(fingerprint)), (json.dumps(told | {"when": when}, indent=2) + "\n").encode())
 
-    def forget(self, fingerprint: str = "") -> list[str]:
+    def forget(self, recipe: str = "") -> list[str]:
         """Removes records, so that the next retraining trains although nothing has changed.
 
         Args:
-            fingerprint: Whose; "" = all.
+            recipe: Whose; "" = all.
 
         Returns:
-            The fingerprints of those that are gone.
+            The recipes of those that are gone.
         """
-        gone = [known for known in self.fingerprints() if fingerprint in ("", known)]
+        gone = [known for known in self.recipes() if recipe in ("", known)]
         for known in gone:
             self.store.delete(_key(known))
         return gone
 
 
-def _key(fingerprint: str) -> str:
-    return f"{FOLDER}/{fingerprint}{_SUFFIX}"
+def recipe_of(fingerprint: str) -> str:
+    """The part of a fingerprint that names its recipe.
+
+    >>> recipe_of("0f1e2d3c4b5a6978-9a8b")
+    '0f1e2d3c4b5a6978'
+    """
+    return fingerprint.partition("-")[0]
+
+
+def _key(recipe: str) -> str:
+    return f"{FOLDER}/{recipe}{_SUFFIX}"

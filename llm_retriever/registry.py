@@ -172,8 +172,7 @@ class Registry:
         models = {**old.get("earlier", {}), **({before: old.get("card")} if before else {})}
         # Of a model that comes back, what came after it was taken out, and is nothing to go back to.
         earlier = list(itertools.takewhile(lambda item: item[1] != version.card, models.items()))[-_EARLIER_MODELS:]
-        alias |= {"earlier": dict(earlier)} if earlier else {}
-        self._write(ALIAS, alias | dict(reason))
+        self._write(ALIAS, alias | {"earlier": dict(earlier)} | dict(reason))
 
     def versions(self) -> list[Version]:
         """All complete versions, the oldest first."""
@@ -208,13 +207,16 @@ class Registry:
     def earlier_model(self) -> Version | None:
         """The newest version of the model that was in production before the present one; None if no such is known.
 
-        Where the alias knows of none, as one that an earlier release wrote, it is the newest version of another model
-        that was published before the present model was for the first time.
+        Where an earlier release wrote the alias, it is the newest version of another model that was published before the
+        present model was for the first time.
         """
         alias, known = self.alias(), self.versions()
-        by_name = {version.name: version for version in known}
-        left = [by_name[name] for name in alias.get("earlier", {}) if name in by_name]
-        if not left and any(version.card == alias.get("card") for version in known):
+        if not alias:
+            return None
+        if "earlier" in alias:
+            by_name = {version.name: version for version in known}
+            left = [by_name[name] for name in alias["earlier"] if name in by_name]
+        else:
             left = list(itertools.takewhile(lambda version: version.card != alias.get("card"), known))
         return left[-1] if left else None
 

@@ -99,12 +99,19 @@ class LossTrainer(Trainer):
         if self.checkpoints is None:
             return
         checkpoint = self.checkpoints.directory / f"checkpoint-{self.state.global_step}"
-        if self.is_local_process_zero():
-            self.checkpoints.contribute(checkpoint)
-        self.accelerator.wait_for_everyone()
+        sent = _of_all(self.checkpoints.contribute(checkpoint) if self.is_local_process_zero() else {})
         if self.is_world_process_zero():
-            self.checkpoints.complete(checkpoint)
+            self.checkpoints.complete(checkpoint, sent)
         self.accelerator.wait_for_everyone()
+
+
+def _of_all(sent: dict[str, int]) -> dict[str, int]:
+    """What the processes have sent, put together; all of them are there then."""
+    parts: list[Any] = [sent]
+    if dist.is_initialized():
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, sent)
+    return {name: size for part in parts for name, size in part.items()}
 
 
 class Conductor(TrainerCallback):

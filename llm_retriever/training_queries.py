@@ -1,6 +1,6 @@
 """Which queries a retriever was trained on, without their texts: a digest of each, beside its card.
 
-A later run that compares with the retriever reads them: queries that only one of two was trained on favour that one.
+A later run that compares with the retriever reads them: a query that only one of two was trained on favours that one.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def read_training_queries(directory: Path) -> Digests | None:
         return None
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:
+    except (ValueError, EOFError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 2 or found.dtype != HALF:
         raise InputError("holds no digests of queries", file=path, mend="restore that retriever")
     return found
 
 
-def trained_on(listed: Digests, texts: Iterable[str]) -> int:
-    """How many of some queries are among those that a retriever was trained on.
+def were_trained_on(listed: Digests, texts: Iterable[str]) -> NDArray[np.bool_]:
+    """Which of some queries are among those that a retriever was trained on, bool [queries].
 
     Args:
         listed: The digests of the retriever.
@@ -72,17 +72,17 @@ def trained_on(listed: Digests, texts: Iterable[str]) -> int:
     wanted = digests(texts)
     near = listed[np.isin(listed[:, 0], wanted[:, 0])]
     known = {row.tobytes() for row in near}
-    return sum(row.tobytes() in known for row in wanted)
+    return np.array([row.tobytes() in known for row in wanted], dtype=np.bool_)
 
 
 def favour(split: str, count: int, queries: int) -> str:
     """What people are told of a split on which the version in production knows queries from its training.
 
     >>> favour("dev", 36, 500)
-    '36 of 500 queries of dev were in the training of the version in production, which favours it.'
+    '36 of 500 queries of dev were in the training of the version in production alone, which favours it.'
     """
     were = "was" if count == 1 else "were"
     return (
-        f"{count:,} of {queries:,} queries of {split} {were} in the training of the version in production, "
-        "which favours it."
+        f"{count:,} of {queries:,} queries of {split} {were} in the training of the version in production "
+        "alone, which favours it."
     )

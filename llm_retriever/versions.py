@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.records import Records
 from llm_retriever.registry import Registry
 from llm_retriever.sweeping import clear_abandoned, sweep
 
@@ -52,15 +53,28 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     command("list", _list, "all versions: since when, why; the one in production marked")
-    rolling = command("rollback", _roll_back, "put the version before the present one into production again")
-    rolling.add_argument("--to", default="", metavar="VERSION", help="another version")
-    pruning = command("prune", _prune, "delete old versions; the one in production and the one before it stay")
+    rolling = command("rollback", _roll_back, "put the newest version of the model before this one into production")
+    _add_target(rolling)
+    pruning = command("prune", _prune, "delete old versions; the one in production and what a rollback goes to stay")
     keep_help = "newest versions (default: %(default)s)"
     pruning.add_argument("--keep", type=_positive, default=5, metavar="N", help=keep_help)
-    command("judged", _judged, "the record of what the last retraining judged")
-    command("forget", _forget, "remove that record: the next retraining trains although nothing has changed")
+    command("judged", _judged, "the record of what the latest retraining judged, and how many recipes have one")
+    forgetting = command(
+        "forget", _forget, "remove the records: the next retraining trains although nothing has changed"
+    )
+    forgetting.add_argument("--recipe", default="", metavar="R", help="only the record of this one")
     _add_sweeping(command("sweep-shards", _sweep, "show shards of failed and superseded runs", "index_shards_uri"))
     return parser
+
+
+def _add_target(rolling: argparse.ArgumentParser) -> None:
+    target = rolling.add_mutually_exclusive_group()
+    target.add_argument("--to", default="", metavar="VERSION", help="this version")
+    target.add_argument(
+        "--previous",
+        action="store_true",
+        help="what was in production just before: the same model with its older index, or what a rollback took out",
+    )
 
 
 def _add_sweeping(sweeping: argparse.ArgumentParser) -> None:
@@ -95,12 +109,13 @@ def _not_negative(text: str) -> float:
 
 def _list(given: argparse.Namespace) -> list[str]:
     registry = Registry(given.uri)
-    alias, current = registry.alias(), registry.production()
+    alias, current, earlier = registry.alias(), registry.production(), registry.earlier_model()
     lines = []
     for version in registry.versions():
         is_current = version == current
         since = f"in production since {alias.get('since')}" if is_current else f"published {version.published}"
         since += ", the one before" if version.name == alias.get("previous") else ""
+        since += ", a rollback goes here" if version == earlier else ""
         kind = "refreshed" if version.refreshed_from else "trained"
         why = "; ".join(filter(None, (version.reason, str(alias.get("reason", "")) if is_current else "")))
         lines.append(f"{'*' if is_current else ' '} {version.name}  {kind:<9}  {since}: {why or 'no reason is known'}")
@@ -108,7 +123,9 @@ def _list(given: argparse.Namespace) -> list[str]:
 
 
 def _roll_back(given: argparse.Namespace) -> list[str]:
-    return [f"in production: {Registry(given.uri).roll_back(given.to).name}"]
+    registry = Registry(given.uri)
+    wanted = registry.previous().name if given.previous else given.to
+    return [f"in production: {registry.roll_back(wanted).name}"]
 
 
 def _prune(given: argparse.Namespace) -> list[str]:
@@ -119,16 +136,19 @@ def _prune(given: argparse.Namespace) -> list[str]:
 
 
 def _judged(given: argparse.Namespace) -> list[str]:
-    record = Registry(given.uri).judged()
-    if not record:
+    records = Records(given.uri)
+    known = records.recipes()
+    if not known:
         return ["nothing was judged yet"]
+    record = records.latest(known[-1])
     lines = [f"{name}: {record.get(name)}" for name in ("when", "fingerprint", "promoted", "version")]
-    return [*lines, *(f"- {reason}" for reason in record.get("reasons", []))]
+    lines += [f"- {reason}" for reason in record.get("reasons", [])]
+    return [f"the latest of {len(known)}:", *lines]
 
 
 def _forget(given: argparse.Namespace) -> list[str]:
-    known = Registry(given.uri).forget_judged()
-    return ["forgotten; the next retraining trains" if known else "nothing was judged yet"]
+    gone = Records(given.uri).forget(given.recipe)
+    return [f"forgotten {recipe}; the next retraining by it trains" for recipe in gone] or ["nothing to forget"]
 
 
 def _sweep(given: argparse.Namespace) -> list[str]:

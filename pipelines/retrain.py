@@ -44,7 +44,7 @@ _FORM = inspect.signature(train_retriever.pipeline_func)
 
 def form() -> inspect.Signature:
     """Parameters of the pipeline: those of train_retriever, and the recipe."""
-    recipe = inspect.Parameter(RECIPE, _KIND, annotation=str, default="")
+    recipe = inspect.Parameter(RECIPE, _KIND, annotation=str, default="1")
     return inspect.Signature([*_FORM.parameters.values(), recipe])
 
 

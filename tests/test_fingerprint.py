@@ -10,6 +10,7 @@ import pytest
 from components.fingerprint_sources.__main__ import STEP
 from llm_retriever.errors import InputError
 from llm_retriever.fingerprint import State, backbone_fingerprint, corpus_fingerprint, state
+from llm_retriever.records import Records, recipe_of
 from llm_retriever.registry import Registry
 from llm_retriever.store import open_store
 from llm_retriever.versions import main
@@ -74,22 +75,48 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_only_the_very_same_fingerprint_that_was_judged_is_no_change(uri: str) -> None:
     first = state("c", "b", "r", uri)
     assert first.changed
-    Registry(uri).write_judged(first.fingerprint, False, "", ["Not good enough."])
+    Records(uri).write(first.fingerprint, False, "", ["Not good enough."])
     assert state("c", "b", "r", uri) == State(first.fingerprint, False, "")
     for other in (("c2", "b", "r"), ("c", "b2", "r"), ("c", "b", "r2"), ("cb", "", "r")):
         found = state(*other, uri)
         assert found.changed
         assert found.fingerprint != first.fingerprint
-    Registry(uri).write_judged(state("c2", "b", "r", uri).fingerprint, True, "v", [])
+
+
+def test_a_second_recipe_does_not_disturb_the_first_and_a_source_that_goes_back_has_changed(uri: str) -> None:
+    for given in (("c", "b", "r"), ("c", "b", "r2")):
+        Records(uri).write(state(*given, uri).fingerprint, False, "", [])
+    assert not any(state("c", "b", recipe, uri).changed for recipe in ("r", "r2"))
+    assert state("c2", "b", "r2", uri).changed
+    Records(uri).write(state("c2", "b", "r", uri).fingerprint, False, "", [])
+    assert not state("c2", "b", "r", uri).changed
+    assert state("c", "b", "r", uri).changed
+    assert not state("c", "b", "r2", uri).changed
+
+
+def test_a_judged_source_is_news_again_where_what_it_led_to_is_in_production_no_more(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").write_text("x")
+    version = Registry(uri).publish({"retriever": tmp_path / "made"}, "model", "card")
+    Registry(uri).put_into_production(version, {})
+    Records(uri).write(state("c", "b", "r", uri).fingerprint, True, version.name, [])
+    assert not state("c", "b", "r", uri).changed
+    open_store(uri).delete("production.json")
     assert state("c", "b", "r", uri).changed
 
 
 def test_without_a_registry_everything_is_news(tmp_path: Path) -> None:
-    assert state("c", "b", "r", "") == State(state("c", "b", "r", str(tmp_path)).fingerprint, True, "")
+    assert state("c", "b", "", "") == State(state("c", "b", "", str(tmp_path)).fingerprint, True, "")
+
+
+def test_a_retraining_without_a_registry_is_bad_input(beir_source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert STEP.execute(["--corpus-uri", str(beir_source), "--backbone=scratch:tiny", "--recipe=one"]) == 2
+    said = capsys.readouterr().err
+    assert 'field "published_uri": retraining notes there what it has judged; give the directory' in said
 
 
 def test_a_record_that_was_forgotten_is_news_again(uri: str) -> None:
-    Registry(uri).write_judged(state("c", "b", "r", uri).fingerprint, True, "v", [])
+    Records(uri).write(state("c", "b", "r", uri).fingerprint, False, "", [])
     assert main(["forget", uri]) == 0
     assert state("c", "b", "r", uri).changed
 
@@ -104,8 +131,9 @@ def test_the_version_in_production_is_named_without_a_slash_at_its_end(uri: str,
 
 
 def test_a_record_that_is_not_one_is_bad_input(uri: str) -> None:
-    open_store(uri).write("judged.json", b"[]")
-    with pytest.raises(InputError, match=r"judged.json: not a JSON object; remove it"):
+    recipe = recipe_of(state("c", "b", "r", uri).fingerprint)
+    open_store(uri).write(f"judged/{recipe}.json", b"[]")
+    with pytest.raises(InputError, match=rf"judged/{recipe}.json: not a JSON object; remove it"):
         state("c", "b", "r", uri)
 
 
@@ -116,7 +144,7 @@ def test_the_step_says_whether_anything_changed(
     assert STEP.execute(flags) == 0
     said = dict(line.split(": ") for line in capsys.readouterr().out.splitlines()[:-1])
     assert said["changed"] == "True"
-    Registry(uri).write_judged(said["fingerprint"], False, "", [])
+    Records(uri).write(said["fingerprint"], False, "", [])
     for recipe, changed in (("one", "False"), ("two", "True")):
         assert STEP.execute([*flags, f"--recipe={recipe}"]) == 0
         assert f"changed: {changed}\n" in capsys.readouterr().out

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from llm_retriever.errors import InputError
+from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version, in_production
 from llm_retriever.store import open_store
 from llm_retriever.sweeping import clear_abandoned
@@ -45,7 +47,7 @@ def alias(uri: str) -> dict[str, str]:
     return json.loads(open_store(uri).read("production.json"))
 
 
-def test_a_rollback_goes_to_the_version_before_and_another_one_back(
+def test_a_rollback_goes_from_model_to_model_and_the_option_undoes_it(
     uri: str, versions: list[Version], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, two, three = versions
@@ -54,8 +56,36 @@ def test_a_rollback_goes_to_the_version_before_and_another_one_back(
     assert Registry(uri).production() == two
     assert alias(uri)["previous"] == three.name
     assert in_production(uri).endswith(two.name)
-    assert main(["rollback", uri]) == 0
+    assert main(["rollback", uri, "--previous"]) == 0
     assert Registry(uri).production() == three
+    for _ in range(2):
+        assert main(["rollback", uri]) == 0
+    assert Registry(uri).production() == versions[0]
+    assert main(["rollback", uri]) == 2
+    assert "no earlier model is known" in capsys.readouterr().err
+
+
+def test_a_model_that_was_taken_out_is_nothing_to_go_back_to(uri: str, versions: list[Version], tmp_path: Path) -> None:
+    _, two, _ = versions
+    registry = Registry(uri)
+    assert registry.roll_back() == two
+    registry.put_into_production(published(uri, tmp_path / "made", "four"), {"reason": "better"})
+    assert registry.roll_back() == two
+
+
+def test_where_an_earlier_release_wrote_the_alias_the_order_of_publication_counts(
+    uri: str, versions: list[Version], tmp_path: Path
+) -> None:
+    one, two, three = versions
+    for second, version in enumerate(versions):
+        told = dataclasses.asdict(version) | {"published": f"2026-03-14T00:00:0{second}+00:00"}
+        open_store(uri).write(f"{version.key}/version.json", json.dumps(told).encode())
+    for current, earlier in ((three, two), (two, one)):
+        content = {"version": current.name, "card": current.card}
+        open_store(uri).write("production.json", json.dumps(content).encode())
+        found = Registry(uri).earlier_model()
+        assert found is not None
+        assert found.name == earlier.name
 
 
 def test_any_version_can_be_named(uri: str, versions: list[Version], capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,11 +106,13 @@ def test_a_version_that_does_not_exist_is_refused_and_nothing_moves(
 
 
 def test_without_an_earlier_version_there_is_nothing_to_go_back_to(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no earlier version"):
+    with pytest.raises(InputError, match="no earlier model"):
         Registry(uri).roll_back()
     Registry(uri).put_into_production(published(uri, tmp_path, "only"), {})
-    with pytest.raises(InputError, match="no earlier version"):
+    with pytest.raises(InputError, match="no earlier model"):
         Registry(uri).roll_back()
+    with pytest.raises(InputError, match="no version before"):
+        Registry(uri).previous()
 
 
 def test_pruning_spares_the_newest_and_those_in_use(uri: str, versions: list[Version], tmp_path: Path) -> None:
@@ -98,7 +130,7 @@ def test_pruning_spares_the_newest_and_those_in_use(uri: str, versions: list[Ver
 def test_the_list_says_since_when_and_why_and_which_are_refreshed(
     uri: str, versions: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, _, three = versions
+    one, two, three = versions
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "file").write_text("new")
     folders = {"retriever": three, "index": tmp_path / "index", "evaluation": three}
@@ -111,11 +143,14 @@ def test_the_list_says_since_when_and_why_and_which_are_refreshed(
     assert lines[three.name] == (
         f"  {three.name}  trained    published {three.published}, the one before: ndcg@10 of three"
     )
+    assert lines[two.name] == (
+        f"  {two.name}  trained    published {two.published}, a rollback goes here: ndcg@10 of two"
+    )
     assert lines[one.name] == f"  {one.name}  trained    published {one.published}: ndcg@10 of one"
     assert main(["rollback", uri]) == 0
     assert main(["list", uri]) == 0
     assert "in production since" in (said := capsys.readouterr().out)
-    assert ": ndcg@10 of three; rolled back by hand" in said
+    assert ": ndcg@10 of two; rolled back by hand" in said
 
 
 def test_versions_of_an_earlier_release_are_listed_too(
@@ -137,20 +172,35 @@ def test_versions_of_one_day_are_in_the_order_of_their_publication(uri: str, tmp
 
 
 def test_the_record_is_shown_and_can_be_removed(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("judged", "forget"):
+    for command, said in (("judged", "nothing was judged yet\n"), ("forget", "nothing to forget\n")):
         assert main([command, uri]) == 0
-        assert capsys.readouterr().out == "nothing was judged yet\n"
-    Registry(uri).write_judged("f1", False, "2026-03-14-0f1e2d3c4b5a", ["It is not better."])
+        assert capsys.readouterr().out == said
+    for fingerprint in ("f0", "f1"):
+        Records(uri).write(fingerprint, False, "2026-03-14-0f1e2d3c4b5a", ["It is not better."])
     assert main(["judged", uri]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    said = capsys.readouterr().out.splitlines()
+    assert said.pop(1).startswith("when: 20")
+    assert said == [
+        "the latest of 2:",
         "fingerprint: f1",
         "promoted: False",
         "version: 2026-03-14-0f1e2d3c4b5a",
         "- It is not better.",
     ]
+    assert main(["forget", uri, "--recipe", "f1"]) == 0
+    assert capsys.readouterr().out == "forgotten f1; the next retraining by it trains\n"
+    assert Records(uri).recipes() == ["f0"]
+    Records(uri).write("f1", True, "", [])
     assert main(["forget", uri]) == 0
-    assert "trains" in capsys.readouterr().out
-    assert Registry(uri).judged() == {}
+    assert Records(uri).recipes() == []
+
+
+def test_the_latest_record_is_the_one_that_was_written_last(tmp_path: Path) -> None:
+    records = Records(str(tmp_path))
+    for moment, fingerprint in enumerate(("b", "c", "a")):
+        records.write(fingerprint, False, "", [])
+        os.utime(tmp_path / "judged" / f"{fingerprint}.json", (moment, moment))
+    assert records.recipes() == ["b", "c", "a"]
 
 
 def test_what_was_never_completed_is_cleared_away_after_a_while(uri: str, versions: list[Version]) -> None:

@@ -102,7 +102,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     tuned = _tuned_system(settings, paths, card, bench)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     add_lexical(bench, runs)
-    before = production.add(bench, paths.refreshed) if production else Added()
+    before = production.add(bench, paths.refreshed, paths.retriever) if production else Added()
     before.refreshed.save(paths.refreshed)
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add(bench)

@@ -6,8 +6,8 @@ type. Vectors of passages whose title and text the published index has are taken
 published again with it; where only queries or judgments have changed, there is nothing to publish. A published index of this
 very collection is searched as it is.
 
-Queries that the version in production was trained on favour it. A split that is drawn from the training queries anew in every
-run has such, where the draw has changed; they are counted and told.
+Queries that the version in production was trained on and the new retriever was not favour the old one. A split that is drawn
+from the training queries has such where the draw has changed since; they are counted and told.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account
 from llm_retriever.evaluation.baselines import fitting
-from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench
+from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.conventions import PRODUCTION, REFRESHED_FILE
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.indexing.build import write_index
@@ -41,7 +41,7 @@ from llm_retriever.registry import VERSION_FILE
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, is_unset
 from llm_retriever.store import Store, fetched, open_store
-from llm_retriever.training_queries import favour, read_training_queries, trained_on
+from llm_retriever.training_queries import favour, read_training_queries, were_trained_on
 
 FIELD = "production_uri"
 RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
@@ -78,7 +78,7 @@ class Added:
     Attributes:
         refreshed: How its index was brought to the new collection.
         seconds: Wall-clock seconds of it all; None where there is no version.
-        trained_on: How many queries it was trained on, by split, where any; None = the version does not say.
+        trained_on: How many queries it alone was trained on, by split, where any; None = the version does not say.
     """
 
     refreshed: Refreshed = field(default_factory=Refreshed)
@@ -130,19 +130,20 @@ class Production:
         if self.manifest.card != self.card.digest():
             raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
 
-    def add(self, bench: Bench, refreshed: Path) -> Added:
+    def add(self, bench: Bench, refreshed: Path, new: Path) -> Added:
         """Evaluates it on a bench, and says how in its notes.
 
         Args:
             bench: With the collection of today.
             refreshed: Directory of the output, which gets `index/` where the published one holds other passages.
+            new: Directory of the new retriever, whose training queries favour nobody.
 
         Returns:
-            What was encoded and reused, how long it took, and on which of the queries the version was trained.
+            What was encoded and reused, how long it took, and how many of the queries the version was trained on.
         """
         started = time.monotonic()
         with fetched(f"{self.uri}/{RETRIEVER_FOLDER}") as retriever:
-            known = self._trained_on(retriever, bench)
+            known = self._trained_on(retriever, new, bench)
             encoder = Retriever.load(retriever, precision=bench.settings.precision)
             with self._searchable(retriever, encoder, bench.corpus, refreshed) as index:
                 given = bench.settings.query_length
@@ -156,10 +157,10 @@ class Production:
         bench.notes.append(self._note(told))
         return Added(told, time.monotonic() - started, known)
 
-    def _trained_on(self, retriever: Path, bench: Bench) -> dict[str, int] | None:
-        """Counts queries that it was trained on, by split, and notes them; those of `train` favour nobody."""
-        listed = read_training_queries(retriever)
-        if listed is None:
+    def _trained_on(self, retriever: Path, new: Path, bench: Bench) -> dict[str, int] | None:
+        """Counts queries that it was trained on and the new retriever was not, by split, and notes them."""
+        theirs, ours = read_training_queries(retriever), read_training_queries(new)
+        if theirs is None:
             bench.notes.append(
                 f"The version in production, {self.version}, does not say which queries it was trained on. Queries of this "
                 "evaluation that are among them favour it."
@@ -167,10 +168,12 @@ class Production:
             return None
         found: dict[str, int] = {}
         for split in bench.splits:
-            count = 0 if split.name == TRAINING_SPLIT else trained_on(listed, split.queries.values())
-            if count:
+            texts = list(split.queries.values())
+            alone = were_trained_on(theirs, texts)
+            alone &= True if ours is None else ~were_trained_on(ours, texts)
+            if count := int(alone.sum()):
                 found[split.name] = count
-                split.notes.append(favour(split.name, count, len(split.queries)))
+                split.notes.append(favour(split.name, count, len(texts)))
         return found
 
     @contextlib.contextmanager

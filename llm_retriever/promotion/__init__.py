@@ -7,8 +7,8 @@ that version is in production still, the two are compared directly. The new one 
 2. it is higher than production's there, and by at least `minimum_gain`, and
 3. on no guard split is it significantly worse: lower, with p of the paired t-test below `significance`.
 
-Otherwise the old one stays; if its index was brought to the new collection on the way, its retriever is published with
-that index as a version of its own.
+Otherwise the old one stays; if its index was brought to the new collection on the way, and this is a retraining (which
+passes `source_fingerprint`), its retriever is published with that index as a version of its own.
 
 Where the evaluation did not measure what is in production (nothing is, another run promoted meanwhile, or no comparison
 was asked for), the rule looks at numbers of different evaluations, on the target split alone:

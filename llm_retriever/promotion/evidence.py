@@ -11,6 +11,7 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import PRODUCTION, RETRIEVER
 from llm_retriever.settings import PromotionSettings
+from llm_retriever.training_queries import favour
 
 MEND = "evaluate again"
 
@@ -80,6 +81,7 @@ class Contest:
         pairs: All splits that both were measured on.
         left_out: Splits that only the new one was measured on.
         encoded, reused: Passages of the new collection that were encoded for it, and that its index held already.
+        remarks: What people are to know of the comparison, as sentences.
     """
 
     version: str
@@ -88,6 +90,7 @@ class Contest:
     left_out: list[str]
     encoded: int
     reused: int
+    remarks: tuple[str, ...] = ()
 
 
 def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
@@ -130,7 +133,7 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
     for name in guards:
         if name not in splits:
             raise InputError(f"has no split {name!r}", file=file, field="guards", mend=one_of(splits))
-    told = content.get("production")
+    told = content.get(PRODUCTION)
     if not told:
         return None
     both = [name for name, split in splits.items() if PRODUCTION in split.get("systems", {})]
@@ -147,7 +150,14 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
         left_out=[name for name in splits if name not in both],
         encoded=int(told.get("encoded", 0)),
         reused=int(told.get("reused", 0)),
+        remarks=_remarks(told, splits),
     )
+
+
+def _remarks(told: Mapping[str, Any], splits: Mapping[str, Any]) -> tuple[str, ...]:
+    """Splits with queries that the version in production was trained on, and the new retriever was not."""
+    known = {name: int(count) for name, count in (told.get("trained_on") or {}).items() if name in splits}
+    return tuple(favour(name, count, int(splits[name]["queries"])) for name, count in known.items())
 
 
 def _guards(settings: PromotionSettings) -> list[str]:

@@ -128,6 +128,8 @@ def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
         return ["Nothing."]
     lines = [f"`{outcome.uri}`"]
     if outcome.before is not None and outcome.before != outcome.version:
-        rollback = f"python -m llm_retriever.versions rollback {settings.uri}"
-        lines += ["", f"Before: {outcome.before.name}; `{rollback}` goes back to it."]
+        is_same_model = outcome.before.card == outcome.version.card
+        rollback = f"python -m llm_retriever.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
+        what = "goes back to the older index" if is_same_model else "goes back to it"
+        lines += ["", f"Before: {outcome.before.name}; `{rollback}` {what}."]
     return lines

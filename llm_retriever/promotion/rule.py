@@ -73,6 +73,7 @@ def decide_contest(
     reasons += _guard_sentences(guards, settings)
     if contest.left_out:
         reasons.append(f"Production was not measured anew on {', '.join(contest.left_out)}: no guard.")
+    reasons += contest.remarks
     return Decision(target.replace and not failed, reasons, target.before, contest)
 
 

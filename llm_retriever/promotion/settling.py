@@ -23,10 +23,22 @@ from llm_retriever.promotion.publication import (
     with_index,
 )
 from llm_retriever.promotion.rule import Decision, decide, decide_contest
+from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version, model_digest
 from llm_retriever.settings import PromotionSettings
+from llm_retriever.store import manifest_of
 
 _ATTEMPTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """What is to be decided on: the rule's numbers, what was measured, the comparison with production, what was made."""
+
+    settings: PromotionSettings
+    new: Measured
+    against: Contest | None
+    made: Made
 
 
 def promote(
@@ -71,25 +83,29 @@ def promote(
         files.write_text(decision, decision_markdown(settings, new, outcome))
         return "", False
     made = Made(retriever, index, evaluation, card, model_digest(retriever, index), with_index(refreshed))
-    outcome = _settle(settings, new, against, made)
+    outcome = _settle(_Case(settings, new, against, made))
     files.write_text(decision, decision_markdown(settings, new, outcome))
     _write_record(settings, outcome)
     return outcome.uri, outcome.decision.replace
 
 
-def _settle(settings: PromotionSettings, new: Measured, against: Contest | None, made: Made) -> Outcome:
-    registry = Registry(settings.uri)
+def _settle(case: _Case) -> Outcome:
+    registry = Registry(case.settings.uri)
     for _ in range(_ATTEMPTS):
         before = registry.production()
-        outcome = _judged(settings, new, against, made, registry, before)
-        published = _published(settings, new, made, registry, outcome)
+        outcome = _judged(case, registry, before)
+        if outcome.version != outcome.before:
+            return outcome
+        published = _published(case.settings, case.new, case.made, registry, outcome)
         if published is None:
             return outcome
         version, reason = published
         if registry.production() == before:
             registry.put_into_production(version, reason)
             return dataclasses.replace(outcome, version=version, uri=registry.uri_of(version))
-    raise InputError("other runs keep promoting", file=settings.uri, mend="let one run at a time promote to this URI")
+    raise InputError(
+        "other runs keep promoting", file=case.settings.uri, mend="let one run at a time promote to this URI"
+    )
 
 
 def _published(
@@ -110,26 +126,42 @@ def _published(
     return None
 
 
-def _judged(
-    settings: PromotionSettings,
-    new: Measured,
-    against: Contest | None,
-    made: Made,
-    registry: Registry,
-    before: Version | None,
-) -> Outcome:
-    """The decision as things stand, before anything is published."""
+def _judged(case: _Case, registry: Registry, before: Version | None) -> Outcome:
+    """The decision as things stand, before anything is published; `version` differs from `before` only if all is done."""
+    if before is None or before.model != case.made.model:
+        return _compared(case, registry, before)
+    if (earlier := _of_an_earlier_attempt(case, registry, before)) is not None:
+        return earlier
+    known = Decision(False, [f"This retriever and index are in production already, as {before.name}."])
+    return Outcome(known, before, before, registry.uri_of(before))
+
+
+def _of_an_earlier_attempt(case: _Case, registry: Registry, now: Version) -> Outcome | None:
+    """What this very run decided and published before it was killed; None if what is in production is not its work."""
+    if registry.manifest(now, "evaluation") != manifest_of(case.made.evaluation):
+        return None
+    name = registry.alias().get("previous")
+    before = next((version for version in registry.versions() if version.name == name), None)
+    if name and before is None:
+        return None
+    outcome = _compared(case, registry, before)
+    told = f"It is in production already, as {now.name}: this very evaluation put it there."
+    decision = dataclasses.replace(outcome.decision, reasons=[*outcome.decision.reasons, told])
+    done = dataclasses.replace(outcome, decision=decision, version=now, uri=registry.uri_of(now))
+    return done if decision.replace else None
+
+
+def _compared(case: _Case, registry: Registry, before: Version | None) -> Outcome:
+    """The decision of the rule about a version that is or was in production."""
+    settings, new, against, made = case.settings, case.new, case.against, case.made
     if before is None:
         return Outcome(decide(settings, new, None))
-    if before.model == made.model:
-        known = Decision(False, [f"This retriever and index are in production already, as {before.name}."])
-        return Outcome(known, before, before, registry.uri_of(before))
     done = _is_refreshed(registry, before, against, made)
     if against is not None and (done or before.name == against.version):
         decision = decide_contest(settings, new, against, _measured_before(registry, before, new, settings))
-        is_open = made.refreshed is not None and not done and not decision.replace
+        is_open = made.refreshed is not None and not done and not decision.replace and _may_refresh(settings)
         note = _index_note(settings, against, made, before, done)
-        return Outcome(decision, before, before, registry.uri_of(before), is_open and settings.refresh, note)
+        return Outcome(decision, before, before, registry.uri_of(before), is_open, note)
     decision = decide(settings, new, _measured_before(registry, before, new, settings))
     if against is not None:
         moved = f"The evaluation compared with {against.version}, which is in production no more."
@@ -145,14 +177,19 @@ def _is_refreshed(registry: Registry, before: Version, against: Contest | None, 
     return (before.refreshed_from, before.model) == (against.version, model)
 
 
+def _may_refresh(settings: PromotionSettings) -> bool:
+    return settings.refresh and bool(settings.source_fingerprint)
+
+
 def _index_note(settings: PromotionSettings, against: Contest, made: Made, before: Version, done: bool) -> str:
     if made.refreshed is None:
         return "The index in production holds this corpus already."
     passages = f"{against.encoded:,} passages were encoded for it, {against.reused:,} were in the old one unchanged"
-    if done or settings.refresh:
+    if done or _may_refresh(settings):
         source = before.refreshed_from if done else before.name
         return f"The retriever of {source} got an index of the new collection: {passages}."
-    return "The index in production is of an older collection, and stays so because refresh is off."
+    why = "this is no retraining" if settings.refresh else "refresh is off"
+    return f"The index in production is of an older collection, and stays so because {why}."
 
 
 def _measured_before(registry: Registry, before: Version, new: Measured, settings: PromotionSettings) -> Measured | str:
@@ -174,6 +211,4 @@ def _write_record(settings: PromotionSettings, outcome: Outcome) -> None:
     if not settings.source_fingerprint:
         return
     name = outcome.version.name if outcome.version else ""
-    Registry(settings.uri).write_judged(
-        settings.source_fingerprint, outcome.decision.replace, name, outcome.all_reasons()
-    )
+    Records(settings.uri).write(settings.source_fingerprint, outcome.decision.replace, name, outcome.all_reasons())

@@ -22,7 +22,8 @@ class FingerprintSettings:
         int, Field(ge=1, le=200, description="Parts that the corpus is encoded in, as for encode_corpus.")
     ] = 1
     published_uri: Annotated[
-        str, Field(description="Directory or s3:// prefix of published versions, as for promote; required with a recipe.")
+        str,
+        Field(description="Directory or s3:// prefix of published versions, as for promote; required with a recipe."),
     ] = ""
     recipe: Annotated[
         str, Field(description="What else decides what a run makes, as text; another one counts as a change.")

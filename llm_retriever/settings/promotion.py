@@ -49,13 +49,13 @@ class PromotionSettings:
         bool,
         Field(
             description="Whether a retriever that stays in production is published with an index of the new corpus, as a version "
-            "of its own."
+            "of its own; only where source_fingerprint is set."
         ),
     ] = True
     source_fingerprint: Annotated[
         str,
         Field(
             description="What fingerprint_sources saw; is written down beside the versions, so that the next retraining knows "
-            "that it was judged. Empty = nothing is written down."
+            "that it was judged. Empty = this is no retraining: nothing is written down, and nothing refreshed."
         ),
     ] = ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.trainjob.manifest import CONTAINER, GROUP, PLURAL, TRAINING_LABEL, VERSION, Own
+from llm_retriever.trainjob.manifest import CONTAINER, GROUP, PLURAL, REPLICATED_JOB, TRAINING_LABEL, VERSION, Own
 
 ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POD_NAMES = ("POD_NAME", "KFP_POD_NAME")
@@ -81,6 +81,7 @@ class Client:
         """Creates a TrainJob; fields that the cluster's version does not know are refused instead of dropped.
 
         Raises:
+            FileExistsError: There is one of this name, or the cluster was busy with another request.
             InputError: The cluster refuses it.
         """
         from kubernetes.client import ApiException
@@ -96,7 +97,9 @@ class Client:
                 _request_timeout=REQUEST_SECONDS,
             )
         except ApiException as error:
-            if error.status == 409 or error.status >= 500:
+            if error.status == 409:
+                raise FileExistsError(f"the TrainJob cannot be created: {message_of(error)}") from None
+            if error.status >= 500:
                 raise OSError(f"the TrainJob cannot be created: {message_of(error)}") from None
             mend = _MENDS.get(error.status, "correct the setting that the message names")
             raise InputError(
@@ -162,6 +165,17 @@ class Client:
             self.namespace, label_selector=f"jobset.sigs.k8s.io/jobset-name={name}", **_AS_SENT
         )
         return sorted(json.loads(answer.data)["items"], key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
+
+    def warnings(self, name: str) -> list[str]:
+        """What the cluster has to say about the making of a TrainJob's pods, oldest first."""
+        found = []
+        # TrainJob and JobSet share a name; the JobSet adds the group of pods and its number for the Job.
+        for owner in (name, f"{name}-{REPLICATED_JOB}-0"):
+            chosen = f"type=Warning,involvedObject.name={owner}"
+            answer = self._core.list_namespaced_event(self.namespace, field_selector=chosen, **_AS_SENT)
+            found += json.loads(answer.data)["items"]
+        found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in found]
 
     def log(self, pod: str, **options: Any) -> str:
         """The log of a node's pod; "" where there is none (yet)."""

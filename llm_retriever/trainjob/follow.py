@@ -6,58 +6,40 @@ The step's own retry starts all of them anew, from the last checkpoint.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.trainjob import pods as states
 from llm_retriever.trainjob.client import Client, message_of
+from llm_retriever.trainjob.pods import HEALING_SECONDS
 
 POLL_SECONDS = 5.0
 UNREACHABLE_SECONDS = 900
 """How long the API may be away before the step gives up; the training itself does not need it."""
+SETTLING_SECONDS = 60
+"""How long the cause of a failure is waited for: the nodes that only lost their peer may end before the one that failed."""
 LAST_LINES = 30
-INDEX = "batch.kubernetes.io/job-completion-index"
-STOPPED = 143
-_HEALING_SECONDS = 600
-
-
-class Trouble(NamedTuple):
-    """What a pod's state means for the one who started the training.
-
-    Attributes:
-        problem: What is wrong with the node.
-        field: The setting at fault.
-        mend: What to do about it.
-        patience: Seconds that it may last before the step gives up; infinite = it is only told.
-    """
-
-    problem: str
-    field: str
-    mend: str
-    patience: float
-
-
-_NO_IMAGE = Trouble(
-    "its image cannot be pulled", "node_image", "correct the image, or the pull secrets", _HEALING_SECONDS
+LOST_PEER = re.compile(
+    r"(closed|reset) by peer|Broken pipe|remote process exited|ncclRemoteError|DistNetworkError|got 0 bytes"
+    r"|RendezvousConnectionError|RendezvousTimeoutError",
+    re.IGNORECASE,
 )
-_NO_CONTAINER = Trouble(
-    "its container cannot be made", "node_runtime", "correct the runtime or what it refers to", _HEALING_SECONDS
-)
-TROUBLES = {
-    "ErrImagePull": _NO_IMAGE,
-    "ImagePullBackOff": _NO_IMAGE,
-    "InvalidImageName": _NO_IMAGE._replace(patience=0),
-    "CreateContainerConfigError": _NO_CONTAINER,
-    "CreateContainerError": _NO_CONTAINER,
-    "RunContainerError": _NO_CONTAINER,
-    "OOMKilled": Trouble("it ran out of memory", "node_memory", "raise it, or lower micro_batch_size", 0),
-    "Evicted": Trouble("it was evicted from its machine", "node_memory", "", math.inf),
-    "Unschedulable": Trouble("no machine has room for it yet", "nodes", "", math.inf),
-}
-"""By the reason that Kubernetes gives."""
+"""What gloo, NCCL and torchrun say in a process whose peer has ended."""
+
+
+class UnreachableError(RuntimeError):
+    """The cluster cannot be asked any more; the training may well go on."""
+
+
+def is_cause(text: str) -> bool:
+    """Whether a text about a failure tells more than that another node is gone."""
+    return bool(text) and not LOST_PEER.search(text)
 
 
 class Follower:
@@ -66,15 +48,28 @@ class Follower:
     Args:
         client: The cluster.
         name: Of the TrainJob.
+        number: Of its nodes.
         refused: Raises what a node has found wrong with its input, if any.
         failure: What a node has left about its failure; "" = nothing.
+        adopt: Makes the TrainJob this step's; called until it succeeds.
     """
 
     def __init__(
-        self, client: Client, name: str, *, refused: Callable[[], None], failure: Callable[[], str] = lambda: ""
+        self,
+        client: Client,
+        name: str,
+        number: int,
+        *,
+        refused: Callable[[], None],
+        failure: Callable[[], str] = lambda: "",
+        adopt: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client, self._name, self._refused, self._failure = client, name, refused, failure
+        self._client, self._name, self._number = client, name, number
+        self._refused, self._failure = refused, failure
+        self._adopt: Callable[[], None] | None = adopt
         self._since: dict[tuple[str, str], float] = {}
+        self._missing: float | None = None
+        self._failed: tuple[float, str] | None = None
         self._pods: dict[str, str] = {}
         self._told: set[str] = set()
         self._lines: list[str] = []
@@ -86,15 +81,16 @@ class Follower:
 
         Raises:
             InputError: A node refused its input, or cannot be started as it is asked for.
+            UnreachableError: The API has not answered for too long.
             RuntimeError: It or a node failed, with the last lines of that node's log; or it was deleted.
         """
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         while True:
+            self._try(self._take, "the TrainJob is not this step's yet")
             try:
                 job, pods = self._client.get(self._name), self._client.pods(self._name)
-                self._show_log(pods)
                 self._reached = time.monotonic()
             except ApiException as error:
                 if error.status == 404:
@@ -103,57 +99,119 @@ class Follower:
             except HTTPError as error:
                 self._endure(type(error).__name__)
             else:
-                if self._ended(job, pods):
+                self._try(functools.partial(self._show_log, pods), "the first node's log cannot be read")
+                if self._look(job, pods):
                     return
-                self._examine(pods)
-                self._count(pods)
             time.sleep(POLL_SECONDS)
+
+    def _look(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> bool:
+        """Whether the TrainJob is complete; raises where it will not be."""
+        conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
+        if "Complete" in conditions:
+            return True
+        staying = [pod for pod in pods if not states.is_leaving(pod)]
+        suspended = conditions.get("Suspended") if "Failed" not in conditions else None
+        self._examine(pods)
+        if suspended:
+            self._tell(f"{self._name} waits: {suspended.get('message', '')}")
+            self._failed = self._missing = None
+        else:
+            self._note_failure(conditions.get("Failed"), staying)
+        if suspended or not staying:
+            self._pods.clear()
+        if self._failed:
+            self._conclude(*self._failed, pods)
+        elif not suspended:
+            self._refuse_replaced(staying)
+            self._refuse_missing(pods)
+        return False
+
+    def _take(self) -> None:
+        if self._adopt:
+            self._adopt()
+            self._adopt = None
+
+    def _try(self, action: Callable[[], None], problem: str) -> None:
+        """Does what a later poll can do as well; where the API fails, that is only told."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            action()
+        except ApiException as error:
+            self._tell(f"{problem}: {message_of(error)}")
+        except HTTPError as error:
+            self._tell(f"{problem}: {type(error).__name__}")
 
     def _endure(self, message: str) -> None:
         if time.monotonic() - self._reached > UNREACHABLE_SECONDS:
-            raise RuntimeError(f"the Kubernetes API has not answered for too long: {message}")
+            raise UnreachableError(f"the Kubernetes API has not answered for too long: {message}")
         self._tell(f"the Kubernetes API does not answer: {message}")
-
-    def _ended(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> bool:
-        conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
-        if "Suspended" in conditions:
-            self._tell(f"{self._name} waits: {conditions['Suspended'].get('message', '')}")
-        if "Failed" in conditions:
-            self._refused()
-            self._examine(pods)
-            failed = conditions["Failed"]
-            reason = f"{failed.get('reason', '')}: {failed.get('message', '')}"
-            raise RuntimeError(f"the TrainJob {self._name} failed ({reason}){self._last_words(pods)}")
-        return "Complete" in conditions
 
     def _examine(self, pods: list[dict[str, Any]]) -> None:
         """Tells what ails the nodes, and gives up where it does not heal."""
         seen, now = set(), time.monotonic()
         for pod in pods:
-            node = f"node {_index(pod)}"
-            if EXIT_BAD_INPUT in _exits(pod):
+            node = f"node {states.index(pod)}"
+            if EXIT_BAD_INPUT in states.exits(pod):
                 self._refused()
-            for trouble, message in _troubles(pod):
+            for trouble, message in states.troubles(pod):
                 key = (pod["metadata"]["name"], trouble.problem)
                 seen.add(key)
-                self._tell(f"{node}: {trouble.problem}" + (f" ({message})" if message else ""))
+                words = f"{node}: {trouble.problem}" + (f" ({message})" if message else "")
+                self._tell(words)
                 if now - self._since.setdefault(key, now) >= trouble.patience:
-                    words = f"{node}: {trouble.problem}" + (f" ({message})" if message else "")
                     raise InputError(words, field=trouble.field, mend=trouble.mend)
         self._since = {key: since for key, since in self._since.items() if key in seen}
 
-    def _count(self, pods: list[dict[str, Any]]) -> None:
-        """Gives up when a node has failed, or was replaced while others went on."""
-        staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-        for pod in staying:
-            for code in _exits(pod):
-                raise RuntimeError(f"node {_index(pod)} ended with exit code {code}{self._last_words(pods)}")
-        names = {_index(pod): pod["metadata"]["name"] for pod in staying}
+    def _note_failure(self, failed: dict[str, str] | None, staying: list[dict[str, Any]]) -> None:
+        """Remembers when and how the training was first seen to have failed."""
+        if self._failed:
+            return
+        words = [
+            f"node {states.index(pod)} ended with exit code {code}" for pod in staying for code in states.exits(pod)
+        ]
+        if failed:
+            reason = f"{failed.get('reason', '')}: {failed.get('message', '')}"
+            words.insert(0, f"the TrainJob {self._name} failed ({reason})")
+        if words:
+            self._failed = (time.monotonic(), words[0])
+
+    def _conclude(self, since: float, words: str, pods: list[dict[str, Any]]) -> None:
+        """Raises what made the training fail, as soon as that is known or cannot be waited for any longer."""
+        self._refused()
+        ended = all(states.has_ended(pod) for pod in pods)
+        if ended or is_cause(self._failure()) or time.monotonic() - since > SETTLING_SECONDS:
+            self._refused()
+            raise RuntimeError(f"{words}{self._last_words(pods)}")
+
+    def _refuse_replaced(self, staying: list[dict[str, Any]]) -> None:
+        """Gives up when a node was replaced while others went on."""
+        names = {states.index(pod): pod["metadata"]["name"] for pod in staying}
         known = {index: name for index, name in names.items() if index in self._pods}
         replaced = [index for index, name in known.items() if name != self._pods[index]]
         if replaced and len(replaced) < len(known):
             raise RuntimeError(f"node {replaced[0]} was lost")
-        self._pods |= names
+        self._pods = names if replaced else self._pods | names
+
+    def _refuse_missing(self, pods: list[dict[str, Any]]) -> None:
+        """Tells why pods are not made, and gives up where that does not heal: a quota, an admission, no controller."""
+        now = time.monotonic()
+        if len(pods) >= self._number:
+            self._missing = None
+            return
+        self._missing = self._missing or now
+        warnings: list[str] = []
+        self._try(lambda: warnings.extend(self._client.warnings(self._name)), "events cannot be read")
+        for warning in warnings:
+            self._tell(f"{self._name}: {warning}")
+        if now - self._missing >= HEALING_SECONDS:
+            said = f" ({warnings[-1]})" if warnings else ", and no event says why"
+            raise InputError(
+                f"the cluster has made {len(pods)} of {self._number} pods{said}",
+                field="nodes",
+                mend="ask for fewer or smaller nodes, or have the namespace's quota or policy changed",
+            )
 
     def _tell(self, line: str) -> None:
         if line not in self._told:
@@ -162,7 +220,7 @@ class Follower:
 
     def _show_log(self, pods: list[dict[str, Any]]) -> None:
         """Prints what is new in the first node's log: each reading overlaps the one before."""
-        first = [pod for pod in pods if _index(pod) == "0"]
+        first = [pod for pod in pods if states.index(pod) == "0"]
         if not first:
             return
         now = time.monotonic()
@@ -177,60 +235,28 @@ class Follower:
         self._lines, self._read = lines, now
 
     def _last_words(self, pods: list[dict[str, Any]]) -> str:
-        """The end of the log of the pod that failed first, or what a node has left in the store."""
-        ended = [(str(e.get("finishedAt") or ""), pod) for pod in pods for e in _terminations(pod) if _is_failure(e)]
-        for _, pod in sorted(ended, key=lambda pair: pair[0]):
-            name = pod["metadata"]["name"]
-            text = self._client.log(name, tail_lines=LAST_LINES)
-            text = text or self._client.log(name, tail_lines=LAST_LINES, previous=True)
-            if text:
-                return f"; the end of the log of {name}:\n{text.rstrip()}"
+        """What a node has left in the store, or the end of a failed pod's log; the first that tells a cause."""
         left = self._failure()
-        return f":\n{left}" if left else ""
+        found = [f":\n{left}"] if left else []
+        for text in self._logs(pods) if not is_cause(left) else ():
+            if is_cause(text):
+                return text
+            found.append(text)
+        return found[0] if found else ""
 
-
-def _index(pod: dict[str, Any]) -> str:
-    metadata = pod["metadata"]
-    return str({**metadata.get("annotations", {}), **metadata.get("labels", {})}.get(INDEX, "?"))
-
-
-def _statuses(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(pod.get("status", {}).get("containerStatuses") or [])
-
-
-def _terminations(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """How a pod's containers ended, now or before their last start."""
-    for status in _statuses(pod):
-        for state in ("state", "lastState"):
-            ended = (status.get(state) or {}).get("terminated")
-            if ended:
-                yield ended
-
-
-def _exits(pod: dict[str, Any]) -> list[int]:
-    """Exit codes of containers that have not ended well."""
-    return [ended["exitCode"] for ended in _terminations(pod) if ended["exitCode"]]
-
-
-def _is_failure(ended: dict[str, Any]) -> bool:
-    return ended["exitCode"] not in (0, STOPPED)
-
-
-def _troubles(pod: dict[str, Any]) -> Iterator[tuple[Trouble, str]]:
-    for reason, message in _reasons(pod):
-        if reason in TROUBLES:
-            yield TROUBLES[reason], message
-
-
-def _reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every reason that Kubernetes gives for the state of a pod, and its explanation."""
-    status = pod.get("status", {})
-    yield status.get("reason", ""), status.get("message", "")
-    for condition in status.get("conditions") or []:
-        if condition.get("status") == "False":
-            yield condition.get("reason", ""), condition.get("message", "")
-    for container in _statuses(pod):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        yield waiting.get("reason", ""), waiting.get("message", "")
-    for ended in _terminations(pod):
-        yield ended.get("reason", ""), ended.get("message", "")
+    def _logs(self, pods: list[dict[str, Any]]) -> Iterator[str]:
+        """The ends of the logs of failed pods, of the one that failed first at first."""
+        ended = [
+            (str(end.get("finishedAt") or ""), pod["metadata"]["name"])
+            for pod in pods
+            for end in states.terminations(pod)
+            if states.is_failure(end)
+        ]
+        for _, name in sorted(ended):
+            texts: list[str] = []
+            for options in ({}, {"previous": True}):
+                read = functools.partial(self._client.log, name, tail_lines=LAST_LINES, **options)
+                self._try(lambda: texts.append(read()), f"the log of {name} cannot be read")  # noqa: B023
+            text = next(filter(None, texts), "")
+            if text:
+                yield f"; the end of the log of {name}:\n{text.rstrip()}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from llm_retriever.errors import InputError
 from llm_retriever.store import MANIFEST, Store, manifest_of, open_store, publish
 from llm_retriever.trainjob import follow
 from llm_retriever.trainjob.client import Client
-from llm_retriever.trainjob.manifest import ATTEMPT_LABEL, GRACE_SECONDS, manifest, specification
+from llm_retriever.trainjob.manifest import ASKED, ATTEMPT_LABEL, GRACE_SECONDS, Own, manifest, specification
 from llm_retriever.trainjob.nodes import Nodes
+from llm_retriever.trainjob.pods import is_leaving
 
 FOLDER = "trainjob"
 """Below a training's checkpoints in the store: everything that the step and its nodes tell each other."""
@@ -26,6 +28,8 @@ DRAFT, LOG = "draft", "log.json"
 STAGED = "staged"
 """Below the checkpoint prefix: inputs, each under the digest of its content."""
 DIGITS = 10
+CREATIONS = 12
+"""How often the making of a TrainJob is tried, or the one looked for that another step has made meanwhile."""
 
 
 def launch_on_nodes(module: str, job: Mapping[str, Any], nodes: Nodes) -> None:
@@ -54,9 +58,16 @@ def launch_on_nodes(module: str, job: Mapping[str, Any], nodes: Nodes) -> None:
 
 
 def staged(path: str | Path, prefix: str) -> str:
-    """Brings a directory into the store, unless the same content is there, and returns its URI."""
+    """Brings a directory into the store, unless the same content is there, and returns its URI.
+
+    Files that are missing there, as where a lifecycle rule has removed some, are sent again.
+    """
     content = manifest_of(Path(path))
     uri = f"{prefix}/{STAGED}/{files.digest(content)[:32]}"
+    place = open_store(uri)
+    there = {entry.key: entry.size for entry in place.list()}
+    if MANIFEST in there and any(there.get(row["name"]) != row["size"] for row in content["files"]):
+        place.upload(path)
     publish(path, uri, content)
     return uri
 
@@ -65,22 +76,60 @@ def _train(client: Client, place: Store, task: dict[str, Any], nodes: Nodes) -> 
     own = client.own()
     if not (nodes.image or own.image):
         raise InputError(
-            "the step does not know its own image", field="node_image", mend="say which image the nodes run"
+            "the step does not know its own image",
+            field="node_image",
+            mend="say which image the nodes run (in a pipeline's form run_gpu_image)",
         )
-    spec = specification(nodes, place.uri, own)
-    training = files.digest([task, spec])[:DIGITS]
-    running, attempt = _under_way(client, training)
-    made = manifest(spec, task["run"]["title"].split()[0], training, attempt, nodes.labels, own)
-    name = running or made["metadata"]["name"]
-    try:
-        if running:
-            client.adopt(name, own)
+    for attempt in range(1, CREATIONS + 1):
+        try:
+            _trained(client, place, task, nodes, own)
+        except FileExistsError:
+            if attempt == CREATIONS:
+                raise
+            time.sleep(follow.POLL_SECONDS)
         else:
+            return
+
+
+def _trained(client: Client, place: Store, task: dict[str, Any], nodes: Nodes, own: Own) -> None:
+    """Follows the TrainJob that is under way, or a new one, to its end, and removes it.
+
+    It stays only where it cannot be followed any longer: the step's retry finds it.
+
+    Raises:
+        FileExistsError: Another step has made it meanwhile.
+    """
+    training, asked = files.digest([place.uri])[:DIGITS], _asked(place, task, nodes, own)
+    running, number = _under_way(client, training, asked)
+    spec, title = specification(nodes, place.uri, own), task["run"]["title"].split()[0]
+    made = manifest(spec, title, training, asked, number, nodes.labels, own)
+    name = running or made["metadata"]["name"]
+    adopt: Callable[[], None] = (lambda: client.adopt(name, own)) if running else (lambda: None)
+    follower = follow.Follower(
+        client,
+        name,
+        nodes.number,
+        refused=lambda: refuse(place),
+        failure=lambda: _failure(place),
+        adopt=adopt,
+    )
+    try:
+        if not running:
             _create(client, place, task, made)
         print(f"{name}: {nodes.number} nodes, {nodes.processes} processes each", file=sys.stderr, flush=True)
-        follow.Follower(client, name, refused=lambda: refuse(place), failure=lambda: _failure(place)).wait()
-    finally:
+        follower.wait()
+    except (FileExistsError, follow.UnreachableError):
+        raise
+    except BaseException:
         _delete(client, name)
+        raise
+    _delete(client, name)
+
+
+def _asked(place: Store, task: dict[str, Any], nodes: Nodes, own: Own) -> str:
+    """Digest of what the nodes do and are; not of where they may run, which a queue says anew for every pod."""
+    spec = specification(nodes, place.uri, dataclasses.replace(own, placement={}))
+    return files.digest([task, spec, nodes.labels])
 
 
 def _create(client: Client, place: Store, task: dict[str, Any], made: dict[str, Any]) -> None:
@@ -90,31 +139,30 @@ def _create(client: Client, place: Store, task: dict[str, Any], made: dict[str, 
     client.create(made)
 
 
-def _under_way(client: Client, training: str) -> tuple[str, int]:
+def _under_way(client: Client, training: str, asked: str) -> tuple[str, int]:
     """The TrainJob of this training that is under way ("" = none), and the number of the next attempt.
 
-    Failed ones are removed, and pods that are still saving a checkpoint are waited for: two of them must not write to
-    the same place.
+    Failed ones are removed, and so are those that were asked for otherwise. Pods that are still saving a checkpoint are
+    waited for: two of them must not write to the same place.
     """
     deadline, highest = time.monotonic() + 2 * GRACE_SECONDS, 0
     while True:
         found = {job["metadata"]["name"]: job for job in client.of_training(training)}
         highest = max([highest, *(int(job["metadata"]["labels"][ATTEMPT_LABEL]) for job in found.values())])
-        alive = [name for name, job in found.items() if not (_is_leaving(job) or _has_failed(job))]
-        if alive:
-            print(f"{alive[0]} is under way: it is followed", file=sys.stderr, flush=True)
-        if alive or not found:
-            return (alive[0] if alive else ""), highest + 1
+        alive = [name for name, job in found.items() if not (is_leaving(job) or _has_failed(job))]
+        fitting = [name for name in alive if found[name]["metadata"].get("annotations", {}).get(ASKED) == asked]
+        if fitting or not found:
+            if fitting:
+                print(f"{fitting[0]} is under way: it is followed", file=sys.stderr, flush=True)
+            return (fitting[0] if fitting else ""), highest + 1
         for name, job in found.items():
-            if not _is_leaving(job):
+            if not is_leaving(job):
+                reason = "trains the same in another way" if name in alive else "has failed"
+                print(f"{name} {reason}: it is removed", file=sys.stderr, flush=True)
                 client.delete(name)
         if time.monotonic() > deadline:
             raise RuntimeError(f"the pods of {', '.join(found)} do not end")
         time.sleep(follow.POLL_SECONDS)
-
-
-def _is_leaving(job: dict[str, Any]) -> bool:
-    return "deletionTimestamp" in job["metadata"]
 
 
 def _has_failed(job: dict[str, Any]) -> bool:
@@ -133,14 +181,25 @@ def _delete(client: Client, name: str) -> None:
 
 
 def refuse(place: Store) -> None:
-    """Raises the `InputError` that a node has left, if one has."""
-    if place.exists(REFUSAL):
-        raise InputError(**json.loads(place.read(REFUSAL)))
+    """Raises the `InputError` that a node has left, if one has and the store can be read."""
+    for left in _left(place, REFUSAL):
+        raise InputError(**json.loads(left))
 
 
 def _failure(place: Store) -> str:
-    found = place.list(FAILURES)
-    return place.read(found[0].key).decode("utf-8", errors="replace").rstrip() if found else ""
+    """What a node has left about its failure: one that tells the cause, if any does."""
+    left = [text.rstrip() for text in _left(place, FAILURES)]
+    return next(filter(follow.is_cause, left), left[0] if left else "")
+
+
+def _left(place: Store, key: str) -> list[str]:
+    """The texts of this key and below it; none where the store is away, which must not hide what happened to the training."""
+    try:
+        keys = [key] if place.exists(key) else [entry.key for entry in place.list(key)]
+        return [place.read(found).decode("utf-8", errors="replace") for found in keys]
+    except Exception as error:
+        print(f"{place.uri_of(key)} cannot be read: {type(error).__name__}", file=sys.stderr, flush=True)
+        return []
 
 
 def _take_over(place: Store, draft: Path, log: Path) -> None:

@@ -13,7 +13,10 @@ from llm_retriever.trainjob.nodes import Nodes
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MANAGER = "llm-retriever/step"
-TRAINING_LABEL, ATTEMPT_LABEL = "llm-retriever/training", "llm-retriever/attempt"
+LABELS = "llm-retriever/"
+TRAINING_LABEL, ATTEMPT_LABEL = f"{LABELS}training", f"{LABELS}attempt"
+ASKED = f"{LABELS}asked"
+"""Annotation: digest of what the nodes do and are; a TrainJob of the same training that has another one is out of date."""
 CONTAINER = REPLICATED_JOB = "node"
 """What Trainer's runtimes call the container and the group of pods that train."""
 PROGRAM = ["python", "-m", "llm_retriever.trainjob.node"]
@@ -70,13 +73,16 @@ def specification(nodes: Nodes, uri: str, own: Own) -> dict[str, Any]:
     return {"runtimeRef": {"name": nodes.runtime}, "trainer": trainer, "runtimePatches": [patch]}
 
 
-def manifest(spec: dict[str, Any], title: str, training: str, attempt: int, labels: dict[str, str], own: Own) -> Any:
+def manifest(
+    spec: dict[str, Any], title: str, training: str, asked: str, attempt: int, labels: dict[str, str], own: Own
+) -> dict[str, Any]:
     """The whole TrainJob.
 
     Args:
         spec: As `specification` gives it.
         title: Start of its name, lower-case letters.
-        training: Digest of everything that decides what is trained and where; labels the TrainJob.
+        training: Digest of where its checkpoints lie: two with the same must never run at once.
+        asked: Digest of what the nodes do and are.
         attempt: From 1; a failed TrainJob may still be there when the next one is made.
         labels: Further labels.
         own: The step's own pod, with which the TrainJob is removed.
@@ -84,6 +90,7 @@ def manifest(spec: dict[str, Any], title: str, training: str, attempt: int, labe
     metadata: dict[str, Any] = {
         "name": f"{title}-{training}-{attempt}",
         "labels": {**labels, TRAINING_LABEL: training, ATTEMPT_LABEL: str(attempt)},
+        "annotations": {ASKED: asked},
     }
     if own.references:
         metadata["ownerReferences"] = own.references

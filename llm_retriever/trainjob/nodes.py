@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from llm_retriever.errors import InputError
+from llm_retriever.methods import ADAPTATIONS, method, overridden
+from llm_retriever.settings import AdaptationSettings
+
+LEAST_MEMORY = 10**9
+"""Bytes; with less not even the libraries load."""
+_UNITS = {
+    "": 1,
+    **{f"{unit}{i}": (1024 if i else 1000) ** power for power, unit in enumerate("KMGT", 1) for i in ("", "i")},
+}
+_RESERVED = "llm-retriever/"
+_WORD = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = re.compile(rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_WORD}")
+_LABEL_VALUE = re.compile(rf"({_WORD})?")
+"""What Kubernetes accepts."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ def nodes_of(settings: Any) -> Nodes | None:
     if settings.nodes == 1:
         return None
     _refuse_unfit(settings)
+    _refuse_too_small(settings)
+    _refuse_undivided(settings)
     return Nodes(
         number=settings.nodes,
         processes=settings.node_processes,
@@ -72,8 +90,42 @@ def _refuse_unfit(settings: Any) -> None:
         raise InputError(
             "the step's own pod trains nothing where several nodes do",
             field="processes",
-            mend="use 0; node_processes counts the GPUs of each node",
+            mend="use 0; node_processes (in a pipeline's form adapt_node_gpus, tune_node_gpus) counts the GPUs of each node",
         )
+
+
+def _refuse_too_small(settings: Any) -> None:
+    if float(settings.node_cpus.removesuffix("m")) == 0:
+        raise InputError("a node needs processors", field="node_cpus", mend="give for instance 32")
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", settings.node_memory).groups()  # type: ignore[union-attr]
+    if float(number) * _UNITS[unit] < LEAST_MEMORY:
+        raise InputError(
+            f"{settings.node_memory} is too little memory for a node",
+            field="node_memory",
+            mend="give for instance 256Gi",
+        )
+
+
+def _refuse_undivided(settings: Any) -> None:
+    world = settings.nodes * settings.node_processes
+    for batch_size in _batch_sizes(settings):
+        if batch_size % world:
+            raise InputError(
+                f"{batch_size} examples cannot be divided among {world} processes "
+                f"({settings.nodes} nodes of {settings.node_processes})",
+                field="batch_size",
+                mend=f"use a multiple of {world}, or fewer nodes or GPUs of each",
+            )
+
+
+def _batch_sizes(settings: Any) -> Iterator[int]:
+    """The global batch size of every training that the settings ask for, as its recipe has it or they override it."""
+    if not isinstance(settings, AdaptationSettings):
+        yield overridden(method(settings.method, settings.recipe), settings).tuning.schedule.batch_size
+        return
+    for name in settings.method.split("+"):
+        if name in ADAPTATIONS:
+            yield overridden(ADAPTATIONS[name][settings.recipe], settings).schedule.batch_size
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -87,6 +139,14 @@ def _labels(text: str) -> dict[str, str]:
                 field="node_labels",
                 mend="write for instance kueue.x-k8s.io/queue-name=training",
             )
+        if part and not (_LABEL_KEY.fullmatch(name) and _LABEL_VALUE.fullmatch(value)):
+            raise InputError(
+                f"{part!r} is no label of Kubernetes",
+                field="node_labels",
+                mend="use letters, digits, dots, hyphens and underscores, at most 63 of them",
+            )
+        if name.startswith(_RESERVED):
+            raise InputError(f"{name} is set by the step itself", field="node_labels", mend="leave it out")
         if part:
             found[name] = value
     return found

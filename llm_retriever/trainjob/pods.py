@@ -29,11 +29,18 @@ class Trouble(NamedTuple):
 
 
 _NO_IMAGE = Trouble(
-    "its image cannot be pulled", "node_image", "correct the image, or the pull secrets", HEALING_SECONDS
+    "its image cannot be pulled",
+    "node_image",
+    "correct the image (in a pipeline's form run_gpu_image), or the pull secrets",
+    HEALING_SECONDS,
 )
 _NO_CONTAINER = Trouble(
-    "its container cannot be made", "node_runtime", "correct the runtime or what it refers to", HEALING_SECONDS
+    "its container cannot be made",
+    "node_runtime",
+    "correct the runtime (in a pipeline's form run_node_runtime) or what it refers to",
+    HEALING_SECONDS,
 )
+_MORE_MEMORY = "raise it (in a pipeline's form adapt_node_memory, tune_node_memory), or lower micro_batch_size"
 TROUBLES = {
     "ErrImagePull": _NO_IMAGE,
     "ImagePullBackOff": _NO_IMAGE,
@@ -41,7 +48,7 @@ TROUBLES = {
     "CreateContainerConfigError": _NO_CONTAINER,
     "CreateContainerError": _NO_CONTAINER,
     "RunContainerError": _NO_CONTAINER,
-    "OOMKilled": Trouble("it ran out of memory", "node_memory", "raise it, or lower micro_batch_size", 0),
+    "OOMKilled": Trouble("it ran out of memory", "node_memory", _MORE_MEMORY, 0),
     "Evicted": Trouble("it was evicted from its machine", "node_memory", "", math.inf),
     "Unschedulable": Trouble("no machine has room for it yet", "nodes", "", math.inf),
 }
@@ -49,6 +56,7 @@ TROUBLES = {
 
 
 def index(pod: dict[str, Any]) -> str:
+    """Which node a pod is."""
     metadata = pod["metadata"]
     return str({**metadata.get("annotations", {}), **metadata.get("labels", {})}.get(INDEX, "?"))
 
@@ -72,10 +80,23 @@ def exits(pod: dict[str, Any]) -> list[int]:
 
 
 def is_failure(ended: dict[str, Any]) -> bool:
+    """Whether a container failed, and was not only stopped."""
     return ended["exitCode"] not in (0, STOPPED)
 
 
+def is_leaving(job_or_pod: dict[str, Any]) -> bool:
+    """Whether it is being deleted."""
+    return "deletionTimestamp" in job_or_pod["metadata"]
+
+
+def has_ended(pod: dict[str, Any]) -> bool:
+    """Whether none of a pod's containers runs or is started again."""
+    statuses = _statuses(pod)
+    return bool(statuses) and all("terminated" in (status.get("state") or {}) for status in statuses)
+
+
 def troubles(pod: dict[str, Any]) -> Iterator[tuple[Trouble, str]]:
+    """What ails a pod, and Kubernetes' words for it."""
     for reason, message in _reasons(pod):
         if reason in TROUBLES:
             yield TROUBLES[reason], message

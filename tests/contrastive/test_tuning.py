@@ -14,6 +14,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import method
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import TuningSettings
+from llm_retriever.training_queries import read_training_queries, were_trained_on
 from llm_retriever.training_set import write_training_set
 
 SMALL = {
@@ -72,9 +73,16 @@ def test_the_directory_has_card_model_and_adapter_and_no_checkpoints(tuned):
         "model",
         "retriever_card.json",
         "training_log.json",
+        "training_queries.npy",
     ]
     assert [path.name for path in directory.parent.iterdir() if path != directory] in ([], [".retriever.checkpoints"])
     assert not list(directory.parent.glob(".retriever.checkpoints/*"))
+
+
+def test_a_retriever_knows_which_queries_it_was_trained_on(tuned, inputs):
+    listed, collection = read_training_queries(tuned[0]), Collection.open(inputs["collection"])
+    assert were_trained_on(listed, collection.queries("train").values()).all()
+    assert not were_trained_on(listed, [f"{text}?!" for text in collection.queries("train").values()]).any()
 
 
 def test_the_card_tells_wording_lengths_and_where_the_model_comes_from(tuned, inputs):

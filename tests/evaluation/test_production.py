@@ -22,6 +22,7 @@ from llm_retriever.indexing.shards import Manifest
 from llm_retriever.registry import Registry, model_digest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import CorpusSettings, IndexSettings
+from llm_retriever.training_queries import write_training_queries
 from tests.conftest import passages, write_backbone
 from tests.evaluation.conftest import write_runs, write_source
 from tests.evaluation.test_baselines import another_retriever, in_two_copies
@@ -113,7 +114,7 @@ def test_of_ten_new_passages_exactly_these_are_encoded(grown, version, theirs, t
     assert len(encoded) == 10
     name = version.rsplit("/", 1)[-1]
     counts = {"version": name, "encoded": 10, "reused": 40}
-    assert content["production"] == {"uri": version, **counts}
+    assert content["production"] == {"uri": version, **counts, "trained_on": None}
     assert told(tmp_path) == {"production_uri": version, **counts, "index": True}
     before, now = vectors(theirs["index"]), vectors(tmp_path / "refreshed" / "index")
     assert before.items() <= now.items()
@@ -321,6 +322,85 @@ def test_a_changed_vector_of_production_is_not_taken_over(grown, version, tmp_pa
         file.seek(500)
         file.write(b"\x01\x02")
     assert "vectors-00001.npy: does not have its checksum" in refused(grown, tmp_path, production_uri=str(copy))
+
+
+# ---- shards that lie elsewhere
+
+
+def test_shards_of_the_refreshed_index_go_straight_to_their_place(grown, version, evaluated, s3, tmp_path, encoded):
+    place = f"s3://{s3.bucket}/shards"
+    given = {"production_uri": version, "production_shards_uri": place, "untuned_passages": 0}
+    _, content = run(grown, tmp_path, **given)
+    assert len(encoded) == 10
+    index = tmp_path / "refreshed" / "index"
+    assert sorted(path.name for path in index.iterdir()) == ["manifest.json", "passages.npy"]
+    manifest = Manifest.load(index)
+    assert manifest.shards_uri.rpartition("/")[0] == place
+    assert (manifest.reused, manifest.count) == (40, 50)
+    before = Manifest.load(evaluated[1] / "refreshed" / "index")
+    assert [shard.file for shard in manifest.shards] == [shard.file for shard in before.shards]
+    for name, split in evaluated[0][1]["splits"].items():
+        assert content["splits"][name]["systems"]["production"] == pytest.approx(split["systems"]["production"])
+
+
+def test_a_run_that_ended_early_goes_on_at_the_shards_that_are_missing(grown, version, s3, tmp_path):
+    given = {"production_uri": version, "production_shards_uri": f"s3://{s3.bucket}/shards", "untuned_passages": 0}
+    s3.fault = lambda request: ("403 Forbidden", b"") if request["PATH_INFO"].endswith("vectors-00002.npy") else None
+    with pytest.raises(InputError, match="access is refused"):
+        run(grown, tmp_path / "first", **given)
+    s3.fault = None
+    assert not (tmp_path / "first" / "refreshed").exists()
+    s3.requests.clear()
+    _, content = run(grown, tmp_path / "second", **given)
+    sent = {path.rsplit("/", 1)[-1] for method, path, *_ in s3.requests if method == "PUT" and "/vectors-" in path}
+    # The last shard may have been sent before the refusal ended the run.
+    assert {"vectors-00002.npy"} <= sent <= {"vectors-00002.npy", "vectors-00003.npy"}
+    assert (content["production"]["encoded"], content["production"]["reused"]) == (10, 40)
+
+
+def test_a_place_that_shards_cannot_go_to_is_refused_before_anything_is_encoded(grown, version, tmp_path, encoded):
+    given = {"production_uri": version, "production_shards_uri": "ftp://host/shards"}
+    assert "ftp:// is not a kind of URI that can be used here" in refused(grown, tmp_path, **given)
+    assert encoded == []
+
+
+# ---- queries from the training of the version in production
+
+
+def trained(inputs: dict[str, Path], directory: Path, texts: list[str]) -> dict[str, Path]:
+    """The inputs with a retriever that was trained on some queries."""
+    retriever = Path(shutil.copytree(inputs["retriever"], directory))
+    write_training_queries(retriever, texts)
+    return inputs | {"retriever": retriever}
+
+
+def test_queries_that_only_production_was_trained_on_are_counted_and_told(unspoilt_inputs, theirs, tmp_path):
+    asked = {name: list(Collection.open(theirs["collection"]).queries(name).values()) for name in ("test", "graded")}
+    old = trained(theirs, tmp_path / "in" / "old", [*asked["test"][:3], asked["test"][5].upper(), asked["graded"][0]])
+    new = trained(unspoilt_inputs, tmp_path / "in" / "new", [asked["graded"][0], asked["test"][5], asked["test"][9]])
+    version = published(str(tmp_path / "in" / "published"), old["retriever"], old["index"])
+    _, content = run(new, tmp_path, production_uri=version, untuned_passages=0)
+    assert content["production"]["trained_on"] == {"test": 3}
+    note = "3 of 10 queries of test were in the training of the version in production alone, which favours it."
+    assert note in content["splits"]["test"]["notes"]
+    assert not any("in the training of" in text for text in content["splits"]["graded"]["notes"])
+    assert note in (tmp_path / "report.html").read_text()
+    assert note in (tmp_path / "summary.md").read_text()
+
+
+def test_where_production_was_trained_on_other_queries_nothing_is_told(unspoilt_inputs, theirs, tmp_path):
+    old = trained(
+        theirs, tmp_path / "in" / "old", list(Collection.open(theirs["collection"]).queries("train").values())
+    )
+    version = published(str(tmp_path / "in" / "published"), old["retriever"], old["index"])
+    _, content = run(unspoilt_inputs, tmp_path, production_uri=version, untuned_passages=0)
+    assert content["production"]["trained_on"] == {}
+    assert "trained on" not in " ".join(content["notes"])
+    assert "in the training of" not in (tmp_path / "summary.md").read_text()
+
+
+def test_a_version_that_does_not_say_what_it_was_trained_on_is_told_of(evaluated):
+    assert any("does not say which queries it was trained on" in note for note in evaluated[0][1]["notes"])
 
 
 def test_no_other_system_may_be_called_production(unspoilt_inputs, tmp_path):

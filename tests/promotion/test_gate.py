@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llm_retriever.errors import InputError
+from llm_retriever.records import Records
 from llm_retriever.registry import Registry
 from tests.promotion.conftest import Run, in_production
 
@@ -52,6 +53,18 @@ def test_better_on_the_target_and_equal_on_the_guards_is_promoted(tmp_path: Path
     assert "- It is worse on none of the guards: test, dl19." in new.decision
 
 
+def test_queries_that_production_was_trained_on_are_told_of_among_the_reasons(tmp_path: Path, published: str) -> None:
+    new = Run(tmp_path / "new", 0.5, seed=2, collection="c2").compare(published, {"dev": WORSE, "test": EQUAL})
+    new.content["production"]["trained_on"] = {"dev": 36}
+    new.save()
+    new.promote(published.partition("/versions/")[0], source_fingerprint="f1")
+    why = new.decision.partition("## Why")[2].partition("##")[0]
+    told = "36 of 40 queries of dev were in the training of the version in production alone, which favours it."
+    assert f"- {told}" in why
+    assert told in Records(published.partition("/versions/")[0]).of("f1")["reasons"]
+    assert "queries of test were in" not in new.decision
+
+
 @pytest.mark.parametrize(("target", "reason"), [(EQUAL, "is as good as production"), (WORSE, "is not better")])
 def test_what_is_not_better_on_the_target_is_kept_back(
     tmp_path: Path, published: str, target: Values, reason: str
@@ -81,14 +94,20 @@ def test_significantly_worse_on_a_guard_is_kept_back(tmp_path: Path, published: 
     new, promoted = decided(tmp_path, published, {"test": BETTER, "dl19": WORSE})
     assert not promoted
     assert new.decision.startswith(f"# Kept: {published.rpartition('/')[2]} stays in production")
-    assert "- On dl19, a guard, it is significantly worse: ndcg@10 -0.0200, p < 0.001." in new.decision
+    assert (
+        "- On dl19, a guard, it is significantly worse: ndcg@10 -0.0200, p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001."
+        in new.decision
+    )
     assert "The index in production holds this corpus already." in new.decision
 
 
 def test_insignificantly_worse_on_a_guard_is_promoted(tmp_path: Path, published: str) -> None:
     new, promoted = decided(tmp_path, published, {"test": BETTER, "dl19": MAYBE_WORSE})
     assert promoted
-    assert "- On dl19, a guard, it is worse, but not significantly: ndcg@10 -0.0200, p = 0.6" in new.decision
+    assert (
+        "- On dl19, a guard, it is worse, but not significantly: ndcg@10 -0.0200, p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.6"
+        in new.decision
+    )
 
 
 def test_the_significance_of_the_settings_counts(tmp_path: Path, published: str) -> None:
@@ -101,7 +120,14 @@ def test_a_split_that_is_no_guard_cannot_speak_against(tmp_path: Path, published
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in new.decision.splitlines() if "|" in line]
     assert [row[1] for row in cells] == ["role", "---", "target, guard", "–", "guard"]
     assert cells[3][0] == "dl19"
-    assert cells[3][3:] == ["0.3750", "0.3950", "-0.0200", "-0.0232 to -0.0168", "< 0.001", "significantly worse"]
+    assert cells[3][3:] == [
+        "0.3750",
+        "0.3950",
+        "-0.0200",
+        "-0.0232 to -0.0168",
+        "<\N{NO-BREAK SPACE}0.001",
+        "significantly worse",
+    ]
 
 
 def test_the_target_of_the_settings_decides(tmp_path: Path, published: str) -> None:
@@ -141,13 +167,16 @@ def test_a_target_that_production_was_not_measured_on_is_judged_by_its_own_evalu
     }
     new.save()
     assert not new.promote(str(tmp_path / "published"), split="elsewhere")[1]
-    assert "The difference to production, +0.0100, reaches the required +0.0000." in new.decision
+    assert "On elsewhere, which decides, the new retriever is better than production: ndcg@10 0.4100" in new.decision
     assert "On test, a guard, it is significantly worse" in new.decision
-    assert "Production was not measured on elsewhere: no guard." in new.decision
-    new.compare(published, {"test": BETTER})
-    new.content["splits"]["elsewhere"] = old.content["splits"]["elsewhere"]
-    new.save()
-    assert new.promote(str(tmp_path / "published"), split="elsewhere")[1]
+    assert "Production was not measured anew on elsewhere: no guard." in new.decision
+    for value, promoted in ((0.40, False), (0.41, True)):
+        new.compare(published, {"test": BETTER})
+        systems = {"retriever": {"ndcg@10": value}}
+        new.content["splits"]["elsewhere"] = {**old.content["splits"]["elsewhere"], "systems": systems}
+        new.save()
+        assert new.promote(str(tmp_path / "published"), split="elsewhere")[1] is promoted
+        assert ("is as good as production, not better" in new.decision) is not promoted
 
 
 def test_the_metric_of_the_settings_decides_and_guards_are_judged_by_the_tested_one(

@@ -12,6 +12,7 @@ from components.promote.__main__ import STEP
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
+from llm_retriever.records import Records
 from llm_retriever.registry import in_production as production_uri
 from llm_retriever.store import fetched, open_store
 from tests.promotion.conftest import Run, in_production, kill_when_it_writes
@@ -41,6 +42,7 @@ def test_the_alias_tells_people_what_is_in_production(uri: str, old: Run) -> Non
         "version": version.name,
         "path": f"versions/{version.name}",
         "card": old.card.digest(),
+        "earlier": {},
         "collection": "c1",
         "split": "test",
         "ndcg@10": 0.4,
@@ -195,6 +197,30 @@ def test_a_kill_leaves_production_whole_and_the_next_run_completes_the_version(
     assert version.card == new.card.digest()
     assert {entry.key.split("/")[1] for entry in open_store(uri).list("versions")} == begun
     assert after.rpartition("/")[2] in begun
+
+
+@pytest.mark.parametrize("kind", ["first", "better by itself", "better than production"])
+def test_a_run_that_is_killed_after_the_alias_has_moved_reports_what_it_did(
+    s3: S3Server, old: Run, tmp_path: Path, kind: str
+) -> None:
+    uri, new = f"s3://{s3.bucket}/retrievers", old
+    if kind != "first":
+        before, _ = old.promote(uri)
+        new = Run(tmp_path / "new", 0.5, seed=2)
+    if kind == "better than production":
+        new.compare(before, {"test": ([0.6, 0.5, 0.4], [0.5, 0.4, 0.3])})
+    kill_when_it_writes(s3, "/judged/f1.json", [*new.flags(uri), "--source-fingerprint=f1"])
+    version = in_production(uri)
+    assert version is not None
+    assert version.card == new.card.digest()
+    new.directory.joinpath("decision.md").unlink(missing_ok=True)
+    stored = open_store(uri).list()
+    assert new.promote(uri, source_fingerprint="f1") == (f"{uri}/versions/{version.name}", True)
+    assert [entry for entry in open_store(uri).list() if not entry.key.startswith("judged/")] == stored
+    assert new.decision.startswith(f"# Promoted: {version.name}")
+    assert "this very evaluation put it there" in new.decision
+    assert ("| target, guard |" in new.decision) is (kind == "better than production")
+    assert Records(uri).of("f1")["promoted"] is True
 
 
 def test_a_version_begun_on_an_earlier_day_is_completed_under_its_name(tmp_path: Path, old: Run) -> None:

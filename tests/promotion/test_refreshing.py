@@ -11,12 +11,14 @@ import pytest
 from components.promote.__main__ import STEP
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version
 from llm_retriever.store import fetched, open_store
 from llm_retriever.versions import main
 from tests.promotion.conftest import Run, in_production, kill_when_it_writes
 from tests.s3_server import REFUSED, S3Server
 
+RETRAINING = {"source_fingerprint": "f1"}
 BETTER, WORSE = ([0.6, 0.5, 0.4], [0.5, 0.4, 0.3]), ([0.4, 0.3, 0.2], [0.5, 0.4, 0.35])
 
 
@@ -32,7 +34,7 @@ def contents(uri: str) -> dict[str, bytes]:
 
 
 def stored(uri: str) -> list[tuple[str, str]]:
-    return [(entry.key, entry.etag) for entry in open_store(uri).list() if entry.key != "judged.json"]
+    return [(entry.key, entry.etag) for entry in open_store(uri).list() if not entry.key.startswith("judged/")]
 
 
 def version_of(uri: str) -> Version:
@@ -44,7 +46,7 @@ def version_of(uri: str) -> Version:
 def test_a_kept_retriever_is_published_with_the_refreshed_index(uri: str, old: Run, tmp_path: Path) -> None:
     before, _ = old.promote(uri)
     new = grown(tmp_path, before)
-    after, promoted = new.promote(uri)
+    after, promoted = new.promote(uri, **RETRAINING)
     assert not promoted
     assert after != before
     version = version_of(uri)
@@ -67,7 +69,7 @@ def test_the_evaluation_of_a_refreshed_version_is_that_of_the_retriever_in_it(
 ) -> None:
     before, _ = old.promote(uri)
     new = grown(tmp_path, before)
-    after, _ = new.promote(uri)
+    after, _ = new.promote(uri, **RETRAINING)
     content = Registry(uri).evaluation(version_of(uri))
     split = content["splits"]["test"]
     assert split["systems"] == {
@@ -83,7 +85,7 @@ def test_the_evaluation_of_a_refreshed_version_is_that_of_the_retriever_in_it(
 def test_the_next_retriever_is_compared_with_what_was_measured_of_the_refreshed_one(
     uri: str, old: Run, tmp_path: Path
 ) -> None:
-    grown(tmp_path, old.promote(uri)[0]).promote(uri)
+    grown(tmp_path, old.promote(uri)[0]).promote(uri, **RETRAINING)
     for name, value, promoted in (("worse", 0.41, False), ("better", 0.42, True)):
         run = Run(tmp_path / name, value, seed=len(name), collection="c2", queries=3)
         assert run.promote(uri)[1] is promoted
@@ -94,11 +96,11 @@ def test_a_rollback_goes_back_to_the_old_index_and_pruning_spares_both(
     uri: str, old: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, _ = old.promote(uri)
-    after, _ = grown(tmp_path, before).promote(uri)
+    after, _ = grown(tmp_path, before).promote(uri, **RETRAINING)
     assert main(["prune", uri, "--keep", "1"]) == 0
-    assert main(["rollback", uri]) == 0
+    assert main(["rollback", uri, "--previous"]) == 0
     assert version_of(uri).name == before.rpartition("/")[2]
-    assert main(["rollback", uri]) == 0
+    assert main(["rollback", uri, "--previous"]) == 0
     assert version_of(uri).name == after.rpartition("/")[2]
     open_store(before).delete("")
     assert contents(f"{after}/retriever")["model/model.safetensors"] == b"weights 1"
@@ -112,7 +114,7 @@ def test_what_is_promoted_or_has_nothing_to_refresh_makes_no_refreshed_version(
     before, _ = old.promote(uri)
     is_better = splits["test"] is BETTER
     new = Run(tmp_path / "new", 0.3, seed=2, collection="c2").compare(before, splits, index=is_better)
-    assert new.promote(uri)[1] is is_better
+    assert new.promote(uri, **RETRAINING)[1] is is_better
     assert not any(version.refreshed_from for version in Registry(uri).versions())
     assert len(Registry(uri).versions()) == 1 + is_better
 
@@ -120,16 +122,16 @@ def test_what_is_promoted_or_has_nothing_to_refresh_makes_no_refreshed_version(
 def test_kept_without_refresh_leaves_the_registry_as_it_was(uri: str, old: Run, tmp_path: Path) -> None:
     before, _ = old.promote(uri)
     as_it_was, new = stored(uri), grown(tmp_path, before)
-    assert new.promote(uri, refresh=False) == (before, False)
+    assert new.promote(uri, refresh=False, **RETRAINING) == (before, False)
     assert stored(uri) == as_it_was
     assert "stays so because refresh is off" in new.decision
 
 
 def test_promoting_again_after_a_refresh_changes_nothing(uri: str, old: Run, tmp_path: Path) -> None:
     new = grown(tmp_path, old.promote(uri)[0])
-    after, _ = new.promote(uri)
+    after, _ = new.promote(uri, **RETRAINING)
     as_it_was = stored(uri)
-    assert new.promote(uri) == (after, False)
+    assert new.promote(uri, **RETRAINING) == (after, False)
     assert stored(uri) == as_it_was
     assert "got an index of the new collection" in new.decision
 
@@ -141,9 +143,9 @@ def test_a_killed_refresh_is_completed_by_the_next_run(s3: S3Server, old: Run, t
     new = grown(tmp_path, before)
     kill_when_it_writes(s3, last_words, [*new.flags(uri), "--source-fingerprint=f1"])
     assert version_of(uri).name == before.rpartition("/")[2]
-    assert Registry(uri).judged() == {}
+    assert Records(uri).recipes() == []
     begun = {entry.key.split("/")[1] for entry in open_store(uri).list("versions")}
-    after, _ = new.promote(uri)
+    after, _ = new.promote(uri, **RETRAINING)
     assert version_of(uri).name == after.rpartition("/")[2]
     assert {entry.key.split("/")[1] for entry in open_store(uri).list("versions")} == begun | {after.rpartition("/")[2]}
     assert len(begun) == 2
@@ -154,7 +156,7 @@ def test_on_s3_no_byte_of_the_retriever_passes_through_here(s3: S3Server, old: R
     uri = f"s3://{s3.bucket}/retrievers"
     new = grown(tmp_path, old.promote(uri)[0])
     s3.requests.clear()
-    new.promote(uri)
+    new.promote(uri, **RETRAINING)
     assert [r for r in s3.requests if r[0] == "GET" and r[1].endswith("model.safetensors")] == []
     assert [r for r in s3.requests if r[0] == "PUT" and r[1].endswith("model.safetensors")]
 
@@ -172,7 +174,35 @@ def test_a_refused_copy_leaves_production_as_it_was(s3: S3Server, old: Run, tmp_
         new.promote(uri, source_fingerprint="f1")
     s3.fault = None
     assert version_of(uri).name == before.rpartition("/")[2]
-    assert Registry(uri).judged() == {}
+    assert Records(uri).recipes() == []
+
+
+def test_a_rollback_after_refreshed_nights_takes_the_model_out(
+    uri: str, old: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = old.promote(uri)
+    bad = Run(tmp_path / "bad", 0.5, seed=3)
+    published, promoted = bad.promote(uri)
+    assert promoted
+    for night in range(3):
+        new = Run(tmp_path / f"night {night}", 0.3, seed=4 + night, collection=f"c{night}")
+        new.compare(published, {"test": WORSE}, index=True)
+        (new.refreshed / "index" / "shard-0").write_text(f"of night {night}")
+        published, promoted = new.promote(uri, **RETRAINING)
+        assert not promoted
+        assert "rollback " + uri + " --previous` goes back to the older index." in new.decision
+    assert (version_of(uri).card, len(Registry(uri).versions())) == (bad.card.digest(), 5)
+    assert main(["prune", uri, "--keep", "1"]) == 0
+    assert main(["list", uri]) == 0
+    marked = [line for line in capsys.readouterr().out.splitlines() if "a rollback goes here" in line]
+    assert [line.split()[0] for line in marked] == [first.rpartition("/")[2]]
+    assert main(["rollback", uri]) == 0
+    assert version_of(uri).card == old.card.digest()
+    assert contents(f"{first}/retriever")["model/model.safetensors"] == b"weights 1"
+    assert main(["rollback", uri]) == 2
+    assert "no earlier model is known" in capsys.readouterr().err
+    assert main(["rollback", uri, "--previous"]) == 0
+    assert version_of(uri).name == published.rpartition("/")[2]
 
 
 def test_a_published_retriever_that_lacks_a_file_is_not_copied(uri: str, old: Run, tmp_path: Path) -> None:
@@ -180,7 +210,7 @@ def test_a_published_retriever_that_lacks_a_file_is_not_copied(uri: str, old: Ru
     new = grown(tmp_path, before)
     open_store(before).delete("retriever/model/model.safetensors")
     with pytest.raises(InputError, match=r"retriever/model/model.safetensors: is missing or has another size"):
-        new.promote(uri)
+        new.promote(uri, **RETRAINING)
 
 
 def test_a_version_promoted_meanwhile_is_not_replaced_by_a_refreshed_one(
@@ -195,7 +225,7 @@ def test_a_version_promoted_meanwhile_is_not_replaced_by_a_refreshed_one(
             assert best.promote(uri)[1]
 
     s3.fault = the_other_run_finishes
-    published, promoted = new.promote(uri)
+    published, promoted = new.promote(uri, **RETRAINING)
     assert not promoted
     assert version_of(uri).card == best.card.digest()
     assert published.endswith(version_of(uri).name)
@@ -215,7 +245,7 @@ def test_a_refreshed_index_of_something_else_is_bad_input(
     new = grown(tmp_path, old.promote(uri)[0])
     files.write_json(new.refreshed / file, content)
     with pytest.raises(InputError, match=problem):
-        new.promote(uri)
+        new.promote(uri, **RETRAINING)
     assert len(Registry(uri).versions()) == 1
 
 
@@ -231,8 +261,10 @@ def test_the_record_says_what_was_judged(uri: str, old: Run, tmp_path: Path, kin
         if kind != "unchanged":
             values = BETTER if kind == "better" else WORSE
             run = Run(tmp_path / "new", 0.3, seed=2, collection="c2").compare(before, {"test": values}, index=index)
+        run.content["costs"] = {"seconds": 12.5}
+        run.save()
     published, promoted = run.promote(uri, source_fingerprint="f1", **settings)
-    record = Registry(uri).judged()
+    record = Records(uri).of("f1")
     assert record.pop("when").endswith("+00:00")
     reasons = record.pop("reasons")
     assert record == {"fingerprint": "f1", "promoted": promoted, "version": published.rpartition("/")[2]}
@@ -242,11 +274,14 @@ def test_the_record_says_what_was_judged(uri: str, old: Run, tmp_path: Path, kin
     assert any("got an index" in reason for reason in reasons) is (kind == "refreshed")
 
 
-def test_without_a_fingerprint_the_record_stays(uri: str, old: Run, tmp_path: Path) -> None:
+def test_without_a_fingerprint_nothing_is_written_down_or_refreshed(uri: str, old: Run, tmp_path: Path) -> None:
     before, _ = old.promote(uri, source_fingerprint="f1")
-    record = Registry(uri).judged()
-    grown(tmp_path, before).promote(uri)
-    assert Registry(uri).judged() == record
+    as_it_was, record, new = stored(uri), Records(uri).of("f1"), grown(tmp_path, before)
+    assert new.promote(uri) == (before, False)
+    assert stored(uri) == as_it_was
+    assert Records(uri).recipes() == ["f1"]
+    assert Records(uri).of("f1") == record
+    assert "stays so because this is no retraining" in new.decision
 
 
 def test_the_step_takes_the_refreshed_index_and_ends_well(
@@ -257,4 +292,4 @@ def test_the_step_takes_the_refreshed_index_and_ends_well(
     assert STEP.execute([*new.flags(uri), "--source-fingerprint=f1", "--guards=test", "--significance=0.1"]) == 0
     assert f"published_uri: {uri}/versions/{version_of(uri).name}\npromoted: False\n" in capsys.readouterr().out
     assert version_of(uri).refreshed_from
-    assert Registry(uri).judged()["fingerprint"] == "f1"
+    assert Records(uri).of("f1")["fingerprint"] == "f1"

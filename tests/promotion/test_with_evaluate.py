@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.promotion import promote
 from llm_retriever.registry import Registry
 from llm_retriever.retriever import Retriever
@@ -16,20 +18,27 @@ from tests.evaluation.test_evaluate import run
 from tests.evaluation.test_production import NEW, old_rows, with_corpus
 
 
+def night(
+    directory: Path, made: dict[str, Path], production: str, minimum_gain: float, production_shards_uri: str = ""
+) -> str:
+    """URI of what is in production after a run was evaluated and judged; its outputs lie in `directory`."""
+    given = {"production_uri": production, "production_shards_uri": production_shards_uri}
+    run(made, directory, untuned_passages=0, **given)
+    paths = {part: directory / part for part in ("evaluation", "refreshed")}
+    settings = PromotionSettings(
+        uri=str(directory.parent / "published"), minimum_gain=minimum_gain, source_fingerprint=directory.name
+    )
+    decision = directory / "d.md"
+    return promote(settings, **paths, retriever=made["retriever"], index=made["index"], decision=decision)[0]
+
+
 def test_a_retriever_that_stays_answers_from_an_index_of_the_grown_corpus(
     unspoilt_inputs: dict[str, Path],  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    def night(name: str, made: dict[str, Path], production: str, minimum_gain: float) -> str:
-        run(made, tmp_path / name, production_uri=production, untuned_passages=0)
-        paths = {part: tmp_path / name / part for part in ("evaluation", "refreshed")}
-        settings = PromotionSettings(uri=str(tmp_path / "published"), minimum_gain=minimum_gain)
-        given = {**paths, "retriever": made["retriever"], "index": made["index"], "decision": tmp_path / name / "d.md"}
-        return promote(settings, **given)[0]
-
-    first = night("first", unspoilt_inputs, "", 0.0)
+    first = night(tmp_path / "first", unspoilt_inputs, "", 0.0)
     grown = with_corpus(unspoilt_inputs, tmp_path / "grown", [*old_rows(unspoilt_inputs), *NEW])
-    after = night("second", grown, first, 1.0)
+    after = night(tmp_path / "second", grown, first, 1.0)
     assert after != first
     assert "10 passages were encoded for it, 40 were in the old one" in (tmp_path / "second" / "d.md").read_text()
     corpus = Collection.open(grown["collection"])
@@ -48,5 +57,24 @@ def test_a_retriever_that_stays_answers_from_an_index_of_the_grown_corpus(
         name: split["systems"]["production"] for name, split in measured["splits"].items()
     }
 
-    assert night("third", grown, after, 1.0) == after
+    assert night(tmp_path / "third", grown, after, 1.0) == after
     assert files.read_json(tmp_path / "third" / "refreshed" / "refreshed.json")["index"] is False
+
+
+def test_a_version_has_its_own_copy_of_shards_that_evaluate_sent_elsewhere(
+    unspoilt_inputs: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    first = night(tmp_path / "first", unspoilt_inputs, "", 0.0)
+    grown = with_corpus(unspoilt_inputs, tmp_path / "grown", [*old_rows(unspoilt_inputs), *NEW])
+    after = night(tmp_path / "second", grown, first, 1.0, str(tmp_path / "shards"))
+    made = Manifest.load(tmp_path / "second" / "refreshed" / "index")
+    assert Path(made.shards_uri).parent == tmp_path / "shards"
+    assert not list((tmp_path / "second" / "refreshed" / "index").glob("vectors-*"))
+    shutil.rmtree(tmp_path / "shards")
+    shutil.rmtree(tmp_path / "second")
+    retriever = Retriever.load(f"{after}/retriever", precision="fp32")
+    index = Index.open(Path(after) / "index", retriever, verify=True)
+    assert (index.manifest.shards_uri, index.count) == ("", 50)
+    assert [shard.sha256 for shard in index.manifest.shards] == [shard.sha256 for shard in made.shards]
+    assert night(tmp_path / "third", grown, after, 1.0) == after

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlparse
 NAMESPACE = "retrievers"
 JOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 Answer = tuple[int, Any]
 
 
@@ -54,12 +55,14 @@ class Moment:
         pods: Of the TrainJob.
         logs: Of the pods by name; of the container before its last start where the name has `.previous`.
         gone: The TrainJob has been deleted by someone.
+        events: Warnings by the name of the object that they are about.
     """
 
     conditions: list[dict[str, str]] = field(default_factory=list)
     pods: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     gone: bool = False
+    events: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Cluster:
         own: The step's own pod.
         refusal: Status and message of every creation, when set.
         broken: How many polls are answered with an error before one is not.
+        ill: Method and end of the path of requests that are answered with an error, and how many of them still.
+        heard: Called with every request before it is answered.
         created: Called with a TrainJob that is created.
         deleted: Called with the name of one that is deleted.
     """
@@ -83,6 +88,8 @@ class Cluster:
     own: dict[str, Any] | None = None
     refusal: tuple[int, str] | None = None
     broken: int = 0
+    ill: dict[tuple[str, str], int] = field(default_factory=dict)
+    heard: Callable[[Request], None] = lambda request: None
     created: Callable[[dict[str, Any]], None] = lambda job: None
     deleted: Callable[[str], None] = lambda name: None
 
@@ -90,6 +97,13 @@ class Cluster:
         return [request for request in self.requests if (request.method, request.path) == (method, path)]
 
     def answer(self, request: Request) -> Answer | str:
+        self.heard(request)
+        for (method, end), left in self.ill.items():
+            if left and request.method == method and request.path.endswith(end):
+                self.ill[method, end] -= 1
+                return self._error(500, "etcd leader changed")
+        if request.path == EVENTS:
+            return 200, {"kind": "EventList", "items": self._events(request.query["fieldSelector"])}
         if request.path == JOBS:
             return self._jobs(request)
         if request.path.startswith(f"{JOBS}/"):
@@ -110,6 +124,8 @@ class Cluster:
         if self.refusal:
             return self._error(*self.refusal)
         job = request.body
+        if job["metadata"]["name"] in self.jobs:
+            return self._error(409, "it exists already")
         self.jobs[job["metadata"]["name"]] = job
         self.created(job)
         return 201, job
@@ -131,6 +147,11 @@ class Cluster:
         if self.moments[0].gone:
             return self._error(404, f"trainjobs {name!r} not found")
         return 200, self.jobs[name] | {"status": {"conditions": self.moments[0].conditions}}
+
+    def _events(self, selector: str) -> list[dict[str, Any]]:
+        wanted = dict(part.split("=") for part in selector.split(","))
+        message = self.moments[0].events.get(wanted["involvedObject.name"])
+        return [{"reason": "FailedCreate", "message": message, "type": wanted["type"]}] if message else []
 
     def _log(self, name: str, previous: bool) -> Answer | str:
         found = self.moments[0].logs.get(f"{name}.previous" if previous else name)

@@ -15,6 +15,7 @@ from tests.trainjob.api_server import Cluster, serving, write_kubeconfig
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The API server; polls follow each other quickly."""
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(follow, "SETTLING_SECONDS", 0.5)
     for name in ("POD_NAME", "KFP_POD_NAME", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

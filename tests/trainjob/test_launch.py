@@ -16,9 +16,9 @@ import pytest
 
 from llm_retriever.errors import InputError
 from llm_retriever.store import open_store, publish
-from llm_retriever.trainjob import follow
 from llm_retriever.trainjob.launch import launch_on_nodes
 from llm_retriever.trainjob.nodes import Nodes
+from llm_retriever.trainjob.pods import TROUBLES
 from tests.trainjob.api_server import JOBS, PODS, Cluster, Moment, condition, container, pod
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,16 @@ def test_inputs_are_staged_by_content_once_and_the_task_names_them(trains, job, 
     s3.requests.clear()
     launched(job)
     assert not [path for method, path in s3.requests if method in ("PUT", "POST") and "/staged/" in path]
+
+
+def test_what_a_lifecycle_rule_has_removed_of_the_staged_inputs_is_sent_again(trains, job, s3):
+    launched(job)
+    bucket = open_store(f"s3://{s3.bucket}/checkpoints")
+    (weights,) = [entry.key for entry in bucket.list("staged") if entry.key.endswith("/weights")]
+    bucket.delete(weights)
+    bucket.delete("key")
+    launched(job)
+    assert bucket.read(weights) == b"w" * 100
 
 
 def test_a_result_that_is_there_already_is_taken_without_asking_the_cluster(trains, job, tmp_path):
@@ -167,8 +177,8 @@ def test_bad_input_in_a_node_is_bad_input_here_before_it_is_tried_again(trains, 
     [
         (
             container(state={"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}),
-            'field "node_image": node 1: its image cannot be pulled (Back-off pulling image); correct the image, or the '
-            "pull secrets",
+            'field "node_image": node 1: its image cannot be pulled (Back-off pulling image); correct the image (in a '
+            "pipeline's form run_gpu_image), or the pull secrets",
         ),
         (
             container(
@@ -176,12 +186,13 @@ def test_bad_input_in_a_node_is_bad_input_here_before_it_is_tried_again(trains, 
                 lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}},
                 restartCount=1,
             ),
-            'field "node_memory": node 1: it ran out of memory; raise it, or lower micro_batch_size',
+            'field "node_memory": node 1: it ran out of memory; raise it (in a pipeline\'s form adapt_node_memory, '
+            "tune_node_memory), or lower micro_batch_size",
         ),
     ],
 )
 def test_a_node_that_cannot_run_ends_the_step_and_names_the_setting(status, message, trains, job, monkeypatch):
-    monkeypatch.setitem(follow.TROUBLES, "ImagePullBackOff", follow.TROUBLES["ImagePullBackOff"]._replace(patience=0.1))
+    monkeypatch.setitem(TROUBLES, "ImagePullBackOff", TROUBLES["ImagePullBackOff"]._replace(patience=0.1))
     trains.moments = [Moment(pods=[pod("n-0", 0), pod("n-1", 1, status)])]
     with pytest.raises(InputError) as caught:
         launched(job)

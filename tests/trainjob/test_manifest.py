@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from llm_retriever.settings import AdaptationSettings, TuningSettings, as_dict
 from llm_retriever.trainjob import manifest as module
 from llm_retriever.trainjob.manifest import Own, manifest, specification
 from llm_retriever.trainjob.nodes import Nodes, nodes_of
-from pipelines import stages
+from pipelines import presets, stages
+from pipelines.train_retriever import train_retriever
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 KUBERNETES = "1.32"
 NODES = Nodes(
     number=4,
@@ -46,7 +50,7 @@ URI = "s3://my-bucket/checkpoints/0123456789abcdef/trainjob"
 
 
 def rendered(nodes: Nodes = NODES, own: Own = OWN) -> dict[str, Any]:
-    return manifest(specification(nodes, URI, own), "tune", "8f2e1c0a7b", 1, nodes.labels, own)
+    return manifest(specification(nodes, URI, own), "tune", "8f2e1c0a7b", "c04d5f2a91", 1, nodes.labels, own)
 
 
 def test_the_trainjob_is_that_of_the_golden_file():
@@ -124,8 +128,17 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
         ({"checkpoint_uri": ""}, r'"checkpoint_uri": several nodes share nothing but an object store; give s3://'),
         ({"checkpoint_uri": "/mnt/shared"}, r'"checkpoint_uri": several nodes share nothing but an object store'),
         ({"precision": "auto"}, r'"precision": .* say bf16 or fp32'),
-        ({"processes": 1}, r'"processes": .* use 0; node_processes counts the GPUs of each node'),
+        ({"processes": 1}, r'"processes": .* use 0; node_processes .* counts the GPUs of each node'),
         ({"node_labels": "training"}, r'"node_labels": \'training\' is not of the form key=value'),
+        ({"node_labels": "a b/c=x y"}, r'"node_labels": .* is no label of Kubernetes'),
+        (
+            {"node_labels": "llm-retriever/training=x"},
+            r'"node_labels": llm-retriever/training is set by the step itself',
+        ),
+        ({"node_memory": "500K"}, r'"node_memory": 500K is too little memory for a node'),
+        ({"node_memory": "0"}, r'"node_memory": 0 is too little memory for a node'),
+        ({"node_cpus": "0.0"}, r'"node_cpus": a node needs processors'),
+        ({"batch_size": 40}, r'"batch_size": 40 examples cannot be divided among 16 processes \(2 nodes of 8\)'),
     ],
 )
 def test_what_does_not_go_with_several_nodes_is_refused_by_name(given, message):
@@ -135,9 +148,6 @@ def test_what_does_not_go_with_several_nodes_is_refused_by_name(given, message):
 
 
 def test_a_run_is_refused_before_it_is_submitted_under_the_pipelines_names():
-    from pipelines import presets
-    from pipelines.train_retriever import train_retriever
-
     given = presets.defaults(train_retriever) | {"corpus_uri": "s3://b/c", "tune_nodes": 2, "run_precision": "bf16"}
     with pytest.raises(InputError, match=r'"run_checkpoint_uri": several nodes share nothing but an object store'):
         presets.check(given)
@@ -145,3 +155,34 @@ def test_a_run_is_refused_before_it_is_submitted_under_the_pipelines_names():
     with pytest.raises(InputError, match=r'"tune_gpus": the step\'s own pod trains nothing'):
         presets.check(given)
     presets.check(given | {"tune_gpus": 0})
+
+
+def parameters_of(preset: str, *assignments: str) -> dict[str, Any]:
+    """All parameters of a run, as `submit` checks them."""
+    base = presets.defaults(train_retriever)
+    loaded = {name: value for name, value in presets.load(preset).items() if name in base}
+    return base | loaded | presets.parsed(train_retriever, list(assignments))
+
+
+def test_a_published_batch_that_the_nodes_cannot_share_is_refused_before_anything_starts():
+    asked = ("corpus_uri=s3://b/c", "run_checkpoint_uri=s3://b/k", "run_precision=bf16", "adapt_gpus=0")
+    with pytest.raises(InputError, match=r'"adapt_batch_size": 32 examples cannot be divided among 64 processes'):
+        presets.check(parameters_of("llm2vec-llama2-7b", *asked, "adapt_nodes=8"))
+    presets.check(parameters_of("llm2vec-llama2-7b", *asked, "adapt_nodes=4"))
+    with pytest.raises(InputError, match=r'"adapt_node_memory": 500K is too little memory'):
+        presets.check(parameters_of("llm2vec-llama2-7b", *asked, "adapt_nodes=4", "adapt_node_memory=500K"))
+
+
+def test_the_documented_command_passes_the_checks_and_fits_the_quota_beside_it():
+    text = (ROOT / "docs" / "multi-node.md").read_text()
+    (command,) = re.findall(r"^python -m pipelines submit .*?(?<!\\)$", text, re.M | re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    given = parameters_of(words[words.index("--preset") + 1], *(word for word in words if "=" in word))
+    presets.check(given)
+    limits = yaml.safe_load_all((ROOT / "manifests" / "base" / "limits.yaml").read_text())
+    (quota,) = [found["spec"]["hard"] for found in limits if found["kind"] == "ResourceQuota"]
+    for stage in presets.TRAINING:
+        gpus = given[f"{stage}_nodes"] * given[f"{stage}_node_gpus"]
+        assert 0 < gpus <= int(quota["requests.nvidia.com/gpu"])
+        cpus = given[f"{stage}_nodes"] * int(given[f"{stage}_node_cpus"]) + int(given[f"{stage}_cpus"])
+        assert cpus <= int(quota["requests.cpu"])

@@ -77,7 +77,9 @@ def test_bad_input_that_only_one_process_sees_ends_the_step_as_bad_input(job, cl
 def test_a_failure_arrives_with_its_traceback(job, cluster, tmp_path):
     Machines(cluster, tmp_path)
     place = open_store(f"{job['run']['mirror']}/trainjob")
-    with pytest.raises(RuntimeError, match=r"node 1 ended with exit code 1; (.|\n)*ArithmeticError: no such luck"):
+    with pytest.raises(
+        RuntimeError, match=r"node \d ended with exit code 1:\nnode 1: (.|\n)*ArithmeticError: no such luck"
+    ):
         launch_on_nodes("small_node_jobs", job | {"settings": {"act": "fail"}}, NODES)
     assert "ArithmeticError: no such luck" in place.read("failures/1.txt").decode()
 

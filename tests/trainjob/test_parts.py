@@ -33,9 +33,10 @@ def written(node: NodeCheckpoints, rank: int, update: int) -> Path:
 def saved(nodes: list[NodeCheckpoints], update: int) -> None:
     """What the trainer does: every node its part, then the first one the mark."""
     made = [written(node, rank, update) for rank, node in enumerate(nodes)]
+    sent: dict[str, int] = {}
     for node, checkpoint in zip(nodes, made, strict=True):
-        node.contribute(checkpoint)
-    nodes[0].complete(made[0])
+        sent |= node.contribute(checkpoint)
+    nodes[0].complete(made[0], sent)
 
 
 def test_every_node_gets_the_parts_of_all(nodes, mirror, tmp_path):
@@ -81,3 +82,29 @@ def test_one_that_changes_while_a_node_fetches_it_ends_that_node(nodes, mirror):
     open_store(mirror).write("checkpoint-4/global_step/shard_1.pt", b"cut")
     with pytest.raises(RuntimeError, match="checkpoint-4 changed while it was fetched"):
         nodes[1].restore("checkpoint-4")
+
+
+def test_what_was_interrupted_is_gone_before_the_training_goes_on(nodes, mirror):
+    saved(nodes, 4)
+    nodes[1].contribute(written(nodes[1], 1, 8))
+    assert nodes[0].newest() == "checkpoint-4"
+    assert {entry.key.split("/")[0] for entry in open_store(mirror).list()} == {"checkpoint-4", "checkpoint-4.json"}
+
+
+def test_a_training_whose_part_another_one_removed_does_not_replace_the_others_checkpoint(nodes, mirror, tmp_path):
+    other = [NodeCheckpoints(tmp_path / f"other-{rank}", mirror) for rank in PARTS]
+    sent = nodes[0].contribute(written(nodes[0], 0, 4))
+    saved(other, 8)
+    sent |= nodes[1].contribute(written(nodes[1], 1, 4))
+    with pytest.raises(RuntimeError, match="checkpoint-4 is not what the nodes have sent"):
+        nodes[0].complete(nodes[0].directory / "checkpoint-4", sent)
+    assert nodes[0].newest() == "checkpoint-8"
+    assert nodes[1].restore("checkpoint-8") is not None
+
+
+def test_a_file_that_no_node_has_sent_is_not_marked_as_part_of_a_checkpoint(nodes, mirror):
+    sent = [node.contribute(written(node, rank, 4)) for rank, node in enumerate(nodes)]
+    open_store(mirror).write("checkpoint-4/rng_2.pth", b"another's")
+    with pytest.raises(RuntimeError, match="checkpoint-4 is not what the nodes have sent"):
+        nodes[0].complete(nodes[0].directory / "checkpoint-4", {**sent[0], **sent[1]})
+    assert nodes[0].newest() is None
