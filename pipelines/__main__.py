@@ -138,9 +138,11 @@ def _chosen(given: argparse.Namespace, own: dict[str, Any]) -> tuple[str, Any, d
     if compared:
         variants.check_reference(compared, overrides.get("compare_reference", ""))
     if name == RETRAINING:
-        from pipelines.retrain import completed
+        from pipelines.retrain import check_published, with_recipe
 
-        overrides = completed(known, overrides)
+        if given.command not in (compile_command, estimate_command):  # a form can be filled in later
+            check_published(overrides)
+        overrides = with_recipe(known, overrides)
     return name, pipeline, overrides
 
 

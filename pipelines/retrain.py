@@ -76,22 +76,30 @@ train_when_changed: Any = dsl.pipeline(name="train-when-changed")(_train_when_ch
 retrain: Any = dsl.pipeline(name="retrain")(with_arguments(parameter_help() | {RECIPE: RECIPE_HELP})(_retrain))
 
 
-def completed(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run, with the recipe: a digest of all those that decide what the run makes.
 
     Args:
         known: Defaults of all parameters.
         given: What differs from them.
-
-    Raises:
-        InputError: There is no place that says what has been judged before.
     """
     everything = {**known, **given}
-    if not everything["promote_uri"]:
+    made = {name: value for name, value in everything.items() if name != RECIPE and not name.endswith(NOT_IN_RECIPE)}
+    return {RECIPE: files.digest(sorted(made.items())), **given}
+
+
+def check_published(given: Mapping[str, Any]) -> None:
+    """Refuses a run without a place that says what has been judged before.
+
+    Args:
+        given: What differs from the defaults.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not given.get("promote_uri"):
         raise InputError(
             "retraining compares with what is published, and notes there what it has judged",
             field="promote_uri",
             mend="give the directory or s3:// prefix of published versions",
         )
-    made = {name: value for name, value in everything.items() if name != RECIPE and not name.endswith(NOT_IN_RECIPE)}
-    return {RECIPE: files.digest(sorted(made.items())), **given}

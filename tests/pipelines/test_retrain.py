@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from llm_retriever.errors import InputError
 from llm_retriever.registry import Registry
 from pipelines import presets
-from pipelines.retrain import NOT_IN_RECIPE, RECIPE, completed, retrain
+from pipelines.__main__ import main
+from pipelines.retrain import NOT_IN_RECIPE, RECIPE, retrain, with_recipe
 from tests.conftest import write_backbone, write_beir
 
 ROOT = Path(__file__).parents[2]
@@ -135,21 +136,27 @@ def test_three_nights_nothing_new_ten_documents_and_a_spoilt_source(nightly: Nig
     assert steps(nightly.run()) == ["fingerprint_sources"], "a source that was judged is not judged again"
 
 
-def test_a_place_of_published_versions_is_required() -> None:
-    with pytest.raises(InputError) as error:
-        completed(presets.defaults(retrain), {})
-    assert error.value.field == "promote_uri"
+def test_a_place_of_published_versions_is_required_but_for_a_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "retrain", "--endpoint", "http://127.0.0.1:1"]) == 2
+    assert 'field "promote_uri": retraining compares with what is published' in capsys.readouterr().err
+    target = tmp_path / "retrain.yaml"
+    assert main(["compile", "retrain", "--output", str(target)]) == 0
+    form = next(yaml.safe_load_all(target.read_text()))["root"]["inputDefinitions"]["parameters"]
+    assert form["promote_uri"]["defaultValue"] == ""
+    assert len(form[RECIPE]["defaultValue"]) == 64
 
 
 def test_the_recipe_tells_apart_what_changes_the_result_and_not_what_it_costs() -> None:
     known, place = presets.defaults(retrain), {"promote_uri": "s3://bucket/published"}
-    plain = completed(known, place)[RECIPE]
+    plain = with_recipe(known, place)[RECIPE]
     assert (
-        completed(known, {**place, "index_gpus": 8, "tune_memory": "1Ti", "run_checkpoint_minutes": 3.0})[RECIPE]
+        with_recipe(known, {**place, "index_gpus": 8, "tune_memory": "1Ti", "run_checkpoint_minutes": 3.0})[RECIPE]
         == plain
     )
     for name, value in {"tune_learning_rate": 0.5, "tune_gpus": 8, "tune_nodes": 2}.items():
-        assert completed(known, {**place, name: value})[RECIPE] != plain, name
+        assert with_recipe(known, {**place, name: value})[RECIPE] != plain, name
     assert {name for name in NOT_IN_RECIPE if not any(known_name.endswith(name) for known_name in known)} == set()
-    assert completed(known, {**place, "promote_minimum_gain": 0.5})[RECIPE] != plain
-    assert completed(known, {**place, RECIPE: "mine"})[RECIPE] == "mine"
+    assert with_recipe(known, {**place, "promote_minimum_gain": 0.5})[RECIPE] != plain
+    assert with_recipe(known, {**place, RECIPE: "mine"})[RECIPE] == "mine"
