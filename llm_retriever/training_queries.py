@@ -5,7 +5,6 @@ A later run that compares with the retriever reads them: a query that only one o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,14 @@ from numpy.typing import NDArray
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.text_digests import HALF, Digests, text_digests
 
 TRAINING_QUERIES_FILE = "training_queries.npy"
-DIGEST_BYTES = 16
-HALF = np.dtype("<u8")
-
-Digests = NDArray[np.uint64]
 
 
 def digests(texts: Iterable[str]) -> Digests:
-    """Digests of queries, uint64 [queries, 2]: BLAKE2b of 128 bits over the text, letter case and white space aside."""
-    found = bytearray()
-    for text in texts:
-        plain = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
-        found += hashlib.blake2b(plain, digest_size=DIGEST_BYTES).digest()
-    return np.frombuffer(bytes(found), HALF).reshape(-1, 2)
+    """Digests of queries, uint64 [queries, 2]: over the text, letter case and white space aside."""
+    return text_digests(" ".join(text.split()).casefold() for text in texts)
 
 
 def write_training_queries(directory: Path, texts: Iterable[str]) -> None:

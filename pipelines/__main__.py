@@ -12,9 +12,10 @@ from pipelines import remote
 
 BUILD = Path("build")
 TRAINING, RETRAINING, COMPARISON, RERUN = "train_retriever", "retrain", "compare_methods", "rerun_"
+OF_A_TRAINING = {"summary": "summary.md", "decision": "decision.md", "report": "report.html"}
 REPORTS = {
-    TRAINING: {"summary": "summary.md", "decision": "decision.md", "report": "report.html"},
-    RETRAINING: {"summary": "summary.md", "decision": "decision.md", "report": "report.html"},
+    TRAINING: OF_A_TRAINING,
+    RETRAINING: OF_A_TRAINING,
     COMPARISON: {"summary": "comparison.md", "report": "comparison.html"},
 }
 

@@ -39,7 +39,6 @@ REUSED_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-REPORTED = {"summary": "summary.md", "decision": "decision.md", "report": "report.html"}
 EXECUTOR_INPUT = "executor_input.json"
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
@@ -235,7 +234,7 @@ def code_digest() -> str:
     return hashed.hexdigest()
 
 
-def print_end(run: LocalRun, root: Path, names: Mapping[str, str] = REPORTED) -> None:
+def print_end(run: LocalRun, root: Path, names: Mapping[str, str]) -> None:
     """Prints the results, the steps with their times, and where the report lies.
 
     Args:

@@ -5,7 +5,6 @@ A passage is the same if its title and text are; its id and its place in the cor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,15 @@ from llm_retriever.collection import Collection, Passage
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MEND, PassagesFile
 from llm_retriever.progress import Progress
+from llm_retriever.text_digests import HALF, Digests, text_digests
 
 PASSAGES_FILE = "passages.npy"
-DIGEST_BYTES = 16
-HALF = np.dtype("<u8")
 PASSAGES_AT_ONCE = 4096
-
-Digests = NDArray[np.uint64]
 
 
 def digests(passages: Iterable[Passage]) -> Digests:
-    """Digests of passages, uint64 [passages, 2]: BLAKE2b of 128 bits over title and text."""
-    return np.frombuffer(b"".join(map(_digest, passages)), HALF).reshape(-1, 2)
-
-
-def _digest(passage: Passage) -> bytes:
-    told = f"{len(passage.title)}:{passage.title}{passage.text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(told, digest_size=DIGEST_BYTES).digest()
+    """Digests of passages, uint64 [passages, 2]: over title and text."""
+    return text_digests(f"{len(passage.title)}:{passage.title}{passage.text}" for passage in passages)
 
 
 def write_passages(collection: Collection, directory: Path) -> PassagesFile:
