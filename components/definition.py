@@ -1,22 +1,25 @@
-"""What all `component.py` files share: the container's command, and a docstring that documents every argument.
-
-Kubeflow takes the form's help from the docstring. The texts have one source: the step's declaration and its settings.
-"""
+"""What all `component.py` files share: the container's command, and parameters that are made of the step's settings."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from kfp import dsl
 
 from components.entrypoint import Step
-from llm_retriever.settings import parameters
+from llm_retriever.settings import Place, parameters
+from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+PASSED = (Place.FORM, Place.RUN, Place.STEP)
+"""Settings that are parameters of a component."""
 REFERENCES = Path(__file__).with_name("images.json")
 
 
@@ -34,11 +37,42 @@ def container(step: Step[Any], kind: Literal["cpu", "gpu"]) -> dsl.ContainerSpec
     )
 
 
-def documented(step: Step[Any]) -> Callable[[Function], Function]:
-    """Appends an `Args:` section to a component's docstring, from the step's declaration and settings."""
-    meanings = {**step.inputs, **step.outputs, **step.results}
-    meanings |= {name: parameter.help for name, parameter in parameters(step.settings).items()}
-    return with_arguments(meanings)
+def with_settings(step: Step[Any]) -> Callable[[Function], Function]:
+    """Adds a step's settings to the parameters of the function that names its artifacts; Kubeflow reads that signature.
+
+    What is not a parameter of the form is in one JSON object, `options`. The parameters of components carry no help: every
+    task would hold it several times, in an object that must not exceed 1 MiB.
+    """
+    kinds: dict[str, Any] = {n: p.type for n, p in parameters(step.settings).items() if p.place in PASSED}
+    if option_names(step.stage_settings or step.settings):
+        kinds[OPTIONS] = dict
+    return lambda function: _with_parameters(function, kinds)
+
+
+def overridable(component: Any) -> Any:
+    """The component with one more parameter, `overrides`: a JSON object of settings that win over all others."""
+    return dsl.container_component(_with_parameters(component.pipeline_func, {OVERRIDES: dict}))
+
+
+def _with_parameters(function: Any, kinds: Mapping[str, Any]) -> Any:
+    own = inspect.signature(function)
+    added = [inspect.Parameter(name, _KIND, annotation=kind) for name, kind in kinds.items()]
+    return with_signature(function, own.replace(parameters=[*own.parameters.values(), *added]))
+
+
+def with_signature(function: Any, signature: inspect.Signature) -> Any:
+    """A function as Kubeflow sees it, with another signature; of what it is given it gets as much as it takes."""
+    number = len(inspect.signature(function).parameters)
+    takes_all = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
+
+    def seen(*given: Any) -> Any:
+        return function(*(given if takes_all else given[:number]))
+
+    functools.update_wrapper(seen, function)
+    seen.__signature__ = signature  # type: ignore[attr-defined]
+    seen.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    del seen.__wrapped__  # type: ignore[attr-defined]
+    return seen
 
 
 def with_arguments(meanings: dict[str, str]) -> Callable[[Function], Function]:

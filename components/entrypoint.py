@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import traceback
@@ -20,8 +21,10 @@ from types import FrameType
 from typing import Any, Generic, NoReturn
 
 from llm_retriever import files
+from llm_retriever.devices import claim_gpus
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.names import slug
+from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
 from llm_retriever.settings.parameters import SettingsClass, build, parameters
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
@@ -56,6 +59,8 @@ class Step(Generic[SettingsClass]):
     Attributes:
         name: Folder under `components/`.
         settings: Its settings class in `llm_retriever.settings`.
+        stage: The part of a pipeline that it belongs to; the prefix of its parameters there.
+        stage_settings: Settings class whose options it is given, where several steps of the stage share them.
         run: The adapter: unpacks a `StepRun` and calls the library. Heavy imports happen inside.
         inputs: Name and meaning of the input artifacts.
         outputs: Name and meaning of the output artifacts.
@@ -65,8 +70,10 @@ class Step(Generic[SettingsClass]):
     """
 
     name: str
+    stage: str
     settings: type[SettingsClass]
     run: Callable[[StepRun[SettingsClass]], None]
+    stage_settings: type | None = None
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     results: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -137,22 +144,39 @@ class Step(Generic[SettingsClass]):
         _check_present(inputs)
         run = StepRun(settings, inputs, {name: Path(getattr(given, name)) for name in self.outputs})
         run.collected = {name: _named_paths(_flag(name) + "s", getattr(given, name)) for name in self.collected}
-        self.run(run)
+        self._work(run)
         for name, value in run.results.items():
             print(f"{name}: {value}")
 
     def _run_for_kubeflow(self, text: str) -> None:
         message = ExecutorInput(text)
-        # Kubeflow adds parameters of its own, such as the image that a task was given.
-        given = {name: value for name, value in message.parameters.items() if name in parameters(self.settings)}
-        settings = build(self.settings, given)
+        settings = build(self.settings, self.told(message.parameters))
         _check_present(message.inputs)
         run = StepRun(settings, dict(message.inputs), message.outputs)
         for name in self.collected:
             found = [key for key in run.inputs if key.startswith(f"{name}_") and key not in self.inputs]
             run.collected[name] = {key.removeprefix(f"{name}_"): run.inputs.pop(key) for key in found}
-        self.run(run)
+        self._work(run)
         message.finish(run)
+
+    def told(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of settings in Kubeflow's message and in this pod's environment; the message wins.
+
+        Args:
+            given: The message's parameters; Kubeflow adds some of its own, such as the number of GPUs.
+
+        Raises:
+            InputError: The options of the stage are not what they should be.
+        """
+        own = parameters(self.settings)
+        field = f"{self.stage}_{OPTIONS}"
+        options = checked_options(self.stage_settings or self.settings, given.get(OPTIONS) or {}, field)
+        sources = (pod_settings(os.environ, own), given, options, given.get(OVERRIDES) or {})
+        return {name: value for source in sources for name, value in source.items() if name in own}
+
+    def _work(self, run: StepRun[SettingsClass]) -> None:
+        claim_gpus(getattr(run.settings, "gpus", ""))
+        self.run(run)
 
 
 class ExecutorInput:

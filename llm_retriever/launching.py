@@ -52,7 +52,7 @@ def resolve_processes(wanted: int) -> int:
 def processes_of(settings: Any) -> int:
     """Training processes of a step, over all its nodes."""
     if settings.nodes > 1:
-        return int(settings.nodes * settings.node_processes)
+        return int(settings.nodes * settings.node_gpus)
     return resolve_processes(settings.processes)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines import remote
+from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, choose
 
 BUILD = Path("build")
-TRAINING, RETRAINING, COMPARISON, RERUN = "train_retriever", "retrain", "compare_methods", "rerun_"
 OF_A_TRAINING = {"summary": "summary.md", "decision": "decision.md", "report": "report.html"}
 REPORTS = {
     TRAINING: OF_A_TRAINING,
@@ -115,80 +115,26 @@ def _add_pipeline(parser: argparse.ArgumentParser, meaning: str, default: str = 
     parser.set_defaults(pipeline=default)
 
 
-def _chosen(given: argparse.Namespace, own: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """The pipeline that the command line names, and the defaults of its form.
-
-    Args:
-        given: The command line.
-        own: Defaults that preset and command line may change; those of another pipeline are left out.
-
-    Raises:
-        InputError: A name or a value does not fit.
-    """
-    from pipelines import presets, variants
-
-    parameters = list(given.parameters)
-    named = parameters and (parameters[0] in REPORTS or parameters[0].startswith(RERUN))
-    name = parameters.pop(0) if named else getattr(given, "pipeline", TRAINING)
-    pipeline, compared = _pipeline(name, given.variants)
-    known = presets.defaults(pipeline)
-    overrides = own | (presets.load(given.preset) if given.preset else {})
-    overrides = {key: value for key, value in overrides.items() if key in known}
-    overrides |= presets.parsed(pipeline, parameters)
-    presets.check({**known, **overrides})
-    if compared:
-        variants.check_reference(compared, overrides.get("compare_reference", ""))
-    if name == RETRAINING:
-        from pipelines.retrain import check_published, with_recipe
-
-        if given.command not in (compile_command, estimate_command):  # a form can be filled in later
-            check_published(overrides)
-        overrides = with_recipe(known, overrides)
-    return name, pipeline, overrides
-
-
-def _pipeline(name: str, file: str | None) -> tuple[Any, tuple[Any, ...]]:
-    """A pipeline by name, and the variants that it compares.
-
-    Args:
-        name: As on the command line.
-        file: Of variants; None = the default ones.
-    """
-    from pipelines import variants
-    from pipelines.train_retriever import train_retriever
-
-    if file and name != COMPARISON:
-        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
-    if name.startswith(RERUN):
-        from pipelines.rerun import rerun_of
-
-        return rerun_of(name.removeprefix(RERUN)), ()
-    if name == COMPARISON:
-        from pipelines.comparison import comparison_of
-
-        chosen = variants.load(file or variants.DEFAULT, train_retriever).variants
-        return comparison_of(chosen), chosen
-    if name == RETRAINING:
-        from pipelines.retrain import retrain
-
-        return retrain, ()
-    return train_retriever, ()
+def _chosen(given: argparse.Namespace, own: dict[str, Any] | None = None, *, complete: bool = True) -> Choice:
+    """The pipeline that the command line names, and what it tells the run."""
+    options = {"preset": given.preset, "file": given.variants, "default": given.pipeline, "complete": complete}
+    return choose(given.parameters, own=own, **options)
 
 
 def compile_command(given: argparse.Namespace) -> int:
     """Compiles a pipeline."""
-    from pipelines import compilation, presets
+    from pipelines import compilation
 
     if bool(given.namespace) != given.kubernetes or (given.version_name and not given.kubernetes):
         mend = "give --kubernetes and --namespace NS together"
         raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", mend=mend)
-    name, pipeline, overrides = _chosen(given, {})
-    target, pods = given.output or BUILD / f"{name}.yaml", presets.cluster(given.preset)
+    choice = _chosen(given, complete=False)
+    target = given.output or BUILD / f"{choice.name}.yaml"
     if given.kubernetes:
         names = {"namespace": given.namespace, "version": given.version_name}
-        print(compilation.compile_objects(pipeline, target, overrides, pods, **names))
+        print(compilation.compile_objects(choice.pipeline, target, choice.told, **names))
     else:
-        print(compilation.compile_pipeline(pipeline, target, overrides, pods))
+        print(compilation.compile_pipeline(choice.pipeline, target, choice.told))
     return 0
 
 
@@ -200,37 +146,33 @@ def run_command(given: argparse.Namespace) -> int:
     root = given.root.absolute()
     shared = root / "runs" if given.in_images else root
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
-    name, pipeline, overrides = _chosen(given, own)
-    if name not in REPORTS:
-        raise InputError(
-            "a step is rerun by its own command", field="PIPELINE", mend="python -m pipelines rerun --help"
-        )
-    package = compile_pipeline(pipeline, root / f"{name}.local.yaml", overrides)
+    choice = _chosen(given, own)
+    if choice.name not in REPORTS:
+        mend = "python -m pipelines rerun --help"
+        raise InputError("a step is rerun by its own command", field="PIPELINE", mend=mend)
+    package = compile_pipeline(choice.pipeline, root / f"{choice.name}.local.yaml", choice.told)
     run = local.run_compiled(
         package, {}, root, cache=not given.no_cache, in_images=given.in_images, network=given.network
     )
-    local.print_end(run, root, REPORTS[name])
+    local.print_end(run, root, REPORTS[choice.name])
     return run.exit_code
 
 
 def estimate_command(given: argparse.Namespace) -> int:
     """Prints the cost of a run before anything is spent."""
-    from pipelines import estimate, presets, variants
-    from pipelines.train_retriever import train_retriever
+    from pipelines import estimate
 
     if given.gpu not in estimate.GPUS:
         raise InputError(f"{given.gpu!r} is not known", field="--gpu", mend=f"use one of {', '.join(estimate.GPUS)}")
-    name, pipeline, overrides = _chosen(given, {"promote_uri": "published"})
-    if name not in REPORTS:
+    choice = _chosen(given, {"promote_uri": "published"}, complete=False)
+    if choice.name not in REPORTS:
         raise InputError("a step is not estimated alone", field="PIPELINE", mend=f"use one of {', '.join(REPORTS)}")
-    gpu, known = estimate.GPUS[given.gpu], {**presets.defaults(pipeline), **overrides}
     lengths = {"passage_tokens": given.passage_tokens, "query_tokens": given.query_tokens}
-    work = estimate.Workload(given.passages, given.queries, given.evaluated, **lengths)
-    if name == COMPARISON:
-        chosen = variants.load(given.variants or variants.DEFAULT, train_retriever).variants
-        costs = estimate.estimate_comparison(known, chosen, work, gpu)
+    work, gpu = estimate.Workload(given.passages, given.queries, given.evaluated, **lengths), estimate.GPUS[given.gpu]
+    if choice.name == COMPARISON:
+        costs = estimate.estimate_comparison(choice.flat, choice.variants, work, gpu)
     else:
-        costs = estimate.estimate(known, work, gpu)
+        costs = estimate.estimate(choice.flat, work, gpu)
     print(estimate.as_table(costs, gpu))
     texts = "texts at their mean lengths" if given.passage_tokens else "texts at their full lengths"
     print(f"\nEstimated, not measured: {estimate.UTILISATION:.0%} of the GPU's matrix rate, {texts}.")
@@ -252,15 +194,14 @@ def presets_command(given: argparse.Namespace) -> int:
 def variants_command(given: argparse.Namespace) -> int:
     """Lists the files of variants, or shows one: every variant and the parameters that it sets."""
     from pipelines import variants
-    from pipelines.train_retriever import train_retriever
 
     if given.file:
-        for variant in variants.load(given.file, train_retriever).variants:
+        for variant in variants.load(given.file).variants:
             print(f"{variant.name}: {variant.description}")
             _print_parameters(variant.parameters, "  ")
     else:
         for name in variants.names():
-            print(f"{name}: {variants.load(name, train_retriever).description}")
+            print(f"{name}: {variants.load(name).description}")
     return 0
 
 

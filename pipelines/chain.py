@@ -15,18 +15,8 @@ from components.mine_negatives import component as mining
 from components.prepare_corpus import component as preparation
 from components.promote import component as promotion
 from components.tune_retriever import component as tuning
-from llm_retriever.settings import (
-    AdaptationSettings,
-    BackboneSettings,
-    CorpusSettings,
-    EvaluationSettings,
-    IndexSettings,
-    MiningSettings,
-    PromotionSettings,
-    TuningSettings,
-)
 from pipelines import encoding
-from pipelines.stages import on_cpu, on_gpu, on_model_image, stage, with_store
+from pipelines.stages import on_cpu, on_gpu, stage
 
 
 class Trained(NamedTuple):
@@ -47,7 +37,6 @@ class Seen(NamedTuple):
 
     corpus_fingerprint: Any
     backbone_fingerprint: Any
-    part_numbers: Any
     fingerprint: Any
     changed: Any
     production_uri: Any
@@ -62,46 +51,41 @@ def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "
         recipe: What else decides what the run makes, as text.
     """
     task = fingerprinting.fingerprint_sources(
-        corpus_uri=given["corpus_uri"],
-        backbone=given["backbone"],
-        parts=given["index_parts"],
-        published_uri=published_uri,
-        recipe=recipe,
+        corpus_uri=given["corpus_uri"], backbone=given["backbone"], published_uri=published_uri, recipe=recipe
     )
     task.set_caching_options(False)
-    with_store(on_cpu(task, given, "promote"))
+    on_cpu(task, "fingerprint")
     return Seen(*(task.outputs[name] for name in Seen._fields))
 
 
-def trained(given: Mapping[str, Any], seen: Seen) -> Trained:
+def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> Trained:
     """All steps behind `fingerprint_sources`.
 
     Args:
         given: The pipeline's parameters.
         seen: What that step found.
+        parts: Pods that encode the corpus at the same time.
     """
-    corpus = preparation.prepare_corpus(
-        **stage(given, "corpus", CorpusSettings, source_fingerprint=seen.corpus_fingerprint)
-    )
-    with_store(on_cpu(corpus, given, "corpus"))
+    corpus = preparation.prepare_corpus(**stage(given, "corpus", source_fingerprint=seen.corpus_fingerprint))
+    on_cpu(corpus, "corpus")
     collection = corpus.outputs["collection"]
 
     fetched = fetching.fetch_backbone(
-        collection=collection,
-        **stage(given, "backbone", BackboneSettings, source_fingerprint=seen.backbone_fingerprint),
+        collection=collection, **stage(given, "backbone", source_fingerprint=seen.backbone_fingerprint)
     )
-    with_store(on_model_image(fetched, given, "backbone"))
+    on_cpu(fetched, "backbone")
 
-    mined = mining.mine_negatives(collection=collection, **stage(given, "mine", MiningSettings))
-    with_store(on_gpu(mined, given, "mine"))
+    mined = mining.mine_negatives(collection=collection, **stage(given, "mine"))
+    on_gpu(mined, "mine", given["mine_gpus"])
 
     adapted, tuned = _model(given, fetched.outputs["backbone"], collection, mined.outputs["training_set"])
     retriever = tuned.outputs["retriever"]
 
-    encoded = encoding.encoded_in_parts(given, seen.part_numbers, retriever, collection)
-    built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index", IndexSettings))
-    with_store(on_gpu(built, given, "index")).after(encoded)
+    encoded = encoding.encoded_in_parts(given, parts, retriever, collection)
+    built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index"))
+    on_gpu(built, "index", given["index_gpus"]).after(*encoded)
 
+    production = {"production_uri": seen.production_uri, "production_shards_uri": given["index_shards_uri"]}
     judged = evaluation.evaluate(
         index=built.outputs["index"],
         retriever=retriever,
@@ -109,31 +93,22 @@ def trained(given: Mapping[str, Any], seen: Seen) -> Trained:
         adapted=adapted.outputs["adapted"],
         collection=collection,
         bm25_runs=mined.outputs["bm25_runs"],
-        **stage(
-            given,
-            "eval",
-            EvaluationSettings,
-            production_uri=seen.production_uri,
-            production_shards_uri=given["index_shards_uri"],
-        ),
+        **stage(given, "eval", **production),
     )
-    with_store(on_gpu(judged, given, "eval"))
+    on_gpu(judged, "eval", given["eval_gpus"])
     return _promoted(given, seen, tuned, built, judged)
 
 
 def _model(given: Mapping[str, Any], backbone: Any, collection: Any, pairs: Any) -> tuple[Any, Any]:
     """The tasks of both training stages."""
     adapted = adaptation.adapt_backbone(
-        backbone=backbone, collection=collection, training_set=pairs, **stage(given, "adapt", AdaptationSettings)
+        backbone=backbone, collection=collection, training_set=pairs, **stage(given, "adapt")
     )
-    with_store(on_gpu(adapted, given, "adapt"))
+    on_gpu(adapted, "adapt", given["adapt_gpus"], owner=True)
     tuned = tuning.tune_retriever(
-        adapted=adapted.outputs["adapted"],
-        collection=collection,
-        training_set=pairs,
-        **stage(given, "tune", TuningSettings),
+        adapted=adapted.outputs["adapted"], collection=collection, training_set=pairs, **stage(given, "tune")
     )
-    return adapted, with_store(on_gpu(tuned, given, "tune"))
+    return adapted, on_gpu(tuned, "tune", given["tune_gpus"], owner=True)
 
 
 def _promoted(
@@ -145,10 +120,10 @@ def _promoted(
         refreshed=judged.outputs["refreshed"],
         retriever=retriever,
         index=index,
-        **stage(given, "promote", PromotionSettings, source_fingerprint=seen.fingerprint),
+        **stage(given, "promote", source_fingerprint=seen.fingerprint),
     )
     decided.set_caching_options(False)
-    with_store(on_cpu(decided, given, "promote"))
+    on_cpu(decided, "promote")
     return Trained(
         retriever=retriever,
         index=index,

@@ -4,8 +4,7 @@
 `variants/methods.toml`; `python -m pipelines compile compare_methods --variants NAME` for others.
 """
 
-from pipelines import train_retriever as training
 from pipelines import variants
 from pipelines.comparison import comparison_of
 
-compare_methods = comparison_of(variants.load(variants.DEFAULT, training.train_retriever).variants)
+compare_methods = comparison_of(variants.load(variants.DEFAULT).variants)

@@ -1,8 +1,8 @@
 """How the pipeline that compares variants is laid out: what they share is done once, what they set is a constant."""
 
-import inspect
+import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -11,7 +11,7 @@ from kfp.dsl import HTML, Artifact, Markdown, Metrics
 from components.adapt_backbone import component as adaptation
 from components.build_index import component as indexing
 from components.compare import component as comparing
-from components.definition import with_arguments
+from components.definition import overridable, with_arguments, with_signature
 from components.entrypoint import collected_name
 from components.evaluate import component as evaluation
 from components.fetch_backbone import component as fetching
@@ -19,22 +19,14 @@ from components.fingerprint_sources import component as fingerprinting
 from components.mine_negatives import component as mining
 from components.prepare_corpus import component as preparation
 from components.tune_retriever import component as tuning
-from llm_retriever.settings import (
-    AdaptationSettings,
-    BackboneSettings,
-    CompareSettings,
-    CorpusSettings,
-    EvaluationSettings,
-    IndexSettings,
-    MiningSettings,
-    TuningSettings,
-)
-from pipelines import encoding
-from pipelines import train_retriever as training
-from pipelines.stages import on_cpu, on_gpu, on_model_image, parameter_help, stage, with_store
+from llm_retriever.settings import Place
+from llm_retriever.settings.options import OVERRIDES
+from pipelines import encoding, form
+from pipelines.form import SETTINGS
+from pipelines.stages import on_cpu, on_gpu, stage
 from pipelines.variants import Variant
 
-OWN_PARAMETERS = {"compare_reference": CompareSettings.reference, "compare_cpus": "1", "compare_memory": "4Gi"}
+STAGES = tuple(name for name in SETTINGS if name != "promote")
 
 
 class Compared(NamedTuple):
@@ -46,42 +38,39 @@ class Compared(NamedTuple):
     metrics: Metrics
 
 
-def form() -> inspect.Signature:
-    """Parameters of the pipeline: those of train_retriever but for publishing, and those of the last step."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    taken = inspect.signature(training.train_retriever.pipeline_func).parameters.values()
-    kept = [parameter for parameter in taken if not parameter.name.startswith("promote_")]
-    own = [inspect.Parameter(name, kind, annotation=str, default=value) for name, value in OWN_PARAMETERS.items()]
-    return inspect.Signature([*kept, *own], return_annotation=Compared)
+FORM = form.signature(STAGES).replace(return_annotation=Compared)
 
 
-def comparison_of(variants: Sequence[Variant]) -> Any:
-    """The pipeline `compare-methods` for these variants."""
-    signature = form()
+def comparison_of(variants: Sequence[Variant], parts: int = 1) -> Any:
+    """The pipeline `compare-methods` for these variants.
+
+    Args:
+        variants: What is compared.
+        parts: Pods that encode the corpus at the same time, for every variant.
+    """
 
     def compare_methods(*values: Any) -> Compared:
         """Trains and evaluates several variants of a retriever on the same corpus, and tests their differences."""
-        given = dict(zip(signature.parameters, values, strict=True))
-        return _Layout(given, variants).compared()
+        given = dict(zip(FORM.parameters, values, strict=True))
+        return _Layout(given, variants, parts).compared()
 
-    compare_methods.__signature__ = signature  # type: ignore[attr-defined]
-    documented = with_arguments({n: text for n, text in parameter_help().items() if n in signature.parameters})
-    return dsl.pipeline(name="compare-methods")(documented(compare_methods))
+    documented = with_arguments(form.meanings(FORM.parameters))(with_signature(compare_methods, FORM))
+    return dsl.pipeline(name="compare-methods")(documented)
 
 
 class _Layout:
     """The tasks of the pipeline; variants that agree up to a stage share its task."""
 
-    def __init__(self, given: dict[str, Any], variants: Sequence[Variant]) -> None:
-        self.given, self.variants = given, variants
+    def __init__(self, given: dict[str, Any], variants: Sequence[Variant], parts: int) -> None:
+        self.given, self.variants, self.parts = given, variants, parts
         self.shared: dict[Any, Any] = {}
-        self.fingerprint = self._fingerprinted(given)
+        self.fingerprint = self._fingerprinted(given["backbone"])
         fingerprint = self.fingerprint.outputs["corpus_fingerprint"]
-        corpus = preparation.prepare_corpus(**stage(given, "corpus", CorpusSettings, source_fingerprint=fingerprint))
-        with_store(on_cpu(corpus, given, "corpus"))
+        corpus = preparation.prepare_corpus(**stage(given, "corpus", source_fingerprint=fingerprint))
+        on_cpu(corpus, "corpus")
         self.collection = corpus.outputs["collection"]
-        self.mined = mining.mine_negatives(collection=self.collection, **stage(given, "mine", MiningSettings))
-        with_store(on_gpu(self.mined, given, "mine"))
+        self.mined = mining.mine_negatives(collection=self.collection, **stage(given, "mine"))
+        on_gpu(self.mined, "mine", given["mine_gpus"])
 
     def compared(self) -> Compared:
         """Every variant's tasks, and the last step."""
@@ -91,7 +80,7 @@ class _Layout:
             variants=json.dumps({v.name: v.description for v in self.variants}, ensure_ascii=False),
             **{collected_name("evaluation", name): artifact for name, artifact in evaluations.items()},
         )
-        on_cpu(task, self.given, "compare")
+        on_cpu(task, "compare")
         return Compared(**{name: task.outputs[name] for name in Compared._fields})
 
     def _once(self, component: str, variant: Variant, stages: tuple[str, ...], make: Callable[[], Any]) -> Any:
@@ -107,98 +96,97 @@ class _Layout:
     def _key(self, variant: Variant, stages: tuple[str, ...]) -> Any:
         return tuple(sorted((n, v) for n, v in variant.parameters.items() if n.split("_")[0] in stages))
 
-    def _fingerprinted(self, given: dict[str, Any]) -> Any:
+    def _task(
+        self, component: Any, prefix: str, own: Mapping[str, Any], artifacts: Mapping[str, Any], **seen: Any
+    ) -> Any:
+        """The task of a step: the form's values, but for what the variant sets."""
+        flat = {name: value for name, value in own.items() if name in form.flat_names()}
+        chosen = [form.flat_names()[name] for name in flat if prefix in form.flat_names()[name].stages]
+        constants = {known.name: flat[known.name] for known in chosen if known.place in (Place.FORM, Place.RUN)}
+        settings = stage({**self.given, **constants}, prefix, **seen)
+        overrides = {known.key: flat[known.name] for known in chosen if known.place is Place.OPTIONS}
+        if overrides:
+            return overridable(component)(**artifacts, **settings, **{OVERRIDES: overrides})
+        return component(**artifacts, **settings)
+
+    def _fingerprinted(self, backbone: Any) -> Any:
         task = fingerprinting.fingerprint_sources(
-            corpus_uri=given["corpus_uri"],
-            backbone=given["backbone"],
-            parts=given["index_parts"],
-            published_uri="",
-            recipe="",
+            corpus_uri=self.given["corpus_uri"], backbone=backbone, published_uri="", recipe=""
         )
         task.set_caching_options(False)
-        return with_store(on_cpu(task, given, "compare"))
+        return on_cpu(task, "fingerprint")
 
     def _fetched(self, variant: Variant) -> Any:
-        given = self.given | variant.parameters
+        own = variant.parameters
 
         def make() -> Any:
             looked = self.fingerprint
-            if "backbone" in variant.parameters:
-                looked = self._once("fingerprint-sources", variant, ("backbone",), lambda: self._fingerprinted(given))
-            fingerprint = looked.outputs["backbone_fingerprint"]
-            settings = stage(given, "backbone", BackboneSettings, source_fingerprint=fingerprint)
-            task = fetching.fetch_backbone(collection=self.collection, **settings)
-            return with_store(on_model_image(task, given, "backbone"))
+            if "backbone" in own:
+                make_fingerprint = functools.partial(self._fingerprinted, own["backbone"])
+                looked = self._once("fingerprint-sources", variant, ("backbone",), make_fingerprint)
+            seen = {"source_fingerprint": looked.outputs["backbone_fingerprint"]}
+            artifacts = {"collection": self.collection}
+            return on_cpu(self._task(fetching.fetch_backbone, "backbone", own, artifacts, **seen), "backbone")
 
         return self._once("fetch-backbone", variant, ("backbone",), make)
 
     def _adapted(self, variant: Variant) -> Any:
-        given = self.given | variant.parameters
-        backbone = self._fetched(variant).outputs["backbone"]
+        artifacts = {"backbone": self._fetched(variant).outputs["backbone"], **self._training_data()}
 
         def make() -> Any:
-            task = adaptation.adapt_backbone(
-                backbone=backbone,
-                collection=self.collection,
-                training_set=self.mined.outputs["training_set"],
-                **stage(given, "adapt", AdaptationSettings),
-            )
-            return with_store(on_gpu(task, given, "adapt"))
+            task = self._task(adaptation.adapt_backbone, "adapt", variant.parameters, artifacts)
+            return on_gpu(task, "adapt", self._gpus(variant, "adapt"), owner=True)
 
         return self._once("adapt-backbone", variant, ("backbone", "adapt"), make)
 
     def _tuned(self, variant: Variant) -> Any:
-        given = self.given | variant.parameters
-        adapted = self._adapted(variant).outputs["adapted"]
+        artifacts = {"adapted": self._adapted(variant).outputs["adapted"], **self._training_data()}
 
         def make() -> Any:
-            task = tuning.tune_retriever(
-                adapted=adapted,
-                collection=self.collection,
-                training_set=self.mined.outputs["training_set"],
-                **stage(given, "tune", TuningSettings),
-            )
-            return with_store(on_gpu(task, given, "tune"))
+            task = self._task(tuning.tune_retriever, "tune", variant.parameters, artifacts)
+            return on_gpu(task, "tune", self._gpus(variant, "tune"), owner=True)
 
         return self._once("tune-retriever", variant, ("backbone", "adapt", "tune"), make)
 
+    def _training_data(self) -> dict[str, Any]:
+        return {"collection": self.collection, "training_set": self.mined.outputs["training_set"]}
+
+    def _gpus(self, variant: Variant, prefix: str) -> Any:
+        return variant.parameters.get(f"{prefix}_gpus", self.given[f"{prefix}_gpus"])
+
     def _indexed(self, variant: Variant) -> Any:
-        given = self.given | variant.parameters
-        retriever, stages = self._tuned(variant).outputs["retriever"], ("backbone", "adapt", "tune", "index")
-        numbers = self.fingerprint.outputs["part_numbers"]
-        encoded = self._once(
-            "encode-in-parts",
-            variant,
-            stages,
-            lambda: encoding.encoded_in_parts(given, numbers, retriever, self.collection),
-        )
+        stages = ("backbone", "adapt", "tune", "index")
+        artifacts = {"retriever": self._tuned(variant).outputs["retriever"], "collection": self.collection}
+
+        own = {flat.name: flat for flat in form.flat_names().values() if flat.name in variant.parameters}
+        overrides = {flat.key: variant.parameters[name] for name, flat in own.items() if "index" in flat.stages}
 
         def make() -> Any:
-            settings = stage(given, "index", IndexSettings)
-            task = indexing.build_index(retriever=retriever, collection=self.collection, **settings)
-            return with_store(on_gpu(task, given, "index")).after(encoded)
+            task = self._task(indexing.build_index, "index", variant.parameters, artifacts)
+            encoded = encoding.encoded_in_parts(self.given, self.parts, **artifacts, overrides=overrides)
+            return on_gpu(task, "index", self._gpus(variant, "index")).after(*encoded)
 
         return self._once("build-index", variant, stages, make)
 
     def _evaluated(self, variant: Variant) -> Any:
         """The evaluation; the un-tuned backbone is left to its first variant, and published encoders to the first of all."""
-        given = self.given | variant.parameters
+        own = dict(variant.parameters)
         alike = [v for v in self.variants if self._key(v, ("backbone",)) == self._key(variant, ("backbone",))]
         first = next((v for v in alike if not _reads_new_tokens(v)), alike[0])
         if variant is not first:
-            given["eval_untuned_passages"] = 0
+            own["eval_untuned_passages"] = 0
         if variant is not self.variants[0]:
-            given["eval_encoders"] = ""
-        task = evaluation.evaluate(
-            index=self._indexed(variant).outputs["index"],
-            retriever=self._tuned(variant).outputs["retriever"],
-            backbone=self._fetched(variant).outputs["backbone"],
-            adapted=self._adapted(variant).outputs["adapted"],
-            collection=self.collection,
-            bm25_runs=self.mined.outputs["bm25_runs"],
-            **stage(given, "eval", EvaluationSettings, production_uri="", production_shards_uri=""),
-        )
-        return with_store(on_gpu(task, given, "eval")).set_display_name(f"evaluate: {variant.name}")
+            own["eval_encoders"] = ""
+        artifacts = {
+            "index": self._indexed(variant).outputs["index"],
+            "retriever": self._tuned(variant).outputs["retriever"],
+            "backbone": self._fetched(variant).outputs["backbone"],
+            "adapted": self._adapted(variant).outputs["adapted"],
+            "collection": self.collection,
+            "bm25_runs": self.mined.outputs["bm25_runs"],
+        }
+        task = self._task(evaluation.evaluate, "eval", own, artifacts, production_uri="", production_shards_uri="")
+        return on_gpu(task, "eval", self.given["eval_gpus"]).set_display_name(f"evaluate: {variant.name}")
 
 
 def _reads_new_tokens(variant: Variant) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,34 @@ from kfp import compiler
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from pipelines import pods
+from pipelines.form import Told
 
+NOTHING = Told()
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 def compile_pipeline(
     pipeline: Any,
     target: Path,
-    overrides: dict[str, Any] | None = None,
-    cluster: Mapping[str, pods.PodSettings] | None = None,
+    told: Told = NOTHING,
 ) -> Path:
     """Compiles a pipeline.
 
     Args:
         pipeline: What `@dsl.pipeline` made.
         target: The YAML.
-        overrides: Of a preset; they become the defaults of the form.
-        cluster: What pods are given beyond the form, by stage; None = the defaults.
+        told: Values of the form become its defaults; what pods are given is written into them.
 
     Returns:
         `target`, written atomically.
     """
-    return _compiled(pods.applied(pipeline, cluster or {}), target, overrides)
+    return _compiled(pods.applied(pipeline, told.pods, told.settings), target, told.form)
 
 
 def compile_objects(
     pipeline: Any,
     target: Path,
-    overrides: dict[str, Any] | None = None,
-    cluster: Mapping[str, pods.PodSettings] | None = None,
+    told: Told = NOTHING,
     *,
     namespace: str,
     version: str = "",
@@ -51,8 +49,7 @@ def compile_objects(
     Args:
         pipeline: What `@dsl.pipeline` made.
         target: The YAML with a `Pipeline` and a `PipelineVersion` of `pipelines.kubeflow.org/v2beta1`.
-        overrides: Of a preset; they become the defaults of the form.
-        cluster: What pods are given beyond the form, by stage; None = the defaults.
+        told: Values of the form become its defaults; what pods are given is written into them.
         namespace: Of the objects.
         version: Name of the version; empty = the pipeline's name and a digest of what it consists of, because a version
             cannot be changed: the same pipeline makes the same object, and another one a new version.
@@ -63,7 +60,7 @@ def compile_objects(
     Raises:
         InputError: Kubernetes would refuse one of the names.
     """
-    given = pods.applied(pipeline, cluster or {})
+    given, overrides = pods.applied(pipeline, told.pods, told.settings), told.form
     name = given.pipeline_spec.pipeline_info.name
     options = compiler.KubernetesManifestOptions(
         pipeline_name=name,
@@ -78,15 +75,15 @@ def compile_objects(
     return _compiled(given, target, overrides, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 
 
-def _digest(pipeline: Any, overrides: dict[str, Any] | None) -> str:
+def _digest(pipeline: Any, overrides: dict[str, Any]) -> str:
     """Eight hexadecimal digits of what a pipeline consists of."""
     parts = (pipeline.pipeline_spec, pipeline.platform_spec)
     hashed = hashlib.sha256(b"".join(part.SerializeToString(deterministic=True) for part in parts))
-    hashed.update(repr(sorted((overrides or {}).items())).encode())
+    hashed.update(repr(sorted(overrides.items())).encode())
     return hashed.hexdigest()[:8]
 
 
-def _compiled(pipeline: Any, target: Path, overrides: dict[str, Any] | None, **options: Any) -> Path:
+def _compiled(pipeline: Any, target: Path, overrides: dict[str, Any], **options: Any) -> Path:
     with files.atomic_file(target) as draft:
         # The compiler insists on a .yaml name.
         named = draft.with_name(draft.name + ".yaml")

@@ -1,24 +1,22 @@
 """Runs a compiled pipeline's steps in their images on this machine, as restricted as the cluster runs them.
 
-KFP's `DockerRunner` starts the containers; what it lacks is added here: images that are given by a pipeline parameter, a
-word on every step, and a check that a step which is said to have succeeded has left its answer.
+KFP's `DockerRunner` starts the containers; what it lacks is added here: a word on every step, and a check that a step which
+is said to have succeeded has left its answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from google.protobuf import json_format
 from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from pipelines.journal import Journal, StepRecord, answer_of, step_name
+from pipelines.journal import Journal, StepRecord, answer_of, note_inputs, step_name
 from pipelines.stages import STORE_VARIABLES
 
 RESTRICTIONS: dict[str, Any] = {
@@ -35,7 +33,6 @@ RESTRICTIONS: dict[str, Any] = {
     },
 }
 """What a step may do: no network, a root that cannot be written, no capabilities, no root user."""
-PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}")
 
 
 def runner(network: str = "none") -> local.DockerRunner:
@@ -65,22 +62,6 @@ def open_to_everybody(directory: Path) -> None:
     directory.chmod(0o1777)
 
 
-def with_images(specification: Any, arguments: dict[str, Any]) -> Any:
-    """A pipeline whose steps name their images; KFP fills such parameters in on a cluster, but not here.
-
-    Args:
-        specification: The compiled pipeline (protobuf).
-        arguments: Pipeline parameters that differ from their defaults.
-    """
-    content = json_format.MessageToDict(specification)
-    known = content["root"].get("inputDefinitions", {}).get("parameters", {})
-    for executor in content["deploymentSpec"]["executors"].values():
-        found = PLACEHOLDER.fullmatch(executor.get("container", {}).get("image", ""))
-        if found:
-            executor["container"]["image"] = arguments.get(found[1], known[found[1]].get("defaultValue"))
-    return json_format.ParseDict(content, type(specification)())
-
-
 class ContainerTask(docker_task_handler.DockerTaskHandler):
     """One step in its container."""
 
@@ -92,8 +73,6 @@ class ContainerTask(docker_task_handler.DockerTaskHandler):
         An engine may remove a container before its exit code was asked for, which KFP takes for success: the step's own
         answer decides.
         """
-        from pipelines.local import note_inputs
-
         note_inputs(self.full_command)
         answer = answer_of(self.full_command)
         name = step_name(self.full_command, self.journal)

@@ -1,60 +1,66 @@
-"""The part of both pipelines that encodes a large corpus on several pods, before `build_index` makes one index of it.
+"""The part of the pipelines that encodes a large corpus on several pods, before `build_index` makes one index of it.
 
-It is a pipeline of its own because a loop cannot run over another step's output where pipelines run locally; its loop runs
-over a parameter. The pods put their shards to `index_shards_uri`; what links them to `build_index` is that place alone, so
-nothing large travels through Kubeflow, and `build_index` encodes whatever is not there.
+The pods put their shards to `index_shards_uri`; what links them to `build_index` is that place alone, so nothing large travels
+through Kubeflow, and `build_index` encodes whatever is not there. It is a pipeline of its own, because a step cannot wait for
+the tasks of a loop.
 """
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, List  # noqa: UP035 - Kubeflow takes the items of `list[int]` for texts
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model
 
+from components.definition import overridable, with_signature
 from components.encode_corpus import component as encoding
 from llm_retriever.settings import PartSettings
-from pipelines.stages import on_gpu, stage, with_store
+from pipelines.form import signature
+from pipelines.stages import on_gpu, stage
+
+NOTHING: Mapping[str, Any] = {}
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_FORM = {name: p for name, p in signature(["index"]).parameters.items() if name != "index_kind"}
 
 
-@dsl.pipeline(name="encode-in-parts")
-def encode_in_parts(
-    retriever: Input[Model],
-    collection: Input[Dataset],
-    part_numbers: List[int],  # noqa: UP006
-    index_parts: int,
-    index_passage_length: int,
-    index_batch_tokens: int,
-    index_shard_passages: int,
-    index_dtype: str,
-    index_shards_uri: str,
-    index_gpus: int,
-    index_cpus: str,
-    index_memory: str,
-    run_precision: str,
-    run_gpu_type: str,
-    run_gpu_node_selector: dict,
-    run_gpu_tolerations: list,
-    run_gpu_image: str,
-) -> None:
-    """Encodes the parts of a corpus at the same time, one pod each; does nothing where there is only one part."""
-    given = dict(locals())
-    with dsl.If(index_parts > 1, "several-parts"), dsl.ParallelFor(part_numbers, "parts") as part:
-        task = encoding.encode_corpus(
-            retriever=retriever, collection=collection, **stage(given, "index", PartSettings, part=part)
-        )
-        with_store(on_gpu(task, given, "index"))
+def encode_in_parts(parts: int, overrides: Mapping[str, Any]) -> Any:
+    """The pipeline that encodes the parts of a corpus at the same time, one pod each.
+
+    Args:
+        parts: Their number, at least 2.
+        overrides: Settings that win over the form's.
+    """
+    artifacts = {"retriever": Input[Model], "collection": Input[Dataset]}
+    taken = [inspect.Parameter(name, _KIND, annotation=kind) for name, kind in artifacts.items()]
+    taken += [parameter.replace(default=inspect.Parameter.empty) for parameter in _FORM.values()]
+
+    def encode(*values: Any) -> None:
+        given = dict(zip([*artifacts, *_FORM], values, strict=True))
+        with dsl.ParallelFor(list(range(parts)), "parts") as part:
+            settings = stage(given, "index", PartSettings, part=part, parts=parts)
+            read = {name: given[name] for name in artifacts}
+            if overrides:
+                task = overridable(encoding.encode_corpus)(**read, **settings, overrides=dict(overrides))
+            else:
+                task = encoding.encode_corpus(**read, **settings)
+            on_gpu(task, "index", given["index_gpus"])
+
+    return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 
 
-def encoded_in_parts(given: Mapping[str, Any], part_numbers: Any, retriever: Any, collection: Any) -> dsl.PipelineTask:
-    """The task of this pipeline inside another one.
+def encoded_in_parts(
+    given: Mapping[str, Any], parts: int, retriever: Any, collection: Any, overrides: Mapping[str, Any] = NOTHING
+) -> list[dsl.PipelineTask]:
+    """The task of this pipeline inside another one; none where one pod encodes everything.
 
     Args:
         given: The parameters of the other pipeline.
-        part_numbers: The list that `fingerprint_sources` made of `index_parts`.
+        parts: Pods that encode at the same time.
         retriever: Encodes.
         collection: The corpus.
+        overrides: Settings that win over the form's.
     """
-    names = inspect.signature(encode_in_parts.pipeline_func).parameters
-    own = {name: given[name] for name in names if name.split("_")[0] in ("index", "run")}
-    return encode_in_parts(retriever=retriever, collection=collection, part_numbers=part_numbers, **own)
+    if parts == 1:
+        return []
+    own = {name: given[name] for name in _FORM}
+    return [encode_in_parts(parts, overrides)(retriever=retriever, collection=collection, **own)]

@@ -24,8 +24,8 @@ from pipelines.arithmetic import (
 )
 from pipelines.artifacts import Sizes
 from pipelines.costs import Cost, Workload, as_table
+from pipelines.form import flat_name
 from pipelines.shapes import GPUS, SHAPES, Gpu, Shape, shape_of
-from pipelines.stages import parameter_name
 from pipelines.variants import Variant
 
 __all__ = ["GPUS", "SHAPES", "UTILISATION", "Cost", "Gpu", "Workload", "as_table", "estimate", "estimate_comparison"]
@@ -72,7 +72,7 @@ class _Run:
 
     def settings(self, prefix: str, settings: type) -> Any:
         """Settings of a step, as far as the pipeline has them."""
-        names = {name: parameter_name(prefix, name) for name in parameters(settings)}
+        names = {name: flat_name(prefix, name) for name in parameters(settings)}
         return build(settings, {name: self.given[key] for name, key in names.items() if key in self.given})
 
     def training(self, prefix: str, recipe: Any) -> Training:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from llm_retriever.progress import seconds_as_text
 
+EXECUTOR_INPUT = "executor_input.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
@@ -56,6 +58,13 @@ class Journal:
 def answer_of(command: list[str]) -> Path:
     """Where a step writes its answer to Kubeflow, by its container's command."""
     return Path(json.loads(command[-1])["outputs"]["outputFile"])
+
+
+def note_inputs(command: list[str]) -> None:
+    """Keeps what a step is told beside its outputs, so that it can be rerun on the same artifacts."""
+    told = answer_of(command).with_name(EXECUTOR_INPUT)
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(command[-1])
 
 
 def step_name(command: list[str], journal: Journal) -> str:

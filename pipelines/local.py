@@ -28,7 +28,7 @@ from kfp import components, local
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
-from pipelines.journal import Journal, StepRecord, answer_of, step_name, timing_table
+from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
 
 ROOT = Path(__file__).parents[1]
 # glibc gives every large tensor back to the kernel and fetches zeroed pages for the next one; keeping them made the
@@ -39,15 +39,7 @@ REUSED_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-EXECUTOR_INPUT = "executor_input.json"
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
-
-
-def note_inputs(command: list[str]) -> None:
-    """Keeps what a step is told beside its outputs, so that it can be rerun on the same artifacts."""
-    told = answer_of(command).with_name(EXECUTOR_INPUT)
-    told.parent.mkdir(parents=True, exist_ok=True)
-    told.write_text(command[-1])
 
 
 class HostTask(task_handler_interface.ITaskHandler):
@@ -188,7 +180,7 @@ def run_compiled(
     if in_images:
         from pipelines import containers
 
-        runner, specification = containers.runner(network), containers.with_images(specification, arguments)
+        runner = containers.runner(network)
         containers.open_to_everybody(root / "runs")
     local.init(
         runner,

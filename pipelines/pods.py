@@ -1,4 +1,4 @@
-"""What the pods of a run are given beyond the form: Kubeflow takes these as constants of the YAML and not as parameters.
+"""What the pods of a run are given beyond the form: constants of the compiled YAML, which are in no key of Kubeflow's cache.
 
 A preset names them in a table `[cluster]`, and in `[cluster.STAGE]` where one stage differs; `compile`, `submit`, `schedule`
 and `rerun` write them into the compiled pipeline. Without a preset every step has the defaults below.
@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from google.protobuf import json_format
 from pydantic import Field
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings import build, parameters
+from llm_retriever.settings import build, nearest, parameters
+from llm_retriever.settings.options import POD_SETTINGS
 
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SHARED_MEMORY_VOLUME = "dshm"
+RESTARTS = "LLM_RETRIEVER_RESTARTS"
+"""Environment variable: how often a step starts its worker again after a crash that may pass."""
+REQUESTS = {
+    "fingerprint": ("1", "4Gi"),
+    "corpus": ("2", "8Gi"),
+    "backbone": ("4", "16Gi"),
+    "mine": ("4", "8Gi"),
+    "adapt": ("8", "64Gi"),
+    "tune": ("8", "64Gi"),
+    "index": ("8", "32Gi"),
+    "eval": ("8", "32Gi"),
+    "compare": ("1", "4Gi"),
+    "promote": ("1", "4Gi"),
+}
+"""Processors and memory that a stage requests."""
+STAGES = tuple(REQUESTS)
+GPU_STAGES = ("mine", "adapt", "tune", "index", "eval")
+"""Stages whose pods are placed as those with a GPU, also when they ask for none."""
 STAGE_OF = {
     "fingerprint_sources": "fingerprint",
     "prepare_corpus": "corpus",
@@ -36,17 +57,52 @@ STAGE_OF = {
     "promote": "promote",
 }
 """Which stage a component belongs to."""
-STAGES = tuple(dict.fromkeys(STAGE_OF.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class PodSettings:
     """The keys of `[cluster]`."""
 
+    cpus: Annotated[
+        str,
+        Field(
+            pattern=r"^(\d+(\.\d+)?m?)?$",
+            description="Processors that a pod requests, as 8 or 500m; empty = the stage's.",
+        ),
+    ] = ""
+    memory: Annotated[
+        str,
+        Field(
+            pattern=r"^(\d+(\.\d+)?([KMGT]i?)?)?$",
+            description="Memory that a pod requests and may use, as 64Gi; empty = the stage's.",
+        ),
+    ] = ""
+    image: Annotated[str, Field(description="Image of the steps; empty = as `make images` has noted them.")] = ""
+    gpu_type: Annotated[
+        str,
+        Field(min_length=1, description="Resource name of the accelerator, as the cluster's device plug-in calls it."),
+    ] = "nvidia.com/gpu"
+    node_selector: Annotated[
+        dict[str, str], Field(description='Labels that a node must have, as { pool = "a100" }; empty = any node.')
+    ] = dataclasses.field(default_factory=dict)
+    tolerations: Annotated[
+        list[dict[str, Any]],
+        Field(
+            description="Taints that the pods tolerate, with the keys that Kubernetes has: key, operator, value, effect."
+        ),
+    ] = dataclasses.field(default_factory=list)
     timeout_hours: Annotated[
         float, Field(ge=0, description="After so many hours a pod is ended, and counts as failed; 0 = never.")
     ] = 0.0
-    retries: Annotated[int, Field(ge=0, le=100, description="How often a failed pod is started again.")] = 2
+    retries: Annotated[int, Field(ge=0, le=100, description="How often a lost pod is started again.")] = 2
+    restarts: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="How often a step starts its worker again, in its pod, after a crash that may pass.",
+        ),
+    ] = 2
     shared_memory: Annotated[
         str,
         Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$", description="Size of /dev/shm of the steps with a GPU, as 64Gi."),
@@ -60,8 +116,13 @@ class PodSettings:
     ] = ""
 
 
-def read(table: Any, file: Path | None = None) -> dict[str, PodSettings]:
-    """The settings of every stage.
+TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
+Table = Mapping[str, Mapping[str, Any]]
+"""Keys of `PodSettings` that differ from the defaults, by stage."""
+
+
+def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What a preset sets, by stage.
 
     Args:
         table: A preset's `[cluster]`: keys of `PodSettings`, and tables of them named as stages.
@@ -72,54 +133,73 @@ def read(table: Any, file: Path | None = None) -> dict[str, PodSettings]:
     """
     if not isinstance(table, Mapping):
         raise InputError("is no table", file=file, field="cluster", mend="write [cluster] and lines key = value")
-    own = {name: values for name, values in table.items() if isinstance(values, Mapping)}
-    unknown = sorted(set(own) - set(STAGES))
-    if unknown:
-        field = f"cluster.{unknown[0]}"
-        raise InputError("is no stage", file=file, field=field, mend=f"use one of {', '.join(STAGES)}")
+    known = parameters(PodSettings)
+    own = {name: values for name, values in table.items() if isinstance(values, Mapping) and name not in known}
+    for name in own:
+        if name not in STAGES:
+            raise InputError("is no stage", file=file, field=f"cluster.{name}", mend=nearest(name, STAGES))
     common = {name: value for name, value in table.items() if name not in own}
-    _settings(common, "cluster", file)
-    return {name: _settings({**common, **own.get(name, {})}, _table(name, own), file) for name in STAGES}
+    _check(common, "cluster", file)
+    for name, values in own.items():
+        _check(values, f"cluster.{name}", file)
+    return {stage: {**common, **own.get(stage, {})} for stage in STAGES}
 
 
-def _table(stage: str, own: Mapping[str, Any]) -> str:
-    return f"cluster.{stage}" if stage in own else "cluster"
+def settings_of(stage: str, given: Table) -> PodSettings:
+    """All settings of a stage's pods.
+
+    Raises:
+        InputError: A value is refused.
+    """
+    cpus, memory = REQUESTS[stage]
+    own = {name: value for name, value in given.get(stage, {}).items() if value != ""}
+    return build(PodSettings, {"cpus": cpus, "memory": memory, **own})
 
 
-def _settings(values: Mapping[str, Any], where: str, file: Path | None) -> PodSettings:
+def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
     kinds = {name: parameter.type for name, parameter in parameters(PodSettings).items()}
     for name, value in values.items():
         # The settings' own reader takes numbers as text, which is right for a form, and hides a slip in a file.
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in kinds and number == (kinds[name] is str):
+        if name in kinds and kinds[name] in (str, int, float) and number == (kinds[name] is str):
             kind = "a text" if kinds[name] is str else "a number"
             raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", mend=f"give {kind}")
     try:
-        return build(PodSettings, dict(values))
+        built = build(PodSettings, dict(values))
     except InputError as error:
-        known = f"use one of {', '.join(kinds)}" if error.field not in kinds else error.mend
-        problem = error.problem if error.field in kinds else "is no key of this table"
-        raise InputError(problem, file=file, field=f"{where}.{error.field}", mend=known) from None
+        known = error.field in kinds
+        problem, mend = (error.problem, error.mend) if known else ("is no key of this table", f"use {', '.join(kinds)}")
+        raise InputError(problem, file=file, field=f"{where}.{error.field}", mend=mend) from None
+    for toleration in built.tolerations:
+        if not toleration or not set(toleration) <= set(TOLERATION_KEYS):
+            mend = f"give tables with keys of {', '.join(TOLERATION_KEYS)}"
+            raise InputError("no tolerations of Kubernetes", file=file, field=f"{where}.tolerations", mend=mend)
 
 
-def applied(pipeline: Any, settings: Mapping[str, PodSettings]) -> Any:
-    """A compiled pipeline whose steps have these settings; the given one stays as it is.
+def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
+    """A compiled pipeline whose steps have these pods; the given one stays as it is.
 
     Args:
-        pipeline: What `@dsl.pipeline` made.
-        settings: By stage, as `read` returns them.
+        pipeline: What `@dsl.pipeline` made; its pods have the defaults.
+        given: Keys of `PodSettings`, by stage.
+        settings: Settings of steps that their pods hold, by stage.
     """
-    if all(stage == PodSettings() for stage in settings.values()):
+    if not any(given.values()) and not any((settings or {}).values()):
         return pipeline
     changed = copy.copy(pipeline)
     changed.component_spec = copy.deepcopy(pipeline.component_spec)
-    stages = _stages(changed.pipeline_spec)
-    executors = changed.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    specification = changed.pipeline_spec
+    stages = _stages(specification)
+    executors = json_format.MessageToDict(specification.deployment_spec)["executors"]
+    pods = changed.platform_spec.platforms["kubernetes"].deployment_spec.executors
     for label, stage in stages.items():
-        _set_pod(executors[label], settings[stage])
-    for task, label in _tasks(changed.pipeline_spec):
+        own = settings_of(stage, given)
+        _set_container(executors[label]["container"], own, (settings or {}).get(stage, {}))
+        _set_pod(pods[label], own)
+    json_format.ParseDict({"executors": executors}, specification.deployment_spec)
+    for task, label in _tasks(specification):
         if label in stages:
-            _set_retries(task, settings[stages[label]])
+            _set_retries(task, settings_of(stages[label], given))
     return changed
 
 
@@ -141,12 +221,38 @@ def _tasks(specification: Any) -> Iterator[tuple[Any, str]]:
             yield task, specification.components[task.component_ref.name].executor_label
 
 
+def _set_container(container: dict[str, Any], own: PodSettings, settings: Mapping[str, Any]) -> None:
+    """Processors, memory, accelerator, image, and what the step reads from its environment."""
+    resources = container.setdefault("resources", {})
+    # Only the texts: the numbers beside them are for backends before 2.4, and would have to agree.
+    for old in ("cpuRequest", "memoryRequest", "memoryLimit"):
+        resources.pop(old, None)
+    resources |= {
+        "resourceCpuRequest": own.cpus,
+        "resourceMemoryRequest": own.memory,
+        "resourceMemoryLimit": own.memory,
+    }
+    if "accelerator" in resources:
+        resources["accelerator"] |= {"type": own.gpu_type, "resourceType": own.gpu_type}
+    container["image"] = own.image or container["image"]
+    told = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
+    if settings:
+        told[POD_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
+    if told:
+        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in told.items())]
+
+
 def _set_pod(pod: Any, settings: PodSettings) -> None:
     if settings.timeout_hours:
         # Whole numbers of 64 bits are texts in Protobuf's JSON.
         pod.update({"activeDeadlineSeconds": str(max(1, round(settings.timeout_hours * 3600)))})
     if settings.queue:
-        pod.update({"podMetadata": {"labels": {QUEUE_LABEL: settings.queue}}})
+        labels = dict(pod["podMetadata"]["labels"]) if "podMetadata" in pod else {}
+        pod.update({"podMetadata": {"labels": {**labels, QUEUE_LABEL: settings.queue}}})
+    if settings.node_selector:
+        pod.update({"nodeSelector": {"labels": settings.node_selector}})
+    if settings.tolerations:
+        pod.update({"tolerations": [{k: str(v) for k, v in t.items()} for t in settings.tolerations]})
     if "emptyDirMounts" in pod:
         for mount in pod["emptyDirMounts"]:
             if mount["volumeName"] == SHARED_MEMORY_VOLUME:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
 import json
 import tomllib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import EvaluationSettings, PartSettings, build, parameters
 from llm_retriever.trainjob.nodes import nodes_of
-from pipelines import pods
-from pipelines.stages import ALL_SETTINGS, check_placement, parameter_name
+from pipelines import form, pods
 
 DIRECTORY = Path(__file__).with_name("presets")
 TRAINING = ("adapt", "tune")
@@ -34,7 +32,7 @@ def description(name: str) -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Pipeline parameters of a preset, by name.
+    """What a preset tells a run, by flat name.
 
     Args:
         name: Of a preset that comes with the project, or the path of a file of one's own, which ends in .toml. Such a file may
@@ -46,13 +44,13 @@ def load(name: str) -> dict[str, Any]:
     return dict(_read(name)["parameters"])
 
 
-def cluster(name: str | None) -> dict[str, pods.PodSettings]:
-    """What a preset gives the pods beyond the form, by stage; without a preset the defaults.
+def cluster(name: str | None) -> dict[str, dict[str, Any]]:
+    """What a preset's `[cluster]` gives the pods, by stage.
 
     Raises:
         InputError: As `load`.
     """
-    return pods.read(_read(name)["cluster"], _path(name)) if name else pods.read({})
+    return pods.read(_read(name)["cluster"], _path(name)) if name else {}
 
 
 def _path(name: str) -> Path:
@@ -77,8 +75,11 @@ def _read(name: str) -> dict[str, Any]:
     own = {"parameters": _parameters(content.get("parameters", {}), path), "cluster": content.get("cluster", {})}
     pods.read(own["cluster"], path)
     base = _base(content["base"], path) if "base" in content else {}
-    tables = {key: _over(base.get(key, {}), values) for key, values in own.items()}
-    return {"description": content.get("description", base.get("description", "")), **tables}
+    return {
+        "description": content.get("description", base.get("description", "")),
+        "parameters": {**base.get("parameters", {}), **own["parameters"]},
+        "cluster": _over(base.get("cluster", {}), own["cluster"]),
+    }
 
 
 def _base(name: str, path: Path) -> dict[str, Any]:
@@ -89,78 +90,54 @@ def _base(name: str, path: Path) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """One table over another, and the tables of stages inside them too."""
-    return {**base, **own, **{key: {**base[key], **own[key]} for key in own if key in base and key in pods.STAGES}}
+    """One table `[cluster]` over another, and the tables of stages inside them too."""
+    nested = {key: {**base[key], **own[key]} for key in own if key in base and key in pods.STAGES}
+    return {**base, **own, **nested}
 
 
 def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
     """The values of a file; a name that no pipeline has would otherwise be left out as those of other pipelines are."""
-    from pipelines.comparison import form
-    from pipelines.train_retriever import train_retriever
-
-    known = {**form().parameters, **signature(train_retriever)}
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            mend = f"did you mean {near[0]}?" if near else ""
-            raise InputError("is no parameter of a pipeline", file=path, field=name, mend=mend)
-        wanted = known[name].annotation
-        values[name] = float(value) if wanted is float and type(value) is int else value
-        if type(values[name]) is not wanted:
-            mend = f"give for instance {known[name].default!r}"
-            raise InputError(f"{value!r} is not of type {wanted.__name__}", file=path, field=name, mend=mend)
-    return values
+    try:
+        return {name: form.typed(name, value) for name, value in form.unfolded(given).items()}
+    except InputError as error:
+        raise InputError(error.problem, file=path, field=error.field, mend=error.mend) from None
 
 
-def defaults(pipeline: Any) -> dict[str, Any]:
-    """Parameters of a pipeline function with their defaults."""
-    return {name: parameter.default for name, parameter in signature(pipeline).items()}
+def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
+    """`key=value` texts by flat name, with values of the right types.
 
-
-def signature(pipeline: Any) -> dict[str, inspect.Parameter]:
-    """Parameters of a pipeline function, with types and defaults."""
-    return dict(inspect.signature(pipeline.pipeline_func).parameters)
-
-
-def parsed(pipeline: Any, assignments: list[str]) -> dict[str, Any]:
-    """`key=value` texts as typed pipeline parameters, the way `kfp run create` takes them.
+    Args:
+        known: The names that may be given; objects of options may be given for their stages.
+        assignments: The texts.
 
     Raises:
-        InputError: A text is not of this form, the pipeline has no such parameter, or the value has another type.
+        InputError: A text is not of this form, there is no such name, or the value has another type.
     """
-    known = signature(pipeline)
-    values: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(
-                f"{assignment!r} is not of the form key=value", mend="write for instance adapt_method=none"
-            )
-        values[name] = _typed(name, text, known)
-    return values
+            mend = "write for instance adapt_method=none"
+            raise InputError(f"{assignment!r} is not of the form key=value", mend=mend)
+        given[name] = text
+    objects = {name: _json(name, text) for name, text in given.items() if name.endswith("_options")}
+    flat = form.unfolded({**given, **objects})
+    names = set(known)
+    return {name: value if name not in given else _typed(name, value, names) for name, value in flat.items()}
 
 
-def _typed(name: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        raise InputError(
-            "is no parameter of this pipeline", field=name, mend=f"did you mean {near[0]}?" if near else ""
-        )
-    wanted = known[name].annotation
-    if wanted is str:
-        return text
+def _typed(name: str, text: str, known: Collection[str]) -> Any:
+    flat = form.flat_names().get(name)
+    if flat is None or name not in known or flat.parameter.type is str:
+        return form.typed(name, text, known)
+    return form.typed(name, _json(name, text.lower() if flat.parameter.type is bool else text), known)
+
+
+def _json(name: str, text: str) -> Any:
     try:
-        value = json.loads(text.lower() if wanted is bool else text)
+        return json.loads(text)
     except json.JSONDecodeError:
-        value = text
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not wanted:
-        raise InputError(
-            f"{text!r} is not of type {wanted.__name__}", field=name, mend=f"give for instance {known[name].default!r}"
-        )
-    return value
+        return text
 
 
 def _check_measures(settings: EvaluationSettings) -> None:
@@ -171,26 +148,27 @@ def _check_measures(settings: EvaluationSettings) -> None:
 
 
 def check(given: dict[str, Any]) -> None:
-    """Validates a complete set of pipeline parameters against the settings of every step, before anything starts.
+    """Validates what a run is told against the settings of every step, before anything starts.
+
+    Args:
+        given: By flat name; what is missing has its default.
 
     Raises:
-        InputError: A value is outside its limits; the field is named as the pipeline names it.
+        InputError: A value is outside its limits; the field is named as people write it.
     """
-    for prefix, settings in (*ALL_SETTINGS.items(), ("index", PartSettings)):
-        values = {
-            setting: given[parameter_name(prefix, setting)]
-            for setting in parameters(settings)
-            if parameter_name(prefix, setting) in given
-        }
+    for stage, settings in (*form.SETTINGS.items(), ("index", PartSettings)):
+        values = {key: given[name] for key in parameters(settings) if (name := form.flat_name(stage, key)) in given}
         try:
             built: Any = build(settings, values)
-            if prefix in TRAINING:
+            if stage in TRAINING:
                 nodes_of(built)
-            if prefix == "eval":
+            if stage == "eval":
                 _check_measures(built)
         except InputError as error:
-            raise InputError(error.problem, field=parameter_name(prefix, error.field or ""), mend=error.mend) from None
-    check_placement(given)
-    if given.get("index_parts", 1) > 1 and not given.get("index_shards_uri"):
+            field = form.flat_name(stage, error.field or "")
+            raise InputError(error.problem, field=field, mend=error.mend) from None
+    for stage in pods.STAGES:
+        pods.settings_of(stage, form.folded(given).pods)
+    if given.get(form.PARTS, 1) > 1 and not given.get("index_shards_uri"):
         mend = "give a directory or s3:// prefix that all pods can write to"
         raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)

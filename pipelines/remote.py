@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.progress import seconds_as_text
+from pipelines.choice import Choice, chosen, names_of
 
 BUILD = Path("build")
 EXPERIMENT = "retrievers"
@@ -93,25 +95,25 @@ def _connected(given: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _compiled(name: str, pipeline: Any, preset: str | None) -> Iterator[Path]:
-    from pipelines import presets
+def _compiled(choice: Choice) -> Iterator[Path]:
+    """The YAML of a pipeline with its pods; the values of its form go with the run."""
     from pipelines.compilation import compile_pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
-        yield compile_pipeline(pipeline, Path(scratch) / f"{name}.yaml", cluster=presets.cluster(preset))
+        yield compile_pipeline(choice.pipeline, Path(scratch) / f"{choice.name}.yaml", replace(choice.told, form={}))
 
 
 def submit_command(given: argparse.Namespace) -> int:
     """Starts a run."""
-    name, pipeline, overrides = given.chosen(given, {})
-    _refuse_local_paths(overrides)
+    choice = given.chosen(given)
+    _refuse_local_paths(choice.flat)
     cluster = _connected(given)
-    with _compiled(name, pipeline, given.preset) as package:
+    with _compiled(choice) as package:
         run = cluster.submit(
             package,
-            overrides,
+            choice.told.form,
             experiment=given.experiment,
-            name=given.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            name=given.run_name or f"{choice.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
             pipeline_root=given.pipeline_root,
             service_account=given.service_account,
             caching=not given.no_cache,
@@ -125,13 +127,13 @@ def schedule_command(given: argparse.Namespace) -> int:
     from pipelines.cluster import check_trigger
 
     check_trigger(given.cron, given.every_seconds)
-    name, pipeline, overrides = given.chosen(given, {})
-    _refuse_local_paths(overrides)
+    choice = given.chosen(given)
+    _refuse_local_paths(choice.flat)
     cluster = _connected(given)
-    with _compiled(name, pipeline, given.preset) as package:
+    with _compiled(choice) as package:
         job, replaced = cluster.schedule(
             package,
-            overrides,
+            choice.told.form,
             experiment=given.experiment,
             name=given.name,
             cron=given.cron,
@@ -145,33 +147,37 @@ def schedule_command(given: argparse.Namespace) -> int:
 
 def rerun_command(given: argparse.Namespace) -> int:
     """Runs one step again: here, when the earlier run was one of this machine and no endpoint is given."""
-    from pipelines import presets
-    from pipelines.rerun import PREFIX, from_run, rerun_of
-
-    pipeline = rerun_of(given.step)
-    known = presets.signature(pipeline)
-    own = presets.parsed(pipeline, given.parameters)
-    recipe = presets.load(given.preset) if given.preset else {}
-    arguments = {key: value for key, value in recipe.items() if key in known}
-    arguments |= from_run(given.step, given.from_run, own) | own
-    presets.check({name: parameter.default for name, parameter in known.items()} | arguments)
-    name = f"{PREFIX}{given.step}"
+    choice = _rerun(given)
     if Path(given.from_run).is_dir() and not given.endpoint:
-        return _run_here(name, pipeline, arguments, given.root.absolute())
+        return _run_here(choice, given.root.absolute())
     cluster = _connected(given)
-    with _compiled(name, pipeline, given.preset) as package:
-        title = f"{name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
+    with _compiled(choice) as package:
+        title = f"{choice.name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
         options = {"pipeline_root": given.pipeline_root, "service_account": given.service_account}
-        print(cluster.submit(package, arguments, experiment=given.experiment, name=title, **options))
+        print(cluster.submit(package, choice.told.form, experiment=given.experiment, name=title, **options))
     return 0
 
 
-def _run_here(name: str, pipeline: Any, arguments: dict[str, Any], root: Path) -> int:
+def _rerun(given: argparse.Namespace) -> Choice:
+    """The step's pipeline: told as the earlier run was, over a preset, and what the command line says over both."""
+    from pipelines import presets
+    from pipelines.rerun import PREFIX, from_run, uris_of
+
+    name, places = f"{PREFIX}{given.step}", uris_of(given.step)
+    words = [word for word in given.parameters if word.partition("=")[0] in places]
+    uris = dict(word.split("=", 1) for word in words if "=" in word)
+    own = presets.parsed(names_of(name), [word for word in given.parameters if word not in words]) | uris
+    recipe = presets.load(given.preset) if given.preset else {}
+    flat = {key: value for key, value in recipe.items() if key in names_of(name)}
+    return chosen(name, flat | from_run(given.step, given.from_run, own) | own, preset=given.preset)
+
+
+def _run_here(choice: Choice, root: Path) -> int:
     from pipelines import journal, local
     from pipelines.compilation import compile_pipeline
 
-    package = compile_pipeline(pipeline, root / f"{name}.local.yaml")
-    run = local.run_compiled(package, arguments, root)
+    package = compile_pipeline(choice.pipeline, root / f"{choice.name}.local.yaml", replace(choice.told, form={}))
+    run = local.run_compiled(package, choice.told.form, root)
     print(journal.timing_table(run.records))
     if not run.exit_code and run.folder:
         print(f"outputs: {run.folder}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kfp import dsl
 
 from components.adapt_backbone.component import adapt_backbone
 from components.build_index.component import build_index
-from components.definition import with_arguments
+from components.definition import with_arguments, with_signature
 from components.evaluate.component import evaluate
 from components.fetch_backbone.component import fetch_backbone
 from components.mine_negatives.component import mine_negatives
@@ -26,29 +26,15 @@ from components.promote.component import promote
 from components.tune_retriever.component import tune_retriever
 from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
+from llm_retriever.settings.options import OPTIONS, OVERRIDES
 from llm_retriever.store import LocalStore, open_store
-from pipelines.local import EXECUTOR_INPUT
-from pipelines.stages import (
-    FROM_STEPS,
-    SETTINGS,
-    on_cpu,
-    on_gpu,
-    on_model_image,
-    parameter_help,
-    parameter_name,
-    stage,
-    with_store,
-)
-from pipelines.train_retriever import train_retriever
+from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
+from pipelines.journal import EXECUTOR_INPUT
+from pipelines.stages import on_cpu, on_gpu, stage
 
 PREFIX = "rerun_"
-CPU_NODES = {"run_cpu_node_selector", "run_cpu_tolerations"}
-REQUESTED: dict[Any, set[str]] = {
-    on_cpu: {"run_cpu_image"} | CPU_NODES,
-    on_model_image: {"run_gpu_image"} | CPU_NODES,
-    on_gpu: {"run_gpu_image", "run_gpu_type", "run_gpu_node_selector", "run_gpu_tolerations"},
-}
-"""The run's parameters that a step with this request depends on."""
+FROM_STEPS = {"source_fingerprint": "", "production_uri": "", "production_shards_uri": ""}
+"""Settings that an earlier step answers in a whole run, and what stands for them where there is none."""
 ASKED_FOR = ("production_uri", "production_shards_uri")
 """Settings that the rest of the pipeline answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
@@ -72,13 +58,11 @@ class Rerunnable:
     Attributes:
         component: What Kubeflow sees of it.
         prefix: Of its parameters in the pipelines.
-        request: What it asks of the cluster.
         cached: Whether its inputs say all that its outputs depend on; not so where it reads or writes something outside.
     """
 
     component: Any
     prefix: str
-    request: Callable[..., dsl.PipelineTask]
     cached: bool = True
 
     @property
@@ -95,15 +79,26 @@ class Rerunnable:
 
 
 STEPS = {
-    "prepare_corpus": Rerunnable(prepare_corpus, "corpus", on_cpu, cached=False),
-    "fetch_backbone": Rerunnable(fetch_backbone, "backbone", on_model_image, cached=False),
-    "mine_negatives": Rerunnable(mine_negatives, "mine", on_gpu),
-    "adapt_backbone": Rerunnable(adapt_backbone, "adapt", on_gpu),
-    "tune_retriever": Rerunnable(tune_retriever, "tune", on_gpu),
-    "build_index": Rerunnable(build_index, "index", on_gpu),
-    "evaluate": Rerunnable(evaluate, "eval", on_gpu),
-    "promote": Rerunnable(promote, "promote", on_cpu, cached=False),
+    "prepare_corpus": Rerunnable(prepare_corpus, "corpus", cached=False),
+    "fetch_backbone": Rerunnable(fetch_backbone, "backbone", cached=False),
+    "mine_negatives": Rerunnable(mine_negatives, "mine"),
+    "adapt_backbone": Rerunnable(adapt_backbone, "adapt"),
+    "tune_retriever": Rerunnable(tune_retriever, "tune"),
+    "build_index": Rerunnable(build_index, "index"),
+    "evaluate": Rerunnable(evaluate, "eval"),
+    "promote": Rerunnable(promote, "promote", cached=False),
 }
+
+
+def step_of(name: str) -> Rerunnable:
+    """A step that can be rerun.
+
+    Raises:
+        InputError: There is no such step.
+    """
+    if name not in STEPS:
+        raise InputError(f"{name!r} is no step that can be rerun", field="step", mend=f"use one of {', '.join(STEPS)}")
+    return STEPS[name]
 
 
 def rerun_of(name: str) -> Any:
@@ -112,55 +107,60 @@ def rerun_of(name: str) -> Any:
     Raises:
         InputError: There is no such step.
     """
-    if name not in STEPS:
-        raise InputError(f"{name!r} is no step that can be rerun", field="step", mend=f"use one of {', '.join(STEPS)}")
-    step, signature = STEPS[name], _form(STEPS[name])
+    step = step_of(name)
+    form = _form(step)
 
     def rerun(*values: Any) -> None:
-        given = dict(zip(signature.parameters, values, strict=True))
+        given = dict(zip(form.parameters, values, strict=True))
         imported = {
             artifact: dsl.importer(artifact_uri=given[f"{artifact}_uri"], artifact_class=kind, reimport=False).output
             for artifact, kind in step.inputs.items()
         }
-        settings = stage(given, step.prefix, step.settings, **_constants(step))
-        task = with_store(step.request(step.component(**imported, **settings), given, step.prefix))
+        task = step.component(**imported, **stage(given, step.prefix, **_answers(step, given)))
+        gpus = f"{step.prefix}_gpus"
+        if gpus in given:
+            on_gpu(task, step.prefix, given[gpus], owner=True)
+        else:
+            on_cpu(task, step.prefix)
         if not step.cached:
             task.set_caching_options(False)
 
     rerun.__name__, rerun.__doc__ = f"{PREFIX}{name}", f"Runs {name} alone, on artifacts of an earlier run."
-    rerun.__signature__ = signature  # type: ignore[attr-defined]
-    return dsl.pipeline(name=f"rerun-{name.replace('_', '-')}")(with_arguments(_meanings(step, signature))(rerun))
+    documented = with_arguments(_meanings(step, form))(with_signature(rerun, form))
+    return dsl.pipeline(name=f"rerun-{name.replace('_', '-')}")(documented)
 
 
-def _constants(step: Rerunnable) -> dict[str, str]:
-    own = parameters(step.settings).keys() - ASKED_FOR
-    return {name: value for name, value in FROM_STEPS.items() if name in own}
+def _answers(step: Rerunnable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier step would answer: asked for in the form, or nothing."""
+    known = parameters(step.settings)
+    asked = {name: given[flat_name(step.prefix, name)] for name in ASKED_FOR if name in known}
+    return {name: value for name, value in FROM_STEPS.items() if name in known} | asked
 
 
 def _form(step: Rerunnable) -> inspect.Signature:
-    """A URI for every input, then the step's own parameters, resources and image, as train_retriever has them."""
-    own = {parameter_name(step.prefix, setting) for setting in parameters(step.settings)}
-    own |= {f"{step.prefix}_{resource}" for resource in ("cpus", "memory", "gpus")}
-    own |= REQUESTED[step.request]
-    known = inspect.signature(train_retriever.pipeline_func).parameters.values()
+    """A URI for every input, then the step's own part of the form."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     uris = [inspect.Parameter(f"{artifact}_uri", kind, annotation=str) for artifact in step.inputs]
     asked = [
-        inspect.Parameter(parameter_name(step.prefix, name), kind, annotation=str, default=FROM_STEPS[name])
+        inspect.Parameter(flat_name(step.prefix, name), kind, annotation=str, default=FROM_STEPS[name])
         for name in ASKED_FOR
         if name in parameters(step.settings)
     ]
-    return inspect.Signature([*uris, *(parameter for parameter in known if parameter.name in own), *asked])
+    return inspect.Signature([*uris, *signature([step.prefix]).parameters.values(), *asked])
 
 
-def _meanings(step: Rerunnable, signature: inspect.Signature) -> dict[str, str]:
+def _meanings(step: Rerunnable, form: inspect.Signature) -> dict[str, str]:
     uris = {f"{artifact}_uri": f"URI of an earlier run's artifact {artifact}." for artifact in step.inputs}
-    asked = {
-        parameter_name(step.prefix, name): found.help
-        for name, found in parameters(step.settings).items()
-        if name in ASKED_FOR
-    }
-    return uris | {n: text for n, text in (parameter_help() | asked).items() if n in signature.parameters}
+    known = parameters(step.settings)
+    asked = {flat_name(step.prefix, name): known[name].help for name in ASKED_FOR if name in known}
+    return uris | asked | meanings(name for name in form.parameters if name not in {**uris, **asked})
+
+
+def uris_of(name: str) -> list[str]:
+    """What a rerun of a step is told beside its settings: URIs of its inputs, and what an earlier step answers."""
+    step = step_of(name)
+    asked = [flat_name(step.prefix, key) for key in ASKED_FOR if key in parameters(step.settings)]
+    return [f"{artifact}_uri" for artifact in step.inputs] + asked
 
 
 def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]
     Raises:
         InputError: The run does not exist, or lacks an artifact that the step needs.
     """
-    step = STEPS[name]
+    step = step_of(name)
     # The tasks of a pipeline in a pipeline lie in folders of it.
     told = sorted(Path(run).glob(f"**/{name.replace('_', '-')}/{EXECUTOR_INPUT}"))
     if told:
@@ -186,12 +186,17 @@ def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]
 
 
 def _as_told(step: Rerunnable, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat names and URIs, as the step's message of the earlier run has them."""
     given = message.get("inputs", {})
     uris = {f"{name}_uri": found["artifacts"][0]["uri"] for name, found in given.get("artifacts", {}).items()}
-    own = _form(step).parameters
-    values = {parameter_name(step.prefix, name): value for name, value in given.get("parameterValues", {}).items()}
+    told = dict(given.get("parameterValues", {}))
+    told |= (told.pop(OPTIONS, None) or {}) | (told.pop(OVERRIDES, None) or {})
+    own, known = parameters(step.settings), flat_names()
+    values = {flat_name(step.prefix, name): value for name, value in told.items() if name in own}
+    asked = {flat_name(step.prefix, name) for name in ASKED_FOR}
     # Kubeflow's message holds whole numbers as floats.
-    return uris | {n: int(v) if own[n].annotation is int else v for n, v in values.items() if n in own}
+    flat = {name: typed(name, value) for name, value in values.items() if name in known}
+    return uris | flat | {name: value for name, value in values.items() if name in asked}
 
 
 def _found(artifact: str, run: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +10,13 @@ from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.names import slug
-from pipelines import presets
+from llm_retriever.settings import Place
+from pipelines import form, presets
 
 DIRECTORY = Path(__file__).with_name("variants")
 DEFAULT = "methods"
 OWN_STAGES = ("backbone", "adapt", "tune", "index")
 OWN = ("eval_query_length",)
-COMMON = ("index_parts",)
 RESERVED = ("bm25", "un_tuned_backbone")
 
 
@@ -50,12 +48,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
-def load(name: str, pipeline: Any) -> Variants:
+def load(name: str) -> Variants:
     """Reads and checks a file.
 
     Args:
         name: A file of `names()`, or a path that ends in `.toml`.
-        pipeline: The pipeline whose parameters the variants set.
 
     Raises:
         InputError: There is no such file, or something in it is not as it should be; file and variant are named.
@@ -65,11 +62,10 @@ def load(name: str, pipeline: Any) -> Variants:
         mend = f"use one of {', '.join(names())}, or give a path that ends in .toml"
         raise InputError(f"{name!r} is no file of variants", field="variants", mend=mend)
     content = _read(path)
-    known = presets.signature(pipeline)
-    found = tuple(_variant(row, number, known, path) for number, row in enumerate(content["variant"], 1))
+    found = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
     _check_names(found, path)
     for variant in found:
-        _check_values(variant, presets.defaults(pipeline), path)
+        _check_values(variant, path)
     return Variants(str(content["description"]), found)
 
 
@@ -101,31 +97,25 @@ def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) 
         )
 
 
-def _variant(row: Any, number: int, known: Mapping[str, inspect.Parameter], path: Path) -> Variant:
+def _variant(row: Any, number: int, path: Path) -> Variant:
     name = row.get("name") if isinstance(row, dict) else None
     who = f"variant {name if isinstance(name, str) and name else number}: "
     _check_keys(row, {"name": str, "description": str, "parameters": dict}, path, who)
-    values = {key: _value(key, value, known, path, who) for key, value in row["parameters"].items()}
+    try:
+        values = {key: _value(key, value) for key, value in form.unfolded(row["parameters"]).items()}
+    except InputError as error:
+        raise InputError(who + error.problem, file=path, field=error.field, mend=error.mend) from None
     return Variant(row["name"], " ".join(row["description"].split()), values)
 
 
-def _value(key: str, value: Any, known: Mapping[str, inspect.Parameter], path: Path, who: str) -> Any:
-    def refused(problem: str, mend: str = "") -> InputError:
-        return InputError(who + problem, file=path, field=key, mend=mend)
-
+def _value(key: str, value: Any) -> Any:
     if key.startswith("promote_"):
-        raise refused("a comparison publishes nothing", "leave it out")
-    if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
-        raise refused("is no parameter of the pipeline", f"did you mean {near[0]}?" if near else "")
-    if key in COMMON or (key.split("_")[0] not in OWN_STAGES and key not in OWN):
-        raise refused("is the same for all variants", "leave it out, and give it to the run")
-    wanted = known[key].annotation
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        raise refused(f"{value!r} is not of type {wanted.__name__}", f"give for instance {known[key].default!r}")
-    return value
+        raise InputError("a comparison publishes nothing", field=key, mend="leave it out")
+    typed = form.typed(key, value)
+    common = key.split("_")[0] not in OWN_STAGES and key not in OWN
+    if common or key == form.PARTS or form.flat_names()[key].place in (None, Place.POD, Place.RUN):
+        raise InputError("is the same for all variants", field=key, mend="leave it out, and give it to the run")
+    return typed
 
 
 def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
@@ -145,9 +135,9 @@ def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
         taken[key] = name
 
 
-def _check_values(variant: Variant, defaults: dict[str, Any], path: Path) -> None:
+def _check_values(variant: Variant, path: Path) -> None:
     try:
-        presets.check({**defaults, **variant.parameters})
+        presets.check({**form.defaults(), **variant.parameters})
     except InputError as error:
         problem = f"variant {variant.name}: {error.problem}"
         raise InputError(problem, file=path, field=error.field, mend=error.mend) from None

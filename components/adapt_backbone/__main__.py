@@ -24,6 +24,7 @@ def run(step: StepRun[AdaptationSettings]) -> None:
 
 STEP = Step(
     name="adapt_backbone",
+    stage="adapt",
     settings=AdaptationSettings,
     run=run,
     inputs={

@@ -4,11 +4,11 @@ from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
 from components.adapt_backbone.__main__ import STEP
-from components.definition import container, documented
+from components.definition import container, with_settings
 
 
 @dsl.container_component
-@documented(STEP)
+@with_settings(STEP)
 def adapt_backbone(
     backbone: Input[Model],
     collection: Input[Dataset],
@@ -16,42 +16,6 @@ def adapt_backbone(
     adapted: Output[Model],
     curves: Output[HTML],
     metrics: Output[Metrics],
-    method: str,
-    recipe: str,
-    tune: str,
-    corruption_ratio: float,
-    corruption_unit: str,
-    attention_block: str,
-    loss_on: str,
-    embedding: str,
-    ar_weight: float,
-    bag_weight: float,
-    lora_rank: int,
-    lora_alpha: int,
-    lora_dropout: float,
-    query_length: int,
-    passage_length: int,
-    epochs: float,
-    max_steps: int,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch_size: int,
-    gradient_checkpointing: str,
-    precision: str,
-    deepspeed: str,
-    processes: int,
-    nodes: int,
-    node_processes: int,
-    node_cpus: str,
-    node_memory: str,
-    node_gpu_type: str,
-    node_image: str,
-    node_runtime: str,
-    node_account: str,
-    node_labels: str,
-    checkpoint_uri: str,
-    checkpoint_minutes: float,
-    seed: int,
 ) -> dsl.ContainerSpec:
     """Stage one: prepares the backbone for embedding, by query-likelihood modelling or not at all."""
     return container(STEP, "gpu")

@@ -18,6 +18,7 @@ def run(step: StepRun[IndexSettings]) -> None:
 
 STEP = Step(
     name="build_index",
+    stage="index",
     settings=IndexSettings,
     run=run,
     inputs={

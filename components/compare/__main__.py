@@ -19,6 +19,7 @@ def run(step: StepRun[CompareSettings]) -> None:
 
 STEP = Step(
     name="compare",
+    stage="compare",
     settings=CompareSettings,
     run=run,
     collected={"evaluation": "The outputs evaluation of several evaluate steps, one for each variant."},

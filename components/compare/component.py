@@ -8,9 +8,8 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Markdown, Metrics, Output
 
 from components.compare.__main__ import STEP
-from components.definition import container, with_arguments
+from components.definition import container, with_settings, with_signature
 from components.entrypoint import collected_name
-from llm_retriever.settings import parameters
 
 OUTPUTS: dict[str, Any] = {
     "comparison": Output[Artifact],
@@ -22,23 +21,15 @@ OUTPUTS: dict[str, Any] = {
 
 def comparing(variants: Sequence[str]) -> Any:
     """The component that compares these variants; the evaluation of `LLM-QL` is its input `evaluation_llm_ql`."""
-    inputs = {collected_name("evaluation", name): Input[Artifact] for name in variants}
-    taken: dict[str, Any] = {**inputs, **OUTPUTS, "reference": str, "variants": str}
+    artifacts = {collected_name("evaluation", name): Input[Artifact] for name in variants} | OUTPUTS
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind, annotation=a) for name, a in artifacts.items()])
 
     def compare(*given: Any) -> dsl.ContainerSpec:
         """Puts the evaluations of several variants side by side and tests their differences."""
         return container(STEP, "cpu")
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    compare.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in taken.items()],
-        return_annotation=dsl.ContainerSpec,
-    )
-    compare.__annotations__ = {**taken, "return": dsl.ContainerSpec}
-    meanings = {name: f"The evaluation of {variant}." for name, variant in zip(inputs, variants, strict=True)}
-    meanings |= STEP.outputs
-    meanings |= {name: parameter.help for name, parameter in parameters(STEP.settings).items()}
-    return dsl.container_component(with_arguments(meanings)(compare))
+    return dsl.container_component(with_settings(STEP)(with_signature(compare, signature)))
 
 
 compare = comparing(["first", "second"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.entrypoint import Step, StepRun
-from llm_retriever.settings import PartSettings
+from llm_retriever.settings import IndexSettings, PartSettings
 
 
 def run(step: StepRun[PartSettings]) -> None:
@@ -18,7 +18,9 @@ def run(step: StepRun[PartSettings]) -> None:
 
 STEP = Step(
     name="encode_corpus",
+    stage="index",
     settings=PartSettings,
+    stage_settings=IndexSettings,
     run=run,
     inputs={
         "retriever": "Retriever from tune_retriever.",

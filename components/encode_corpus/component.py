@@ -3,25 +3,16 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from components.definition import container, documented
+from components.definition import container, with_settings
 from components.encode_corpus.__main__ import STEP
 
 
 @dsl.container_component
-@documented(STEP)
+@with_settings(STEP)
 def encode_corpus(
     retriever: Input[Model],
     collection: Input[Dataset],
     encoded: Output[Artifact],
-    passage_length: int,
-    batch_tokens: int,
-    shard_passages: int,
-    dtype: str,
-    precision: str,
-    processes: int,
-    shards_uri: str,
-    part: int,
-    parts: int,
 ) -> dsl.ContainerSpec:
     """Encodes one part of the corpus straight to `shards_uri`, where build_index takes the shards from."""
     return container(STEP, "gpu")

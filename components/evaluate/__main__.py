@@ -21,6 +21,7 @@ def run(step: StepRun[EvaluationSettings]) -> None:
 
 STEP = Step(
     name="evaluate",
+    stage="eval",
     settings=EvaluationSettings,
     run=run,
     inputs={

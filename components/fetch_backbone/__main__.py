@@ -24,6 +24,7 @@ def run(step: StepRun[BackboneSettings]) -> None:
 
 STEP = Step(
     name="fetch_backbone",
+    stage="backbone",
     settings=BackboneSettings,
     run=run,
     inputs={"collection": "Collection that a scratch: backbone is trained on (prepare_corpus)."},

@@ -16,7 +16,6 @@ def run(step: StepRun[FingerprintSettings]) -> None:
     step.results.update(
         corpus_fingerprint=corpus,
         backbone_fingerprint=backbone,
-        part_numbers=list(range(settings.parts)),
         fingerprint=found.fingerprint,
         changed=found.changed,
         production_uri=found.production_uri,
@@ -25,12 +24,12 @@ def run(step: StepRun[FingerprintSettings]) -> None:
 
 STEP = Step(
     name="fingerprint_sources",
+    stage="fingerprint",
     settings=FingerprintSettings,
     run=run,
     results={
         "corpus_fingerprint": "Changes when the corpus changes.",
         "backbone_fingerprint": "Changes when the backbone changes.",
-        "part_numbers": "Numbers of the parts that the corpus is encoded in; Kubeflow cannot count for itself.",
         "fingerprint": "Changes when the corpus, the backbone or the recipe changes.",
         "changed": "False only if a record in published_uri says that this very fingerprint has been judged.",
         "production_uri": "URI of the version in production; empty if there is none.",

@@ -20,6 +20,7 @@ def run(step: StepRun[MiningSettings]) -> None:
 
 STEP = Step(
     name="mine_negatives",
+    stage="mine",
     settings=MiningSettings,
     run=run,
     inputs={"collection": "The output of prepare_corpus; it must have a split `train`."},

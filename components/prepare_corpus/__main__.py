@@ -20,6 +20,7 @@ def run(step: StepRun[CorpusSettings]) -> None:
 
 STEP = Step(
     name="prepare_corpus",
+    stage="corpus",
     settings=CorpusSettings,
     run=run,
     outputs={

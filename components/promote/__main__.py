@@ -25,6 +25,7 @@ def run(step: StepRun[PromotionSettings]) -> None:
 
 STEP = Step(
     name="promote",
+    stage="promote",
     settings=PromotionSettings,
     run=run,
     inputs={

@@ -24,6 +24,7 @@ def run(step: StepRun[TuningSettings]) -> None:
 
 STEP = Step(
     name="tune_retriever",
+    stage="tune",
     settings=TuningSettings,
     run=run,
     inputs={

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 UNSET_NUMBER = -1
 UNSET_TEXT = ""
+
+
+class Place(enum.Enum):
+    """How a setting reaches its step on a cluster; a field of a settings class is marked with one of these.
+
+    Kubeflow keeps every parameter of a task several times in one object of at most 1 MiB, and puts all of them into the key
+    of its cache. So a form has only what people really set, and what does not change a result stays out of it.
+    """
+
+    OPTIONS = "options"
+    """A key of the stage's JSON object; what has no mark."""
+    FORM = "form"
+    """A parameter of the pipeline, with the stage's prefix."""
+    RUN = "run"
+    """A parameter of the pipeline that several steps share, with the prefix `run_`."""
+    POD = "pod"
+    """Written into the pod when a pipeline is compiled: decides what a run costs, never what it makes."""
+    STEP = "step"
+    """Answered by an earlier step, or by how the pipeline is laid out."""
+
+
+IN_FORM, OF_RUN, OF_POD, OF_STEP = Place.FORM, Place.RUN, Place.POD, Place.STEP
 
 
 def _unset_or_positive(value: float) -> float:
@@ -22,6 +45,12 @@ def _unset_or_not_negative(value: float) -> float:
     return value
 
 
+def _count_as_text(value: object) -> object:
+    """Kubernetes' quantities are texts, Kubeflow's message holds numbers as floats: 8, 8.0 and "8" are the same."""
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+    return str(int(value)) if whole else value  # type: ignore[call-overload]
+
+
 UNSET_OR_POSITIVE = AfterValidator(_unset_or_positive)
 UNSET_OR_NOT_NEGATIVE = AfterValidator(_unset_or_not_negative)
 
@@ -31,21 +60,37 @@ Recipe = Annotated[
         description="Which hyper-parameters and wordings: as printed in the paper, as run by the authors' released code, "
         "or this project's default where the two disagree."
     ),
+    IN_FORM,
 ]
 Switch = Literal["", "on", "off"]
 DeepSpeedStage = Annotated[
     Literal["off", "zero1", "zero2", "zero3"],
     Field(description="DeepSpeed: off, or the ZeRO stage that shards optimizer (1), gradients (2), weights (3)."),
+    IN_FORM,
 ]
 Precision = Annotated[
     Literal["auto", "bf16", "fp32"],
     Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
+    OF_RUN,
+]
+Gpus = Annotated[
+    str,
+    BeforeValidator(_count_as_text),
+    Field(
+        pattern=r"^(|0|1|2|4|8|16)$",
+        description="GPUs that the step asks for: 1, 2, 4, 8 or 16; with fewer it ends before it loads anything. 0 = compute on "
+        "the processor, even if there are GPUs. Empty = take those that are there.",
+    ),
+    IN_FORM,
 ]
 Processes = Annotated[
-    int, Field(ge=0, le=64, description="Training processes in this pod; 0 = one per visible GPU, at least one.")
+    int, Field(ge=0, le=64, description="Training processes in this pod; 0 = one per GPU, at least one.")
 ]
 Epochs = Annotated[
-    float, Field(ge=-1, description="Passes over the training pairs; -1 = the recipe's."), UNSET_OR_POSITIVE
+    float,
+    Field(ge=-1, description="Passes over the training pairs; -1 = the recipe's."),
+    UNSET_OR_POSITIVE,
+    IN_FORM,
 ]
 MaxSteps = Annotated[
     int,
@@ -55,14 +100,20 @@ MaxSteps = Annotated[
     ),
     UNSET_OR_POSITIVE,
 ]
-LearningRate = Annotated[float, Field(ge=-1, description="Peak learning rate; -1 = the recipe's."), UNSET_OR_POSITIVE]
+LearningRate = Annotated[
+    float, Field(ge=-1, description="Peak learning rate; -1 = the recipe's."), UNSET_OR_POSITIVE, IN_FORM
+]
 BatchSize = Annotated[
     int,
     Field(ge=-1, description="Queries per update, over all processes and accumulation; -1 = the recipe's."),
     UNSET_OR_POSITIVE,
+    IN_FORM,
 ]
 MicroBatchSize = Annotated[
-    int, Field(ge=-1, description="Queries that one process holds at once; -1 = the recipe's."), UNSET_OR_POSITIVE
+    int,
+    Field(ge=-1, description="Queries that one process holds at once; -1 = the recipe's."),
+    UNSET_OR_POSITIVE,
+    IN_FORM,
 ]
 QueryLength = Annotated[
     int, Field(ge=-1, description="Tokens of a query, prompt included; -1 = the recipe's."), UNSET_OR_POSITIVE
@@ -87,15 +138,16 @@ LoraDropout = Annotated[
 GradientCheckpointing = Annotated[
     Switch, Field(description="Recompute activations to save memory: on, off, empty = the recipe's.")
 ]
-Seed = Annotated[int, Field(ge=0, description="Seed of every random draw of this step.")]
+Seed = Annotated[int, Field(ge=0, description="Seed of every random draw of this step."), OF_RUN]
 CheckpointUri = Annotated[
     str,
     Field(
         description="Directory or s3:// prefix for checkpoints; a step that was killed resumes from there. "
         "Empty = beside the output, which does not outlive a pod."
     ),
+    OF_RUN,
 ]
-CheckpointMinutes = Annotated[float, Field(gt=0, description="Minutes between checkpoints.")]
+CheckpointMinutes = Annotated[float, Field(gt=0, description="Minutes between checkpoints."), OF_POD]
 
 
 SourceFingerprint = Annotated[
@@ -104,4 +156,5 @@ SourceFingerprint = Annotated[
         description="What fingerprint_sources saw at the source; it has no effect but that a changed source is not taken "
         "from Kubeflow's cache."
     ),
+    OF_STEP,
 ]

@@ -7,26 +7,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import Precision, Seed, SourceFingerprint
+from llm_retriever.settings.common import IN_FORM, OF_STEP, Precision, Seed, SourceFingerprint
 
 
 @dataclasses.dataclass(frozen=True)
 class FingerprintSettings:
     """`fingerprint_sources`: what the corpus and the backbone consist of right now, so that changes are noticed."""
 
-    corpus_uri: Annotated[str, Field(min_length=1, description="Source of the collection, as for prepare_corpus.")] = (
-        "demo:python-docs"
+    corpus_uri: Annotated[
+        str, Field(min_length=1, description="Source of the collection, as for prepare_corpus."), OF_STEP
+    ] = "demo:python-docs"
+    backbone: Annotated[str, Field(min_length=1, description="The backbone, as for fetch_backbone."), OF_STEP] = (
+        "scratch:small"
     )
-    backbone: Annotated[str, Field(min_length=1, description="The backbone, as for fetch_backbone.")] = "scratch:small"
-    parts: Annotated[
-        int, Field(ge=1, le=200, description="Parts that the corpus is encoded in, as for encode_corpus.")
-    ] = 1
     published_uri: Annotated[
         str,
         Field(description="Directory or s3:// prefix of published versions, as for promote; required with a recipe."),
+        OF_STEP,
     ] = ""
     recipe: Annotated[
-        str, Field(description="What else decides what a run makes, as text; another one counts as a change.")
+        str, Field(description="What else decides what a run makes, as text; another one counts as a change."), OF_STEP
     ] = ""
 
 
@@ -40,10 +40,12 @@ class CorpusSettings:
             min_length=1,
             description="Source: a directory, s3://bucket/prefix, hf://datasets/OWNER/NAME[@REVISION], or demo:python-docs.",
         ),
+        IN_FORM,
     ] = "demo:python-docs"
     format: Annotated[
         Literal["auto", "beir", "msmarco", "tevatron", "flagembedding"],
         Field(description="Layout of the source; auto = recognised from its file names."),
+        IN_FORM,
     ] = "auto"
     heldout_queries: Annotated[
         int,
@@ -59,7 +61,9 @@ class CorpusSettings:
         Field(ge=0, description="So many unusable lines are set aside in bad_lines.jsonl instead of ending the step."),
     ] = 0
     max_passages: Annotated[
-        int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
+        int,
+        Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all."),
+        IN_FORM,
     ] = 0
     seed: Seed = 17
     source_fingerprint: SourceFingerprint = ""
@@ -76,10 +80,12 @@ class BackboneSettings:
             description="A directory, s3://bucket/prefix, a Hugging Face model id, or scratch:tiny|small|medium = a tokenizer "
             "and Llama made and pre-trained on the collection itself.",
         ),
+        IN_FORM,
     ] = "scratch:small"
     revision: Annotated[
         str,
         Field(description="Commit of the Hugging Face model; required for a model id, so that a run can be repeated."),
+        IN_FORM,
     ] = ""
     scratch_tokens: Annotated[
         int, Field(ge=0, description="scratch only: tokens to pre-train on (the collection is repeated as needed).")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import UNSET_NUMBER, Precision
+from llm_retriever.settings.common import IN_FORM, OF_STEP, UNSET_NUMBER, Gpus, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +15,9 @@ class EvaluationSettings:
     """`evaluate`: search, metrics, baselines, report."""
 
     splits: Annotated[
-        str, Field(description="Query splits to evaluate, separated by commas; empty = all but train.")
+        str, Field(description="Query splits to evaluate, separated by commas; empty = all but train."), IN_FORM
     ] = ""
-    depth: Annotated[int, Field(ge=1, le=10_000, description="Passages searched per query.")] = 1000
+    depth: Annotated[int, Field(ge=1, le=10_000, description="Passages searched per query."), IN_FORM] = 1000
     measures: Annotated[
         str,
         Field(
@@ -25,9 +25,10 @@ class EvaluationSettings:
             description="Metrics, separated by commas: mrr@K, ndcg@K, recall@K, precision@K, success@K, map, rprec, with a "
             "relevance level of their own as in recall(rel=2)@1000; or msmarco-passage, msmarco-document, trec-dl, beir.",
         ),
+        IN_FORM,
     ] = "mrr@10,ndcg@10,recall@100,recall@1000"
     primary_metric: Annotated[
-        str, Field(min_length=1, description="The metric that significance tests and promotion look at.")
+        str, Field(min_length=1, description="The metric that significance tests and promotion look at."), IN_FORM
     ] = "ndcg@10"
     relevance_level: Annotated[
         int, Field(ge=1, description="Grade from which a judgment counts as relevant in metrics that are not graded.")
@@ -54,6 +55,7 @@ class EvaluationSettings:
             "encoders (with ';' between several COMMITs or PLACEs), or the directory or s3:// prefix of a retriever, [NAME=] in "
             "front; they encode the corpus anew."
         ),
+        IN_FORM,
     ] = ""
     encoder_passages: Annotated[
         int, Field(ge=0, description="Larger corpora are not encoded by the encoders to compare with.")
@@ -72,6 +74,7 @@ class EvaluationSettings:
             "URIs as of prepare_corpus; a directory of several collections counts as one, their mean, and so do several named "
             "NAME/PART. Without SPLIT test."
         ),
+        IN_FORM,
     ] = ""
     zero_shot_query_length: Annotated[
         int,
@@ -91,12 +94,14 @@ class EvaluationSettings:
         ),
     ] = 0
     precision: Precision = "auto"
+    gpus: Gpus = ""
     production_uri: Annotated[
         str,
         Field(
             description="URI of a published version to compare with, as fingerprint_sources gives it: only passages that its "
             "index lacks are encoded; empty = none."
         ),
+        OF_STEP,
     ] = ""
     production_shards_uri: Annotated[
         str,
@@ -104,6 +109,7 @@ class EvaluationSettings:
             description="Directory or s3:// prefix that the shards of that version's index of this corpus go straight to, and "
             "where a killed run resumes, as with build_index; empty = the shards are part of the output."
         ),
+        OF_STEP,
     ] = ""
     rerank_depth: Annotated[
         int,
@@ -157,6 +163,7 @@ class CompareSettings:
             description="Name of the variant that BM25, the un-tuned backbone and all other variants are tested against; "
             "empty = the first one."
         ),
+        IN_FORM,
     ] = ""
     variants: Annotated[
         str,
@@ -164,4 +171,5 @@ class CompareSettings:
             description="JSON object with the description of each variant by its name, in the order of the tables; empty = "
             "the names and the order of the evaluations, without descriptions."
         ),
+        OF_STEP,
     ] = ""

@@ -7,15 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import UNSET_NUMBER
+from llm_retriever.settings.common import IN_FORM, OF_POD, OF_RUN, OF_STEP, UNSET_NUMBER, Gpus
 
 IndexKind = Literal["flat", "hnsw", "ivf-pq", "sq8", "fp16"]
 EncodingPrecision = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"],
     Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
+    OF_RUN,
 ]
 EncodingProcesses = Annotated[
-    int, Field(ge=0, le=64, description="Encoding processes in this pod; 0 = one per visible GPU, at least one.")
+    int, Field(ge=0, le=64, description="Encoding processes in this pod; 0 = one per GPU, at least one."), OF_POD
 ]
 
 
@@ -32,7 +33,7 @@ class EncodingSettings:
         ),
     ] = UNSET_NUMBER
     batch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens (padding included) that go through the model at once.")
+        int, Field(ge=1, description="Tokens (padding included) that go through the model at once."), OF_POD
     ] = 16_384
     shard_passages: Annotated[
         int,
@@ -41,15 +42,17 @@ class EncodingSettings:
             description="Passages per shard; shards are what processes and parts share out and where a killed run resumes.",
         ),
     ] = 131_072
-    dtype: Annotated[Literal["fp32", "fp16"], Field(description="Stored precision of the vectors.")] = "fp32"
+    dtype: Annotated[Literal["fp32", "fp16"], Field(description="Stored precision of the vectors."), IN_FORM] = "fp32"
     precision: EncodingPrecision = "auto"
-    processes: EncodingProcesses = 1
+    gpus: Gpus = ""
+    processes: EncodingProcesses = 0
     shards_uri: Annotated[
         str,
         Field(
             description="Directory or s3:// prefix that the shards go straight to, under a name made of what decides them; "
             "the index then names them there. Empty = the shards are part of the index."
         ),
+        IN_FORM,
     ] = ""
 
 
@@ -57,7 +60,9 @@ class EncodingSettings:
 class PartSettings(EncodingSettings):
     """`encode_corpus`: which part of the corpus becomes vectors, and where they go."""
 
-    part: Annotated[int, Field(ge=0, description="Number of the part, from 0; it takes every parts-th shard.")] = 0
+    part: Annotated[
+        int, Field(ge=0, description="Number of the part, from 0; it takes every parts-th shard."), OF_STEP
+    ] = 0
     parts: Annotated[
         int,
         Field(
@@ -65,6 +70,7 @@ class PartSettings(EncodingSettings):
             le=200,
             description="Pods that encode the corpus at the same time; more than one needs a shards_uri.",
         ),
+        OF_STEP,
     ] = 1
 
 
@@ -78,6 +84,7 @@ class IndexSettings(EncodingSettings):
             description="flat = exact; hnsw = graph; ivf-pq = inverted lists of product codes; sq8, fp16 = scalar "
             "quantisation to 1 or 2 bytes a number."
         ),
+        IN_FORM,
     ] = "flat"
     hnsw_m: Annotated[int, Field(ge=2, le=512, description="hnsw: neighbours of a passage in the graph.")] = 32
     hnsw_ef_construction: Annotated[
@@ -110,5 +117,5 @@ class IndexSettings(EncodingSettings):
         ),
     ] = UNSET_NUMBER
     memory_gib: Annotated[
-        float, Field(ge=0, description="GiB that building and searching the index may take; 0 = no limit.")
+        float, Field(ge=0, description="GiB that building and searching the index may take; 0 = no limit."), OF_POD
     ] = 0.0

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import UNSET_NUMBER, UNSET_OR_NOT_NEGATIVE, UNSET_TEXT, Precision, Seed
+from llm_retriever.settings.common import (
+    IN_FORM,
+    OF_POD,
+    UNSET_NUMBER,
+    UNSET_OR_NOT_NEGATIVE,
+    UNSET_TEXT,
+    Gpus,
+    Precision,
+    Seed,
+)
 from llm_retriever.settings.index import EncodingProcesses
 
 
@@ -19,9 +28,13 @@ class MiningSettings:
     negatives of the next training (ANCE, Xiong et al. 2021; coCondenser's second stage).
     """
 
-    depth: Annotated[int, Field(ge=1, le=10_000, description="Candidates taken per training query and source.")] = 200
+    depth: Annotated[
+        int, Field(ge=1, le=10_000, description="Candidates taken per training query and source."), IN_FORM
+    ] = 200
     negatives: Annotated[
-        int, Field(ge=1, le=10_000, description="Hard negatives kept per query, drawn from the candidates by the seed.")
+        int,
+        Field(ge=1, le=10_000, description="Hard negatives kept per query, drawn from the candidates by the seed."),
+        IN_FORM,
     ] = 30
     sources: Annotated[
         str,
@@ -29,6 +42,7 @@ class MiningSettings:
             description="Who finds candidates, with quotas if wanted: bm25:15,dense:15, or dense alone. What the quotas "
             "leave open is drawn evenly from the union. Empty = BM25, and the encoder where one is given, evenly."
         ),
+        IN_FORM,
     ] = UNSET_TEXT
     rank_floor: Annotated[
         int,
@@ -98,12 +112,13 @@ class MiningSettings:
             "files, or a path or s3:// URI of a retriever made here, which makes the second round. Wants a GPU and the "
             "GPU image. Empty = none."
         ),
+        IN_FORM,
     ] = UNSET_TEXT
     encoder_dtype: Annotated[
         Literal["fp32", "fp16"], Field(description="Stored precision of the encoder's passage vectors.")
     ] = "fp32"
     encoder_batch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens (padding included) that go through the encoder at once.")
+        int, Field(ge=1, description="Tokens (padding included) that go through the encoder at once."), OF_POD
     ] = 16_384
     encoder_shards_uri: Annotated[
         str,
@@ -111,8 +126,10 @@ class MiningSettings:
             description="Directory or s3:// prefix that the encoder's vectors go straight to and stay at, so that a killed "
             "run resumes on another machine. Empty = beside the training set, until it is complete."
         ),
+        OF_POD,
     ] = UNSET_TEXT
+    gpus: Gpus = ""
     processes: EncodingProcesses = 0
     precision: Precision = "auto"
-    threads: Annotated[int, Field(ge=0, description="Lucene's threads; 0 = one per processor.")] = 0
+    threads: Annotated[int, Field(ge=0, description="Lucene's threads; 0 = one per processor."), OF_POD] = 0
     seed: Seed = 17

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings.common import UNSET_NUMBER, UNSET_TEXT
+from llm_retriever.settings.common import UNSET_NUMBER, UNSET_TEXT, Place
 
 SettingsClass = TypeVar("SettingsClass")
 
@@ -23,22 +25,28 @@ class Parameter:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+    place: Place = Place.OPTIONS
 
 
 def parameters(settings: type) -> dict[str, Parameter]:
     """The settings of a class, in the order of its fields."""
     hints = typing.get_type_hints(settings, include_extras=True)
-    return {f.name: _parameter(f.name, hints[f.name], f.default) for f in dataclasses.fields(settings)}
+    return {f.name: _parameter(f.name, hints[f.name], _default(f)) for f in dataclasses.fields(settings)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
-    help_text, choices = "", ()
+    help_text, choices, place = "", (), Place.OPTIONS
     while typing.get_origin(hint) is Annotated:
         hint, *notes = typing.get_args(hint)
         help_text = next((note.description for note in notes if getattr(note, "description", None)), help_text)
+        place = next((note for note in reversed(notes) if isinstance(note, Place)), place)
     if typing.get_origin(hint) is Literal:
         choices, hint = typing.get_args(hint), str
-    return Parameter(name, hint, default, help_text, choices)
+    return Parameter(name, typing.get_origin(hint) or hint, default, help_text, choices, place)
 
 
 def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClass:
@@ -47,17 +55,23 @@ def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClas
     Raises:
         InputError: A name is unknown, or a value has the wrong type or lies outside its limits.
     """
-    unknown = sorted(set(values) - set(parameters(settings)))
-    if unknown:
-        raise InputError(
-            "is not a setting of this step", field=unknown[0], mend=f"use one of {', '.join(parameters(settings))}"
-        )
+    known = parameters(settings)
+    for name in values:
+        if name not in known:
+            raise InputError("is not a setting of this step", field=name, mend=nearest(name, known))
     try:
         return TypeAdapter(settings).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else None
         raise InputError(f"{first['input']!r} is refused", field=field, mend=_mend(first["msg"])) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of a name that is not known: the nearest one, or else one of all."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
 
 
 def _mend(message: str) -> str:

@@ -7,13 +7,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llm_retriever.settings.common import IN_FORM, OF_STEP
+
 
 @dataclasses.dataclass(frozen=True)
 class PromotionSettings:
     """`promote`: when a new retriever replaces the one in production, and where it is published."""
 
     uri: Annotated[
-        str, Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing.")
+        str,
+        Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing."),
+        IN_FORM,
     ] = ""
     split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
     metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
@@ -25,6 +29,7 @@ class PromotionSettings:
             description="Required difference to the version in production. Where both were measured on the same queries by the "
             "same run, the new one must be better in any case.",
         ),
+        IN_FORM,
     ] = 0.0
     minimum_value: Annotated[
         float, Field(ge=0, le=1, description="Required value, also for the very first version.")
@@ -58,4 +63,5 @@ class PromotionSettings:
             description="What fingerprint_sources saw; is written down beside the versions, so that the next retraining knows "
             "that it was judged. Empty = this is no retraining: nothing is written down, and nothing refreshed."
         ),
+        OF_STEP,
     ] = ""

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llm_retriever.settings.common import (
+    IN_FORM,
+    OF_POD,
     UNSET_NUMBER,
     UNSET_OR_NOT_NEGATIVE,
     UNSET_OR_POSITIVE,
@@ -17,6 +19,7 @@ from llm_retriever.settings.common import (
     DeepSpeedStage,
     Embedding,
     Epochs,
+    Gpus,
     GradientCheckpointing,
     LearningRate,
     LoraAlpha,
@@ -42,16 +45,16 @@ Nodes = Annotated[
         "it: its own pod needs no GPU then, and checkpoints must go to s3://.",
     ),
 ]
-NodeProcesses = Annotated[
-    int, Field(ge=1, le=64, description="With several nodes: GPUs (and training processes) of each node.")
-]
+NodeGpus = Annotated[int, Field(ge=1, le=64, description="With several nodes: GPUs, and training processes, of each.")]
 NodeCpus = Annotated[
     str,
     Field(pattern=r"^\d+(\.\d+)?m?$", description="With several nodes: processors of each, as Kubernetes counts them."),
+    OF_POD,
 ]
 NodeMemory = Annotated[
     str,
     Field(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="With several nodes: memory of each, as 64Gi."),
+    OF_POD,
 ]
 NodeGpuType = Annotated[
     str,
@@ -59,17 +62,25 @@ NodeGpuType = Annotated[
         description="With several nodes: resource name of their accelerator, as the cluster's device plug-in calls it; "
         "empty = they have none."
     ),
+    OF_POD,
 ]
-NodeImage = Annotated[str, Field(description="With several nodes: their image; empty = that of the step's own pod.")]
+NodeImage = Annotated[
+    str,
+    Field(description="With several nodes: their image; empty = that of the step's own pod."),
+    OF_POD,
+]
 NodeRuntime = Annotated[
     str,
     Field(
         min_length=1,
         description="With several nodes: the training runtime, a ClusterTrainingRuntime with a torch policy.",
     ),
+    OF_POD,
 ]
 NodeAccount = Annotated[
-    str, Field(description="With several nodes: their service account; empty = that of the step's own pod.")
+    str,
+    Field(description="With several nodes: their service account; empty = that of the step's own pod."),
+    OF_POD,
 ]
 NodeLabels = Annotated[
     str,
@@ -77,11 +88,53 @@ NodeLabels = Annotated[
         description="With several nodes: labels of the TrainJob, as key=value, comma separated; for instance "
         "kueue.x-k8s.io/queue-name=training."
     ),
+    OF_POD,
 ]
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptationSettings:
+class TrainingSettings:
+    """What both training steps can be told."""
+
+    method: str = ""
+    recipe: Recipe = "default"
+    tune: Annotated[
+        Literal["", "full", "lora"],
+        Field(description="Train all weights or a LoRA adapter; empty = the recipe's."),
+        IN_FORM,
+    ] = ""
+    embedding: Embedding = ""
+    lora_rank: LoraRank = UNSET_NUMBER
+    lora_alpha: LoraAlpha = UNSET_NUMBER
+    lora_dropout: LoraDropout = -1.0
+    query_length: QueryLength = UNSET_NUMBER
+    passage_length: PassageLength = UNSET_NUMBER
+    epochs: Epochs = -1.0
+    max_steps: MaxSteps = UNSET_NUMBER
+    learning_rate: LearningRate = -1.0
+    batch_size: BatchSize = UNSET_NUMBER
+    micro_batch_size: MicroBatchSize = UNSET_NUMBER
+    gradient_checkpointing: GradientCheckpointing = ""
+    precision: Precision = "auto"
+    deepspeed: DeepSpeedStage = "off"
+    gpus: Gpus = ""
+    processes: Processes = 0
+    nodes: Nodes = 1
+    node_gpus: NodeGpus = 8
+    node_cpus: NodeCpus = "32"
+    node_memory: NodeMemory = "256Gi"
+    node_gpu_type: NodeGpuType = "nvidia.com/gpu"
+    node_image: NodeImage = ""
+    node_runtime: NodeRuntime = "torch-distributed"
+    node_account: NodeAccount = ""
+    node_labels: NodeLabels = ""
+    checkpoint_uri: CheckpointUri = ""
+    checkpoint_minutes: CheckpointMinutes = 10.0
+    seed: Seed = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationSettings(TrainingSettings):
     """`adapt_backbone`: stage one, before any contrastive tuning."""
 
     method: Annotated[
@@ -90,11 +143,8 @@ class AdaptationSettings:
             description="none = leave the backbone as it is; ql = LLM-QL query-likelihood modelling; ebae_ebar = Llama2Vec; "
             "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast."
         ),
+        IN_FORM,
     ] = "ql"
-    recipe: Recipe = "default"
-    tune: Annotated[
-        Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
-    ] = ""
     corruption_ratio: Annotated[
         float,
         Field(ge=-1, le=1, description="ql, mntp: probability that a word or token is hidden; -1 = the recipe's."),
@@ -110,7 +160,6 @@ class AdaptationSettings:
         Literal["", "query", "all"],
         Field(description="ql: loss on the query's tokens or on all tokens; empty = the recipe's."),
     ] = ""
-    embedding: Embedding = ""
     ar_weight: Annotated[
         float,
         Field(ge=-1, description="ebae_ebar: weight of the next-token loss on the text; -1 = the recipe's."),
@@ -121,10 +170,6 @@ class AdaptationSettings:
         Field(ge=-1, description="ebae_ebar: weight of the bag-of-words losses; -1 = the recipe's."),
         UNSET_OR_NOT_NEGATIVE,
     ] = -1.0
-    lora_rank: LoraRank = UNSET_NUMBER
-    lora_alpha: LoraAlpha = UNSET_NUMBER
-    lora_dropout: LoraDropout = -1.0
-    query_length: QueryLength = UNSET_NUMBER
     passage_length: Annotated[
         int,
         Field(
@@ -135,54 +180,31 @@ class AdaptationSettings:
         ),
         UNSET_OR_POSITIVE,
     ] = UNSET_NUMBER
-    epochs: Epochs = -1.0
-    max_steps: MaxSteps = UNSET_NUMBER
-    learning_rate: LearningRate = -1.0
-    batch_size: BatchSize = UNSET_NUMBER
-    micro_batch_size: MicroBatchSize = UNSET_NUMBER
-    gradient_checkpointing: GradientCheckpointing = ""
-    precision: Precision = "auto"
-    deepspeed: DeepSpeedStage = "off"
-    processes: Processes = 0
-    nodes: Nodes = 1
-    node_processes: NodeProcesses = 8
-    node_cpus: NodeCpus = "32"
-    node_memory: NodeMemory = "256Gi"
-    node_gpu_type: NodeGpuType = "nvidia.com/gpu"
-    node_image: NodeImage = ""
-    node_runtime: NodeRuntime = "torch-distributed"
-    node_account: NodeAccount = ""
-    node_labels: NodeLabels = ""
-    checkpoint_uri: CheckpointUri = ""
-    checkpoint_minutes: CheckpointMinutes = 10.0
-    seed: Seed = 17
 
 
 @dataclasses.dataclass(frozen=True)
-class TuningSettings:
+class TuningSettings(TrainingSettings):
     """`tune_retriever`: stage two, contrastive tuning with hard and in-batch negatives."""
 
     method: Annotated[
         Literal["llm-ql", "llama2vec", "llm2vec", "repllama", "echo", "summarize"],
         Field(description="Row of the methods table: prompts, embedding tokens, pooling, attention, recipe."),
+        IN_FORM,
     ] = "llm-ql"
-    recipe: Recipe = "default"
-    tune: Annotated[
-        Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
-    ] = ""
     passages_per_query: Annotated[
         int,
         Field(
             ge=-1, description="Passages per query, the positive first, the others hard negatives; -1 = the recipe's."
         ),
         UNSET_OR_POSITIVE,
+        IN_FORM,
     ] = UNSET_NUMBER
     temperature: Annotated[
         float,
         Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's."),
         UNSET_OR_POSITIVE,
+        IN_FORM,
     ] = -1.0
-    embedding: Embedding = ""
     read_out: Annotated[
         Literal["", "n2s", "s2s", "n2n"],
         Field(
@@ -223,29 +245,5 @@ class TuningSettings:
     distillation_temperature: Annotated[
         float, Field(gt=0, description="What the teacher's scores are divided by before their softmax.")
     ] = 1.0
-    lora_rank: LoraRank = UNSET_NUMBER
-    lora_alpha: LoraAlpha = UNSET_NUMBER
-    lora_dropout: LoraDropout = -1.0
-    query_length: QueryLength = UNSET_NUMBER
-    passage_length: PassageLength = UNSET_NUMBER
-    epochs: Epochs = -1.0
-    max_steps: MaxSteps = UNSET_NUMBER
-    learning_rate: LearningRate = -1.0
-    batch_size: BatchSize = UNSET_NUMBER
-    micro_batch_size: MicroBatchSize = UNSET_NUMBER
-    gradient_checkpointing: GradientCheckpointing = ""
-    precision: Precision = "auto"
-    deepspeed: DeepSpeedStage = "off"
-    processes: Processes = 0
-    nodes: Nodes = 1
-    node_processes: NodeProcesses = 8
-    node_cpus: NodeCpus = "32"
-    node_memory: NodeMemory = "256Gi"
-    node_gpu_type: NodeGpuType = "nvidia.com/gpu"
-    node_image: NodeImage = ""
-    node_runtime: NodeRuntime = "torch-distributed"
-    node_account: NodeAccount = ""
-    node_labels: NodeLabels = ""
-    checkpoint_uri: CheckpointUri = ""
-    checkpoint_minutes: CheckpointMinutes = 10.0
-    seed: Seed = 17
+    query_length: Annotated[QueryLength, IN_FORM] = UNSET_NUMBER
+    passage_length: Annotated[PassageLength, IN_FORM] = UNSET_NUMBER

@@ -64,7 +64,7 @@ def nodes_of(settings: Any) -> Nodes | None:
     _refuse_undivided(settings)
     return Nodes(
         number=settings.nodes,
-        processes=settings.node_processes,
+        processes=settings.node_gpus,
         cpus=settings.node_cpus,
         memory=settings.node_memory,
         gpu_type=settings.node_gpu_type,
@@ -90,7 +90,7 @@ def _refuse_unfit(settings: Any) -> None:
         raise InputError(
             "the step's own pod trains nothing where several nodes do",
             field="processes",
-            mend="use 0; node_processes (in a pipeline's form adapt_node_gpus, tune_node_gpus) counts the GPUs of each node",
+            mend="use 0; node_gpus (in a pipeline's form adapt_node_gpus, tune_node_gpus) counts the GPUs of each node",
         )
 
 
@@ -107,12 +107,12 @@ def _refuse_too_small(settings: Any) -> None:
 
 
 def _refuse_undivided(settings: Any) -> None:
-    world = settings.nodes * settings.node_processes
+    world = settings.nodes * settings.node_gpus
     for batch_size in _batch_sizes(settings):
         if batch_size % world:
             raise InputError(
                 f"{batch_size} examples cannot be divided among {world} processes "
-                f"({settings.nodes} nodes of {settings.node_processes})",
+                f"({settings.nodes} nodes of {settings.node_gpus})",
                 field="batch_size",
                 mend=f"use a multiple of {world}, or fewer nodes or GPUs of each",
             )

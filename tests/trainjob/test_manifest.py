@@ -128,7 +128,7 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
         ({"checkpoint_uri": ""}, r'"checkpoint_uri": several nodes share nothing but an object store; give s3://'),
         ({"checkpoint_uri": "/mnt/shared"}, r'"checkpoint_uri": several nodes share nothing but an object store'),
         ({"precision": "auto"}, r'"precision": .* say bf16 or fp32'),
-        ({"processes": 1}, r'"processes": .* use 0; node_processes .* counts the GPUs of each node'),
+        ({"processes": 1}, r'"processes": .* use 0; node_gpus .* counts the GPUs of each node'),
         ({"node_labels": "training"}, r'"node_labels": \'training\' is not of the form key=value'),
         ({"node_labels": "a b/c=x y"}, r'"node_labels": .* is no label of Kubernetes'),
         (

@@ -27,7 +27,7 @@ SMALL = {
     "gradient_checkpointing": "off",
     "precision": "fp32",
 }
-ON_NODES = {"nodes": 2, "node_processes": 1, "node_gpu_type": "", "node_image": "own", "node_memory": "4Gi"}
+ON_NODES = {"nodes": 2, "node_gpus": 1, "node_gpu_type": "", "node_image": "own", "node_memory": "4Gi"}
 
 
 @pytest.fixture

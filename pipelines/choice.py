@@ -1,0 +1,149 @@
+"""Which pipeline a command line means, and what its run is told: presets, flat names and variants put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llm_retriever.errors import InputError
+from pipelines import form, presets, variants
+from pipelines.form import Told
+from pipelines.variants import Variant
+
+TRAINING, RETRAINING, COMPARISON, RERUN = "train_retriever", "retrain", "compare_methods", "rerun_"
+WHOLE = (TRAINING, RETRAINING, COMPARISON)
+RECIPE = "run_recipe"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A pipeline and what its run is told.
+
+    Attributes:
+        name: As on the command line.
+        pipeline: What `@dsl.pipeline` made.
+        told: Values that differ from the defaults, sorted by how they reach the steps.
+        flat: All values by flat name, those with their defaults included.
+        variants: What a comparison compares.
+    """
+
+    name: str
+    pipeline: Any
+    told: Told
+    flat: dict[str, Any]
+    variants: tuple[Variant, ...] = ()
+
+
+def choose(
+    words: Sequence[str],
+    *,
+    preset: str | None = None,
+    file: str | None = None,
+    own: Mapping[str, Any] | None = None,
+    default: str = TRAINING,
+    complete: bool = True,
+) -> Choice:
+    """The pipeline that a command line names, and what it tells the run.
+
+    Args:
+        words: `[PIPELINE] [key=value …]`.
+        preset: Name or file of a preset; what the words say comes after it.
+        file: Name or file of variants, for the comparison.
+        own: Values that preset and words may change.
+        default: The pipeline where none is named.
+        complete: Whether the values are those of a run, and not of a form that is filled in later.
+
+    Raises:
+        InputError: A name or a value does not fit.
+    """
+    assignments = list(words)
+    named = assignments and (assignments[0] in WHOLE or assignments[0].startswith(RERUN))
+    name = assignments.pop(0) if named else default
+    known = names_of(name)
+    given = {**(own or {}), **(presets.load(preset) if preset else {})}
+    given = {key: value for key, value in given.items() if key in known} | presets.parsed(known, assignments)
+    return chosen(name, given, preset=preset, file=file, complete=complete)
+
+
+def chosen(
+    name: str, given: Mapping[str, Any], *, preset: str | None = None, file: str | None = None, complete: bool = True
+) -> Choice:
+    """The same for values that are read already.
+
+    Args:
+        name: Of the pipeline.
+        given: By flat name; for a rerun also URIs of artifacts.
+        preset: Whose `[cluster]` the pods have.
+        file: Of variants.
+        complete: As for `choose`.
+
+    Raises:
+        InputError: A value does not fit.
+    """
+    flat = {**form.defaults(), **given}
+    presets.check(flat)
+    told = form.folded(given)
+    pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
+    told = replace(told, pods={**told.pods, **pods})
+    compared: tuple[Variant, ...] = ()
+    if file and name != COMPARISON:
+        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+    if name == COMPARISON:
+        compared = variants.load(file or variants.DEFAULT).variants
+        variants.check_reference(compared, flat["compare_reference"])
+    if name == RETRAINING:
+        told = _as_scheduled(told, complete)
+    return Choice(name, _pipeline(name, told.parts, compared), told, flat, compared)
+
+
+def _as_scheduled(told: Told, complete: bool) -> Told:
+    from pipelines.retrain import check_published, with_recipe
+
+    if complete:
+        check_published(told.form)
+    return replace(told, form=with_recipe(told.form))
+
+
+def names_of(name: str) -> set[str]:
+    """The flat names that a pipeline can be told.
+
+    Args:
+        name: Of the pipeline.
+
+    Raises:
+        InputError: There is no such step to rerun.
+    """
+    return set(_names(_stages(name))) | ({RECIPE} if name == RETRAINING else set())
+
+
+def _names(stages: Iterable[str]) -> list[str]:
+    own = {*stages, "fingerprint"}
+    return [name for name, flat in form.flat_names().items() if own & set(flat.stages)]
+
+
+def _stages(name: str) -> tuple[str, ...]:
+    if name.startswith(RERUN):
+        from pipelines.rerun import step_of
+
+        return (step_of(name.removeprefix(RERUN)).prefix,)
+    without = {TRAINING: "compare", RETRAINING: "compare", COMPARISON: "promote"}[name]
+    return tuple(stage for stage in form.SETTINGS if stage != without)
+
+
+def _pipeline(name: str, parts: int, compared: tuple[Variant, ...]) -> Any:
+    if name.startswith(RERUN):
+        from pipelines.rerun import rerun_of
+
+        return rerun_of(name.removeprefix(RERUN))
+    if name == COMPARISON:
+        from pipelines.comparison import comparison_of
+
+        return comparison_of(compared, parts)
+    if name == RETRAINING:
+        from pipelines.retrain import retrain_of
+
+        return retrain_of(parts)
+    from pipelines.train_retriever import train_retriever_of
+
+    return train_retriever_of(parts)

@@ -1,0 +1,268 @@
+"""The names that people give a run's parameters by, and how each reaches its step.
+
+Everything that a step can be told has one flat name, `tune_lora_rank`; commands, presets and variants take these. The form
+of a pipeline has those that people really set, and for the rest of a stage one JSON object, `tune_options`. What does not
+change a result is written into the pods when the pipeline is compiled. All of it is made of the settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_retriever.errors import InputError
+from llm_retriever.settings import (
+    AdaptationSettings,
+    BackboneSettings,
+    CompareSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    IndexSettings,
+    MiningSettings,
+    Parameter,
+    PartSettings,
+    Place,
+    PromotionSettings,
+    TuningSettings,
+    nearest,
+    parameters,
+)
+from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
+from pipelines.pods import GPU_STAGES, STAGES, PodSettings
+
+SETTINGS: dict[str, type] = {
+    "corpus": CorpusSettings,
+    "backbone": BackboneSettings,
+    "mine": MiningSettings,
+    "adapt": AdaptationSettings,
+    "tune": TuningSettings,
+    "index": IndexSettings,
+    "eval": EvaluationSettings,
+    "promote": PromotionSettings,
+    "compare": CompareSettings,
+}
+"""Settings class of every stage that people can tell something."""
+RUN = "run"
+OF_THE_RUN = ("checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+"""Settings of pods that all stages share, as they share seed and precision."""
+RENAMED = {"tune": "weights"}
+"""Settings whose flat name would be odd: `tune_tune`."""
+PARTS = "index_parts"
+"""Flat name that decides how a pipeline is laid out: the pods that encode the corpus at the same time."""
+GPUS_HELP = "GPUs of a pod of this stage, a text: 0, 1, 2, 4, 8 or 16; 0 = it computes on the processor."
+MINING_GPUS = "0"
+DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
+"""Where a cluster must be told what a machine can see for itself."""
+MODEL_STAGES = (*GPU_STAGES, "backbone")
+_OTHERS = tuple(stage for stage in STAGES if stage not in GPU_STAGES)
+OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "run_gpu_type": ("gpu_type", STAGES),
+    "run_gpu_image": ("image", MODEL_STAGES),
+    "run_cpu_image": ("image", tuple(stage for stage in STAGES if stage not in MODEL_STAGES)),
+    "run_gpu_node_selector": ("node_selector", GPU_STAGES),
+    "run_gpu_tolerations": ("tolerations", GPU_STAGES),
+    "run_cpu_node_selector": ("node_selector", _OTHERS),
+    "run_cpu_tolerations": ("tolerations", _OTHERS),
+}
+"""Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+@dataclass(frozen=True)
+class FlatName:
+    """One thing that a run can be told.
+
+    Attributes:
+        name: As people write it.
+        parameter: Type, default and help.
+        place: How it reaches the step; None = it is a key of `PodSettings`.
+        stages: Those it is for.
+        key: Name of the setting, or key of `PodSettings`.
+    """
+
+    name: str
+    parameter: Parameter
+    place: Place | None
+    stages: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run is told, sorted by how it reaches the steps.
+
+    Attributes:
+        form: Values of the form's parameters, options folded into their objects.
+        pods: Keys of `PodSettings`, by stage.
+        settings: Settings that the pods hold, by stage.
+        parts: Pods that encode the corpus.
+    """
+
+    form: dict[str, Any] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: int = 1
+
+
+def flat_name(stage: str, setting: str) -> str:
+    """The flat name of a step's setting.
+
+    >>> flat_name("mine", "depth"), flat_name("backbone", "source"), flat_name("tune", "seed"), flat_name("tune", "tune")
+    ('mine_depth', 'backbone', 'run_seed', 'tune_weights')
+    """
+    parameter = parameters(SETTINGS[stage]).get(setting)
+    if (parameter and parameter.place is Place.RUN) or setting in OF_THE_RUN:
+        return f"{RUN}_{setting}"
+    if (stage, setting) == ("backbone", "source"):
+        return "backbone"
+    return f"{stage}_{RENAMED.get(setting, setting)}"
+
+
+@functools.cache
+def flat_names() -> dict[str, FlatName]:
+    """Everything that a run can be told, by name; in the order of the stages."""
+    found: dict[str, FlatName] = {}
+    for stage, settings in SETTINGS.items():
+        for key, parameter in parameters(settings).items():
+            if parameter.place is not Place.STEP:
+                name = flat_name(stage, key)
+                stages = (*(found[name].stages if name in found else ()), stage)
+                given = Parameter(
+                    name, parameter.type, DEFAULTS.get(name, parameter.default), parameter.help, parameter.choices
+                )
+                found[name] = FlatName(name, given, parameter.place, stages, key)
+    of_pods = parameters(PodSettings)
+    for stage in STAGES:
+        for key in ("cpus", "memory"):
+            found[f"{stage}_{key}"] = FlatName(f"{stage}_{key}", of_pods[key], None, (stage,), key)
+    for name, (key, stages) in OF_ALL_PODS.items():
+        found[name] = FlatName(name, of_pods[key], None, stages, key)
+    found[PARTS] = FlatName(PARTS, parameters(PartSettings)["parts"], Place.STEP, ("index",), "parts")
+    return found
+
+
+def signature(stages: Iterable[str]) -> inspect.Signature:
+    """The form of a pipeline with these stages; parameters are sorted by stage, those of the run come last.
+
+    >>> list(signature(["compare"]).parameters)
+    ['compare_reference']
+    """
+    chosen = list(stages)
+    own: list[inspect.Parameter] = []
+    for stage in chosen:
+        own += [_taken(flat) for flat in _of(stage, Place.FORM)]
+        if option_names(SETTINGS[stage]):
+            own.append(inspect.Parameter(f"{stage}_{OPTIONS}", _KIND, annotation=dict, default={}))
+    shared = [flat for flat in flat_names().values() if flat.place is Place.RUN and set(flat.stages) & set(chosen)]
+    return inspect.Signature([*own, *(_taken(flat) for flat in shared)])
+
+
+def _of(stage: str, place: Place) -> list[FlatName]:
+    return [flat for flat in flat_names().values() if flat.place is place and stage in flat.stages]
+
+
+def _taken(flat: FlatName) -> inspect.Parameter:
+    return inspect.Parameter(flat.name, _KIND, annotation=flat.parameter.type, default=flat.parameter.default)
+
+
+def meanings(names: Iterable[str]) -> dict[str, str]:
+    """The help of a form's parameters; that of an object of options lists its keys with meaning and default."""
+    known = flat_names()
+    return {name: _options_help(name) if name.endswith(f"_{OPTIONS}") else known[name].parameter.help for name in names}
+
+
+def _options_help(name: str) -> str:
+    own = parameters(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
+    keys = option_names(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
+    lines = [f"{key} ({json.dumps(own[key].default)}): {own[key].help}" for key in keys]
+    return "A JSON object with any of these keys. " + " ".join(lines)
+
+
+def defaults() -> dict[str, Any]:
+    """Everything that a run can be told, with its default."""
+    return {name: flat.parameter.default for name, flat in flat_names().items()}
+
+
+def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat names for the keys of options; everything else as it is.
+
+    Args:
+        given: Flat names and objects of options.
+
+    Raises:
+        InputError: Options are not what they should be, or a key is given flat as well.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        stage = name.removesuffix(f"_{OPTIONS}")
+        if name == stage or stage not in SETTINGS:
+            flat[name] = value
+            continue
+        for key, own in checked_options(SETTINGS[stage], value, name).items():
+            known = flat_name(stage, key)
+            if known in given:
+                raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
+            flat[known] = own
+    return flat
+
+
+def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
+    """A value of a flat name as its type.
+
+    Args:
+        name: The flat name.
+        value: JSON, or what TOML holds.
+        known: The names that may be given; None = all.
+
+    Raises:
+        InputError: There is no such name, or the value is of another type.
+    """
+    names = flat_names() if known is None else {n: f for n, f in flat_names().items() if n in set(known)}
+    if name not in names:
+        raise InputError("is no parameter of this pipeline", field=name, mend=nearest(name, names))
+    parameter = names[name].parameter
+    if name.endswith("_gpus") and names[name].key == "gpus" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # Kubernetes' quantities are texts; people write numbers
+    if parameter.type in (dict, list):
+        if not isinstance(value, parameter.type):
+            raise InputError(f"{value!r} is no {_JSON_WORD[parameter.type]}", field=name, mend="see --help")
+        return value
+    return as_type(value, parameter, name)
+
+
+_JSON_WORD = {dict: "JSON object", list: "JSON list"}
+
+
+def folded(flat: Mapping[str, Any]) -> Told:
+    """Sorts what a run is told by how it reaches the steps; defaults that are given again change nothing.
+
+    Args:
+        flat: By flat name.
+    """
+    told = Told(parts=int(flat.get(PARTS, 1)))
+    for name, value in flat.items():
+        known = flat_names().get(name)
+        if known is None or known.place in (Place.FORM, Place.RUN):  # of a pipeline itself, as the recipe of retrain
+            told.form[name] = value
+        elif known.place is Place.OPTIONS and value != known.parameter.default:
+            told.form.setdefault(f"{known.stages[0]}_{OPTIONS}", {})[known.key] = value
+        elif known.place is Place.POD and value != known.parameter.default:
+            for stage in known.stages:
+                told.settings.setdefault(stage, {})[known.key] = value
+        elif known.place is None and value != known.parameter.default:
+            for stage in known.stages:
+                told.pods.setdefault(stage, {})[known.key] = value
+    _name_accelerator(flat, told)
+    return told
+
+
+def _name_accelerator(flat: Mapping[str, Any], told: Told) -> None:
+    """The nodes of a TrainJob have the accelerator of the run, unless they are given one of their own."""
+    kind = flat.get("run_gpu_type", PodSettings.gpu_type)
+    for stage in ("adapt", "tune"):
+        if kind != PodSettings.gpu_type and f"{stage}_node_gpu_type" not in flat:
+            told.settings.setdefault(stage, {})["node_gpu_type"] = kind
