@@ -88,11 +88,11 @@ def test_the_schema_refuses_what_trainer_would_refuse(path, value):
 def test_a_pod_with_what_the_trainjob_adds_is_accepted_by_kubernetes():
     spec = rendered()["spec"]
     (group,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pod = group["template"]["spec"]["template"]["spec"]
+    metadata, pod = (group["template"]["spec"]["template"][name] for name in ("metadata", "spec"))
     trainer = spec["trainer"]
     pod["containers"][0] |= {name: trainer[name] for name in ("image", "command", "args", "env")}
     pod["containers"][0]["resources"] = trainer["resourcesPerNode"]
-    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node"}, "spec": pod}
+    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | {"name": "node"}, "spec": pod}
     kubernetes_validate.validate(whole, KUBERNETES, strict=True)
 
 
