@@ -15,6 +15,8 @@ GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MANAGER = "llm-retriever/step"
 LABELS = "llm-retriever/"
 TRAINING_LABEL, ATTEMPT_LABEL = f"{LABELS}training", f"{LABELS}attempt"
+POD_LABELS = {"app.kubernetes.io/part-of": "llm-retriever"}
+"""What the pods of this project are known by; the manifests' network policy selects them by it."""
 ASKED = f"{LABELS}asked"
 """Annotation: digest of what the nodes do and are; a TrainJob of the same training that has another one is out of date."""
 CONTAINER = REPLICATED_JOB = "node"
@@ -108,7 +110,7 @@ def _resources(nodes: Nodes) -> dict[str, dict[str, str]]:
 
 
 def _pods(nodes: Nodes, own: Own) -> dict[str, Any]:
-    """The patch of the pods: account, place, shared memory for NCCL and data loading, and no more rights than a step."""
+    """The patch of the pods: label, account, place, shared memory for NCCL and loading, and no more rights than a step."""
     container = {
         "name": CONTAINER,
         "volumeMounts": [{"name": "dshm", "mountPath": "/dev/shm"}],  # noqa: S108
@@ -123,4 +125,5 @@ def _pods(nodes: Nodes, own: Own) -> dict[str, Any]:
     }
     if nodes.account or own.account:
         spec["serviceAccountName"] = nodes.account or own.account
-    return {"name": REPLICATED_JOB, "template": {"spec": {"template": {"spec": spec}}}}
+    pod = {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec}
+    return {"name": REPLICATED_JOB, "template": {"spec": {"template": pod}}}
