@@ -23,6 +23,7 @@ from llm_retriever.settings import Place
 from llm_retriever.settings.options import OVERRIDES
 from pipelines import encoding, form
 from pipelines.form import SETTINGS
+from pipelines.pods import counted
 from pipelines.stages import on_cpu, on_gpu, stage
 from pipelines.variants import Variant
 
@@ -55,7 +56,7 @@ def comparison_of(variants: Sequence[Variant], parts: int = 1) -> Any:
         return _Layout(given, variants, parts).compared()
 
     documented = with_arguments(form.meanings(FORM.parameters))(with_signature(compare_methods, FORM))
-    return dsl.pipeline(name="compare-methods")(documented)
+    return counted(dsl.pipeline(name="compare-methods")(documented))
 
 
 class _Layout:
@@ -70,7 +71,7 @@ class _Layout:
         on_cpu(corpus, "corpus")
         self.collection = corpus.outputs["collection"]
         self.mined = mining.mine_negatives(collection=self.collection, **stage(given, "mine"))
-        on_gpu(self.mined, "mine", given["mine_gpus"])
+        on_gpu(self.mined, "mine")
 
     def compared(self) -> Compared:
         """Every variant's tasks, and the last step."""
@@ -135,7 +136,7 @@ class _Layout:
 
         def make() -> Any:
             task = self._task(adaptation.adapt_backbone, "adapt", variant.parameters, artifacts)
-            return on_gpu(task, "adapt", self._gpus(variant, "adapt"), owner=True)
+            return on_gpu(task, "adapt")
 
         return self._once("adapt-backbone", variant, ("backbone", "adapt"), make)
 
@@ -144,7 +145,7 @@ class _Layout:
 
         def make() -> Any:
             task = self._task(tuning.tune_retriever, "tune", variant.parameters, artifacts)
-            return on_gpu(task, "tune", self._gpus(variant, "tune"), owner=True)
+            return on_gpu(task, "tune")
 
         return self._once("tune-retriever", variant, ("backbone", "adapt", "tune"), make)
 
@@ -164,7 +165,7 @@ class _Layout:
         def make() -> Any:
             task = self._task(indexing.build_index, "index", variant.parameters, artifacts)
             encoded = encoding.encoded_in_parts(self.given, self.parts, **artifacts, overrides=overrides)
-            return on_gpu(task, "index", self._gpus(variant, "index")).after(*encoded)
+            return on_gpu(task, "index").after(*encoded)
 
         return self._once("build-index", variant, stages, make)
 
@@ -186,7 +187,7 @@ class _Layout:
             "bm25_runs": self.mined.outputs["bm25_runs"],
         }
         task = self._task(evaluation.evaluate, "eval", own, artifacts, production_uri="", production_shards_uri="")
-        return on_gpu(task, "eval", self.given["eval_gpus"]).set_display_name(f"evaluate: {variant.name}")
+        return on_gpu(task, "eval").set_display_name(f"evaluate: {variant.name}")
 
 
 def _reads_new_tokens(variant: Variant) -> bool:

@@ -43,7 +43,7 @@ def encode_in_parts(parts: int, overrides: Mapping[str, Any]) -> Any:
                 task = overridable(encoding.encode_corpus)(**read, **settings, overrides=dict(overrides))
             else:
                 task = encoding.encode_corpus(**read, **settings)
-            on_gpu(task, "index", given["index_gpus"])
+            on_gpu(task, "index")
 
     return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,8 +49,8 @@ SETTINGS: dict[str, type] = {
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
-OF_THE_RUN = ("checkpoint_minutes", "node_runtime", "node_account", "node_labels")
-"""Settings of pods that all stages share, as they share seed and precision."""
+OF_THE_RUN = ("precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+"""Settings that have one flat name for all stages, as the seed has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
 PARTS = "index_parts"
@@ -69,6 +71,7 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_cpu_tolerations": ("tolerations", _OTHERS),
 }
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
+HELP_WIDTH = 52
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -172,14 +175,23 @@ def _taken(flat: FlatName) -> inspect.Parameter:
 def meanings(names: Iterable[str]) -> dict[str, str]:
     """The help of a form's parameters; that of an object of options lists its keys with meaning and default."""
     known = flat_names()
-    return {name: _options_help(name) if name.endswith(f"_{OPTIONS}") else known[name].parameter.help for name in names}
+    return {
+        name: _options_help(name) if name.endswith(f"_{OPTIONS}") else _short(known[name].parameter.help)
+        for name in names
+    }
 
 
 def _options_help(name: str) -> str:
     own = parameters(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
     keys = option_names(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
-    lines = [f"{key} ({json.dumps(own[key].default)}): {own[key].help}" for key in keys]
-    return "A JSON object with any of these keys. " + " ".join(lines)
+    told = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
+    return f'A JSON object with any of these keys, here with their defaults (-1 and "": the recipe\'s). {told}.'
+
+
+def _short(text: str) -> str:
+    """The beginning of a help: the form's help stands several times in the object in which Argo keeps a run."""
+    clause = re.split(r"[;.:](?: |$)| \(|, (?:which|as|so|but|beside|where|with) ", text, maxsplit=1)[0]
+    return textwrap.shorten(clause, HELP_WIDTH, placeholder=" …")
 
 
 def defaults() -> dict[str, Any]:
@@ -249,7 +261,8 @@ def folded(flat: Mapping[str, Any]) -> Told:
         if known is None or known.place in (Place.FORM, Place.RUN):  # of a pipeline itself, as the recipe of retrain
             told.form[name] = value
         elif known.place is Place.OPTIONS and value != known.parameter.default:
-            told.form.setdefault(f"{known.stages[0]}_{OPTIONS}", {})[known.key] = value
+            for stage in known.stages:
+                told.form.setdefault(f"{stage}_{OPTIONS}", {})[known.key] = value
         elif known.place is Place.POD and value != known.parameter.default:
             for stage in known.stages:
                 told.settings.setdefault(stage, {})[known.key] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_retriever.stores.secret import STORE_SECRET, VARIABLES
 from llm_retriever.trainjob.nodes import Nodes
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -22,8 +23,6 @@ ASKED = f"{LABELS}asked"
 CONTAINER = REPLICATED_JOB = "node"
 """What Trainer's runtimes call the container and the group of pods that train."""
 PROGRAM = ["python", "-m", "llm_retriever.trainjob.node"]
-STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
-STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 GRACE_SECONDS = 600
 """What a node that is asked to end has for its last checkpoint."""
 
@@ -66,7 +65,7 @@ def specification(nodes: Nodes, uri: str, own: Own) -> dict[str, Any]:
         "image": nodes.image or own.image,
         "command": PROGRAM,
         "args": [uri],
-        "env": [_from_secret(name) for name in STORE_VARIABLES],
+        "env": [_from_secret(name) for name in VARIABLES],
         "numNodes": nodes.number,
         "numProcPerNode": nodes.processes,
         "resourcesPerNode": _resources(nodes),
