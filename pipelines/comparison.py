@@ -21,7 +21,7 @@ from components.prepare_corpus import component as preparation
 from components.tune_retriever import component as tuning
 from llm_retriever.settings import Place
 from llm_retriever.settings.options import OVERRIDES
-from pipelines import encoding, form
+from pipelines import form
 from pipelines.form import SETTINGS
 from pipelines.pods import counted
 from pipelines.stages import on_cpu, on_gpu, stage
@@ -159,13 +159,9 @@ class _Layout:
         stages = ("backbone", "adapt", "tune", "index")
         artifacts = {"retriever": self._tuned(variant).outputs["retriever"], "collection": self.collection}
 
-        own = {flat.name: flat for flat in form.flat_names().values() if flat.name in variant.parameters}
-        overrides = {flat.key: variant.parameters[name] for name, flat in own.items() if "index" in flat.stages}
-
         def make() -> Any:
             task = self._task(indexing.build_index, "index", variant.parameters, artifacts)
-            encoded = encoding.encoded_in_parts(self.given, self.parts, **artifacts, overrides=overrides)
-            return on_gpu(task, "index").after(*encoded)
+            return on_gpu(task, "index")
 
         return self._once("build-index", variant, stages, make)
 

@@ -49,14 +49,13 @@ SETTINGS: dict[str, type] = {
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
-OF_THE_RUN = ("precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
-"""Settings that have one flat name for all stages, as the seed has, and are no parameters of the form."""
+OF_THE_RUN = ("seed", "precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+"""Settings that have one flat name for all stages, as the place of checkpoints has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
 PARTS = "index_parts"
 """Flat name that decides how a pipeline is laid out: the pods that encode the corpus at the same time."""
-GPUS_HELP = "GPUs of a pod of this stage, a text: 0, 1, 2, 4, 8 or 16; 0 = it computes on the processor."
-MINING_GPUS = "0"
+GPUS_HELP = "GPUs of the pod: 0 (it computes on the processor), 1, 2, 4, 8 or 16."
 DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
 """Where a cluster must be told what a machine can see for itself."""
 MODEL_STAGES = (*GPU_STAGES, "backbone")
@@ -71,7 +70,8 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_cpu_tolerations": ("tolerations", _OTHERS),
 }
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
-HELP_WIDTH = 52
+OPTION_WIDTH = 46
+"""Characters of a key's help in the form; the READMEs of the components have all of it."""
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -134,9 +134,8 @@ def flat_names() -> dict[str, FlatName]:
             if parameter.place is not Place.STEP:
                 name = flat_name(stage, key)
                 stages = (*(found[name].stages if name in found else ()), stage)
-                given = Parameter(
-                    name, parameter.type, DEFAULTS.get(name, parameter.default), parameter.help, parameter.choices
-                )
+                text, default = GPUS_HELP if key == "gpus" else parameter.help, DEFAULTS.get(name, parameter.default)
+                given = Parameter(name, parameter.type, default, text, parameter.choices)
                 found[name] = FlatName(name, given, parameter.place, stages, key)
     of_pods = parameters(PodSettings)
     for stage in STAGES:
@@ -175,10 +174,7 @@ def _taken(flat: FlatName) -> inspect.Parameter:
 def meanings(names: Iterable[str]) -> dict[str, str]:
     """The help of a form's parameters; that of an object of options lists its keys with meaning and default."""
     known = flat_names()
-    return {
-        name: _options_help(name) if name.endswith(f"_{OPTIONS}") else _short(known[name].parameter.help)
-        for name in names
-    }
+    return {name: _options_help(name) if name.endswith(f"_{OPTIONS}") else known[name].parameter.help for name in names}
 
 
 def _options_help(name: str) -> str:
@@ -190,8 +186,8 @@ def _options_help(name: str) -> str:
 
 def _short(text: str) -> str:
     """The beginning of a help: the form's help stands several times in the object in which Argo keeps a run."""
-    clause = re.split(r"[;.:](?: |$)| \(|, (?:which|as|so|but|beside|where|with) ", text, maxsplit=1)[0]
-    return textwrap.shorten(clause, HELP_WIDTH, placeholder=" …")
+    clause = re.split(r"\.(?: |$)", text, maxsplit=1)[0]
+    return textwrap.shorten(clause, OPTION_WIDTH, placeholder=" …")
 
 
 def defaults() -> dict[str, Any]:
