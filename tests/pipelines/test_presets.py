@@ -129,7 +129,7 @@ def test_values_are_typed_as_the_pipeline_declares_them() -> None:
     ("text", "error"),
     [
         ("adapt_methd=none", 'field "adapt_methd": is no parameter of this pipeline; did you mean adapt_method?'),
-        ("mine_depth=1.5", "field \"mine_depth\": 1.5 is not of type int; give for instance 200"),
+        ("mine_depth=1.5", 'field "mine_depth": 1.5 is not of type int; give for instance 200'),
         ("corpus_deduplicate=perhaps", "is not of type bool"),
         ("none", "'none' is not of the form key=value; write for instance adapt_method=none"),
     ],
