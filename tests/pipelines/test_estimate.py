@@ -14,7 +14,6 @@ from pipelines import artifacts, estimate, presets, variants
 from pipelines.__main__ import main
 from pipelines.estimate import GPUS, SHAPES, UTILISATION, Cost, Workload
 from pipelines.shapes import shape_of
-from pipelines.train_retriever import train_retriever
 
 PASSAGES, QUERIES = 8_841_823, 491_000
 MS_MARCO = Workload(PASSAGES, QUERIES, 6980)
@@ -24,7 +23,7 @@ BODY, TABLE = 32 * (4 * 4096**2 + 3 * 4096 * 11_008), 32_000 * 4096
 
 
 def parameters_of(preset: str, **changes: object) -> dict[str, Any]:
-    return {**presets.defaults(train_retriever), **presets.load(preset), **changes}
+    return {**form.defaults(), **presets.load(preset), **changes}
 
 
 def costs(preset: str, work: Workload = MS_MARCO, **changes: object) -> dict[str, Cost]:
@@ -124,7 +123,7 @@ def test_everything_is_told_of_every_step() -> None:
 
 def test_what_variants_share_is_counted_once() -> None:
     given = parameters_of("llm-ql-llama2-7b")
-    compared = variants.load("methods", train_retriever).variants
+    compared = variants.load("methods").variants
     found = estimate.estimate_comparison(given, compared, MS_MARCO, GPU)
     names = [cost.step for cost in found]
     assert len(names) == len(set(names))
@@ -145,7 +144,7 @@ def test_what_variants_share_is_counted_once() -> None:
 
 def test_only_the_first_variant_of_a_backbone_encodes_with_the_untuned_one() -> None:
     given = parameters_of("llm-ql-qwen3-0.6b", eval_untuned_passages=1000)
-    compared = variants.load("methods", train_retriever).variants
+    compared = variants.load("methods").variants
     found = estimate.estimate_comparison(given, compared, Workload(1000, 100), GPU)
     hours = [cost.gpu_hours or 0 for cost in found if cost.step.startswith("evaluate")]
     assert hours[0] > 2 * max(hours[1:])

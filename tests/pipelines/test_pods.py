@@ -22,6 +22,7 @@ from pipelines.costs import Workload
 from pipelines.form import Told
 from pipelines.shapes import GPUS
 from pipelines.train_retriever import train_retriever
+from tests.manifests.rendering import rendered
 from tests.pipelines.api_server import serving
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
@@ -277,3 +278,30 @@ def test_shared_memory_of_the_presets_fits_into_the_memory_of_the_step(name: str
         if int(given[f"{stage}_gpus"]) > 1:
             assert size(settings[stage].shared_memory) == size("64Gi")
             assert 4 * size(settings[stage].shared_memory) <= size(given[f"{stage}_memory"])
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_can_be_a_base(name: str, tmp_path: Path) -> None:
+    """`backbone` is the name of a parameter and of a stage."""
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        f'base = "{name}"\n[parameters]\nbackbone = "s3://bucket/llama"\n[cluster.backbone]\nmemory = "32Gi"\n'
+    )
+    assert presets.load(str(path)) == presets.load(name) | {"backbone": "s3://bucket/llama"}
+    expected = settings_of(name)
+    assert settings_of(str(path)) == expected | {"backbone": replace(expected["backbone"], memory="32Gi")}
+
+
+def test_the_preset_without_gpus_fits_into_the_quota_of_the_overlay_kind() -> None:
+    hard = next(d["spec"]["hard"] for d in rendered("kind") if d["kind"] == "ResourceQuota")
+    size = quantity.parse_quantity
+    given, own = {**form.defaults(), **presets.load("demo-cluster-cpu")}, settings_of("demo-cluster-cpu")
+    assert {given[f"{stage}_gpus"] for stage in pods.GPU_STAGES} == {"0"}
+    assert hard["requests.nvidia.com/gpu"] in ("0", 0)
+    # The object store, and two drivers beside what runs at the same time: Argo's own container in each of them included.
+    room = {"cpu": size(hard["requests.cpu"]) - size("250m") - 2 * size("200m")}
+    room["memory"] = size(hard["requests.memory"]) - size("512Mi") - 2 * size("320Mi")
+    together = [("backbone", "mine"), *((stage,) for stage in pods.STAGES)]
+    for stages in together:
+        assert sum(size(own[stage].cpus) + size("100m") for stage in stages) <= room["cpu"]
+        assert sum(size(own[stage].memory) + size("256Mi") for stage in stages) <= room["memory"]

@@ -16,6 +16,7 @@ import yaml
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import AdaptationSettings, TuningSettings, as_dict
+from llm_retriever.stores import secret
 from llm_retriever.trainjob import manifest as module
 from llm_retriever.trainjob.manifest import Own, manifest, specification
 from llm_retriever.trainjob.nodes import Nodes, nodes_of
@@ -105,7 +106,7 @@ def test_no_variable_of_torchruns_and_no_secrets_value_is_in_it():
 
 
 def test_steps_and_nodes_take_their_store_from_the_same_secret():
-    assert (module.STORE_SECRET, module.STORE_VARIABLES) == (stages.STORE_SECRET, stages.STORE_VARIABLES)
+    assert (module.STORE_SECRET, module.VARIABLES) == (stages.STORE_SECRET, secret.VARIABLES)
 
 
 SEVERAL = {"nodes": 2, "checkpoint_uri": "s3://my-bucket/checkpoints", "precision": "bf16"}
@@ -119,7 +120,7 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
     assert (nodes.number, nodes.runtime, nodes.gpu_type) == (2, "torch-distributed", "nvidia.com/gpu")
     assert nodes.labels == {"kueue.x-k8s.io/queue-name": "training", "team": "search"}
     named = {name for name in as_dict(settings()) if name.startswith("node")}
-    words = ["processes", "cpus", "memory", "gpu_type", "image", "runtime", "account", "labels"]
+    words = ["gpus", "cpus", "memory", "gpu_type", "image", "runtime", "account", "labels"]
     assert named == {"nodes", *(f"node_{word}" for word in words)}
 
 
@@ -129,7 +130,7 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
         ({"checkpoint_uri": ""}, r'"checkpoint_uri": several nodes share nothing but an object store; give s3://'),
         ({"checkpoint_uri": "/mnt/shared"}, r'"checkpoint_uri": several nodes share nothing but an object store'),
         ({"precision": "auto"}, r'"precision": .* say bf16 or fp32'),
-        ({"processes": 1}, r'"processes": .* use 0; node_gpus .* counts the GPUs of each node'),
+        ({"processes": 1}, r'"processes": .* use 0; node_gpus counts the GPUs of each node'),
         ({"gpus": "8"}, r'"gpus": .* use 0; node_gpus counts the GPUs of each node'),
         ({"node_labels": "training"}, r'"node_labels": \'training\' is not of the form key=value'),
         ({"node_labels": "a b/c=x y"}, r'"node_labels": .* is no label of Kubernetes'),
