@@ -38,6 +38,7 @@ STEP = Step(
         "metrics": "The figures, as numbers of the run.",
         "refreshed": "The index of the version in production, brought to this collection, where its own is of another.",
     },
+    restarts=True,
 )
 
 if __name__ == "__main__":
