@@ -126,6 +126,7 @@ class Supervisor:
         self._worker: int | None = None
         self._asked = 0
         self._shortages = 0
+        self._strangers: frozenset[int] = frozenset()
 
     def run(self) -> int:
         """Works to the end.
@@ -134,6 +135,8 @@ class Supervisor:
             The worker's exit code; 1 where the last one crashed; 128 + the signal's number where one asked to stop.
         """
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        # A shell that has become this process by `exec` may have left children of its own.
+        self._strangers = frozenset(_children(os.getpid()))
         with self._passing_signals_on():
             for restart in itertools.count():
                 end = self._work(restart)
@@ -164,7 +167,7 @@ class Supervisor:
                 code = worker.returncode = self._wait(worker.pid)
             finally:
                 self._worker = None
-                gone = _end_descendants(worker.pid)
+                gone = _end_descendants(worker.pid, self._strangers)
         if code:
             self.tidy(worker.pid)
         end = End(code, code == EXIT_OUT_OF_MEMORY or (code != 0 and _memory_kills() > kills))
@@ -251,7 +254,7 @@ def _memory_kills() -> int:
     return 0
 
 
-def _end_descendants(worker: int) -> bool:
+def _end_descendants(worker: int, spared: frozenset[int]) -> bool:
     """Kills what a worker has left, as training processes in sessions of their own; whether all of it is gone.
 
     Orphans become children of this process, or of the init process where the system cannot do that; those in the worker's
@@ -261,14 +264,14 @@ def _end_descendants(worker: int) -> bool:
         os.killpg(worker, signal.SIGKILL)
     until = time.monotonic() + SECONDS_TO_END
     while time.monotonic() < until:
-        for child in _children(os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        try:
-            if not os.waitpid(-1, os.WNOHANG)[0]:
-                time.sleep(0.02)
-        except ChildProcessError:
+        left = frozenset(_children(os.getpid())) - spared
+        if not left:
             return True
+        for child in left:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, os.WNOHANG)
+        time.sleep(0.02)
     return False
 
 

@@ -36,7 +36,7 @@ STOP_FILE = "LLM_RETRIEVER_STOP_FILE"
 LAUNCHER = "LLM_RETRIEVER_LAUNCHER"
 """Environment variable: process id of the step that started a training process."""
 EXIT_STOPPED = 128 + signal.SIGTERM
-FAILURE, CRASH = "failure.txt", "crash.txt"
+FAILURE = "failure.json"
 """The traceback of the training process that failed first, and of which kind its crash was."""
 LAST_LINES = 30
 NODES_MEET_SECONDS = 3600
@@ -196,11 +196,10 @@ def _conclude(code: int, directory: Path, last: list[str]) -> None:
         raise InputError(**json.loads(refusal.read_text(encoding="utf-8")))
     if (directory / "stop").exists():
         raise SystemExit(EXIT_STOPPED)
-    failure, kind = directory / FAILURE, directory / CRASH
-    told = failure.read_text(encoding="utf-8") if failure.exists() else "\n".join(last)
-    # A process that leaves nothing was killed.
-    crash = Crash(kind.read_text(encoding="utf-8")) if kind.exists() else Crash.PASSING
-    raise ProcessFailedError(f"a training process failed:\n{told.rstrip()}", crash)
+    failure, left = directory / FAILURE, {"crash": Crash.PASSING, "text": "\n".join(last)}
+    if failure.exists():  # Else no process failed by itself: one was killed.
+        left = json.loads(failure.read_text(encoding="utf-8"))
+    raise ProcessFailedError(f"a training process failed:\n{left['text'].rstrip()}", Crash(left["crash"]))
 
 
 class _Shown(io.TextIOBase):
@@ -237,12 +236,17 @@ def main(module: str, job_file: str) -> int:
         return EXIT_BAD_INPUT
     except Exception as error:
         traceback.print_exc(file=errors)
-        # Only the first failure is a cause: the other processes then miss their peer.
-        with contextlib.suppress(FileExistsError), path.with_name(FAILURE).open("x", encoding="utf-8") as file:
-            files.write_text(path.with_name(CRASH), crash_of(error))
-            traceback.print_exc(file=file)
+        _leave(error, path.with_name(FAILURE))
         return 1
     return 0
+
+
+def _leave(error: Exception, failure: Path) -> None:
+    """Leaves what happened, at once and whole, unless another process has: those that miss it fail after it."""
+    own = failure.with_suffix(f".{os.getpid()}")
+    files.write_json(own, {"crash": crash_of(error), "text": "".join(traceback.format_exception(error))})
+    with contextlib.suppress(FileExistsError):
+        os.link(own, failure)
 
 
 def told(error: InputError) -> dict[str, Any]:

@@ -131,6 +131,18 @@ def test_nothing_that_a_killed_worker_has_started_runs_beside_the_next_one(tmp_p
     assert not Path(f"/proc/{(tmp_path / 'left').read_text()}").exists()
 
 
+def test_what_ran_before_the_step_is_left_alone(tmp_path):
+    command = ["sh", "-c", 'sleep 600 & echo $! > "$0"; exec "$@"', str(tmp_path / "before"), *PROGRAM]
+    command += flags(tmp_path, "kill", 1)
+    ended = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, timeout=120, stderr=subprocess.DEVNULL)
+    sleeper = int((tmp_path / "before").read_text())
+    try:
+        assert ended.returncode == 0
+        assert running(sleeper)
+    finally:
+        os.kill(sleeper, signal.SIGKILL)
+
+
 def test_a_killed_worker_leaves_neither_its_draft_nor_its_scratch_files(tmp_path):
     neighbour = tmp_path / ".another.1.partial"
     neighbour.mkdir()
