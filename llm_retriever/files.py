@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -47,6 +48,23 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(path: str | Path, process: int) -> None:
+    """Removes what a process that was killed while it wrote `path`, or something on the way to it, has left beside it.
+
+    Args:
+        path: As it was given to `atomic_directory` or `atomic_file`.
+        process: Its process id; it must have ended.
+    """
+    path = Path(path)
+    name = glob.escape(path.name)
+    for pattern in (f".{name}.{process}.partial*", f"..{name}.*.{process}.partial*"):
+        for draft in path.parent.glob(pattern):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
