@@ -216,6 +216,9 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
             known = flat_name(stage, key)
             if known in given:
                 raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
+            if flat.get(known, own) != own:
+                mend = f"give {known}, or leave it to those who fill in the form"
+                raise InputError("another stage's object has another value", field=f"{name}.{key}", mend=mend)
             flat[known] = own
     return flat
 

@@ -191,7 +191,7 @@ def test_kfp_shows_runs(command: str, path: str, server: Server, folder: Path) -
 def test_a_documented_preset_can_be_read_and_compiled(tmp_path: Path) -> None:
     (text,) = [block for block in blocks("toml") if "[cluster" in block]
     (tmp_path / "ours.toml").write_text(text)
-    assert presets.cluster(str(tmp_path / "ours.toml"))["tune"].timeout_hours == 96
+    assert presets.cluster(str(tmp_path / "ours.toml"))["tune"]["timeout_hours"] == 96
     target = tmp_path / "pipeline.yaml"
     assert program.main(["compile", "--preset", str(tmp_path / "ours.toml"), "--output", str(target)]) == 0
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_retriever.errors import InputError
 from llm_retriever.pretraining import BLOCK, SIZES
-from pipelines import artifacts, estimate, presets, variants
+from pipelines import artifacts, estimate, form, presets, variants
 from pipelines.__main__ import main
 from pipelines.estimate import GPUS, SHAPES, UTILISATION, Cost, Workload
 from pipelines.shapes import shape_of

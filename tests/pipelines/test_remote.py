@@ -51,8 +51,8 @@ def test_a_submission_sends_the_pipeline_with_typed_parameters(
     assert body["runtime_config"]["parameters"] == {
         "corpus_uri": "s3://bucket/corpus",
         "mine_depth": 50,
-        "promote_minimum_gain": 0.5,
-        "corpus_deduplicate": False,
+        "promote_options": {"minimum_gain": 0.5},
+        "corpus_options": {"deduplicate": False},
     }
     specification = body["pipeline_spec"]["pipeline_spec"]
     assert specification["pipelineInfo"]["name"] == "train-retriever"
@@ -66,6 +66,69 @@ def test_a_preset_fills_the_parameters_and_the_command_line_wins(server: Server)
     assert parameters["adapt_options"]["deepspeed"] == "zero3"
     assert parameters["adapt_gpus"] == "8"
     assert parameters["tune_gpus"] == "4"
+
+
+def write_counts(path: Path, count: str) -> Path:
+    path.write_text(f"[parameters]\ntune_gpus = {count}\n")
+    return path
+
+
+@pytest.mark.parametrize("pipeline", ["train_retriever", "retrain", "compare_methods"])
+@pytest.mark.parametrize(("count", "sent"), [("2", "2"), ('"2"', "2"), (None, None)])
+def test_a_number_of_gpus_reaches_the_driver_as_a_text_however_it_was_given(
+    server: Server, tmp_path: Path, pipeline: str, count: str | None, sent: str | None
+) -> None:
+    """The driver drops a number without a word, and takes the form's default where nothing is sent."""
+    given = ["corpus_uri=s3://bucket/corpus", "promote_uri=s3://bucket/published"]
+    given = given[:1] if pipeline == "compare_methods" else given
+    preset = ["--preset", str(write_counts(tmp_path / "ours.toml", count))] if count else []
+    assert submit(server, pipeline, *preset, *given) == 0
+    assert submit(server, pipeline, *given, *([f"tune_gpus={count}"] if count == "2" else [])) == 0
+    for request in server.asked("POST", "/runs"):
+        parameters = request.body["runtime_config"]["parameters"]
+        form = request.body["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]["tune_gpus"]
+        assert form["parameterType"] == "STRING"
+        assert form["defaultValue"] == "1"
+        assert parameters.get("tune_gpus") in (sent, None)
+        assert not isinstance(parameters.get("tune_gpus", ""), int | float)
+    assert server.asked("POST", "/runs")[0].body["runtime_config"]["parameters"].get("tune_gpus") == sent
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["tune_gpus=3"], "field \"tune_gpus\": '3' is refused"),
+        (["tune_gpus=-1"], "field \"tune_gpus\": '-1' is refused"),
+        (
+            ['tune_options={"lora_rnak": 8}'],
+            'field "tune_options.lora_rnak": is not a key of these options; did you mean lora_rank?',
+        ),
+        (['tune_options={"learning_rate": 1}'], 'field "tune_options.learning_rate": has a parameter of its own'),
+        (['tune_options={"lora_rank": "8"}'], "field \"tune_options.lora_rank\": '8' is not of type int"),
+        (['tune_options={"lora_rank": 0}'], 'field "tune_lora_rank": 0 is refused'),
+        (["tune_options=lora_rank"], "field \"tune_options\": 'lora_rank' is no JSON object"),
+        (
+            ['tune_options={"lora_rank": 8}', "tune_lora_rank=8"],
+            'field "tune_options.lora_rank": tune_lora_rank is given as well',
+        ),
+    ],
+)
+def test_options_are_checked_before_anything_is_sent(
+    server: Server, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(server, *given) == 2
+    assert told in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_flat_names_and_options_are_the_same(server: Server) -> None:
+    assert submit(server, "tune_lora_rank=64", "tune_lora_alpha=128", "run_precision=fp32") == 0
+    objects = ['tune_options={"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}']
+    others = [f'{stage}_options={{"precision": "fp32"}}' for stage in ("backbone", "mine", "adapt", "index", "eval")]
+    assert submit(server, *objects, *others) == 0
+    first, second = (r.body["runtime_config"]["parameters"] for r in server.asked("POST", "/runs"))
+    assert first == second
+    assert first["tune_options"] == {"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}
 
 
 def test_a_server_that_wants_to_know_who_asks_is_told_apart_from_one_that_is_away(

@@ -20,7 +20,7 @@ from tests.pipelines.api_server import Moment, Server, serving
 from tests.pipelines.argo_runs import START, STEP_SECONDS, ArgoRun
 from tests.s3_server import S3Server
 
-STEPS = (
+IN_PARTS = (
     "fingerprint-sources",
     "prepare-corpus",
     "fetch-backbone",
@@ -32,6 +32,7 @@ STEPS = (
     "evaluate",
     "promote",
 )
+STEPS = tuple(step for step in IN_PARTS if step != "encode-corpus")
 COMPLAINT = 'tune_retriever: /s3/models/negatives.jsonl:17: field "negatives": is empty; mine again'
 LOG = f"train: 100/200 (50%) steps, 2.0/s, 50s left\n{COMPLAINT}\n"
 KLOG = "I0821 14:03:07.123456       1 launcher_v2.go:160] publish success.\n"
@@ -51,12 +52,19 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def in_parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same with a loop, whose steps encode the corpus."""
+    from pipelines.train_retriever import train_retriever_of
+
+    return compiled(train_retriever_of(parts=3), tmp_path_factory.mktemp("in-parts"))
+
+
+@pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from pipelines import variants
     from pipelines.comparison import comparison_of
-    from pipelines.train_retriever import train_retriever
 
-    chosen = variants.load("read-out", train_retriever).variants
+    chosen = variants.load("read-out").variants
     return compiled(comparison_of(chosen), tmp_path_factory.mktemp("comparison"))
 
 
@@ -80,7 +88,7 @@ def rows(printed: str) -> dict[str, str]:
     """State and what follows it, by the task's name, in the order of the lines."""
     lines = [line.strip().split("  ") for line in printed.splitlines() if line.startswith("  ")]
     words = [[word.strip() for word in line if word.strip()] for line in lines]
-    return {row[0]: " ".join(row[1:]) for row in words if row[0].split(" [")[0] in STEPS}
+    return {row[0]: " ".join(row[1:]) for row in words if row[0].split(" [")[0] in IN_PARTS}
 
 
 def put(s3: S3Server, uri: str, text: str) -> None:
@@ -92,12 +100,12 @@ def put(s3: S3Server, uri: str, text: str) -> None:
 def test_a_run_is_one_line_a_task_in_the_pipelines_order(
     server: Server, training: dict[str, Any], serves_v1: bool, retried: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ArgoRun(training, {"condition-1": "skipped"}, retried=retried)
+    run = ArgoRun(training, {}, retried=retried)
     keep(server, run)
     server.serves_v1 = serves_v1
     assert status(server, run.id) == 0
     printed = capsys.readouterr().out
-    assert rows(printed) == {step: "skipped" if step == "encode-corpus" else f"done {TOOK}" for step in STEPS}
+    assert rows(printed) == dict.fromkeys(STEPS, f"done {TOOK}")
     assert list(rows(printed)) == [task.label for task in planned_tasks(training)]
     assert printed.splitlines()[0] == "train_retriever 2026-01-02 03:04:05, started 2026-01-02 03:04 UTC"
     assert printed.splitlines()[-1].startswith("succeeded after")
@@ -106,20 +114,20 @@ def test_a_run_is_one_line_a_task_in_the_pipelines_order(
 
 @pytest.mark.parametrize("serves_v1", [True, False])
 def test_what_came_from_the_cache_is_called_cached(
-    server: Server, training: dict[str, Any], serves_v1: bool, capsys: pytest.CaptureFixture[str]
+    server: Server, in_parts: dict[str, Any], serves_v1: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ArgoRun(training, dict.fromkeys(STEPS, "cached") | {"for-loop-2": ["cached"] * 3})
+    run = ArgoRun(in_parts, dict.fromkeys(IN_PARTS, "cached") | {"for-loop-2": ["cached"] * 3})
     keep(server, run)
     server.serves_v1 = serves_v1
     assert status(server, run.id) == 0
-    labels = [f"{step} [3/3]" if step == "encode-corpus" else step for step in STEPS]
+    labels = [f"{step} [3/3]" if step == "encode-corpus" else step for step in IN_PARTS]
     assert rows(capsys.readouterr().out) == dict.fromkeys(labels, "cached")
 
 
 def test_a_loop_counts_and_a_waiting_pod_says_why(
-    server: Server, training: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    server: Server, in_parts: dict[str, Any], training: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(server, ArgoRun(training, {"for-loop-2": ["done", "cached", "running"]}, id="loop", counted=4))
+    keep(server, ArgoRun(in_parts, {"for-loop-2": ["done", "cached", "running"]}, id="loop", counted=4))
     short = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     keep(server, ArgoRun(training, {"tune-retriever": "pending"}, id="pod", messages={"tune-retriever": short}))
     assert status(server, "loop") == 0
@@ -223,8 +231,8 @@ def test_a_driver_that_failed_is_said_to_be_one(
 
 def lost(training: dict[str, Any], outcomes: dict[str, Any]) -> tuple[ArgoRun, dict[str, Any]]:
     """A run that has ended, and the API's last list of its tasks, from before Argo packed them."""
-    before = ArgoRun(training, {"condition-1": "skipped", "evaluate": "driver pending", "promote": "absent"})
-    run = ArgoRun(training, {"condition-1": "skipped", **outcomes})
+    before = ArgoRun(training, {"evaluate": "driver pending", "promote": "absent"})
+    run = ArgoRun(training, outcomes)
     return run, run.answer(run_details={"task_details": before.task_details()})
 
 
@@ -265,11 +273,11 @@ def test_a_list_of_tasks_that_is_nowhere_is_pieced_together_from_the_artifacts(
 def test_a_run_of_a_pipeline_that_was_uploaded_has_its_order_from_there(
     server: Server, training: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = ArgoRun(training, {"condition-1": "skipped"})
+    run = ArgoRun(training, {})
     reference = {"pipeline_id": "pipeline-1", "pipeline_version_id": "version-1"}
     keep(server, run, pipeline_spec=None, pipeline_version_reference=reference)
     assert status(server, run.id) == 0  # the version is gone: by the order in which they ran
-    assert set(rows(capsys.readouterr().out)) == set(STEPS) - {"encode-corpus"}
+    assert set(rows(capsys.readouterr().out)) == set(STEPS)
     server.pipelines["pipeline-1"] = "train-retriever"
     server._add_version("pipeline-1", "v1", [training, {"platforms": {}}])
     assert status(server, run.id) == 0
