@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
+from llm_retriever.alias import MovedError
 from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
@@ -90,9 +91,15 @@ def promote(
 
 
 def _settle(case: _Case) -> Outcome:
+    """Decides and publishes; decides again if another run has moved the alias meanwhile.
+
+    Raises:
+        MovedError: Other runs keep moving it; what this one has published stays.
+    """
     registry = Registry(case.settings.uri)
     for _ in range(_ATTEMPTS):
-        before = registry.production()
+        seen = registry.alias()
+        before = registry.production(seen)
         outcome = _judged(case, registry, before)
         if outcome.version != outcome.before:
             return outcome
@@ -100,12 +107,13 @@ def _settle(case: _Case) -> Outcome:
         if published is None:
             return outcome
         version, reason = published
-        if registry.production() == before:
-            registry.put_into_production(version, reason)
+        try:
+            registry.put_into_production(version, reason, seen)
+        except MovedError as error:
+            lost = error
+        else:
             return dataclasses.replace(outcome, version=version, uri=registry.uri_of(version))
-    raise InputError(
-        "other runs keep promoting", file=case.settings.uri, mend="let one run at a time promote to this URI"
-    )
+    raise lost
 
 
 def _published(
@@ -140,7 +148,7 @@ def _of_an_earlier_attempt(case: _Case, registry: Registry, now: Version) -> Out
     """What this very run decided and published before it was killed; None if what is in production is not its work."""
     if registry.manifest(now, "evaluation") != manifest_of(case.made.evaluation):
         return None
-    name = registry.alias().get("previous")
+    name = registry.alias().content.get("previous")
     before = next((version for version in registry.versions() if version.name == name), None)
     if name and before is None:
         return None

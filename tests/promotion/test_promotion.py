@@ -233,14 +233,15 @@ def test_a_version_begun_on_an_earlier_day_is_completed_under_its_name(tmp_path:
     assert list(begun.parent.iterdir()) == [begun]
 
 
-def test_a_version_promoted_meanwhile_is_compared_with(s3: S3Server, old: Run, tmp_path: Path) -> None:
-    """Two runs decide at the same time; the better one finishes first."""
+@pytest.mark.parametrize("moment", ["version.json", "production.json"])
+def test_a_version_promoted_meanwhile_is_compared_with(s3: S3Server, old: Run, tmp_path: Path, moment: str) -> None:
+    """Two runs decide at the same time; the better one finishes first, if need be between the other's last two requests."""
     uri = f"s3://{s3.bucket}/retrievers"
     old.promote(uri)
     good, best = Run(tmp_path / "good", 0.5, seed=2), Run(tmp_path / "best", 0.6, seed=3)
 
     def the_other_run_finishes(request: dict[str, Any]) -> None:
-        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("version.json"):
+        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith(moment):
             s3.fault = None
             assert best.promote(uri)[1]
 
