@@ -325,6 +325,6 @@ def in_production(uri: str) -> str:
     return registry.uri_of(version)
 
 
-def model_digest(retriever: Path, index: Path) -> str:
-    """Digest over the files of a retriever and its index."""
-    return files.digest([manifest_of(retriever), manifest_of(index)])
+def model_digest(retriever: Path | Mapping[str, Any], index: Path) -> str:
+    """Digest over the files of a retriever, which is given by its directory or their manifest, and of its index."""
+    return files.digest([manifest_of(retriever) if isinstance(retriever, Path) else retriever, manifest_of(index)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.alias import MovedError
-from llm_retriever.card import RetrieverCard
+from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.indexing.shards import MANIFEST_FILE
@@ -73,7 +73,8 @@ def promote(
     content = files.read_json(file, mend="give the output of evaluate")
     new = measured(content, target_of(content, settings), settings.metric, file)
     against = contest(content, settings, file)
-    card = RetrieverCard.load(retriever).digest()
+    whole = RetrieverCard.load(retriever)
+    card = whole.digest()
     _check_same_card(content, card, file)
     manifest = index / MANIFEST_FILE
     _check_same_card(files.read_json(manifest, mend="give the output of build_index"), card, manifest)
@@ -83,7 +84,10 @@ def promote(
         )
         files.write_text(decision, decision_markdown(settings, new, outcome))
         return "", False
-    made = Made(retriever, index, evaluation, card, model_digest(retriever, index), with_index(refreshed))
+    manifest_of_retriever = manifest_of(retriever)
+    _check_weights(manifest_of_retriever, whole, retriever)
+    model = model_digest(manifest_of_retriever, index)
+    made = Made(retriever, index, evaluation, card, model, with_index(refreshed))
     outcome = _settle(_Case(settings, new, against, made))
     files.write_text(decision, decision_markdown(settings, new, outcome))
     _write_record(settings, outcome)
@@ -213,6 +217,16 @@ def _measured_before(registry: Registry, before: Version, new: Measured, setting
 def _check_same_card(content: Mapping[str, Any], card: str, file: Path) -> None:
     if content.get("card") != card:
         raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+
+
+def _check_weights(manifest: Mapping[str, Any], card: RetrieverCard, retriever: Path) -> None:
+    """Refuses weights that are not the card's, every byte of which was just read."""
+    sums = {Path(row["name"]): row["sha256"] for row in manifest["files"]}
+    weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
+    if digest_of_weights(weights) != card.weights:
+        raise InputError(
+            "the weights are not those that the card belongs to", file=retriever, field="weights", mend=SAME_RUN
+        )
 
 
 def _write_record(settings: PromotionSettings, outcome: Outcome) -> None:

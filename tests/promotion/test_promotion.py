@@ -279,6 +279,10 @@ def spoil_index(run: Run) -> None:
     files.write_json(run.index / "manifest.json", {"card": "another"})
 
 
+def spoil_weights(run: Run) -> None:
+    (run.retriever / "model" / "model.safetensors").write_text("weights 9")
+
+
 def spoil_metric(run: Run) -> None:
     run.content["splits"]["test"]["systems"]["retriever"].pop("ndcg@10")
 
@@ -292,6 +296,11 @@ def spoil_splits(run: Run) -> None:
     [
         (spoil_card, {}, r'evaluation.json: field "card": is of another retriever; give the outputs of one'),
         (spoil_index, {}, r'manifest.json: field "card": is of another retriever'),
+        (
+            spoil_weights,
+            {},
+            r'/retriever: field "weights": the weights are not those that the card belongs to; give the',
+        ),
         (spoil_metric, {}, r"field \"metric\": has no 'ndcg@10' of the retriever; use one of mrr@10"),
         (spoil_splits, {}, r"field \"split\": has no split ''; evaluate again"),
         (lambda run: None, {"split": "dev"}, r"field \"split\": has no split 'dev'; use one of test"),
