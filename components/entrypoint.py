@@ -8,7 +8,6 @@ complete.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -129,19 +128,7 @@ class Step(Generic[SettingsClass]):
         if not restarts:
             return self.execute()
         memory = tuple(name for name in MEMORY_SETTINGS if name in parameters(self.settings))
-
-        def tidy(process: int) -> None:
-            with contextlib.suppress(InputError):
-                for path in self._targets(given):
-                    files.remove_drafts(path, process)
-
-        return supervision.Supervisor(self.name, restarts, memory_settings=memory, tidy=tidy).run()
-
-    def _targets(self, given: argparse.Namespace) -> list[Path]:
-        """Where the outputs go."""
-        if given.executor_input is not None:
-            return list(ExecutorInput(given.executor_input).outputs.values())
-        return [Path(getattr(given, name)) for name in self.outputs if getattr(given, name) is not None]
+        return supervision.Supervisor(self.name, restarts, memory_settings=memory).run()
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line: a flag for every artifact and setting, or `--executor-input` alone."""

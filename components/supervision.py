@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -108,7 +108,6 @@ class Supervisor:
         restarts: At most.
         memory_settings: Settings that lower the memory a worker needs, to name them in the end; where there are any, a
             worker that follows one which ran out of memory lets fewer rows through the model at once.
-        tidy: Removes what the worker of this process id has left half done.
         command: Of the worker; by default that of this process.
     """
 
@@ -118,10 +117,9 @@ class Supervisor:
         restarts: int,
         *,
         memory_settings: tuple[str, ...] = (),
-        tidy: Callable[[int], None] = lambda process: None,
         command: list[str] | None = None,
     ) -> None:
-        self.name, self.restarts, self.memory_settings, self.tidy = name, restarts, memory_settings, tidy
+        self.name, self.restarts, self.memory_settings = name, restarts, memory_settings
         self.command = command or [sys.executable, *sys.orig_argv[1:]]
         self._worker: int | None = None
         self._asked = 0
@@ -168,8 +166,6 @@ class Supervisor:
             finally:
                 self._worker = None
                 gone = _end_descendants(worker.pid, self._strangers)
-        if code:
-            self.tidy(worker.pid)
         end = End(code, code == EXIT_OUT_OF_MEMORY or (code != 0 and _memory_kills() > kills))
         if gone or not end.may_pass:
             return end

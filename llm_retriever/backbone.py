@@ -77,7 +77,7 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
     if not hub.COMMIT.fullmatch(revision):
         raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=hub.PIN)
     label = f"{source}@{revision[:8]}"
-    with tempfile.TemporaryDirectory(prefix=f"{draft.name}-hub", dir=draft.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=draft) as folder:
         copy = Path(folder) / "model"
         _snapshot(source, revision, copy, [*DESCRIPTION_FILES, WEIGHTS_INDEX])
         ModelFiles(LocalStore(copy), label).check_description()

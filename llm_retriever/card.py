@@ -6,6 +6,7 @@ A model without a card is not encoded with. An index remembers the digest of the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,12 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
+from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, Wording
 from llm_retriever.settings import UNSET_NUMBER
 
-CARD_FILE = "retriever_card.json"
+CARD_FILE, MODEL_DIRECTORY = "retriever_card.json", "model"
 LINEAGE_FILE = "backbone.json"
 EMBEDDING_TOKENS = "embedding_tokens"
 """Key of a stage's settings: the tokens that an adaptation has trained to stand for a passage, and those for a query."""
@@ -150,6 +152,11 @@ def _validated(kind: Any, content: Any, path: Path) -> Any:
 
 
 def weights_digest(directory: str | Path) -> str:
-    """SHA-256 over the names and bytes of a model directory's safetensors files."""
+    """SHA-256 over the names and bytes of a model directory's safetensors files; each file is read once."""
     weights = sorted(Path(directory).glob("*.safetensors"))
-    return files.digest([[path.name, files.sha256_of_file(path)] for path in weights])
+    return digest_of_weights({path.name: sha256_of_large_file(path) for path in weights})
+
+
+def digest_of_weights(checksums: Mapping[str, str]) -> str:
+    """As `weights_digest`, of the SHA-256 (hex) of every weight file by its name."""
+    return files.digest([[name, checksums[name]] for name in sorted(checksums)])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm_retriever import drafts
 from llm_retriever.errors import InputError
 
 
@@ -20,51 +19,50 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yields an empty directory beside `path` that becomes `path` when the block ends without an exception.
 
     An existing `path` is replaced. When the block raises, the temporary directory is removed and `path` stays as it was.
+    What a killed process has left of the same `path` is removed first.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with _draft_of(Path(path)) as draft:
+        draft.mkdir()
         yield draft
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.exists():
-            path.unlink()
-        os.replace(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        put_in_place(draft, Path(path))
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yields a path beside `path`; what is written there becomes `path` when the block ends without an exception."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    """Yields a path beside `path`; what is written there becomes `path` when the block ends without an exception.
+
+    What a killed process has left of the same `path` is removed first.
+    """
+    with _draft_of(Path(path)) as draft:
         yield draft
         os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
-def remove_drafts(path: str | Path, process: int) -> None:
-    """Removes what a process that was killed while it wrote `path`, or something on the way to it, has left beside it.
+@contextlib.contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """A free temporary name beside `path`, whose directory exists then; nothing is left of it afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drafts.drafting(path) as token:
+        draft = drafts.draft_of(path, token)
+        try:
+            yield draft
+        finally:
+            drafts.remove(draft)
 
-    Args:
-        path: As it was given to `atomic_directory` or `atomic_file`.
-        process: Its process id; it must have ended.
-    """
-    path = Path(path)
-    name = glob.escape(path.name)
-    for pattern in (f".{name}.{process}.partial*", f"..{name}.*.{process}.partial*"):
-        for draft in path.parent.glob(pattern):
-            if draft.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Gives a complete directory its name; what had that name is first renamed, because removing it may be interrupted."""
+    with drafts.drafting(path) as token:
+        aside = drafts.draft_of(path, token, drafts.REPLACED)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, aside)
+        try:
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(aside, path)
+            raise
+        drafts.remove(aside)
 
 
 def write_text(path: str | Path, text: str) -> None:

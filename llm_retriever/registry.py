@@ -7,9 +7,10 @@
         version.json                         written last: a version without it is not one
 
 A version is never changed. Its name is the day and a digest of its content, so that a killed run, started again, completes
-the version it began. The alias is one small object that is replaced in a single write: a reader finds the old version or
-the new one, both complete. A *refreshed* version is an earlier one's retriever with an index of a newer collection. The
-alias also knows which versions of other models were in production before this one, so that a model can be taken out.
+the version it began. The alias is moved in a single write, by one writer at a time (`llm_retriever.alias`): a reader finds
+the old version or the new one, both complete. A *refreshed* version is an earlier one's retriever with an index of a newer
+collection. The alias also knows which versions of other models were in production before this one, so that a model can be
+taken out.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
+from llm_retriever.alias import ALIAS, Alias, MovedError
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
-from llm_retriever.store import MANIFEST, manifest_of, open_store, publish
+from llm_retriever.store import MANIFEST, manifest_of, missing, open_store, publish
 
-ALIAS, VERSIONS, VERSION_FILE = "production.json", "versions", "version.json"
-_EARLIER_MODELS = 20
+VERSIONS, VERSION_FILE = "versions", "version.json"
 _DIGITS, _DAY = 12, len("2026-03-14")
 
 
@@ -73,16 +74,19 @@ class Registry:
         """The URI of a version, whose folders are `retriever`, `index` and `evaluation`."""
         return self.store.uri_of(version.key)
 
-    def production(self) -> Version | None:
+    def production(self, alias: Alias | None = None) -> Version | None:
         """The version in production; None where nothing was ever promoted.
+
+        Args:
+            alias: As it was read; None reads it.
 
         Raises:
             InputError: The alias is not one of ours, or names a version that is not complete.
         """
-        alias = self.alias()
-        if not alias:
+        alias = alias or self.alias()
+        if not alias.content:
             return None
-        name = str(alias.get("version", ""))
+        name = alias.version
         key = f"{VERSIONS}/{name}/{VERSION_FILE}"
         if not name or not self.store.exists(key):
             raise InputError(
@@ -93,9 +97,9 @@ class Registry:
             )
         return self._version(key)
 
-    def alias(self) -> dict[str, Any]:
-        """The content of the alias: version, since when, why, and the version before; {} where nothing was ever promoted."""
-        return self._json(ALIAS) if self.store.exists(ALIAS) else {}
+    def alias(self) -> Alias:
+        """The alias as it is now; errors are those of `Alias.read`."""
+        return Alias.read(self.store)
 
     def evaluation(self, version: Version) -> dict[str, Any]:
         """What `evaluate` found about a version."""
@@ -139,40 +143,56 @@ class Registry:
             else:
                 publish(source, f"{self.uri_of(version)}/{folder}", manifests[folder])
         with contextlib.suppress(FileExistsError):
-            self._write(f"{version.key}/{VERSION_FILE}", dataclasses.asdict(version), only_if_absent=True)
+            text = json.dumps(dataclasses.asdict(version), indent=2, allow_nan=False) + "\n"
+            self.store.write(f"{version.key}/{VERSION_FILE}", text.encode(), only_if_absent=True)
         return self._version(f"{version.key}/{VERSION_FILE}")
 
     def _copy(self, folder: str, source: Version, target: Version) -> None:
         """Copies a published folder within the store, its manifest last."""
         start, end = f"{source.key}/{folder}", f"{target.key}/{folder}"
-        if self.store.exists(f"{end}/{MANIFEST}"):
-            return
         sizes = {row["name"]: row["size"] for row in self.manifest(source, folder)["files"]}
-        there = {entry.key.removeprefix(f"{start}/"): entry.size for entry in self.store.list(start)}
-        for name, size in sizes.items():
-            if there.get(name) != size:
-                raise InputError(
-                    "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), mend="restore it"
-                )
+        if self.store.exists(f"{end}/{MANIFEST}") and not missing(self.store, end, sizes):
+            return
+        for name in missing(self.store, start, sizes):
+            raise InputError(
+                "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), mend="restore it"
+            )
         self.store.copy(start, end, only=sizes.__contains__)
         with contextlib.suppress(FileExistsError):
             self.store.write(f"{end}/{MANIFEST}", self.store.read(f"{start}/{MANIFEST}"), only_if_absent=True)
 
-    def put_into_production(self, version: Version, reason: Mapping[str, Any]) -> None:
+    def put_into_production(self, version: Version, reason: Mapping[str, Any], seen: Alias | None = None) -> None:
         """Moves the alias to a version, in a single write.
 
         Args:
             version: A published one.
             reason: What the decision rests on; kept in the alias for people.
+            seen: The alias that the decision rests on; None = as it is now.
+
+        Raises:
+            MovedError: The alias names another version than the decision rests on; the version stays published.
+            InputError: The version was deleted meanwhile; the alias is as it was.
         """
-        old = self.alias()
-        before = str(old.get("version", ""))
-        alias: dict[str, Any] = {"version": version.name, "path": version.key, "card": version.card, "since": _now()}
-        alias |= {"previous": before} if before not in ("", version.name) else {}
-        models = {**old.get("earlier", {}), **({before: old.get("card")} if before else {})}
-        # Of a model that comes back, what came after it was taken out, and is nothing to go back to.
-        earlier = list(itertools.takewhile(lambda item: item[1] != version.card, models.items()))[-_EARLIER_MODELS:]
-        self._write(ALIAS, alias | {"earlier": dict(earlier)} | dict(reason))
+        seen = seen or self.alias()
+        try:
+            seen.replace(self.store, seen.followed_by(version.name, version.key, version.card) | dict(reason))
+        except FileExistsError:
+            self._check_moved_to(version)
+        if not self.store.exists(f"{version.key}/{VERSION_FILE}"):
+            with contextlib.suppress(FileExistsError):
+                self.alias().replace(self.store, seen.content)
+            raise InputError(
+                "was deleted meanwhile", file=self.uri_of(version), mend="publish it again, or name another"
+            )
+
+    def _check_moved_to(self, version: Version) -> None:
+        now = self.alias().version
+        if now != version.name:
+            raise MovedError(
+                f"another run put {now or 'nothing'} into production meanwhile",
+                file=self.store.uri_of(ALIAS),
+                mend=f"{version.name} stays published: promote again, or roll back --to {version.name}",
+            )
 
     def versions(self) -> list[Version]:
         """All complete versions, the oldest first."""
@@ -193,64 +213,76 @@ class Registry:
             raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), mend=mend)
         return known[name]
 
-    def previous(self) -> Version:
+    def previous(self, alias: Alias | None = None) -> Version:
         """The version that the alias named before: another model, or the same one with another index.
 
         Raises:
             InputError: None was in production before, or it is gone.
         """
-        name = str(self.alias().get("previous", ""))
+        name = str((alias or self.alias()).content.get("previous", ""))
         if not name:
             raise InputError("no version before is known", file=self.store.uri_of(ALIAS), mend="name a version")
         return self.named(name)
 
-    def earlier_model(self) -> Version | None:
+    def earlier_model(self, alias: Alias | None = None) -> Version | None:
         """The newest version of the model that was in production before the present one; None if no such is known.
 
         Where an earlier release wrote the alias, it is the newest version of another model that was published before the
         present model was for the first time.
         """
-        alias, known = self.alias(), self.versions()
-        if not alias:
+        told, known = (alias or self.alias()).content, self.versions()
+        if not told:
             return None
-        if "earlier" in alias:
+        if "earlier" in told:
             by_name = {version.name: version for version in known}
-            left = [by_name[name] for name in alias["earlier"] if name in by_name]
+            left = [by_name[name] for name in told["earlier"] if name in by_name]
         else:
-            left = list(itertools.takewhile(lambda version: version.card != alias.get("card"), known))
+            left = list(itertools.takewhile(lambda version: version.card != told.get("card"), known))
         return left[-1] if left else None
 
-    def roll_back(self, name: str = "") -> Version:
+    def roll_back(self, name: str = "", *, previous: bool = False) -> Version:
         """Puts an earlier version into production again.
 
         Args:
             name: Of the version; empty = that of the earlier model.
+            previous: Take the one that was in production just before.
 
         Raises:
-            InputError: There is no such version, or no other model was in production before.
+            InputError: There is no such version, no other model was in production before, or another run promotes.
         """
-        version = self.named(name) if name else self.earlier_model()
+        seen = self.alias()
+        version = self.previous(seen) if previous else self.named(name) if name else self.earlier_model(seen)
         if version is None:
             mend = "name a version (list shows all)"
             raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", mend=mend)
-        self.put_into_production(version, {"reason": "rolled back by hand"})
+        self.put_into_production(version, {"reason": "rolled back by hand"}, seen)
         return version
 
     def prune(self, keep: int) -> list[Version]:
         """Deletes all but the newest `keep`, the one in production, the one before it, and that of the earlier model.
 
-        `version.json` goes first, so that a version of which something is gone is no version.
+        `version.json` goes first, so that a version of which something is gone is no version. What a rollback puts into
+        production meanwhile stays: the one looks at the other's mark after it has made its own.
 
         Returns:
             What was deleted.
         """
-        alias, known, earlier = self.alias(), self.versions(), self.earlier_model()
-        safe = {alias.get("version"), alias.get("previous"), earlier.name if earlier else ""}
+        alias, known = self.alias(), self.versions()
+        earlier = self.earlier_model(alias)
+        safe = {alias.version, alias.content.get("previous"), earlier.name if earlier else ""}
         old = [version for version in known[: max(len(known) - keep, 0)] if version.name not in safe]
-        for version in old:
-            self.store.delete(f"{version.key}/{VERSION_FILE}")
-            self.store.delete(version.key)
-        return old
+        return [version for version in old if self._deleted(version)]
+
+    def _deleted(self, version: Version) -> bool:
+        mark = f"{version.key}/{VERSION_FILE}"
+        content = self.store.read(mark)
+        self.store.delete(mark)
+        alias = self.alias()
+        if version.name in (alias.version, alias.content.get("previous")):
+            self.store.write(mark, content)
+            return False
+        self.store.delete(version.key)
+        return True
 
     def _begun(self, short: str) -> str | None:
         names = {entry.key.split("/")[1] for entry in self.store.list(VERSIONS)}
@@ -272,13 +304,8 @@ class Registry:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            mend = "restore it, or remove the alias" if key == ALIAS else "restore it"
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend=mend)
+            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="restore it")
         return content
-
-    def _write(self, key: str, content: Mapping[str, Any], *, only_if_absent: bool = False) -> None:
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self.store.write(key, text.encode(), only_if_absent=only_if_absent)
 
 
 def _now() -> str:
@@ -298,6 +325,6 @@ def in_production(uri: str) -> str:
     return registry.uri_of(version)
 
 
-def model_digest(retriever: Path, index: Path) -> str:
-    """Digest over the files of a retriever and its index."""
-    return files.digest([manifest_of(retriever), manifest_of(index)])
+def model_digest(retriever: Path | Mapping[str, Any], index: Path) -> str:
+    """Digest over the files of a retriever, which is given by its directory or their manifest, and of its index."""
+    return files.digest([manifest_of(retriever) if isinstance(retriever, Path) else retriever, manifest_of(index)])

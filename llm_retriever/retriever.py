@@ -11,7 +11,7 @@ import torch
 
 from llm_retriever import prompts
 from llm_retriever.batches import pad_id, padded, read_out
-from llm_retriever.card import RetrieverCard, weights_digest
+from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.encoders.batched import (
     BATCH_TOKENS,
     PROCESSOR_BATCH_TOKENS,
@@ -38,8 +38,6 @@ __all__ = [
     "Vectors",
     "refuse_non_finite",
 ]
-
-MODEL_DIRECTORY = "model"
 
 
 class Retriever(BatchedEncoder):

@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.stores.interface import MANIFEST, Entry, Store, manifest_of
 from llm_retriever.stores.local import LocalStore
 
-__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "manifest_of", "open_store", "publish"]
+__all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "manifest_of", "missing", "open_store", "publish"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -50,12 +50,11 @@ def open_store(uri: str | Path) -> Store:
 
 
 @contextlib.contextmanager
-def fetched(uri: str | Path, cache_parent: Path | None = None) -> Iterator[Path]:
+def fetched(uri: str | Path) -> Iterator[Path]:
     """Yields a local directory with the content of `uri`: the directory itself, or a temporary copy of an s3:// prefix.
 
     Args:
         uri: A directory or s3://bucket/prefix.
-        cache_parent: Where the temporary copy is made; None is the system's place for temporary files.
 
     Raises:
         InputError: There is nothing at `uri`, or it cannot be used.
@@ -68,9 +67,7 @@ def fetched(uri: str | Path, cache_parent: Path | None = None) -> Iterator[Path]
             )
         yield store.directory
         return
-    if cache_parent is not None:
-        cache_parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetched-", dir=cache_parent) as copy:
+    with tempfile.TemporaryDirectory(prefix="fetched-") as copy:
         store.download("", Path(copy))
         yield Path(copy)
 
@@ -78,7 +75,8 @@ def fetched(uri: str | Path, cache_parent: Path | None = None) -> Iterator[Path]
 def publish(directory: str | Path, uri: str, manifest: dict[str, Any] | None = None) -> None:
     """Uploads a directory's files, and last a manifest with their SHA-256: a prefix without one is not complete.
 
-    What is published stays: publishing the same files again does nothing.
+    What is published stays: publishing the same files again does nothing. Files that are missing there, as where a deletion
+    was interrupted or a lifecycle rule has removed some, are sent again.
 
     Args:
         directory: What to publish.
@@ -89,10 +87,24 @@ def publish(directory: str | Path, uri: str, manifest: dict[str, Any] | None = N
         InputError: There is something else published at `uri`, or the store cannot be used.
     """
     store = open_store(uri)
-    text = json.dumps(manifest or manifest_of(Path(directory)), indent=2) + "\n"
-    if not store.exists(MANIFEST):
+    content = manifest or manifest_of(Path(directory))
+    text = json.dumps(content, indent=2) + "\n"
+    if store.exists(MANIFEST):
+        _check_same(store, text)
+    if missing(store, "", {MANIFEST: len(text.encode())} | {row["name"]: row["size"] for row in content["files"]}):
         store.upload(directory)
         with contextlib.suppress(FileExistsError):
             store.write(MANIFEST, text.encode(), only_if_absent=True)
-    if store.read(MANIFEST).decode() != text:
-        raise InputError("something else is published there", file=uri, mend="publish under another prefix")
+        _check_same(store, text)
+
+
+def missing(store: Store, prefix: str, sizes: Mapping[str, int]) -> list[str]:
+    """Names of files that are not below a prefix, or not with these sizes in bytes."""
+    cut = f"{prefix}/" if prefix else ""
+    there = {entry.key.removeprefix(cut): entry.size for entry in store.list(prefix)}
+    return [name for name, size in sizes.items() if there.get(name) != size]
+
+
+def _check_same(store: Store, manifest: str) -> None:
+    if store.read(MANIFEST).decode() != manifest:
+        raise InputError("something else is published there", file=store.uri, mend="publish under another prefix")

@@ -28,6 +28,7 @@ from llm_retriever.stores.interface import in_parallel
 FOLDER = re.compile(r"[0-9a-f]{32}")
 _SHARD = re.compile(r"vectors-\d{5,}\.npy|ids-\d{5,}\.txt|shard-\d{5,}\.json")
 _DRAFT = re.compile(r"\.(vectors|ids|shard)-\d{5,}\.(npy|txt|json)\..+\.partial")
+_LOCK = re.compile(r"\.[0-9a-f]{12}\.lock")
 _RECORD = re.compile(r"shard-\d{5,}\.json")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d-[0-9a-f]{12}")
 _DAY = 86_400
@@ -73,12 +74,20 @@ def sweep(
     kept = [index for uri in published for index in _published_indexes(uri)]
     store, now = open_store(shards_uri), time.time() if now is None else now
     found = [_judged(store, name, rows, kept, now - days * _DAY) for name, rows in _folders(store).items()]
-    for folder in found:
-        if delete and not folder.spared:
-            # Records first: a shard without one is no shard.
-            in_parallel(store.delete, folder.records)
-            store.delete(folder.name)
-    return found
+    if not delete:
+        return found
+    return [folder if folder.spared else _removed(store, folder, now - days * _DAY) for folder in found]
+
+
+def _removed(store: Store, folder: Folder, before: float) -> Folder:
+    """Removes a folder, unless a run has written to it since it was judged."""
+    entries = _all_files(store, folder.name) if isinstance(store, LocalStore) else store.list(folder.name)
+    if any(entry.modified > before for entry in entries):
+        return dataclasses.replace(folder, spared="was written to lately")
+    # Records first: a shard without one is no shard.
+    in_parallel(store.delete, folder.records)
+    store.delete(folder.name)
+    return folder
 
 
 def clear_abandoned(registry: Registry, days: float, now: float | None = None) -> list[str]:
@@ -93,15 +102,22 @@ def clear_abandoned(registry: Registry, days: float, now: float | None = None) -
         The names of what was deleted.
     """
     before = (time.time() if now is None else now) - days * _DAY
-    touched = {str(registry.alias().get("version", "")): math.inf}
+    touched = {registry.alias().version: math.inf}
     for entry in registry.store.list(VERSIONS):
         _, name, *rest = entry.key.split("/")
         modified = math.inf if rest == [VERSION_FILE] else entry.modified
         touched[name] = max(modified, touched.get(name, 0.0))
-    gone = sorted(name for name, when in touched.items() if when < before and _VERSION.fullmatch(name))
+    old = sorted(name for name, when in touched.items() if when < before and _VERSION.fullmatch(name))
+    gone = [name for name in old if _is_abandoned(registry, name, before)]
     for name in gone:
         registry.store.delete(f"{VERSIONS}/{name}")
     return gone
+
+
+def _is_abandoned(registry: Registry, name: str, before: float) -> bool:
+    """Asked again just before it goes: a run that is started again may complete the version that it began."""
+    entries = registry.store.list(f"{VERSIONS}/{name}")
+    return all(entry.modified < before and not entry.key.endswith(f"/{name}/{VERSION_FILE}") for entry in entries)
 
 
 def _published_indexes(uri: str) -> list[tuple[str, str, set[str]]]:
@@ -128,9 +144,9 @@ def _folders(store: Store) -> dict[str, list[Entry]]:
     return folders
 
 
-def _all_files(store: LocalStore) -> Iterable[Entry]:
+def _all_files(store: LocalStore, below: str = "") -> Iterable[Entry]:
     """As `LocalStore.list`, which passes over the drafts of killed writers."""
-    for folder, _, names in os.walk(store.directory):
+    for folder, _, names in os.walk(store.directory / below):
         for name in names:
             path = Path(folder, name)
             # A run may just give a draft its name.
@@ -145,7 +161,7 @@ def _judged(
     names = {entry.key.partition("/")[2]: entry for entry in rows}
     records = sorted(entry.key for file, entry in names.items() if _RECORD.fullmatch(file))
     folder = Folder(name, sum(row.size for row in rows), max(row.modified for row in rows), records)
-    foreign = sorted(file for file in names if not (_SHARD.fullmatch(file) or _DRAFT.fullmatch(file)))
+    foreign = sorted(file for file in names if not any(kind.fullmatch(file) for kind in (_SHARD, _DRAFT, _LOCK)))
     if foreign:
         return dataclasses.replace(folder, spared=f"holds other files, as {foreign[0]}")
     if folder.modified > before:

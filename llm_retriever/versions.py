@@ -109,23 +109,22 @@ def _not_negative(text: str) -> float:
 
 def _list(given: argparse.Namespace) -> list[str]:
     registry = Registry(given.uri)
-    alias, current, earlier = registry.alias(), registry.production(), registry.earlier_model()
+    alias = registry.alias()
+    current, earlier, told = registry.production(alias), registry.earlier_model(alias), alias.content
     lines = []
     for version in registry.versions():
         is_current = version == current
-        since = f"in production since {alias.get('since')}" if is_current else f"published {version.published}"
-        since += ", the one before" if version.name == alias.get("previous") else ""
+        since = f"in production since {told.get('since')}" if is_current else f"published {version.published}"
+        since += ", the one before" if version.name == told.get("previous") else ""
         since += ", a rollback goes here" if version == earlier else ""
         kind = "refreshed" if version.refreshed_from else "trained"
-        why = "; ".join(filter(None, (version.reason, str(alias.get("reason", "")) if is_current else "")))
+        why = "; ".join(filter(None, (version.reason, str(told.get("reason", "")) if is_current else "")))
         lines.append(f"{'*' if is_current else ' '} {version.name}  {kind:<9}  {since}: {why or 'no reason is known'}")
     return lines or ["no version is published there"]
 
 
 def _roll_back(given: argparse.Namespace) -> list[str]:
-    registry = Registry(given.uri)
-    wanted = registry.previous().name if given.previous else given.to
-    return [f"in production: {registry.roll_back(wanted).name}"]
+    return [f"in production: {Registry(given.uri).roll_back(given.to, previous=given.previous).name}"]
 
 
 def _prune(given: argparse.Namespace) -> list[str]:

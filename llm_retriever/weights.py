@@ -6,8 +6,10 @@ import contextlib
 import functools
 import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,12 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.sharding import full_parameters, sharded_loading
 from llm_retriever.training import TrainingRun
+from llm_retriever.weight_files import SHARD_BYTES, OtherNamesError, StreamedModel, WeightFiles, write_shards
 
 MINIMUM_COSINE = 0.9999
+ADAPTER_CONFIG = "adapter_config.json"
+Save = Callable[[torch.dtype], None]
+"""Writes a model's directory in a dtype."""
 logger = logging.getLogger(__name__)
 
 
@@ -131,7 +137,8 @@ def save_model(
     `merged` becomes a causal LM with its head and tokenizer; with LoRA, `adapter` becomes a PEFT directory. Works on a
     plain, PEFT, DDP-trained or ZeRO-1/2/3-trained model, with or without head. Merging happens in fp32. What is written
     is read again and must give the same hidden states on `probe`. The dtype is the one `base` was saved in; where
-    rounding to it would lose the comparison, fp32.
+    rounding to it would lose the comparison, fp32. Weights are gathered, merged and written one by one: beside the trained
+    model itself, memory holds no more than a shard. What all weights were trained to lies on disk meanwhile, in fp32.
 
     Args:
         model: What was given to `training.train`.
@@ -146,19 +153,22 @@ def save_model(
     """
     is_lora, first = isinstance(model, PeftModel), not dist.is_initialized() or dist.get_rank() == 0
     gathered = full_parameters(model, trainable_only=is_lora)
-    trained = {name: value for name, value in gathered if first}
     if first:
-        attention = "causal" if getattr(model.config, "is_causal", None) is not False else "bidirectional"
         rows = [list(ids) for ids in probe] or _random_rows(model.config.vocab_size)
+        attention = "causal" if getattr(model.config, "is_causal", None) is not False else "bidirectional"
         if is_lora:
-            _check_trained(trained)
             place = adapter or merged / "adapter"
-            _save_adapter(model, trained, place)
-            make = functools.partial(_merged, base, attention, place, rows)
+            _save_adapter(model, dict(gathered), place)
+            _save_compared(Trained(base, attention, rows, adapter=place), saved_dtype(base), merged)
         else:
-            make = functools.partial(_filled, base, attention, trained, rows)
-        _save_compared(make, rows, saved_dtype(base), merged)
+            merged.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".trained-", dir=merged) as scratch:
+                write_shards(Path(scratch), gathered)
+                _save_compared(Trained(base, attention, rows, weights=Path(scratch)), saved_dtype(base), merged)
         tokenizer.save_pretrained(merged)
+    else:
+        for _ in gathered:  # Every process gives its share of each.
+            pass
     if dist.is_initialized():
         dist.barrier()
 
@@ -170,6 +180,7 @@ def _check_trained(adapter: dict[str, Tensor]) -> None:
 
 
 def _save_adapter(model: PeftModel, trained: dict[str, Tensor], directory: Path) -> None:
+    _check_trained(trained)
     directory.mkdir(parents=True, exist_ok=True)
     named = {name.removeprefix("module."): value.float().contiguous() for name, value in trained.items()}
     state = get_peft_model_state_dict(model, state_dict=named, save_embedding_layers=False)
@@ -181,43 +192,39 @@ def _save_adapter(model: PeftModel, trained: dict[str, Tensor], directory: Path)
 
 def load_adapter(model: Any, directory: Path) -> PeftModel:
     """Puts a saved adapter on `model`: a causal LM, or its inner model, whichever the adapter was trained on."""
-    kind = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
+    kind = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["task_type"]
     target = model.base_model if kind == "FEATURE_EXTRACTION" and model.get_output_embeddings() is not None else model
     return PeftModel.from_pretrained(target, str(directory), autocast_adapter_dtype=False)
 
 
-def _merged(base: Path, attention: str, adapter: Path, rows: list[list[int]]) -> tuple[Any, Tensor]:
-    """The base with the adapter merged into it, in fp32, and the hidden states before merging."""
-    whole = _load(base, head=True, dtype=torch.float32)
-    set_attention(whole, attention)
-    adapted = load_adapter(whole, adapter)
-    expected = hidden_states(whole, rows)
-    adapted.merge_and_unload()
-    return whole, expected
+@dataclass(frozen=True)
+class Trained:
+    """What a training made of a base, on disk.
+
+    Attributes:
+        base: The backbone directory.
+        attention: `causal` or `bidirectional`.
+        rows: Token ids on which models are compared.
+        adapter: Directory of the adapter that was trained; None if all weights were.
+        weights: Directory of the trained weights, in fp32; None if an adapter was trained.
+    """
+
+    base: Path
+    attention: str
+    rows: list[list[int]]
+    adapter: Path | None = None
+    weights: Path | None = None
 
 
-def _filled(base: Path, attention: str, trained: dict[str, Tensor], rows: list[list[int]]) -> tuple[Any, Tensor]:
-    """The base with all its weights replaced by the trained ones, in fp32, and its hidden states."""
-    whole = _load(base, head=True, dtype=torch.float32)
-    set_attention(whole, attention)
-    inner = whole.base_model
-    target = whole if any(name.startswith(f"{whole.base_model_prefix}.") for name in trained) else inner
-    missing = target.load_state_dict(trained, strict=False).unexpected_keys
-    if missing:
-        raise RuntimeError(f"{base} has no weights named {missing[0]}")
-    whole.tie_weights()
-    return whole, hidden_states(whole, rows)
-
-
-def _save_compared(
-    make: Callable[[], tuple[Any, Tensor]], rows: list[list[int]], dtype: torch.dtype, directory: Path
-) -> None:
-    """Saves what `make` makes, in `dtype` if that agrees with fp32, else in fp32."""
+def _save_compared(trained: Trained, dtype: torch.dtype, directory: Path) -> None:
+    """Saves a model with what was trained, in `dtype` if that agrees with fp32, else in fp32."""
+    try:
+        save, expected = _streamed(trained, directory)
+    except OtherNamesError:
+        save, expected = _in_memory(trained, directory)
     for wanted in dict.fromkeys((dtype, torch.float32)):
-        whole, expected = make()
-        with quiet():
-            whole.to(wanted).save_pretrained(directory)
-        saved = hidden_states(_load(directory, head=True, dtype=torch.float32), rows)
+        save(wanted)
+        saved = _saved_states(directory, trained.rows)
         # A padding token that sees nothing but itself has the hidden state zero, whose cosine is 0 even with itself.
         same = (saved == expected).all(dim=-1)
         worst = functional.cosine_similarity(saved, expected, dim=-1).masked_fill(same, 1.0).min().item()
@@ -225,6 +232,73 @@ def _save_compared(
             return
         logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", wanted, worst)
     raise RuntimeError(f"saving changed the model: its hidden states agree only to a cosine of {worst:.5f}")
+
+
+def _streamed(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
+    """How the model is saved weight by weight, and its hidden states before anything is merged.
+
+    Raises:
+        OtherNamesError: The files of the base hold its weights under other names than the model.
+    """
+    with quiet():
+        whole = StreamedModel(trained.base)
+        set_attention(whole.model, trained.attention)
+        if trained.weights is not None:
+            whole.replace(WeightFiles(trained.weights))
+        if trained.adapter is not None:
+            if json.loads((trained.adapter / ADAPTER_CONFIG).read_text(encoding="utf-8")).get(
+                "trainable_token_indices"
+            ):
+                whole.hold_embeddings()
+            load_adapter(whole.model, trained.adapter)
+    with whole.reading() as model:
+        expected = hidden_states(model, trained.rows)
+    return functools.partial(whole.save, directory), expected
+
+
+def _in_memory(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
+    """The same with all weights in memory, where transformers names or joins them otherwise than their files do."""
+    whole, expected = _whole(trained)
+    made = [whole]
+    del whole
+
+    def save(dtype: torch.dtype) -> None:
+        # Rounded in place: there is no second copy, and for a second attempt it is made anew.
+        last = made.pop() if made else _whole(trained)[0]
+        with quiet():
+            last.to(dtype).save_pretrained(directory, max_shard_size=SHARD_BYTES)
+
+    return save, expected
+
+
+def _whole(trained: Trained) -> tuple[Any, Tensor]:
+    """The base with what was trained, in fp32, and its hidden states before anything is merged."""
+    whole = _load(trained.base, head=True, dtype=torch.float32)
+    set_attention(whole, trained.attention)
+    if trained.weights is not None:
+        _fill(whole, WeightFiles(trained.weights), trained.base)
+    adapted = load_adapter(whole, trained.adapter) if trained.adapter is not None else None
+    expected = hidden_states(whole, trained.rows)
+    if adapted is not None:
+        adapted.merge_and_unload()
+    return whole, expected
+
+
+def _fill(whole: Any, files: WeightFiles, base: Path) -> None:
+    """Replaces weights of a model, or of its inner model, by those of files."""
+    target = whole if any(n.startswith(f"{whole.base_model_prefix}.") for n in files.names()) else whole.base_model
+    unknown = target.load_state_dict({n: files[n] for n in files.names()}, strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"{base} has no weights named {unknown[0]}")
+    whole.tie_weights()
+
+
+def _saved_states(directory: Path, rows: Sequence[Sequence[int]]) -> Tensor:
+    try:
+        with quiet(), StreamedModel(directory).reading() as model:
+            return hidden_states(model, rows)
+    except OtherNamesError:
+        return hidden_states(_load(directory, head=True, dtype=torch.float32), rows)
 
 
 def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
+from llm_retriever import weight_files, weights
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.training import TrainingRun
 from llm_retriever.weights import attach_lora, hidden_states, load_backbone, save_model, saved_dtype
 from tests.conftest import write_backbone
 
+ROOT = Path(__file__).parent.parent
 RUN = TrainingRun("t")
 ROWS = [[1, 40, 41, 42, 2], [1, 50, 2]]
 LORA = Lora(rank=4, alpha=8, dropout=0.1)
@@ -143,3 +149,172 @@ def test_a_model_without_the_projections_is_refused(backbone_directory):
     model = load_backbone(backbone_directory, RUN, tune="lora", head=False)
     with pytest.raises(InputError, match=r'"tune".*no LoRA adapter fits LlamaModel'):
         attach_lora(model, replace(LORA, targets=("c_attn",)), seed=1)
+
+
+# ---- weight by weight
+
+
+def reference(model, backbone: Path, directory: Path, dtype: torch.dtype) -> Path:
+    """What transformers and PEFT write with all weights in memory."""
+    whole = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32)
+    if isinstance(model, PeftModel):
+        saved_adapter = directory.parent / "adapter"
+        inner = json.loads((saved_adapter / "adapter_config.json").read_text())["task_type"] == "FEATURE_EXTRACTION"
+        PeftModel.from_pretrained(whole.base_model if inner else whole, saved_adapter).merge_and_unload()
+    else:
+        target = whole if hasattr(model, "lm_head") else whole.base_model
+        target.load_state_dict(model.state_dict(), strict=False)
+        whole.tie_weights()
+    weights.set_attention(whole, "causal")
+    whole.to(dtype).save_pretrained(directory)
+    return directory
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: value for path in directory.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    ours, theirs = tensors(found), tensors(expected)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name].dtype == value.dtype
+        assert torch.equal(ours[name], value), name
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((found / file).read_text()) == json.loads((expected / file).read_text())
+
+
+def tied(directory: Path) -> Path:
+    """A bfloat16 backbone whose head is the table of input embeddings."""
+    write_backbone(directory)
+    config = AutoConfig.from_pretrained(directory, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("kind", ["bf16", "fp32", "tied", "new tokens"])
+def test_a_merged_model_is_to_the_bit_what_is_merged_in_memory(head, kind, tmp_path, monkeypatch):
+    backbone = (
+        tied(tmp_path / "b")
+        if kind == "tied"
+        else backbone_as(torch.float32 if kind == "fp32" else torch.bfloat16, tmp_path / "b")
+    )
+    tokens = (390, 395) if kind == "new tokens" else ()
+    model = attach_lora(load_backbone(backbone, RUN, tune="lora", head=head), LORA, seed=1, trained_tokens=tokens)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "trainable_tokens" in name:
+                parameter.normal_(std=0.02)
+    monkeypatch.setattr(weight_files, "SHARD_BYTES", 100_000)
+    saved(model.eval(), backbone, tmp_path)
+    assert len(list((tmp_path / "model").glob("model-*-of-*.safetensors"))) > 2
+    assert_same(tmp_path / "model", reference(model, backbone, tmp_path / "reference", saved_dtype(backbone)))
+    assert sorted(path.name for path in (tmp_path / "model").glob(".*")) == []
+    loaded, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(loading.values())
+    assert loaded.dtype == saved_dtype(backbone)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("kind", ["bf16", "tied"])
+def test_trained_weights_are_saved_to_the_bit_as_from_memory(head, kind, tmp_path, monkeypatch):
+    backbone = tied(tmp_path / "b") if kind == "tied" else backbone_as(torch.bfloat16, tmp_path / "b")
+    model = load_backbone(backbone, RUN, tune="full", head=head)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    monkeypatch.setattr(weight_files, "SHARD_BYTES", 100_000)
+    saved(model, backbone, tmp_path)
+    assert_same(tmp_path / "model", reference(model, backbone, tmp_path / "reference", torch.bfloat16))
+
+
+def test_no_model_is_loaded_as_a_whole(backbone_directory, tmp_path, monkeypatch):
+    model = trained_lora(backbone_directory, head=False)
+
+    def refuse(*_, **__) -> None:
+        raise AssertionError("all weights are in memory")
+
+    monkeypatch.setattr(weights, "_in_memory", refuse)
+    monkeypatch.setattr(weights, "_load", refuse)
+    saved(model, backbone_directory, tmp_path)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_weights_under_other_names_are_saved_from_memory(tmp_path):
+    """As transformers joins the experts of a layer, whose files hold each for itself."""
+    backbone = write_backbone(tmp_path / "b")
+    config = MixtralConfig(
+        **{
+            name: getattr(AutoConfig.from_pretrained(backbone), name)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "bos_token_id",
+                "eos_token_id",
+                "pad_token_id",
+            )
+        },
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(backbone)
+    with pytest.raises(weight_files.OtherNamesError):
+        weight_files.StreamedModel(backbone)
+    model = trained_lora(backbone, head=False)
+    saved(model, backbone, tmp_path)
+    assert_same(tmp_path / "model", reference(model, backbone, tmp_path / "reference", torch.float32))
+
+
+MEASURED = """
+import gc, sys
+from pathlib import Path
+import torch
+from transformers import AutoTokenizer
+from llm_retriever import weight_files
+from tests.test_weights import ROWS, RUN, LORA, attach_lora, load_backbone, saved
+small, backbone, output, tune = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+weight_files.SHARD_BYTES = 4_000_000
+torch.set_num_threads(1)
+
+def trained(backbone):
+    model = load_backbone(backbone, RUN, tune=tune, head=False)
+    if tune == "lora":
+        model = attach_lora(model, LORA, seed=1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+def kib(name):
+    (line,) = [l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name)]
+    return int(line.split()[1])
+
+saved(trained(small), small, output / "small")  # what libraries take at first use
+model = trained(backbone)
+gc.collect()
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = kib("VmRSS")
+saved(model, backbone, output)
+print(kib("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_saving_needs_a_fraction_of_the_model_in_memory(tune, tmp_path):
+    backbone, small = write_backbone(tmp_path / "b"), write_backbone(tmp_path / "small")
+    config = AutoConfig.from_pretrained(backbone, hidden_size=512, intermediate_size=1408, num_hidden_layers=10)
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(backbone)
+    command = [sys.executable, "-c", MEASURED, str(small), str(backbone), str(tmp_path / "out"), tune]
+    # Matrices of a small model would be taken from a heap that does not shrink; those of a large one never are.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    whole = 4 * sum(value.numel() for value in tensors(backbone).values())
+    assert whole > 100_000_000
+    assert 1024 * int(done.stdout.split()[-1]) < 0.25 * whole

@@ -8,6 +8,7 @@ Source: BehnamGhader et al. (LLM2Vec, arXiv 2404.05961), section 2.1; masking as
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -41,6 +42,8 @@ PASSAGES_AT_ONCE = 1000
 RUN, MARGIN = 20, 1.1
 """Consecutive passages that are drawn together, and how many more tokens than wanted the guess is to give."""
 SHARED_FILE = "tokens.int32"
+STALLED_SECONDS = 1800
+"""The longest that a process waits for another one to read the collection and tokenise a thousand passages more."""
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the tokens to predict that BERT masks, and that it replaces by random ones; the others stay."""
 
@@ -98,21 +101,36 @@ def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
 
 
 def shared_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
-    """As `token_stream`, made by one of the processes that `launching.launch` has started, and read by all of them.
+    """As `token_stream`, made by the first process of every machine that trains, and read by the others there.
 
-    The ids lie in the launch's own directory, which vanishes with it.
+    The ids lie in the launch's own directory, which vanishes with it. Every machine has a disk of its own.
+
+    Raises:
+        RuntimeError: The process that makes it has added nothing for `STALLED_SECONDS`.
     """
     if world_size() == 1 or STOP_FILE not in os.environ:
         return token_stream(texts, tokenizer)
     path = Path(os.environ[STOP_FILE]).with_name(SHARED_FILE)
-    if os.environ["RANK"] == "0":
+    if os.environ["LOCAL_RANK"] == "0":
         with files.atomic_file(path) as draft, draft.open("wb") as file:
             _write_ids(texts, tokenizer, file)
-    while not path.exists():  # If the one that makes it ends with an error, torchrun ends this process.
-        time.sleep(0.1)
+    _wait_for(path)
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         return _mapped(file)
+
+
+def _wait_for(path: Path) -> None:
+    """Waits until a file is there; for long, if need be, but only while its draft grows."""
+    size, since = 0, time.monotonic()
+    while not path.exists():  # If the one that makes it ends with an error, torchrun ends this process.
+        # Drafts may get their name just now.
+        with contextlib.suppress(FileNotFoundError):
+            grown = sum(draft.stat().st_size for draft in path.parent.glob(f".{path.name}.*"))
+            size, since = (grown, time.monotonic()) if grown != size else (size, since)
+        if time.monotonic() - since > STALLED_SECONDS:
+            raise RuntimeError(f"{path}: nobody on this machine has written to it for {STALLED_SECONDS} s")
+        time.sleep(0.1)
 
 
 def _write_ids(texts: Iterator[str], tokenizer: Any, file: IO[bytes]) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.card import RetrieverCard
 from llm_retriever.methods import NEW_TOKENS, Method
+from llm_retriever.weight_files import SHARD_BYTES
 from llm_retriever.weights import quiet, saved_dtype
 
 
@@ -53,7 +54,7 @@ def extended(backbone: Path, tokens: Sequence[str]) -> Iterator[Path]:
             if len(tokenizer) > model.config.get_text_config().vocab_size:
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             _start_at_mean(model, [tokenizer.get_vocab()[token] for token in tokens])
-            model.save_pretrained(directory)
+            model.save_pretrained(directory, max_shard_size=SHARD_BYTES)
         tokenizer.save_pretrained(directory)
         yield directory
 

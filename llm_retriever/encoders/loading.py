@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def load_model(
     Raises:
         InputError: It cannot be loaded, or a weight is missing.
     """
+    free_memory()
     try:
         with quiet():
             model, loading = getattr(transformers, kind).from_pretrained(
@@ -45,6 +47,13 @@ def load_model(
     if missing:
         raise InputError(f"the weights lack {missing[0]}", file=directory)
     return model.eval(), sorted(loading["unexpected_keys"])
+
+
+def free_memory() -> None:
+    """Frees what models have held that nobody refers to any more, because the next one needs it; models hold cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -66,7 +66,7 @@ def costs(
         "production_seconds": production_seconds,
         "untuned_backbone_seconds": untuned_seconds,
         "encoder_seconds": encoder_seconds or None,
-        "device": efficiency.device(tuned),
+        "device": tuned.device,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -7,9 +7,9 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llm_retriever import encoders
 from llm_retriever.adaptation.vocabulary import added_tokens
@@ -85,6 +85,14 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     return time.monotonic() - started
 
 
+class Task(NamedTuple):
+    """A bench on which encoders are evaluated; lengths are tokens of a text, None = as an encoder says."""
+
+    bench: Bench
+    query_length: int | None = None
+    passage_length: int | None = None
+
+
 class Baselines:
     """The baselines that the settings name, for every collection of an evaluation.
 
@@ -105,38 +113,46 @@ class Baselines:
         for source in self.encoders.values():
             encoders.check(source)
 
-    def add(self, bench: Bench, query_length: int | None = None, passage_length: int | None = None) -> dict[str, float]:
-        """Evaluates them on a bench; lengths are tokens of a text, None = as an encoder says.
+    def add(self, tasks: Sequence[Task]) -> dict[str, float]:
+        """Evaluates them on benches; each encoder is loaded once, and gone before the next one is.
 
         Returns:
-            Wall-clock seconds by encoder.
+            Wall-clock seconds by encoder on the collection itself, loading included.
         """
-        seconds = {}
+        seconds = dict[str, float]()
         for name, source in self.encoders.items():
-            if bench.corpus.passage_count > self.settings.encoder_passages:
-                where = f" on {bench.zero_shot}" if bench.zero_shot else ""
-                bench.notes.append(
-                    f"{name} was not evaluated{where}: {bench.corpus.passage_count:,} passages are more than the limit of "
-                    f"{self.settings.encoder_passages:,} (encoder_passages)."
-                )
-                continue
-            started = time.monotonic()
-            self._add_encoder(bench, name, source, query_length, passage_length)
-            seconds[name] = time.monotonic() - started
+            small = [task for task in tasks if self._is_small(task.bench, name)]
+            if small:
+                seconds |= self._add_encoder(small, name, source)
         for name, pattern in self.runs.items():
-            self._add_run(bench, name, pattern)
+            for task in tasks:
+                self._add_run(task.bench, name, pattern)
         return seconds
 
-    def _add_encoder(
-        self, bench: Bench, name: str, source: str, query_length: int | None, passage_length: int | None
-    ) -> None:
+    def _is_small(self, bench: Bench, name: str) -> bool:
+        """Whether an encoder is evaluated on a bench; notes it where not."""
+        count, limit = bench.corpus.passage_count, self.settings.encoder_passages
+        if count > limit:
+            where = f" on {bench.zero_shot}" if bench.zero_shot else ""
+            bench.notes.append(
+                f"{name} was not evaluated{where}: {count:,} passages are more than the limit of {limit:,} (encoder_passages)."
+            )
+        return count <= limit
+
+    def _add_encoder(self, tasks: Sequence[Task], name: str, source: str) -> dict[str, float]:
+        started, seconds = time.monotonic(), dict[str, float]()
         encoder = encoders.load(source, precision=self.settings.precision)
-        queries, passages = fitting(encoder, query_length, passage_length)
-        settings = IndexSettings() if passages is None else IndexSettings(passage_length=passages)
         row = _row(source)
         description = f"a published encoder ({row})" if row else f"an encoder that was given ({last_part(source)})"
-        with encoded(encoder, bench.corpus, bench.passages, settings, queries) as system:
-            bench.add_dense(name, system, description=description, parameters=_parameters(encoder))
+        for bench, *lengths in tasks:
+            queries, passages = fitting(encoder, *lengths)
+            settings = IndexSettings() if passages is None else IndexSettings(passage_length=passages)
+            with encoded(encoder, bench.corpus, bench.passages, settings, queries) as system:
+                bench.add_dense(name, system, description=description, parameters=_parameters(encoder))
+            if not bench.zero_shot:
+                seconds[name] = time.monotonic() - started
+            bench.rest()
+        return seconds
 
     def _add_run(self, bench: Bench, name: str, pattern: str) -> None:
         if bench.zero_shot and SPLIT not in pattern:

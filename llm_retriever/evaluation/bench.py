@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.collection import Collection
+from llm_retriever.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.conventions import RETRIEVER
@@ -38,7 +39,6 @@ class Bench:
 
     Attributes:
         splits: What is measured on, with what the systems did there.
-        passages: The corpus by passage id.
         systems: What stands about a system in `evaluation.json`, by its name: `description`, and more where there is.
         notes: Sentences for people on what was left out, and why.
 
@@ -65,9 +65,17 @@ class Bench:
             if split.name == TRAINING_SPLIT and not zero_shot:
                 split.notes.append(TRAINED_ON)
             split.name = split_name(zero_shot, part, split.name)
-        self.passages = corpus.lookup()
         self.systems: dict[str, dict[str, Any]] = {}
         self.notes = notes
+
+    @functools.cached_property
+    def passages(self) -> PassageLookup:
+        """The corpus by passage id."""
+        return self.corpus.lookup()
+
+    def rest(self) -> None:
+        """Lets go of `passages`, which is made anew when it is needed: of many benches only one works at a time."""
+        self.__dict__.pop("passages", None)
 
     def add_dense(self, name: str, system: DenseSystem, **facts: Any) -> None:
         """Searches every split with a dense system.

@@ -33,13 +33,13 @@ def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
         card: Its lineage has what the training stages took.
         tuned: The retriever after its searches.
     """
-    weights = parameters(tuned)
+    weights = tuned.weights
     stages = [training(stage, weights) for stage in card.lineage.stages]
     ours = [stage for stage in stages if stage["stage"] != PRETRAINING]
     batches = [stage["batch_size"] for stage in stages if "batch_size" in stage]
     return _known(
         {
-            "device": device(tuned),
+            "device": tuned.device,
             "parameters": weights,
             "dimension": tuned.index.manifest.dimension,
             "training": stages,
@@ -141,17 +141,3 @@ def memory() -> dict[str, int]:
     if torch.cuda.is_available():
         found["gpu_peak_bytes"] = int(torch.cuda.max_memory_allocated())
     return found
-
-
-def parameters(system: DenseSystem) -> int | None:
-    """Weights of the model that every token passes: all but the table of input embeddings."""
-    model = getattr(system.encoder, "model", None)
-    if model is None:
-        return None
-    table = model.get_input_embeddings()
-    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in table.parameters())
-
-
-def device(system: DenseSystem) -> str:
-    """Where an encoder computes; the interface of encoders does not say."""
-    return str(getattr(getattr(system.encoder, "model", None), "device", "cpu"))

@@ -14,7 +14,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
-from llm_retriever.evaluation.baselines import Baselines, add_lexical, add_untuned, copies
+from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.conventions import EVALUATION_FILE, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
@@ -101,13 +101,15 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
+    zero_shot.add_retriever(tuned, bench.runs)
+    tuned.release()  # One model at a time: each system loads its own.
     add_lexical(bench, runs)
     before = production.add(bench, paths.refreshed, paths.retriever) if production else Added()
     before.refreshed.save(paths.refreshed)
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
-    encoder_seconds = others.add(bench)
+    encoder_seconds = others.add([Task(bench), *zero_shot.tasks()])
+    zero_shot.conclude()
     costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
-    zero_shot.run(tuned, others, bench.runs)
     extras = run_extras(settings, bench, card, paths)
     return {
         "format": FORMAT,

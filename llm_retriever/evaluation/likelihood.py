@@ -25,6 +25,7 @@ from llm_retriever.adaptation.query_likelihood import PairCollator
 from llm_retriever.batches import token_batches
 from llm_retriever.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
 from llm_retriever.collection import PassageLookup
+from llm_retriever.encoders.loading import free_memory
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.packing import Pack, batch_of, mask_of, packs
 from llm_retriever.methods import QueryLikelihoodRecipe, Wording
@@ -114,6 +115,7 @@ def load_language_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     load: Any = AutoModelForCausalLM.from_pretrained
+    free_memory()
     options = {} if attention is None else {"attn_implementation": attention}
     try:
         with quiet():

@@ -37,6 +37,7 @@ from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.earlier import Earlier
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
+from llm_retriever.precision import resolve_precision
 from llm_retriever.registry import VERSION_FILE
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, is_unset
@@ -144,8 +145,7 @@ class Production:
         started = time.monotonic()
         with fetched(f"{self.uri}/{RETRIEVER_FOLDER}") as retriever:
             known = self._trained_on(retriever, new, bench)
-            encoder = Retriever.load(retriever, precision=bench.settings.precision)
-            with self._searchable(retriever, encoder, bench.corpus, refreshed) as index:
+            with self._searchable(retriever, bench, refreshed) as (encoder, index):
                 given = bench.settings.query_length
                 length, _ = fitting(encoder, None if is_unset(given) else given, None)
                 system = DenseSystem(encoder, index, bench.passages, length)
@@ -177,21 +177,25 @@ class Production:
         return found
 
     @contextlib.contextmanager
-    def _searchable(self, retriever: Path, encoder: Retriever, corpus: Collection, refreshed: Path) -> Iterator[Index]:
-        """An index of the collection: the published one, or one that is made of it."""
+    def _searchable(self, retriever: Path, bench: Bench, refreshed: Path) -> Iterator[tuple[Retriever, Index]]:
+        """The retriever, and an index of the collection: the published one, or one that is made of it."""
+        encoder: Retriever | None = None
         with fetched(f"{self.uri}/{INDEX_FOLDER}") as published:
-            if self.manifest.collection != corpus.fingerprint:
-                self._refresh(published, retriever, encoder, corpus, refreshed / INDEX_FOLDER)
+            if self.manifest.collection != bench.corpus.fingerprint:
+                encoder = self._refresh(published, retriever, bench.corpus, refreshed / INDEX_FOLDER)
                 published = refreshed / INDEX_FOLDER
-            yield Index.open(published, encoder)
+                if encoder.precision != resolve_precision(bench.settings.precision):
+                    encoder = None  # Gone before it is loaded in the other arithmetic.
+            encoder = encoder or Retriever.load(retriever, precision=bench.settings.precision)
+            yield encoder, Index.open(published, encoder)
 
-    def _refresh(self, published: Path, retriever: Path, encoder: Retriever, corpus: Collection, target: Path) -> None:
+    def _refresh(self, published: Path, retriever: Path, corpus: Collection, target: Path) -> Retriever:
         """Makes the index of the new collection, on all GPUs; vectors must be made in the arithmetic of the published ones."""
         settings = settings_of(self.manifest, self._shards_uri)
         load = functools.partial(Retriever.load, retriever, precision=settings.precision)
-        same = encoder.precision == settings.precision
-        earlier = Earlier(published) if self.manifest.passages else None
-        write_index(encoder if same else load(), corpus, target, settings, load=load, earlier=earlier)
+        encoder, earlier = load(), Earlier(published) if self.manifest.passages else None
+        write_index(encoder, corpus, target, settings, load=load, earlier=earlier)
+        return encoder
 
     def _told(self, searched: Manifest) -> Refreshed:
         is_new = _held(searched) != _held(self.manifest)

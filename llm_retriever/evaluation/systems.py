@@ -37,6 +37,8 @@ class DenseSystem:
         query_length: Tokens of a query, prompt included; None = as in training.
 
     Attributes:
+        weights: Of the encoder's model that every token passes: all but the table of input embeddings; None = not known.
+        device: Where the encoder computes.
         queries: Queries searched so far.
         encoding_seconds: Wall-clock time spent on encoding them.
         search_seconds: Wall-clock time spent on searching them.
@@ -46,9 +48,20 @@ class DenseSystem:
     index: Index
     passages: PassageLookup
     query_length: int | None = None
+    weights: int | None = field(init=False)
+    device: str = field(init=False)
     queries: int = field(default=0, init=False)
     encoding_seconds: float = field(default=0.0, init=False)
     search_seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        # The interface of encoders says neither.
+        model = getattr(self.encoder, "model", None)
+        self.weights, self.device = (None, "cpu") if model is None else (_weights(model), str(model.device))
+
+    def release(self) -> None:
+        """Lets go of the encoder, because the next system needs its memory; what was measured stays."""
+        del self.encoder
 
     def run(self, queries: Mapping[str, str], depth: int) -> Run:
         """Searches `depth` passages for every query.
@@ -79,6 +92,11 @@ class DenseSystem:
                     run[name] = dict(zip(found, values.tolist(), strict=True))
                 progress.update(len(part))
         return without_own_passage(run, depth)
+
+
+def _weights(model: Any) -> int:
+    table = model.get_input_embeddings()
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in table.parameters())
 
 
 def without_own_passage(run: Run, depth: int) -> Run:

@@ -1,12 +1,12 @@
 """Zero-shot collections: what a retriever does on collections that it was not trained on, as BEIR asks.
 
-All collections are prepared in scratch space before anything is encoded, so that what is wrong with one shows early. Then each
-is encoded, searched and removed, and leaves figures and runs behind. Its passages are neither merged nor thinned out, so that
-the figures compare with published ones; only those with neither title nor text, of which FiQA has some, are left out. BM25
-stands beside the retriever with BEIR's settings where it can run. A directory of several collections, as CQADupStack is one of
-twelve forums, counts as one, and so do several that are named ``NAME/PART``: its figures are the unweighted mean of its parts.
-The un-tuned backbone is not evaluated on them. Differences are tested on the primary metric of the evaluation; nDCG@10 is
-measured in any case.
+All collections are prepared in scratch space before anything is encoded, so that what is wrong with one shows early. Then
+each is encoded and searched by the retriever, and, when that is no longer in memory, by the baselines. Its passages are
+neither merged nor thinned out, so that the figures compare with published ones; only those with neither title nor text, of
+which FiQA has some, are left out. BM25 stands beside the retriever with BEIR's settings where it can run. A directory of
+several collections, as CQADupStack is one of twelve forums, counts as one, and so do several that are named ``NAME/PART``:
+its figures are the unweighted mean of its parts. The un-tuned backbone is not evaluated on them. Differences are tested on
+the primary metric of the evaluation; nDCG@10 is measured in any case.
 
 Source: Thakur et al., *BEIR*, NeurIPS 2021: title and text of a passage in one field, a passage with the query's own id left
 out, nDCG@10 on the split `test`, unweighted mean over the collections.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 from llm_retriever import preparation
 from llm_retriever.collection import BAD_LINES_FILE, Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.baselines import INHERITED, Baselines, fitting
+from llm_retriever.evaluation.baselines import INHERITED, Task, fitting
 from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
 from llm_retriever.evaluation.conventions import BM25, RETRIEVER
 from llm_retriever.evaluation.metrics import mean_of_systems
@@ -79,6 +78,7 @@ class ZeroShot:
                 raise InputError(
                     "no such directory", file=uri, field=ZERO_SHOT, mend="give collections as [NAME=]URI[#SPLIT]"
                 )
+        self._found: dict[str, _Collection] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.examples: dict[str, SplitExamples] = {}
         self.collections: dict[str, dict[str, Any]] = {}
@@ -123,38 +123,51 @@ class ZeroShot:
                 for split in part.names:
                     yield split_name(name, part.name, split), part.corpus.qrels(split)
 
-    def run(self, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
-        """Evaluates every collection, and removes it; `prepare` was called.
+    def add_retriever(self, tuned: DenseSystem, runs: Path) -> None:
+        """Evaluates the retriever, and BM25 beside it, on every collection; `prepare` was called.
 
         Args:
             tuned: The retriever with its index, whose settings the indexes of the collections share but for the length.
-            baselines: Encoders and runs to compare with.
             runs: Directory of the runs.
-
-        Raises:
-            InputError: A baseline cannot be used.
         """
         missing = why_no_bm25() if self.sources else ""
         if missing:
             self.notes.append(f"BM25 was not run on the zero-shot collections: {missing}.")
-        for name, sources in self.sources.items():
-            found = _Collection(self, name, not missing)
+        for name in self.sources:
+            found = self._found[name] = _Collection(self, name, not missing)
             for part in self.prepared[name]:
-                found.add(part, tuned, baselines, runs)
-                shutil.rmtree(part.corpus.directory)
-            self.collections[name] = {"source": ", ".join(split_off(s)[0] for s in sources.values()), **found.told()}
+                found.add_retriever(part, tuned, runs)
+
+    def tasks(self) -> list[Task]:
+        """What encoders and runs are to be evaluated on; `add_retriever` was called."""
+        return [Task(bench, *self.lengths()) for found in self._found.values() for bench in found.benches]
+
+    def lengths(self) -> tuple[int | None, int | None]:
+        """Tokens of a query and of a passage; None = as an encoder says."""
+        given = self.settings.zero_shot_query_length, self.settings.zero_shot_passage_length
+        queries, passages = (None if is_unset(length) else length for length in given)
+        return queries, passages
+
+    def conclude(self) -> None:
+        """Takes the figures of every collection; all systems were evaluated."""
+        for name, found in self._found.items():
+            for bench in found.benches:
+                self._take(bench)
+            source = ", ".join(split_off(s)[0] for s in self.sources[name].values())
+            self.collections[name] = {"source": source, **found.told()}
+
+    def _take(self, bench: Bench) -> None:
+        self.splits |= bench.results()
+        self.examples |= {split.name: bench.examples(split) for split in bench.splits}
+        self.systems |= bench.systems
+        self.notes += bench.notes
+        bench.rest()
 
     def content(self) -> dict[str, Any]:
         """The part `zero_shot` of `evaluation.json`; {} where there are no collections."""
         if not self.collections:
             return {}
-        lengths = {
-            side: None if is_unset(length) else length
-            for side, length in (
-                ("query_length", self.settings.zero_shot_query_length),
-                ("passage_length", self.settings.zero_shot_passage_length),
-            )
-        }
+        lengths = dict(zip(("query_length", "passage_length"), self.lengths(), strict=True))
         mean = mean_of_systems([collection["systems"] for collection in self.collections.values()])
         lexical = {} if why_no_bm25() else {"bm25": search_parameters(SIMILARITY, self.settings.depth)}
         return {ZERO_SHOT: {**lengths, **lexical, "collections": self.collections, "mean": mean}}
@@ -173,28 +186,23 @@ class _Collection:
 
     def __init__(self, whole: ZeroShot, name: str, with_bm25: bool) -> None:
         self.whole, self.name, self.with_bm25 = whole, name, with_bm25
-        self.parts, self.passages, self.queries, self.seconds = 0, 0, 0, 0.0
-        self.splits: list[str] = []
+        self.benches: list[Bench] = []
+        self.seconds = 0.0
 
-    def add(self, part: _Part, tuned: DenseSystem, baselines: Baselines, runs: Path) -> None:
-        """Encodes, searches and judges a part."""
+    def add_retriever(self, part: _Part, tuned: DenseSystem, runs: Path) -> None:
+        """Encodes a part with the retriever, searches and judges."""
         corpus = part.corpus
         bench = Bench(self.whole.settings, corpus, runs, zero_shot=self.name, part=part.name, names=part.names)
         # Lucene builds its index beside the encoding.
         with SparseIndex(corpus) if self.with_bm25 else contextlib.nullcontext() as lucene:
-            self._add_retriever(bench, tuned)
+            self._search(bench, tuned)
             if lucene is not None:
                 add_bm25(bench, lucene)
-        baselines.add(bench, *self._wanted())
-        self._take(bench)
+        bench.rest()
+        self.benches.append(bench)
 
-    def _wanted(self) -> tuple[int | None, int | None]:
-        given = self.whole.settings.zero_shot_query_length, self.whole.settings.zero_shot_passage_length
-        queries, passages = (None if is_unset(length) else length for length in given)
-        return queries, passages
-
-    def _add_retriever(self, bench: Bench, tuned: DenseSystem) -> None:
-        wanted = self._wanted()
+    def _search(self, bench: Bench, tuned: DenseSystem) -> None:
+        wanted = self.whole.lengths()
         queries, passages = fitting(tuned.encoder, *wanted)
         if [queries, passages].count(None) > wanted.count(None):
             self._note_lengths()
@@ -210,24 +218,15 @@ class _Collection:
         if note not in self.whole.notes:
             self.whole.notes.append(note)
 
-    def _take(self, bench: Bench) -> None:
-        self.parts += 1
-        self.passages += bench.corpus.passage_count
-        self.queries += sum(len(split.qrels) for split in bench.splits)
-        self.splits += [split.name for split in bench.splits]
-        self.whole.splits |= bench.results()
-        self.whole.examples |= {split.name: bench.examples(split) for split in bench.splits}
-        self.whole.systems |= bench.systems
-        self.whole.notes += bench.notes
-
     def told(self) -> dict[str, Any]:
         """What the collection is, and the unweighted mean over its parts."""
-        systems = mean_of_systems([self.whole.splits[split]["systems"] for split in self.splits])
+        splits = [split for bench in self.benches for split in bench.splits]
+        systems = mean_of_systems([self.whole.splits[split.name]["systems"] for split in splits])
         return {
-            "parts": self.parts,
-            "splits": self.splits,
-            "passages": self.passages,
-            "queries": self.queries,
+            "parts": len(self.benches),
+            "splits": [split.name for split in splits],
+            "passages": sum(bench.corpus.passage_count for bench in self.benches),
+            "queries": sum(len(split.qrels) for split in splits),
             "index_seconds": round(self.seconds, 3),
             "systems": systems,
         }

@@ -16,6 +16,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
 from llm_retriever.prompts import PromptEncoder
 from llm_retriever.retriever import Retriever, Side, Vectors
+from llm_retriever.weight_files import SHARD_BYTES
 from llm_retriever.weights import quiet
 
 
@@ -23,7 +24,7 @@ def write(source: Source, directory: Path) -> None:
     """Writes encoder, tokenizer and card into an empty directory; the card names the weights as they lie there."""
     retriever = source.retriever
     with quiet():
-        retriever.model.save_pretrained(directory)
+        retriever.model.save_pretrained(directory, max_shard_size=SHARD_BYTES)
     retriever.tokenizer.save_pretrained(directory)
     dataclasses.replace(retriever.card, weights=weights_digest(directory)).save(directory)
 

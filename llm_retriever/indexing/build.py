@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import llm_retriever
 from llm_retriever import files
 from llm_retriever.collection import Collection
+from llm_retriever.drafts import is_draft
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.indexing.beside import encoder_entry
 from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
@@ -149,12 +149,10 @@ def _manifest(
 
 def _complete(draft: Path, index: Path) -> None:
     """Makes the draft the index; drafts of other settings for the same index are of no more use."""
-    for left in (*draft.glob("shard-*.json"), *draft.glob(".*.partial")):
+    for left in (*draft.glob("shard-*.json"), *(path for path in draft.iterdir() if is_draft(path.name))):
         left.unlink()
     shutil.rmtree(draft / SENDING, ignore_errors=True)
-    if index.is_dir():
-        shutil.rmtree(index)
-    os.replace(draft, index)
+    files.put_in_place(draft, index)
     for other in index.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(index.name)}\.[0-9a-f]{{16}}\.partial", other.name):
             shutil.rmtree(other, ignore_errors=True)

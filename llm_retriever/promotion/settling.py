@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
-from llm_retriever.card import RetrieverCard
+from llm_retriever.alias import MovedError
+from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.indexing.shards import MANIFEST_FILE
@@ -72,7 +73,8 @@ def promote(
     content = files.read_json(file, mend="give the output of evaluate")
     new = measured(content, target_of(content, settings), settings.metric, file)
     against = contest(content, settings, file)
-    card = RetrieverCard.load(retriever).digest()
+    whole = RetrieverCard.load(retriever)
+    card = whole.digest()
     _check_same_card(content, card, file)
     manifest = index / MANIFEST_FILE
     _check_same_card(files.read_json(manifest, mend="give the output of build_index"), card, manifest)
@@ -82,7 +84,10 @@ def promote(
         )
         files.write_text(decision, decision_markdown(settings, new, outcome))
         return "", False
-    made = Made(retriever, index, evaluation, card, model_digest(retriever, index), with_index(refreshed))
+    manifest_of_retriever = manifest_of(retriever)
+    _check_weights(manifest_of_retriever, whole, retriever)
+    model = model_digest(manifest_of_retriever, index)
+    made = Made(retriever, index, evaluation, card, model, with_index(refreshed))
     outcome = _settle(_Case(settings, new, against, made))
     files.write_text(decision, decision_markdown(settings, new, outcome))
     _write_record(settings, outcome)
@@ -90,9 +95,15 @@ def promote(
 
 
 def _settle(case: _Case) -> Outcome:
+    """Decides and publishes; decides again if another run has moved the alias meanwhile.
+
+    Raises:
+        MovedError: Other runs keep moving it; what this one has published stays.
+    """
     registry = Registry(case.settings.uri)
     for _ in range(_ATTEMPTS):
-        before = registry.production()
+        seen = registry.alias()
+        before = registry.production(seen)
         outcome = _judged(case, registry, before)
         if outcome.version != outcome.before:
             return outcome
@@ -100,12 +111,13 @@ def _settle(case: _Case) -> Outcome:
         if published is None:
             return outcome
         version, reason = published
-        if registry.production() == before:
-            registry.put_into_production(version, reason)
+        try:
+            registry.put_into_production(version, reason, seen)
+        except MovedError as error:
+            lost = error
+        else:
             return dataclasses.replace(outcome, version=version, uri=registry.uri_of(version))
-    raise InputError(
-        "other runs keep promoting", file=case.settings.uri, mend="let one run at a time promote to this URI"
-    )
+    raise lost
 
 
 def _published(
@@ -140,7 +152,7 @@ def _of_an_earlier_attempt(case: _Case, registry: Registry, now: Version) -> Out
     """What this very run decided and published before it was killed; None if what is in production is not its work."""
     if registry.manifest(now, "evaluation") != manifest_of(case.made.evaluation):
         return None
-    name = registry.alias().get("previous")
+    name = registry.alias().content.get("previous")
     before = next((version for version in registry.versions() if version.name == name), None)
     if name and before is None:
         return None
@@ -205,6 +217,16 @@ def _measured_before(registry: Registry, before: Version, new: Measured, setting
 def _check_same_card(content: Mapping[str, Any], card: str, file: Path) -> None:
     if content.get("card") != card:
         raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+
+
+def _check_weights(manifest: Mapping[str, Any], card: RetrieverCard, retriever: Path) -> None:
+    """Refuses weights that are not the card's, every byte of which was just read."""
+    sums = {Path(row["name"]): row["sha256"] for row in manifest["files"]}
+    weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
+    if digest_of_weights(weights) != card.weights:
+        raise InputError(
+            "the weights are not those that the card belongs to", file=retriever, field="weights", mend=SAME_RUN
+        )
 
 
 def _write_record(settings: PromotionSettings, outcome: Outcome) -> None:

@@ -148,7 +148,7 @@ class EvaluationSettings:
             description="Queries of the first split, with their relevant passages, on which the report shows where attention "
             "goes before and after stage one (LLM-QL, Figure 3), where stage one was ql; 0 = none.",
         ),
-    ] = 64
+    ] = 0
 
 
 @dataclasses.dataclass(frozen=True)

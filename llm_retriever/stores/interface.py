@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from llm_retriever import files
+from llm_retriever.drafts import is_draft
 from llm_retriever.errors import InputError
 from llm_retriever.progress import Progress
 
 MANIFEST = "published.json"
-PARTIAL = ".partial"
 PARALLEL_FILES = 8
 _MEGABYTE = 1_000_000
 # A transfer below both takes moments; nobody wants a progress line for it.
@@ -73,11 +73,23 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """The content of a small object and its tag, by which `replace` knows it again; None if there is no such object."""
+
+    @abc.abstractmethod
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Writes a small object; readers see the old content or the new, never a part of it.
 
         Raises:
             FileExistsError: `only_if_absent` and there is one; of several such writers exactly one succeeds.
+        """
+
+    @abc.abstractmethod
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        """Writes a small object in place of the one that `read_tagged` gave, as `write` does.
+
+        Raises:
+            FileExistsError: It is not that one any more; of several such writers exactly one succeeds.
         """
 
     @abc.abstractmethod
@@ -224,9 +236,8 @@ def files_below(directory: Path) -> builtins.list[str]:
     found = []
     for folder, _, names in os.walk(directory, followlinks=True):
         base = Path(folder).relative_to(directory)
-        if any(part.startswith(".") and part.endswith(PARTIAL) for part in base.parts):
-            continue
-        found += [(base / n).as_posix() for n in names if not (n.startswith(".") and n.endswith(PARTIAL))]
+        if not any(map(is_draft, base.parts)):
+            found += [(base / name).as_posix() for name in names if not is_draft(name)]
     return sorted(found)
 
 

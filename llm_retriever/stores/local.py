@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import hashlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from llm_retriever import drafts
 from llm_retriever.errors import InputError
-from llm_retriever.stores.interface import PARTIAL, Entry, Store, files_below, in_parallel, safe_key
+from llm_retriever.stores.interface import Entry, Store, files_below, in_parallel, safe_key
 
 
 class LocalStore(Store):
@@ -46,10 +47,31 @@ class LocalStore(Store):
         except PermissionError:
             raise self._refused(self._path(key)) from None
 
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """The content of a file and its SHA-256; None if there is no such file."""
+        if not self.exists(key):
+            return None
+        content = self.read(key)
+        return content, hashlib.sha256(content).hexdigest()
+
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Writes a file under a temporary name and renames it."""
-        with self._draft(self._path(key), only_if_absent) as draft:
+        path = self._path(key)
+        with self._drafting([path]) as token, self._draft(path, token, only_if_absent) as draft:
             draft.write_bytes(data)
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        """Writes a file while it holds the file's lock, if its content has this SHA-256."""
+        path = self._path(key)
+        self._make_folder(path.parent)
+        try:
+            with drafts.exclusive(path):
+                found = self.read_tagged(key)
+                if found is None or found[1] != tag:
+                    raise FileExistsError(self.uri_of(key))
+                self.write(key, data)
+        except PermissionError:
+            raise self._refused(path) from None
 
     def delete(self, prefix: str) -> None:
         """Removes a file or a folder, if there is one."""
@@ -60,25 +82,44 @@ class LocalStore(Store):
             path.unlink(missing_ok=True)
 
     def _send(self, transfers: Sequence[tuple[Path, str]], moved: Callable[[int], None]) -> None:
-        in_parallel(lambda pair: self._copy(pair[0], self._path(pair[1]), moved), transfers)
+        self._copy_all([(source, self._path(key)) for source, key in transfers], moved)
 
     def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
-        in_parallel(lambda pair: self._copy(self._path(pair[0].key), pair[1], moved), transfers)
+        self._copy_all([(self._path(entry.key), target) for entry, target in transfers], moved)
 
     def _duplicate(self, transfers: Sequence[tuple[Entry, str]], moved: Callable[[int], None]) -> None:
-        in_parallel(lambda pair: self._copy(self._path(pair[0].key), self._path(pair[1]), moved, link=True), transfers)
+        self._copy_all([(self._path(entry.key), self._path(key)) for entry, key in transfers], moved, link=True)
 
-    def _copy(self, source: Path, target: Path, moved: Callable[[int], None], *, link: bool = False) -> None:
-        """Copies a file; with `link`, a second name for the same bytes is enough where the file system allows it."""
-        with self._draft(target) as draft:
-            if not (link and _linked(source.resolve(), draft)):
-                shutil.copyfile(source, draft)
-            moved(draft.stat().st_size)
+    def _copy_all(
+        self, pairs: Sequence[tuple[Path, Path]], moved: Callable[[int], None], *, link: bool = False
+    ) -> None:
+        """Copies files; with `link`, a second name for the same bytes is enough where the file system allows it."""
+
+        def copy(pair: tuple[Path, Path]) -> None:
+            source, target = pair
+            with self._draft(target, token) as draft:
+                if not (link and _linked(source.resolve(), draft)):
+                    shutil.copyfile(source, draft)
+                moved(draft.stat().st_size)
+
+        with self._drafting([target for _, target in pairs]) as token:
+            in_parallel(copy, pairs)
 
     @contextlib.contextmanager
-    def _draft(self, path: Path, only_if_absent: bool = False) -> Iterator[Path]:
-        draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
-        self._make_folder(path.parent)
+    def _drafting(self, paths: Sequence[Path]) -> Iterator[str]:
+        """Yields the token of drafts of these files; what killed processes have left of them is removed."""
+        for folder in {path.parent for path in paths}:
+            self._make_folder(folder)
+        with contextlib.ExitStack() as stack:
+            try:
+                token = stack.enter_context(drafts.drafting(*paths))
+            except PermissionError:
+                raise self._refused(paths[0]) from None
+            yield token
+
+    @contextlib.contextmanager
+    def _draft(self, path: Path, token: str, only_if_absent: bool = False) -> Iterator[Path]:
+        draft = drafts.draft_of(path, token)
         try:
             yield draft
             if only_if_absent:

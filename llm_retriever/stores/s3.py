@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,9 @@ from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
 from llm_retriever.crashes import TransferError, was_restarted
+from llm_retriever.drafts import draft_of, drafting
 from llm_retriever.errors import InputError
-from llm_retriever.stores.interface import PARTIAL, Entry, Store, joined, safe_key
+from llm_retriever.stores.interface import Entry, Store, joined, safe_key
 
 _MEBIBYTE = 2**20
 PART_BYTES = 16 * _MEBIBYTE
@@ -40,8 +42,10 @@ COPIED_AT_ONCE = 256 * _MEBIBYTE
 CONCURRENCY = 16
 ATTEMPTS = 6
 _KEYS_PER_DELETE = 1000
-# Answers to a conditional write: the object exists; another conditional write of it is under way, try again.
-_EXISTS, _CONFLICT = 412, 409
+# Answers to a conditional write: the object exists, or is another; it is gone; another conditional write of it is under
+# way, try again; the server knows none.
+_EXISTS, _GONE, _CONFLICT, _NOT_IMPLEMENTED = 412, 404, 409, 501
+_UNCONDITIONAL = "this store has no conditional writes: let one run at a time change it"
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _ACCESS = "check the bucket's policy and the credentials in the environment"
 # What a user can mend, by S3's error code. Only the code is shown: a server's message may repeat an access key.
@@ -107,27 +111,60 @@ class S3Store(Store):
 
     def read(self, key: str) -> bytes:
         """The content of an object; a connection that breaks off is taken up again."""
+        return self._get(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """The content of an object and its ETag, of one request; None if there is no such object."""
+        return self._get(key) if self.exists(key) else None
+
+    def _get(self, key: str) -> tuple[bytes, str]:
         attempt = 0
         while True:
             attempt += 1
             try:
                 with self._explained(key):
-                    content: bytes = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-                    return content
+                    answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
+                    return answer["Body"].read(), answer["ETag"]
             except _BrokenOffError:
                 if attempt == ATTEMPTS:
                     raise
 
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
         """Writes an object in a single request, which S3 makes atomic."""
-        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
+        try:
+            self._put(key, data, {"IfNoneMatch": "*"} if only_if_absent else {})
+        except _NoConditionsError:
+            if self.exists(key):
+                raise FileExistsError(self.uri_of(key)) from None
+            self._put(key, data, {})
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        """Writes an object in a single request, if its ETag is this one."""
+        try:
+            self._put(key, data, {"IfMatch": tag})
+        except _NoConditionsError:
+            found = self.read_tagged(key)
+            if found is None or found[1] != tag:
+                raise FileExistsError(self.uri_of(key)) from None
+            self._put(key, data, {})
+
+    def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
+        """One write, tried again while another conditional one is under way.
+
+        Raises:
+            FileExistsError: The condition does not hold.
+            _NoConditionsError: The server has no conditional writes, which is told.
+        """
         for attempt in range(ATTEMPTS):
             with self._explained(key):
                 try:
                     self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
                 except ClientError as error:
                     status = error.response["ResponseMetadata"].get("HTTPStatusCode")
-                    if status == _EXISTS:
+                    if condition and status == _NOT_IMPLEMENTED:
+                        print(f"{self.uri_of(key)}: {_UNCONDITIONAL}", file=sys.stderr, flush=True)
+                        raise _NoConditionsError from None
+                    if status == _EXISTS or ("IfMatch" in condition and status == _GONE):
                         raise FileExistsError(self.uri_of(key)) from None
                     if status != _CONFLICT or attempt == ATTEMPTS - 1:
                         raise
@@ -157,22 +194,25 @@ class S3Store(Store):
                 future.result()
 
     def _receive(self, transfers: Sequence[tuple[Entry, Path]], moved: Callable[[int], None]) -> None:
-        # s3transfer itself writes to a temporary name, but one that a killed process leaves as an ordinary file.
-        drafts = [path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}") for _, path in transfers]
+        with drafting(*(path for _, path in transfers)) as token:
+            self._receive_drafts([(entry, path, draft_of(path, token)) for entry, path in transfers], moved)
+
+    def _receive_drafts(self, transfers: Sequence[tuple[Entry, Path, Path]], moved: Callable[[int], None]) -> None:
+        # s3transfer itself writes to a temporary name, but one that is a draft only because the name it ends is.
         try:
             with self._explained(""), TransferManager(self._client, _TRANSFER) as manager:
                 futures = [
                     manager.download(self.bucket, self._key(entry.key), str(draft), subscribers=[_Moved(moved)])
-                    for (entry, _), draft in zip(transfers, drafts, strict=True)
+                    for entry, _, draft in transfers
                 ]
                 for future in futures:
                     future.result()
-            for (entry, path), draft in zip(transfers, drafts, strict=True):
+            for entry, path, draft in transfers:
                 if draft.stat().st_size != entry.size:
                     raise OSError(f"{self.uri_of(entry.key)}: changed while it was transferred")
                 draft.replace(path)
         finally:
-            for draft in drafts:
+            for _, _, draft in transfers:
                 draft.unlink(missing_ok=True)
 
     def _duplicate(self, transfers: Sequence[tuple[Entry, str]], moved: Callable[[int], None]) -> None:
@@ -226,6 +266,10 @@ class S3Store(Store):
 
 _ANSWERED: set[str] = set()
 """Endpoints that have answered this process: one that does not answer later is away, not misspelt."""
+
+
+class _NoConditionsError(Exception):
+    """The server does not know conditional writes."""
 
 
 class _BrokenOffError(TransferError):

@@ -58,16 +58,9 @@ def launch_on_nodes(module: str, job: Mapping[str, Any], nodes: Nodes) -> None:
 
 
 def staged(path: str | Path, prefix: str) -> str:
-    """Brings a directory into the store, unless the same content is there, and returns its URI.
-
-    Files that are missing there, as where a lifecycle rule has removed some, are sent again.
-    """
+    """Brings a directory into the store, unless the same content is there, and returns its URI."""
     content = manifest_of(Path(path))
     uri = f"{prefix}/{STAGED}/{files.digest(content)[:32]}"
-    place = open_store(uri)
-    there = {entry.key: entry.size for entry in place.list()}
-    if MANIFEST in there and any(there.get(row["name"]) != row["size"] for row in content["files"]):
-        place.upload(path)
     publish(path, uri, content)
     return uri
 
@@ -206,7 +199,7 @@ def _take_over(place: Store, draft: Path, log: Path) -> None:
     """Brings the result here; it stays in the store until the step's checkpoints are discarded."""
     if not place.exists(f"{RESULT}/{MANIFEST}"):
         raise RuntimeError(f"the training ended, but its result is not at {place.uri_of(RESULT)}")
-    with tempfile.TemporaryDirectory(dir=draft.parent, prefix=".result-") as scratch:
+    with tempfile.TemporaryDirectory(dir=draft, prefix=".result-") as scratch:
         place.download(RESULT, scratch)
         for path in (Path(scratch) / DRAFT).iterdir():
             shutil.move(path, draft / path.name)

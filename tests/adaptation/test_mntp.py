@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +23,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from llm_retriever import methods
+from llm_retriever import files, methods
 from llm_retriever.adaptation import mntp
 from llm_retriever.adaptation.adapt import adapt
 from llm_retriever.adaptation.mntp import (
@@ -43,6 +48,7 @@ from llm_retriever.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
 from llm_retriever.weights import set_attention
 
+ROOT = Path(__file__).parents[2]
 RECIPE = methods.MNTP["default"]
 SHORT = {
     "method": "mntp",
@@ -345,7 +351,85 @@ def test_processes_that_train_together_share_one_stream(backbone_directory, toke
 
     streams = []
     for rank in (0, 1):
-        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
         streams.append(shared_stream(counted(rank), tokenizer).tolist())
     assert streams[0] == streams[1] == token_stream(iter(texts), tokenizer).tolist()
     assert read == [0, 0]
+
+
+NODE = """
+import sys
+from pathlib import Path
+from llm_retriever.launching import launch_share
+launch_share("node_streams", {"backbone": sys.argv[1], "output": sys.argv[2]}, Path(sys.argv[3]))
+"""
+STREAMS = """
+import os
+from pathlib import Path
+from transformers import AutoTokenizer
+from llm_retriever.adaptation.mntp import shared_stream
+
+def work(job):
+    rank, read = os.environ["RANK"], []
+    texts = (read.append(text) or text for text in ["which river is old", "a harbour"])
+    ids = shared_stream(texts, AutoTokenizer.from_pretrained(job["backbone"]))
+    Path(job["output"], rank).write_text(f"{len(read)} {ids.tolist()}")
+"""
+
+
+@pytest.mark.slow
+def test_nodes_that_train_together_have_a_stream_each(backbone_directory, tokenizer, tmp_path):
+    (tmp_path / "node_streams.py").write_text(STREAMS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": "2",
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+    }
+    nodes = []
+    for rank in ("0", "1"):
+        disk = tmp_path / f"node-{rank}"
+        disk.mkdir()
+        own = {"PET_NODE_RANK": rank, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", NODE, str(backbone_directory), str(tmp_path), str(disk)]
+        nodes.append(subprocess.Popen(command, env={**os.environ, **meeting, **own}, cwd=disk))
+    try:
+        assert [node.wait(120) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
+    found = [(tmp_path / rank).read_text().split(" ", 1) for rank in "0123"]
+    stream = str(token_stream(iter(["which river is old", "a harbour"]), tokenizer).tolist())
+    assert found == [["2", stream], ["0", stream]] * 2
+
+
+def test_a_stream_that_nobody_writes_ends_the_wait_with_its_name(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(mntp, "STALLED_SECONDS", 0.5)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
+    with pytest.raises(RuntimeError, match=r"tokens.int32: nobody on this machine has written to it for 0.5 s"):
+        shared_stream(iter(["a text"]), tokenizer)
+
+
+def test_a_stream_that_grows_slowly_is_waited_for(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(mntp, "STALLED_SECONDS", 0.5)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
+    path, ids = tmp_path / mntp.SHARED_FILE, np.arange(8, dtype=np.int32)
+
+    def write() -> None:
+        with files.atomic_file(path) as draft, draft.open("wb") as file:
+            for number in ids:
+                file.write(number.tobytes())
+                file.flush()
+                time.sleep(0.25)
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert shared_stream(iter([]), tokenizer).tolist() == ids.tolist()
+    writer.join()

@@ -10,7 +10,6 @@ from llm_retriever.collection import Collection
 from llm_retriever.contrastive.tuning import resolved_method
 from llm_retriever.evaluation.efficiency import (
     operations_per_weight,
-    parameters,
     table,
     tokens_at_most,
     training,
@@ -69,7 +68,7 @@ def test_every_figure_is_a_finite_number_or_left_out(searched):
 def test_the_weights_are_those_outside_of_the_embedding_table(searched):
     model = searched.encoder.model
     expected = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
-    assert parameters(searched) == expected > 0
+    assert searched.weights == expected > 0
 
 
 def test_a_backbone_from_scratch_is_a_stage_but_not_part_of_the_training_in_total(searched):

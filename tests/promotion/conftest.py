@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard
+from llm_retriever.card import Lineage, RetrieverCard, weights_digest
 from llm_retriever.evaluation.significance import compare
 from llm_retriever.methods import method
 from llm_retriever.promotion import promote
@@ -47,9 +47,9 @@ class Run:
             directory / name for name in ("retriever", "index", "evaluation")
         )
         (self.retriever / "model").mkdir(parents=True)
-        weights = f"weights {seed}"
-        (self.retriever / "model" / "model.safetensors").write_text(weights)
-        self.card = RetrieverCard.of(method("llm-ql"), Lineage("b"), weights=files.digest(weights))
+        (self.retriever / "model" / "model.safetensors").write_text(f"weights {seed}")
+        weights = weights_digest(self.retriever / "model")
+        self.card = RetrieverCard.of(method("llm-ql"), Lineage("b"), weights=weights)
         self.card.save(self.retriever)
         self._write_index(self.index, bytes([seed]) * 100, self.card.digest())
         self.refreshed = directory / "refreshed"

@@ -233,14 +233,15 @@ def test_a_version_begun_on_an_earlier_day_is_completed_under_its_name(tmp_path:
     assert list(begun.parent.iterdir()) == [begun]
 
 
-def test_a_version_promoted_meanwhile_is_compared_with(s3: S3Server, old: Run, tmp_path: Path) -> None:
-    """Two runs decide at the same time; the better one finishes first."""
+@pytest.mark.parametrize("moment", ["version.json", "production.json"])
+def test_a_version_promoted_meanwhile_is_compared_with(s3: S3Server, old: Run, tmp_path: Path, moment: str) -> None:
+    """Two runs decide at the same time; the better one finishes first, if need be between the other's last two requests."""
     uri = f"s3://{s3.bucket}/retrievers"
     old.promote(uri)
     good, best = Run(tmp_path / "good", 0.5, seed=2), Run(tmp_path / "best", 0.6, seed=3)
 
     def the_other_run_finishes(request: dict[str, Any]) -> None:
-        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("version.json"):
+        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith(moment):
             s3.fault = None
             assert best.promote(uri)[1]
 
@@ -278,6 +279,10 @@ def spoil_index(run: Run) -> None:
     files.write_json(run.index / "manifest.json", {"card": "another"})
 
 
+def spoil_weights(run: Run) -> None:
+    (run.retriever / "model" / "model.safetensors").write_text("weights 9")
+
+
 def spoil_metric(run: Run) -> None:
     run.content["splits"]["test"]["systems"]["retriever"].pop("ndcg@10")
 
@@ -291,6 +296,11 @@ def spoil_splits(run: Run) -> None:
     [
         (spoil_card, {}, r'evaluation.json: field "card": is of another retriever; give the outputs of one'),
         (spoil_index, {}, r'manifest.json: field "card": is of another retriever'),
+        (
+            spoil_weights,
+            {},
+            r'/retriever: field "weights": the weights are not those that the card belongs to; give the',
+        ),
         (spoil_metric, {}, r"field \"metric\": has no 'ndcg@10' of the retriever; use one of mrr@10"),
         (spoil_splits, {}, r"field \"split\": has no split ''; evaluate again"),
         (lambda run: None, {"split": "dev"}, r"field \"split\": has no split 'dev'; use one of test"),

@@ -75,6 +75,36 @@ def test_only_one_of_several_writers_creates_an_absent_key(store: Store) -> None
     assert store.read("lock") == str(winners[0]).encode()
 
 
+def test_only_one_of_several_writers_replaces_what_all_have_read(store: Store) -> None:
+    def attempt(writer: int) -> int | None:
+        barrier.wait()
+        try:
+            store.replace("alias", str(writer).encode(), tag)
+        except FileExistsError:
+            return None
+        return writer
+
+    assert store.read_tagged("alias") is None
+    store.write("alias", b"old")
+    content, tag = store.read_tagged("alias") or (b"", "")
+    assert content == b"old"
+    barrier = threading.Barrier(6)
+    with ThreadPoolExecutor(6) as pool:
+        winners = [w for w in pool.map(attempt, range(6)) if w is not None]
+    assert len(winners) == 1
+    assert store.read("alias") == str(winners[0]).encode()
+    assert [entry.key for entry in store.list()] == ["alias"]
+
+
+def test_what_is_gone_is_not_replaced(store: Store) -> None:
+    store.write("alias", b"old")
+    _, tag = store.read_tagged("alias") or (b"", "")
+    store.delete("alias")
+    with pytest.raises(FileExistsError):
+        store.replace("alias", b"new", tag)
+    assert not store.exists("alias")
+
+
 def test_what_is_not_there_is_bad_input(store: Store, root: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"/gone: no such"):
         store.read("gone")

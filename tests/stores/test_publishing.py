@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import MANIFEST, fetched, open_store, publish
+from llm_retriever.store import MANIFEST, Store, fetched, open_store, publish
 from tests.s3_server import REFUSED, S3Server
 from tests.stores.conftest import contents
 
@@ -20,6 +21,14 @@ def test_the_manifest_is_written_last(s3: S3Server, directory: Path) -> None:
     written = [path for method, path in s3.requests if method == "PUT"]
     assert len(written) == 5
     assert written[-1].endswith(MANIFEST)
+
+
+def test_what_an_interrupted_deletion_has_left_is_completed(store: Store, directory: Path, tmp_path: Path) -> None:
+    publish(directory, store.uri)
+    store.delete("a.txt")
+    publish(directory, store.uri)
+    store.download("", tmp_path / "back")
+    assert contents(tmp_path / "back").items() >= contents(directory).items()
 
 
 def test_a_killed_publish_leaves_no_manifest_and_can_be_repeated(s3: S3Server, directory: Path, tmp_path: Path) -> None:
@@ -73,11 +82,16 @@ def test_a_local_directory_is_fetched_without_a_copy(directory: Path) -> None:
         assert path == directory
 
 
-def test_a_fetched_prefix_is_gone_afterwards(s3: S3Server, directory: Path, tmp_path: Path) -> None:
+def test_a_fetched_prefix_is_gone_afterwards(
+    s3: S3Server, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(directory, f"s3://{s3.bucket}/x")
-    with fetched(f"s3://{s3.bucket}/x", cache_parent=tmp_path / "cache") as path:
-        assert path.parent == tmp_path / "cache"
-    assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    with fetched(f"s3://{s3.bucket}/x") as path:
+        assert path.parent == tmp_path / "scratch"
+        assert contents(path) == contents(directory) | {MANIFEST: (path / MANIFEST).read_bytes()}
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_missing_local_directory_is_bad_input(tmp_path: Path) -> None:

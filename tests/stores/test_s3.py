@@ -174,6 +174,27 @@ def test_a_conditional_write_that_meets_another_is_tried_again(s3: S3Server) -> 
     assert store.read("lock") == b"1"
 
 
+def test_a_server_without_conditional_writes_is_told_of_and_still_refuses_what_it_can_see(
+    s3: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(request: dict[str, Any]) -> tuple[str, bytes] | None:
+        conditional = {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & set(request)
+        return ("501 Not Implemented", b"<Error><Code>NotImplemented</Code></Error>") if conditional else None
+
+    s3.fault = refuse
+    store = open_store(f"s3://{s3.bucket}")
+    store.write("alias", b"1", only_if_absent=True)
+    with pytest.raises(FileExistsError):
+        store.write("alias", b"2", only_if_absent=True)
+    _, tag = store.read_tagged("alias") or (b"", "")
+    store.replace("alias", b"2", tag)
+    with pytest.raises(FileExistsError):
+        store.replace("alias", b"3", tag)
+    assert store.read("alias") == b"2"
+    told = f"s3://{s3.bucket}/alias: this store has no conditional writes: let one run at a time change it"
+    assert capsys.readouterr().err.splitlines() == [told] * 4
+
+
 @pytest.mark.parametrize(("calculation", "sent"), [("when_supported", True), ("when_required", False), (None, False)])
 def test_checksums_travel_with_the_parts_where_the_server_supports_them(
     s3: S3Server, directory: Path, monkeypatch: pytest.MonkeyPatch, calculation: str | None, sent: bool
