@@ -12,23 +12,21 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Model
 
-from components.definition import overridable, with_signature
+from components.definition import with_signature
 from components.encode_corpus import component as encoding
 from llm_retriever.settings import PartSettings
 from pipelines.form import signature
 from pipelines.stages import on_gpu, stage
 
-NOTHING: Mapping[str, Any] = {}
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _FORM = {name: p for name, p in signature(["index"]).parameters.items() if name != "index_kind"}
 
 
-def encode_in_parts(parts: int, overrides: Mapping[str, Any]) -> Any:
+def encode_in_parts(parts: int) -> Any:
     """The pipeline that encodes the parts of a corpus at the same time, one pod each.
 
     Args:
         parts: Their number, at least 2.
-        overrides: Settings that win over the form's.
     """
     artifacts = {"retriever": Input[Model], "collection": Input[Dataset]}
     taken = [inspect.Parameter(name, _KIND, annotation=kind) for name, kind in artifacts.items()]
@@ -39,18 +37,12 @@ def encode_in_parts(parts: int, overrides: Mapping[str, Any]) -> Any:
         with dsl.ParallelFor(list(range(parts)), "parts") as part:
             settings = stage(given, "index", PartSettings, part=part, parts=parts)
             read = {name: given[name] for name in artifacts}
-            if overrides:
-                task = overridable(encoding.encode_corpus)(**read, **settings, overrides=dict(overrides))
-            else:
-                task = encoding.encode_corpus(**read, **settings)
-            on_gpu(task, "index", given["index_gpus"])
+            on_gpu(encoding.encode_corpus(**read, **settings), "index", given["index_gpus"])
 
     return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 
 
-def encoded_in_parts(
-    given: Mapping[str, Any], parts: int, retriever: Any, collection: Any, overrides: Mapping[str, Any] = NOTHING
-) -> list[dsl.PipelineTask]:
+def encoded_in_parts(given: Mapping[str, Any], parts: int, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
     """The task of this pipeline inside another one; none where one pod encodes everything.
 
     Args:
@@ -58,9 +50,8 @@ def encoded_in_parts(
         parts: Pods that encode at the same time.
         retriever: Encodes.
         collection: The corpus.
-        overrides: Settings that win over the form's.
     """
     if parts == 1:
         return []
     own = {name: given[name] for name in _FORM}
-    return [encode_in_parts(parts, overrides)(retriever=retriever, collection=collection, **own)]
+    return [encode_in_parts(parts)(retriever=retriever, collection=collection, **own)]

@@ -7,10 +7,11 @@ change a result is written into the pods when the pipeline is compiled. All of i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from llm_retriever.settings import (
     parameters,
 )
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
+from llm_retriever.settings.variant import POD, VARIANT_STAGES, variant_options
 from pipelines.pods import GPU_STAGES, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
@@ -51,8 +53,14 @@ OF_THE_RUN = ("checkpoint_minutes", "node_runtime", "node_account", "node_labels
 """Settings of pods that all stages share, as they share seed and precision."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
+NODE = "node_"
+"""Start of the settings of the nodes that train together, where there are several."""
 PARTS = "index_parts"
 """Flat name that decides how a pipeline is laid out: the pods that encode the corpus at the same time."""
+OF_A_VARIANT = tuple(VARIANT_STAGES)
+"""Stages that one pod does for a variant of a comparison; there each has one JSON object for all of its settings."""
+POD_OF_A_VARIANT = "tune"
+"""The stage whose pods those of variants are like, GPUs, processors and memory."""
 GPUS_HELP = "GPUs of a pod of this stage, a text: 0, 1, 2, 4, 8 or 16; 0 = it computes on the processor."
 MINING_GPUS = "0"
 DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
@@ -69,6 +77,7 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_cpu_tolerations": ("tolerations", _OTHERS),
 }
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
+_GPUS = f"{POD_OF_A_VARIANT}_gpus"
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -145,8 +154,12 @@ def flat_names() -> dict[str, FlatName]:
     return found
 
 
-def signature(stages: Iterable[str]) -> inspect.Signature:
+def signature(stages: Iterable[str], whole: Collection[str] = ()) -> inspect.Signature:
     """The form of a pipeline with these stages; parameters are sorted by stage, those of the run come last.
+
+    Args:
+        stages: In order.
+        whole: Those of which all settings are keys of their JSON objects, because one pod does them.
 
     >>> list(signature(["compare"]).parameters)
     ['compare_reference']
@@ -154,7 +167,7 @@ def signature(stages: Iterable[str]) -> inspect.Signature:
     chosen = list(stages)
     own: list[inspect.Parameter] = []
     for stage in chosen:
-        own += [_taken(flat) for flat in _of(stage, Place.FORM)]
+        own += [_taken(flat) for flat in _of(stage, Place.FORM) if stage not in whole or flat.name == _GPUS]
         if option_names(SETTINGS[stage]):
             own.append(inspect.Parameter(f"{stage}_{OPTIONS}", _KIND, annotation=dict, default={}))
     shared = [flat for flat in flat_names().values() if flat.place is Place.RUN and set(flat.stages) & set(chosen)]
@@ -169,15 +182,23 @@ def _taken(flat: FlatName) -> inspect.Parameter:
     return inspect.Parameter(flat.name, _KIND, annotation=flat.parameter.type, default=flat.parameter.default)
 
 
-def meanings(names: Iterable[str]) -> dict[str, str]:
-    """The help of a form's parameters; that of an object of options lists its keys with meaning and default."""
-    known = flat_names()
-    return {name: _options_help(name) if name.endswith(f"_{OPTIONS}") else known[name].parameter.help for name in names}
+def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str]:
+    """The help of a form's parameters; that of an object of options lists its keys with meaning and default.
+
+    Args:
+        names: Of the form.
+        whole: As for `signature`.
+    """
+    known, suffix = flat_names(), f"_{OPTIONS}"
+    return {
+        name: _options_help(name.removesuffix(suffix), whole) if name.endswith(suffix) else known[name].parameter.help
+        for name in names
+    }
 
 
-def _options_help(name: str) -> str:
-    own = parameters(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
-    keys = option_names(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
+def _options_help(stage: str, whole: Collection[str]) -> str:
+    own = parameters(SETTINGS[stage])
+    keys = variant_options(stage) if stage in whole else option_names(SETTINGS[stage])
     lines = [f"{key} ({json.dumps(own[key].default)}): {own[key].help}" for key in keys]
     return "A JSON object with any of these keys. " + " ".join(lines)
 
@@ -191,7 +212,7 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flat names for the keys of options; everything else as it is.
 
     Args:
-        given: Flat names and objects of options.
+        given: Flat names and objects of options; also what a pipeline has a parameter for may be a key of these.
 
     Raises:
         InputError: Options are not what they should be, or a key is given flat as well.
@@ -202,7 +223,8 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
         if name == stage or stage not in SETTINGS:
             flat[name] = value
             continue
-        for key, own in checked_options(SETTINGS[stage], value, name).items():
+        keys = [flat.key for place in (Place.OPTIONS, Place.FORM) for flat in _of(stage, place)]
+        for key, own in checked_options(SETTINGS[stage], value, name, keys).items():
             known = flat_name(stage, key)
             if known in given:
                 raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
@@ -237,23 +259,27 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
 _JSON_WORD = {dict: "JSON object", list: "JSON list"}
 
 
-def folded(flat: Mapping[str, Any]) -> Told:
+def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:
     """Sorts what a run is told by how it reaches the steps; defaults that are given again change nothing.
 
     Args:
         flat: By flat name.
+        whole: As for `signature`.
     """
     told = Told(parts=int(flat.get(PARTS, 1)))
     for name, value in flat.items():
         known = flat_names().get(name)
-        if known is None or known.place in (Place.FORM, Place.RUN):  # of a pipeline itself, as the recipe of retrain
+        place = known.place if known else Place.FORM  # of a pipeline itself, as the recipe of retrain
+        if known and place is Place.FORM and known.stages[0] in whole and name != _GPUS:
+            place = Place.OPTIONS
+        if known is None or place in (Place.FORM, Place.RUN):
             told.form[name] = value
-        elif known.place is Place.OPTIONS and value != known.parameter.default:
+        elif place is Place.OPTIONS and value != known.parameter.default:
             told.form.setdefault(f"{known.stages[0]}_{OPTIONS}", {})[known.key] = value
-        elif known.place is Place.POD and value != known.parameter.default:
+        elif place is Place.POD and value != known.parameter.default:
             for stage in known.stages:
                 told.settings.setdefault(stage, {})[known.key] = value
-        elif known.place is None and value != known.parameter.default:
+        elif place is None and value != known.parameter.default:
             for stage in known.stages:
                 told.pods.setdefault(stage, {})[known.key] = value
     _name_accelerator(flat, told)
@@ -266,3 +292,42 @@ def _name_accelerator(flat: Mapping[str, Any], told: Told) -> None:
     for stage in ("adapt", "tune"):
         if kind != PodSettings.gpu_type and f"{stage}_node_gpu_type" not in flat:
             told.settings.setdefault(stage, {})["node_gpu_type"] = kind
+
+
+def in_one_pod(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings that pods hold, by stage, where one pod does the stages of a variant: these are told apart inside of it."""
+    nested = {
+        stage: {key: value for key, value in settings[stage].items() if not key.startswith(NODE)}
+        for stage in OF_A_VARIANT
+        if stage in settings
+    }
+    others = {stage: values for stage, values in settings.items() if stage not in OF_A_VARIANT}
+    return others | ({POD_OF_A_VARIANT: {POD: found}} if (found := {s: v for s, v in nested.items() if v}) else {})
+
+
+def check_in_one_pod(name: str) -> None:
+    """Refuses what a comparison cannot be told, because one pod does all stages of a variant.
+
+    Args:
+        name: A flat name.
+
+    Raises:
+        InputError: It says what to give instead.
+    """
+    flat = flat_names()[name]
+    if not set(flat.stages) <= set(OF_A_VARIANT):
+        return
+    if name == PARTS or flat.key == "nodes" or flat.key.startswith(NODE):
+        problem = "a comparison trains and encodes every variant in one pod"
+        raise InputError(problem, field=name, mend="leave it out, or train this variant with train_retriever")
+    if flat.key in ("gpus", "cpus", "memory") and flat.stages != (POD_OF_A_VARIANT,):
+        mend = f"give {POD_OF_A_VARIANT}_{flat.key}"
+        raise InputError("one pod does all stages of a variant", field=name, mend=mend)
+
+
+def fits_one_pod(name: str) -> bool:
+    """Whether a comparison can be told it, by flat name."""
+    with contextlib.suppress(InputError):
+        check_in_one_pod(name)
+        return True
+    return False

@@ -53,6 +53,7 @@ STAGE_OF = {
     "encode_corpus": "index",
     "build_index": "index",
     "evaluate": "eval",
+    "run_variant": "tune",
     "compare": "compare",
     "promote": "promote",
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.progress import seconds_as_text
-from pipelines.choice import Choice, chosen, names_of
+from pipelines.choice import Choice, check_room, chosen, names_of
 
 BUILD = Path("build")
 EXPERIMENT = "retrievers"
@@ -107,6 +107,7 @@ def submit_command(given: argparse.Namespace) -> int:
     """Starts a run."""
     choice = given.chosen(given)
     _refuse_local_paths(choice.flat)
+    check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
         run = cluster.submit(
@@ -129,6 +130,7 @@ def schedule_command(given: argparse.Namespace) -> int:
     check_trigger(given.cron, given.every_seconds)
     choice = given.chosen(given)
     _refuse_local_paths(choice.flat)
+    check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
         job, replaced = cluster.schedule(

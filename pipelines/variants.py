@@ -64,6 +64,7 @@ def load(name: str) -> Variants:
     content = _read(path)
     found = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
     _check_names(found, path)
+    _check_different(found, path)
     for variant in found:
         _check_values(variant, path)
     return Variants(str(content["description"]), found)
@@ -115,6 +116,7 @@ def _value(key: str, value: Any) -> Any:
     common = key.split("_")[0] not in OWN_STAGES and key not in OWN
     if common or key == form.PARTS or form.flat_names()[key].place in (None, Place.POD, Place.RUN):
         raise InputError("is the same for all variants", field=key, mend="leave it out, and give it to the run")
+    form.check_in_one_pod(key)
     return typed
 
 
@@ -133,6 +135,15 @@ def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
                 mend="names must differ in letters or digits",
             )
         taken[key] = name
+
+
+def _check_different(variants: tuple[Variant, ...], path: Path) -> None:
+    """Two that set the same would train the same at the same time, from the same checkpoints."""
+    for number, variant in enumerate(variants):
+        for other in variants[:number]:
+            if other.parameters == variant.parameters:
+                problem = f"{other.name} and {variant.name} are the same"
+                raise InputError(problem, file=path, field="variant", mend="leave one of them out")
 
 
 def _check_values(variant: Variant, path: Path) -> None:
