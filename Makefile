@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 ENGINE ?= docker
-OVERLAY ?= kind
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
@@ -41,7 +40,8 @@ sbom: $(VENV)/installed     ## write what is in the images, build/sbom/*.cdx.jso
 audit: $(VENV)/installed    ## check what make sbom wrote for known vulnerabilities; ARGS="--vulnerability-service osv"
 	$(BIN)/python -m images.audit $(ARGS)
 
-deploy:                     ## apply an overlay to the current cluster; OVERLAY=kind
+deploy:                     ## apply an overlay to the current cluster; OVERLAY=standalone, see docs/operations.md
+	$(if $(OVERLAY),,$(error name the overlay: make deploy OVERLAY=$(subst $(eval ) ,|,$(notdir $(wildcard manifests/overlays/*)))))
 	kubectl apply -k manifests/overlays/$(OVERLAY)
 
 golden: $(VENV)/installed   ## accept the compiled pipelines as they are now

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, NoReturn
@@ -26,6 +26,7 @@ from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.names import slug
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
 from llm_retriever.settings.parameters import SettingsClass, build, parameters
+from llm_retriever.stores.secret import read_secret
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
 EXIT_FAILED = 1
@@ -40,7 +41,8 @@ class StepRun(Generic[SettingsClass]):
         inputs: Path of every input artifact, by name.
         collected: Paths of the inputs of which there may be any number: by name of the input and name of the artifact.
         outputs: Path that every output artifact must be written to, by name.
-        metadata: Numbers and texts that Kubeflow shows beside an output artifact; filled by the step.
+        metadata: Numbers and texts that Kubeflow shows beside an output artifact; filled by the step. Not for artifacts that
+            other steps read: each of their numbers stands in the run's object six times a reader.
         results: Output parameters; filled by the step.
     """
 
@@ -149,7 +151,8 @@ class Step(Generic[SettingsClass]):
             print(f"{name}: {value}")
 
     def _run_for_kubeflow(self, text: str) -> None:
-        message = ExecutorInput(text)
+        message = ExecutorInput(text, self.outputs)
+        read_secret()
         settings = build(self.settings, self.told(message.parameters))
         _check_present(message.inputs)
         run = StepRun(settings, dict(message.inputs), message.outputs)
@@ -184,16 +187,17 @@ class ExecutorInput:
 
     Args:
         text: What the launcher puts for the placeholder `{{$}}`.
+        outputs: Names of all outputs of the step. What Kubeflow does not ask for lies beside its answer, and ends with the pod.
 
     Raises:
         InputError: The text is not such a message.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, outputs: Iterable[str] = ()) -> None:
         try:
             message = json.loads(text)
-            outputs = message["outputs"]
-            self._target = Path(outputs["outputFile"])
+            answers = message["outputs"]
+            self._target = Path(answers["outputFile"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"not an executor input ({error})", field="--executor-input", mend="leave it to Kubeflow"
@@ -201,8 +205,9 @@ class ExecutorInput:
         given = message.get("inputs", {})
         self.parameters: dict[str, Any] = given.get("parameterValues", {})
         self.inputs = {name: local_path(value["artifacts"][0]) for name, value in given.get("artifacts", {}).items()}
-        self._artifacts = {name: value["artifacts"][0] for name, value in outputs.get("artifacts", {}).items()}
+        self._artifacts = {name: value["artifacts"][0] for name, value in answers.get("artifacts", {}).items()}
         self.outputs = {name: local_path(artifact) for name, artifact in self._artifacts.items()}
+        self.outputs |= {name: self._target.parent / name for name in outputs if name not in self._artifacts}
         for path in (self._target, *self.outputs.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
 

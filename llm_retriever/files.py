@@ -49,6 +49,18 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def link_tree(source: str | Path, target: str | Path) -> None:
+    """Gives a directory a second name: by hard links, or copies where the file system has none; `target` may be there, empty."""
+    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 `text` to `path` atomically."""
     with atomic_file(path) as draft:

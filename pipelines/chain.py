@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Markdown, Metrics, Model
 
 from components.adapt_backbone import component as adaptation
 from components.build_index import component as indexing
@@ -17,19 +16,6 @@ from components.promote import component as promotion
 from components.tune_retriever import component as tuning
 from pipelines import encoding
 from pipelines.stages import on_cpu, on_gpu, stage
-
-
-class Trained(NamedTuple):
-    """What a run leaves behind."""
-
-    retriever: Model
-    index: Artifact
-    evaluation: Artifact
-    report: HTML
-    summary: Markdown
-    metrics: Metrics
-    decision: Markdown
-    published_uri: str
 
 
 class Seen(NamedTuple):
@@ -58,7 +44,7 @@ def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "
     return Seen(*(task.outputs[name] for name in Seen._fields))
 
 
-def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> Trained:
+def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> None:
     """All steps behind `fingerprint_sources`.
 
     Args:
@@ -76,14 +62,14 @@ def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> Trained:
     on_cpu(fetched, "backbone")
 
     mined = mining.mine_negatives(collection=collection, **stage(given, "mine"))
-    on_gpu(mined, "mine", given["mine_gpus"])
+    on_gpu(mined, "mine")
 
     adapted, tuned = _model(given, fetched.outputs["backbone"], collection, mined.outputs["training_set"])
     retriever = tuned.outputs["retriever"]
 
     encoded = encoding.encoded_in_parts(given, parts, retriever, collection)
     built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index"))
-    on_gpu(built, "index", given["index_gpus"]).after(*encoded)
+    on_gpu(built, "index").after(*encoded)
 
     production = {"production_uri": seen.production_uri, "production_shards_uri": given["index_shards_uri"]}
     judged = evaluation.evaluate(
@@ -95,8 +81,8 @@ def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> Trained:
         bm25_runs=mined.outputs["bm25_runs"],
         **stage(given, "eval", **production),
     )
-    on_gpu(judged, "eval", given["eval_gpus"])
-    return _promoted(given, seen, tuned, built, judged)
+    on_gpu(judged, "eval")
+    _promoted(given, seen, tuned, built, judged)
 
 
 def _model(given: Mapping[str, Any], backbone: Any, collection: Any, pairs: Any) -> tuple[Any, Any]:
@@ -104,30 +90,22 @@ def _model(given: Mapping[str, Any], backbone: Any, collection: Any, pairs: Any)
     adapted = adaptation.adapt_backbone(
         backbone=backbone, collection=collection, training_set=pairs, **stage(given, "adapt")
     )
-    on_gpu(adapted, "adapt", given["adapt_gpus"], owner=True)
+    on_gpu(adapted, "adapt")
     tuned = tuning.tune_retriever(
         adapted=adapted.outputs["adapted"], collection=collection, training_set=pairs, **stage(given, "tune")
     )
-    return adapted, on_gpu(tuned, "tune", given["tune_gpus"], owner=True)
+    return adapted, on_gpu(tuned, "tune")
 
 
 def _promoted(
     given: Mapping[str, Any], seen: Seen, tuned: dsl.PipelineTask, built: dsl.PipelineTask, judged: dsl.PipelineTask
-) -> Trained:
+) -> None:
     retriever, index = tuned.outputs["retriever"], built.outputs["index"]
     decided = promotion.promote(
         evaluation=judged.outputs["evaluation"],
-        refreshed=judged.outputs["refreshed"],
         retriever=retriever,
         index=index,
         **stage(given, "promote", source_fingerprint=seen.fingerprint),
     )
     decided.set_caching_options(False)
     on_cpu(decided, "promote")
-    return Trained(
-        retriever=retriever,
-        index=index,
-        **{name: judged.outputs[name] for name in ("evaluation", "report", "summary", "metrics")},
-        decision=decided.outputs["decision"],
-        published_uri=decided.outputs["published_uri"],
-    )

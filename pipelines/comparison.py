@@ -17,13 +17,14 @@ from components.definition import overridable, with_arguments, with_signature
 from components.entrypoint import collected_name
 from components.fetch_backbone import component as fetching
 from components.fingerprint_sources import component as fingerprinting
-from components.mine_negatives import component as mining
+from components.mine_for_variants import component as mining
 from components.prepare_corpus import component as preparation
 from components.run_variant import component as running
 from llm_retriever.settings import Place
 from llm_retriever.settings.options import OPTIONS, OVERRIDES
 from pipelines import form
 from pipelines.form import OF_A_VARIANT, POD_OF_A_VARIANT
+from pipelines.pods import counted
 from pipelines.stages import on_cpu, on_gpu, stage
 from pipelines.variants import Variant
 
@@ -52,7 +53,7 @@ def comparison_of(variants: Sequence[Variant]) -> Any:
 
     meanings = form.meanings(FORM.parameters, OF_A_VARIANT)
     documented = with_arguments(meanings)(with_signature(compare_methods, FORM))
-    return dsl.pipeline(name="compare-methods")(documented)
+    return counted(dsl.pipeline(name="compare-methods")(documented))
 
 
 def overrides_of(variants: Sequence[Variant], number: int) -> dict[str, dict[str, Any]]:
@@ -95,8 +96,8 @@ class _Layout:
         seen = {"source_fingerprint": self.fingerprint.outputs["corpus_fingerprint"]}
         corpus = on_cpu(preparation.prepare_corpus(**stage(given, "corpus", **seen)), "corpus")
         self.collection = corpus.outputs["collection"]
-        self.mined = mining.mine_negatives(collection=self.collection, **stage(given, "mine"))
-        on_gpu(self.mined, "mine", given["mine_gpus"])
+        mined = mining.mine_for_variants(collection=self.collection, **stage(given, "mine"))
+        self.data = on_gpu(mined, "mine").outputs["data"]
 
     def compared(self) -> Compared:
         """Every variant's task, and the last step."""
@@ -111,18 +112,15 @@ class _Layout:
 
     def _run(self, number: int) -> Any:
         variant = self.variants[number]
-        gpus = variant.parameters.get(GPUS, self.given[GPUS])
         task = running.run_variant(
             backbone=self._backbone(variant),
-            collection=self.collection,
-            training_set=self.mined.outputs["training_set"],
-            bm25_runs=self.mined.outputs["bm25_runs"],
+            data=self.data,
             **{name: self.given[f"{name}_{OPTIONS}"] for name in OF_A_VARIANT},
             overrides=overrides_of(self.variants, number),
-            gpus=gpus,
-            **{name: self.given[f"{form.RUN}_{name}"] for name in ("seed", "precision", "checkpoint_uri")},
+            gpus=variant.parameters.get(GPUS, self.given[GPUS]),
+            **{name: self.given[f"{form.RUN}_{name}"] for name in ("seed", "checkpoint_uri")},
         )
-        return on_gpu(task, POD_OF_A_VARIANT, gpus).set_display_name(f"run-variant: {variant.name}")
+        return on_gpu(task, POD_OF_A_VARIANT).set_display_name(f"run-variant: {variant.name}")
 
     def _backbone(self, variant: Variant) -> Any:
         """The backbone of a variant, fetched once for all that have the same."""

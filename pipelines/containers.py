@@ -16,8 +16,8 @@ from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.stores.secret import VARIABLES
 from pipelines.journal import Journal, StepRecord, answer_of, note_inputs, step_name
-from pipelines.stages import STORE_VARIABLES
 
 RESTRICTIONS: dict[str, Any] = {
     "network_mode": "none",
@@ -45,7 +45,7 @@ def runner(network: str = "none") -> local.DockerRunner:
     Raises:
         InputError: The engine's client is not installed.
     """
-    reached = STORE_VARIABLES if network != "none" else ()
+    reached = VARIABLES if network != "none" else ()
     store = {name: os.environ[name] for name in reached if name in os.environ}
     given = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
     try:

@@ -37,7 +37,7 @@ def encode_in_parts(parts: int) -> Any:
         with dsl.ParallelFor(list(range(parts)), "parts") as part:
             settings = stage(given, "index", PartSettings, part=part, parts=parts)
             read = {name: given[name] for name in artifacts}
-            on_gpu(encoding.encode_corpus(**read, **settings), "index", given["index_gpus"])
+            on_gpu(encoding.encode_corpus(**read, **settings), "index")
 
     return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 

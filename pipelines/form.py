@@ -11,6 +11,8 @@ import contextlib
 import functools
 import inspect
 import json
+import re
+import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +51,8 @@ SETTINGS: dict[str, type] = {
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
-OF_THE_RUN = ("checkpoint_minutes", "node_runtime", "node_account", "node_labels")
-"""Settings of pods that all stages share, as they share seed and precision."""
+OF_THE_RUN = ("precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+"""Settings that have one flat name for all stages, as the seed has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
 NODE = "node_"
@@ -78,6 +80,7 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
 _GPUS = f"{POD_OF_A_VARIANT}_gpus"
+HELP_WIDTH = 52
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -191,7 +194,9 @@ def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str
     """
     known, suffix = flat_names(), f"_{OPTIONS}"
     return {
-        name: _options_help(name.removesuffix(suffix), whole) if name.endswith(suffix) else known[name].parameter.help
+        name: _options_help(name.removesuffix(suffix), whole)
+        if name.endswith(suffix)
+        else _short(known[name].parameter.help)
         for name in names
     }
 
@@ -199,8 +204,14 @@ def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str
 def _options_help(stage: str, whole: Collection[str]) -> str:
     own = parameters(SETTINGS[stage])
     keys = variant_options(stage) if stage in whole else option_names(SETTINGS[stage])
-    lines = [f"{key} ({json.dumps(own[key].default)}): {own[key].help}" for key in keys]
-    return "A JSON object with any of these keys. " + " ".join(lines)
+    told = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
+    return f'A JSON object with any of these keys, here with their defaults (-1 and "": the recipe\'s). {told}.'
+
+
+def _short(text: str) -> str:
+    """The beginning of a help: the form's help stands several times in the object in which Argo keeps a run."""
+    clause = re.split(r"[;.:](?: |$)| \(|, (?:which|as|so|but|beside|where|with) ", text, maxsplit=1)[0]
+    return textwrap.shorten(clause, HELP_WIDTH, placeholder=" …")
 
 
 def defaults() -> dict[str, Any]:
@@ -275,7 +286,8 @@ def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:
         if known is None or place in (Place.FORM, Place.RUN):
             told.form[name] = value
         elif place is Place.OPTIONS and value != known.parameter.default:
-            told.form.setdefault(f"{known.stages[0]}_{OPTIONS}", {})[known.key] = value
+            for stage in known.stages:
+                told.form.setdefault(f"{stage}_{OPTIONS}", {})[known.key] = value
         elif place is Place.POD and value != known.parameter.default:
             for stage in known.stages:
                 told.settings.setdefault(stage, {})[known.key] = value

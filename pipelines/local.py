@@ -249,7 +249,7 @@ def print_end(run: LocalRun, root: Path, names: Mapping[str, str]) -> None:
 
 
 def _left_by_promote(folder: Path | None) -> dict[str, Path]:
-    """Outputs of a run whose steps are in a pipeline within the pipeline, which tells nobody; none where it did not run."""
+    """What a run leaves that ends with promote, beside the artifacts of its steps; nothing where nothing was trained."""
     told = next(iter(folder.glob(f"**/promote/{EXECUTOR_INPUT}")), None) if folder else None
     if told is None:
         return {}

@@ -25,6 +25,9 @@ RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SHARED_MEMORY_VOLUME = "dshm"
+OLD_REQUESTS = ("cpuRequest", "memoryRequest", "memoryLimit")
+GPU_COUNT = "{{$.inputs.parameters['gpus']}}"
+"""Kubeflow's driver replaces this by the component's own parameter, if that is a text; a number it drops without a word."""
 RESTARTS = "LLM_RETRIEVER_RESTARTS"
 """Environment variable: how often a step starts its worker again after a crash that may pass."""
 REQUESTS = {
@@ -48,6 +51,7 @@ STAGE_OF = {
     "prepare_corpus": "corpus",
     "fetch_backbone": "backbone",
     "mine_negatives": "mine",
+    "mine_for_variants": "mine",
     "adapt_backbone": "adapt",
     "tune_retriever": "tune",
     "encode_corpus": "index",
@@ -95,7 +99,15 @@ class PodSettings:
     timeout_hours: Annotated[
         float, Field(ge=0, description="After so many hours a pod is ended, and counts as failed; 0 = never.")
     ] = 0.0
-    retries: Annotated[int, Field(ge=0, le=100, description="How often a lost pod is started again.")] = 2
+    retries: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="How often a pod is started again; 0 = as the cluster does by itself: a lost pod twice, a failed one "
+            "never, where Kubeflow's own settings of Argo are in force.",
+        ),
+    ] = 0
     restarts: Annotated[
         int,
         Field(
@@ -177,6 +189,25 @@ def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
             raise InputError("no tolerations of Kubernetes", file=file, field=f"{where}.tolerations", mend=mend)
 
 
+def counted(pipeline: Any) -> Any:
+    """A pipeline whose steps request as many GPUs as they are told to use; it is changed and returned.
+
+    KFP's own setter takes a parameter of the pipeline, and hands it to the task in two parameters more; each of them stands
+    a dozen times in the object in which Argo keeps a run.
+    """
+    executors = pipeline.pipeline_spec.deployment_spec["executors"]
+    for executor in executors.values():
+        resources = executor["container"]["resources"] if "container" in executor else {}
+        for old in OLD_REQUESTS:  # numbers for backends before 2.4, beside the texts that newer ones read
+            if old in resources:
+                del resources[old]
+        if "accelerator" in resources:
+            kind = resources["accelerator"]["resourceType"]
+            resources["accelerator"].Clear()
+            resources["accelerator"].update({"resourceType": kind, "resourceCount": GPU_COUNT})
+    return pipeline
+
+
 def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
     """A compiled pipeline whose steps have these pods; the given one stays as it is.
 
@@ -225,16 +256,13 @@ def _tasks(specification: Any) -> Iterator[tuple[Any, str]]:
 def _set_container(container: dict[str, Any], own: PodSettings, settings: Mapping[str, Any]) -> None:
     """Processors, memory, accelerator, image, and what the step reads from its environment."""
     resources = container.setdefault("resources", {})
-    # Only the texts: the numbers beside them are for backends before 2.4, and would have to agree.
-    for old in ("cpuRequest", "memoryRequest", "memoryLimit"):
-        resources.pop(old, None)
     resources |= {
         "resourceCpuRequest": own.cpus,
         "resourceMemoryRequest": own.memory,
         "resourceMemoryLimit": own.memory,
     }
     if "accelerator" in resources:
-        resources["accelerator"] |= {"type": own.gpu_type, "resourceType": own.gpu_type}
+        resources["accelerator"]["resourceType"] = own.gpu_type
     container["image"] = own.image or container["image"]
     told = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
     if settings:
@@ -261,9 +289,9 @@ def _set_pod(pod: Any, settings: PodSettings) -> None:
 
 
 def _set_retries(task: Any, settings: PodSettings) -> None:
-    if not settings.retries:
-        task.ClearField("retry_policy")
-        return
-    task.retry_policy.max_retry_count = settings.retries
-    attempts = math.ceil((settings.retries + 1) * settings.timeout_hours * 3600)
-    task.retry_policy.backoff_max_duration.seconds = max(RETRY_SECONDS, attempts)
+    if settings.retries:
+        attempts = math.ceil((settings.retries + 1) * settings.timeout_hours * 3600)
+        policy = task.retry_policy
+        policy.max_retry_count, policy.backoff_factor = settings.retries, 2
+        policy.backoff_duration.seconds = 60
+        policy.backoff_max_duration.seconds = max(RETRY_SECONDS, attempts)

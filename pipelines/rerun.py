@@ -30,6 +30,7 @@ from llm_retriever.settings.options import OPTIONS, OVERRIDES
 from llm_retriever.store import LocalStore, open_store
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
+from pipelines.pods import counted
 from pipelines.stages import on_cpu, on_gpu, stage
 
 PREFIX = "rerun_"
@@ -46,7 +47,6 @@ PRODUCERS = {
     "retriever": ("tune-retriever", "retriever"),
     "index": ("build-index", "index"),
     "evaluation": ("evaluate", "evaluation"),
-    "refreshed": ("evaluate", "refreshed"),
 }
 """Which task of train_retriever makes an artifact, and under which name."""
 
@@ -119,7 +119,7 @@ def rerun_of(name: str) -> Any:
         task = step.component(**imported, **stage(given, step.prefix, **_answers(step, given)))
         gpus = f"{step.prefix}_gpus"
         if gpus in given:
-            on_gpu(task, step.prefix, given[gpus], owner=True)
+            on_gpu(task, step.prefix)
         else:
             on_cpu(task, step.prefix)
         if not step.cached:
@@ -127,7 +127,7 @@ def rerun_of(name: str) -> Any:
 
     rerun.__name__, rerun.__doc__ = f"{PREFIX}{name}", f"Runs {name} alone, on artifacts of an earlier run."
     documented = with_arguments(_meanings(step, form))(with_signature(rerun, form))
-    return dsl.pipeline(name=f"rerun-{name.replace('_', '-')}")(documented)
+    return counted(dsl.pipeline(name=f"rerun-{name.replace('_', '-')}")(documented))
 
 
 def _answers(step: Rerunnable, given: Mapping[str, Any]) -> dict[str, Any]:

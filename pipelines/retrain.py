@@ -15,6 +15,7 @@ from llm_retriever import files
 from llm_retriever.errors import InputError
 from pipelines.chain import Seen, looked_at, trained
 from pipelines.form import meanings
+from pipelines.pods import counted
 from pipelines.train_retriever import FORM
 
 RECIPE = "run_recipe"
@@ -65,7 +66,7 @@ def retrain_of(parts: int) -> Any:
         within(**looked_at(given, given["promote_uri"], recipe)._asdict(), **given)
 
     documented = with_arguments(meanings(FORM.parameters) | {RECIPE: RECIPE_HELP})(with_signature(retrain, form))
-    return dsl.pipeline(name="retrain")(documented)
+    return counted(dsl.pipeline(name="retrain")(documented))
 
 
 retrain = retrain_of(parts=1)

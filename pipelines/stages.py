@@ -10,11 +10,10 @@ from kfp import dsl, kubernetes
 from components.definition import PASSED
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, option_names
+from llm_retriever.stores.secret import SECRET_FOLDER, STORE_SECRET
+from llm_retriever.trainjob.manifest import POD_LABELS
 from pipelines.form import SETTINGS, flat_name
-from pipelines.pods import REQUESTS, RETRY_SECONDS, SHARED_MEMORY_VOLUME, PodSettings
-
-STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
-STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+from pipelines.pods import REQUESTS, SHARED_MEMORY_VOLUME, PodSettings
 
 
 def stage(given: Mapping[str, Any], prefix: str, settings: type | None = None, **others: Any) -> dict[str, Any]:
@@ -38,25 +37,22 @@ def on_cpu(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
     """Requests processors and memory, and gives the step S3."""
     cpus, memory = REQUESTS[prefix]
     task.set_cpu_request(cpus).set_memory_request(memory).set_memory_limit(memory)
-    longest = f"{RETRY_SECONDS}s"
-    task.set_retry(PodSettings.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=longest)
-    # Endpoint and keys, where the namespace has them; on a cluster with accounts of its own there is no such secret.
-    kubernetes.use_secret_as_env(task, STORE_SECRET, {name: name for name in STORE_VARIABLES}, optional=True)
+    # Endpoint and keys, where the namespace has them; with service accounts that reach S3 there is no such secret. As files,
+    # because each variable would stand a dozen times in the object in which Argo keeps a run.
+    kubernetes.use_secret_as_volume(task, STORE_SECRET, SECRET_FOLDER, optional=True)
+    for name, value in POD_LABELS.items():
+        kubernetes.add_pod_label(task, name, value)
     return task
 
 
-def on_gpu(task: dsl.PipelineTask, prefix: str, gpus: Any, *, owner: bool = False) -> dsl.PipelineTask:
-    """Requests GPUs, processors and memory, and shared memory for data loading and NCCL.
+def on_gpu(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
+    """Requests GPUs, processors and memory, and memory that data loading and NCCL share; `pods.counted` writes the number.
 
     Args:
-        task: Of a step.
+        task: Of a step that has the setting `gpus`.
         prefix: Its stage.
-        gpus: Their number, a text: Kubeflow drops a number without a word.
-        owner: Whether the step may start something that its pod owns, so that it goes with it.
     """
-    on_cpu(task, prefix).set_accelerator_type(PodSettings.gpu_type).set_accelerator_limit(gpus)
+    on_cpu(task, prefix).set_accelerator_type(PodSettings.gpu_type)
     size = PodSettings.shared_memory
     kubernetes.empty_dir_mount(task, SHARED_MEMORY_VOLUME, "/dev/shm", medium="Memory", size_limit=size)  # noqa: S108
-    if owner:
-        kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
     return task

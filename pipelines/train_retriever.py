@@ -8,11 +8,12 @@ from typing import Any
 from kfp import dsl
 
 from components.definition import with_arguments, with_signature
-from pipelines.chain import Trained, looked_at, trained
+from pipelines.chain import looked_at, trained
 from pipelines.form import SETTINGS, meanings, signature
+from pipelines.pods import counted
 
 STAGES = tuple(stage for stage in SETTINGS if stage != "compare")
-FORM = signature(STAGES).replace(return_annotation=Trained)
+FORM = signature(STAGES)
 
 
 def train_retriever_of(parts: int) -> Any:
@@ -22,14 +23,14 @@ def train_retriever_of(parts: int) -> Any:
         parts: Pods that encode the corpus at the same time.
     """
 
-    def train_retriever(*values: Any) -> Trained:
+    def train_retriever(*values: Any) -> None:
         """Turns a corpus with queries into an evaluated LLM dense retriever, and publishes it when it is better."""
         given = dict(zip(FORM.parameters, values, strict=True))
         # Production is measured and refreshed by the runs of a schedule alone: this may be a trial on another corpus.
-        return trained(given, looked_at(given)._replace(fingerprint="", production_uri=""), parts)
+        trained(given, looked_at(given)._replace(fingerprint="", production_uri=""), parts)
 
     documented = with_arguments(meanings(FORM.parameters))(with_signature(train_retriever, FORM))
-    return dsl.pipeline(name="train-retriever")(documented)
+    return counted(dsl.pipeline(name="train-retriever")(documented))
 
 
 train_retriever = train_retriever_of(parts=1)

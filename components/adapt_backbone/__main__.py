@@ -18,8 +18,8 @@ def run(step: StepRun[AdaptationSettings]) -> None:
     log = adapt(step.settings, backbone, collection, training_set, adapted)
     files.write_text(step.outputs["curves"], curves_html(log, f"Stage one: {step.settings.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())
-    step.metadata["metrics"] = log.metrics()
-    step.metadata["adapted"] = {"stages": ", ".join(stage.stage for stage in load_lineage(adapted).stages)}
+    stages = ", ".join(stage.stage for stage in load_lineage(adapted).stages)
+    step.metadata["curves"] = {**log.metrics(), "stages": stages}
 
 
 STEP = Step(

@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `adapt_backbone`."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Model, Output
 
 from components.adapt_backbone.__main__ import STEP
 from components.definition import container, with_settings
@@ -15,7 +15,6 @@ def adapt_backbone(
     training_set: Input[Dataset],
     adapted: Output[Model],
     curves: Output[HTML],
-    metrics: Output[Metrics],
 ) -> dsl.ContainerSpec:
     """Stage one: prepares the backbone for embedding, by query-likelihood modelling or not at all."""
     return container(STEP, "gpu")

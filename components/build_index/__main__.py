@@ -11,9 +11,7 @@ def run(step: StepRun[IndexSettings]) -> None:
     from llm_retriever.indexing.build import build_index
 
     inputs, index = step.inputs, step.outputs["index"]
-    manifest = build_index(inputs["retriever"], inputs["collection"], index, step.settings)
-    shown = {name: manifest[name] for name in ("kind", "metric", "count", "dimension", "dtype", "card", "collection")}
-    step.metadata["index"] = {**shown, **manifest["timings"], "shards": len(manifest["shards"])}
+    build_index(inputs["retriever"], inputs["collection"], index, step.settings)
 
 
 STEP = Step(

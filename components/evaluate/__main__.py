@@ -9,14 +9,16 @@ from llm_retriever.settings import EvaluationSettings
 def run(step: StepRun[EvaluationSettings]) -> None:
     """Evaluates the retriever and writes the report."""
     from llm_retriever import files
-    from llm_retriever.evaluation.conventions import REFRESHED_FILE
+    from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
     from llm_retriever.evaluation.evaluate import evaluate
 
-    written = {name: step.outputs[name] for name in ("evaluation", "report", "summary", "refreshed")}
-    metrics = evaluate(step.settings, **step.inputs, **written)
+    evaluation = step.outputs["evaluation"]
+    written = {name: step.outputs[name] for name in ("evaluation", "report", "summary")}
+    refreshed = evaluation.with_name(f".{evaluation.name}.{REFRESHED_FOLDER}")
+    metrics = evaluate(step.settings, **step.inputs, **written, refreshed=refreshed)
+    refreshed.rename(evaluation / REFRESHED_FOLDER)
     files.write_json(step.outputs["metrics"], metrics)
     step.metadata["metrics"] = dict(metrics)
-    step.metadata["refreshed"] = files.read_json(step.outputs["refreshed"] / REFRESHED_FILE)
 
 
 STEP = Step(
@@ -33,11 +35,11 @@ STEP = Step(
         "bm25_runs": "The BM25 runs of mine_negatives.",
     },
     outputs={
-        "evaluation": "Every figure (evaluation.json) and the TREC runs of all systems.",
+        "evaluation": "Every figure (evaluation.json), the TREC runs of all systems, and in refreshed/ the index of the version "
+        "in production, brought to this collection, where its own is of another.",
         "report": "The report, as a page to look at.",
         "summary": "The result in a few lines of Markdown.",
         "metrics": "The figures, as numbers of the run.",
-        "refreshed": "The index of the version in production, brought to this collection, where its own is of another.",
     },
 )
 

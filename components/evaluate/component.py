@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `evaluate`."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
 from components.definition import container, with_settings
 from components.evaluate.__main__ import STEP
@@ -18,9 +18,7 @@ def evaluate(
     bm25_runs: Input[Artifact],
     evaluation: Output[Artifact],
     report: Output[HTML],
-    summary: Output[Markdown],
     metrics: Output[Metrics],
-    refreshed: Output[Artifact],
 ) -> dsl.ContainerSpec:
     """Searches the evaluation queries, compares with the baselines, and writes the report."""
     return container(STEP, "gpu")

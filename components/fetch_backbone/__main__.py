@@ -9,17 +9,8 @@ from llm_retriever.settings import BackboneSettings
 def run(step: StepRun[BackboneSettings]) -> None:
     """Brings the backbone and notes where it comes from."""
     from llm_retriever.backbone import fetch
-    from llm_retriever.card import load_lineage
 
-    output = step.outputs["backbone"]
-    fetch(step.settings, step.inputs["collection"], output)
-    lineage = load_lineage(output)
-    step.metadata["backbone"] = {
-        "source": lineage.source,
-        "revision": lineage.revision,
-        "weights_sha256": lineage.digest,
-        "stages": ", ".join(stage.stage for stage in lineage.stages),
-    }
+    fetch(step.settings, step.inputs["collection"], step.outputs["backbone"])
 
 
 STEP = Step(

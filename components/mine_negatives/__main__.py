@@ -13,9 +13,7 @@ def run(step: StepRun[MiningSettings]) -> None:
     names = ("training_set", "bm25_runs", "statistics", "picture")
     manifest = negatives.mine(step.settings, step.inputs["collection"], *(step.outputs[name] for name in names))
     counts = manifest["counts"]
-    step.metadata["training_set"] = {name: counts[name] for name in ("queries", "examples", "negatives")}
-    step.metadata["training_set"]["collection"] = manifest["collection"]
-    step.metadata["bm25_runs"] = {"collection": manifest["collection"]}
+    step.metadata["picture"] = {name: counts[name] for name in ("queries", "examples", "negatives")}
 
 
 STEP = Step(

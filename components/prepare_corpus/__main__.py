@@ -13,9 +13,8 @@ def run(step: StepRun[CorpusSettings]) -> None:
 
     manifest = preparation.prepare(step.settings, step.outputs["collection"])
     files.write_text(step.outputs["statistics"], statistics_markdown(manifest))
-    step.results["fingerprint"] = manifest["fingerprint"]
-    step.metadata["collection"] = {name: manifest["counts"][name] for name in ("passages", "queries", "judgments")}
-    step.metadata["collection"]["fingerprint"] = manifest["fingerprint"]
+    counts = {name: manifest["counts"][name] for name in ("passages", "queries", "judgments")}
+    step.metadata["statistics"] = {**counts, "fingerprint": manifest["fingerprint"]}
 
 
 STEP = Step(
@@ -27,7 +26,6 @@ STEP = Step(
         "collection": "The collection: passages, queries, judgments and a manifest.",
         "statistics": "What is in the collection and what was changed on the way, as Markdown.",
     },
-    results={"fingerprint": "SHA-256 over the collection's content."},
 )
 
 if __name__ == "__main__":

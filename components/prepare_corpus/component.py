@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `prepare_corpus`."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Markdown, Output, OutputPath
+from kfp.dsl import Dataset, Markdown, Output
 
 from components.definition import container, with_settings
 from components.prepare_corpus.__main__ import STEP
@@ -12,7 +12,6 @@ from components.prepare_corpus.__main__ import STEP
 def prepare_corpus(
     collection: Output[Dataset],
     statistics: Output[Markdown],
-    fingerprint: OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Turns a source into a validated, de-duplicated, fingerprinted collection."""
     return container(STEP, "cpu")

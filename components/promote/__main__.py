@@ -8,6 +8,7 @@ from llm_retriever.settings import PromotionSettings
 
 def run(step: StepRun[PromotionSettings]) -> None:
     """Decides, and publishes if the rule says so."""
+    from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
     from llm_retriever.promotion import promote
 
     inputs = step.inputs
@@ -17,7 +18,7 @@ def run(step: StepRun[PromotionSettings]) -> None:
         inputs["retriever"],
         inputs["index"],
         step.outputs["decision"],
-        inputs["refreshed"],
+        inputs["evaluation"] / REFRESHED_FOLDER,
     )
     step.results.update(published_uri=uri, promoted=promoted)
     step.metadata["decision"] = {"promoted": promoted, "published_uri": uri}
@@ -32,7 +33,6 @@ STEP = Step(
         "evaluation": "What evaluate found: evaluation.json and the runs.",
         "retriever": "The retriever that was evaluated.",
         "index": "The index that was evaluated.",
-        "refreshed": "What evaluate made of the index in production: one of the new collection, if that is another one.",
     },
     outputs={"decision": "The decision with its reasons, as Markdown."},
     results={

@@ -13,7 +13,6 @@ def promote(
     evaluation: Input[Artifact],
     retriever: Input[Model],
     index: Input[Artifact],
-    refreshed: Input[Artifact],
     decision: Output[Markdown],
     published_uri: OutputPath(str),
     promoted: OutputPath(bool),

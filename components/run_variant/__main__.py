@@ -11,10 +11,10 @@ def run(step: StepRun[VariantSettings]) -> None:
     from llm_retriever.card import RetrieverCard
     from llm_retriever.variant_run import VariantInputs, run_variant
 
-    metrics = run_variant(step.settings, VariantInputs(**step.inputs), **step.outputs)
+    data = {name: step.inputs["data"] / name for name in ("collection", "training_set", "bm25_runs")}
+    run_variant(step.settings, VariantInputs(step.inputs["backbone"], **data), **step.outputs)
     card = RetrieverCard.load(step.outputs["retriever"])
     step.metadata["retriever"] = {"method": card.method, "recipe": card.recipe, "card": card.digest()}
-    step.metadata["evaluation"] = dict(metrics)
 
 
 STEP = Step(
@@ -24,9 +24,7 @@ STEP = Step(
     run=run,
     inputs={
         "backbone": "The output of fetch_backbone.",
-        "collection": "The output of prepare_corpus.",
-        "training_set": "The output of mine_negatives.",
-        "bm25_runs": "The BM25 runs of mine_negatives.",
+        "data": "The output of mine_for_variants: collection/, training_set/ and bm25_runs/.",
     },
     outputs={
         "evaluation": "Every figure (evaluation.json), the TREC runs of all systems, report.html and summary.md.",

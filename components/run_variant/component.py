@@ -11,9 +11,7 @@ from components.run_variant.__main__ import STEP
 @with_settings(STEP)
 def run_variant(
     backbone: Input[Model],
-    collection: Input[Dataset],
-    training_set: Input[Dataset],
-    bm25_runs: Input[Artifact],
+    data: Input[Dataset],
     evaluation: Output[Artifact],
     retriever: Output[Model],
 ) -> dsl.ContainerSpec:

@@ -18,8 +18,7 @@ def run(step: StepRun[TuningSettings]) -> None:
     card = RetrieverCard.load(retriever)
     files.write_text(step.outputs["curves"], curves_html(log, f"Contrastive tuning, {card.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())
-    step.metadata["metrics"] = log.metrics()
-    step.metadata["retriever"] = {"method": card.method, "recipe": card.recipe, "card": card.digest()}
+    step.metadata["curves"] = {**log.metrics(), "method": card.method, "recipe": card.recipe, "card": card.digest()}
 
 
 STEP = Step(

@@ -1,7 +1,7 @@
 """What Kubeflow sees of the step `tune_retriever`."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Model, Output
 
 from components.definition import container, with_settings
 from components.tune_retriever.__main__ import STEP
@@ -15,7 +15,6 @@ def tune_retriever(
     training_set: Input[Dataset],
     retriever: Output[Model],
     curves: Output[HTML],
-    metrics: Output[Metrics],
 ) -> dsl.ContainerSpec:
     """Stage two: contrastive tuning with hard and in-batch negatives."""
     return container(STEP, "gpu")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-EVALUATION_FILE, REFRESHED_FILE, RUNS_DIRECTORY = "evaluation.json", "refreshed.json", "runs"
+EVALUATION_FILE, RUNS_DIRECTORY = "evaluation.json", "runs"
+REFRESHED_FOLDER, REFRESHED_FILE = "refreshed", "refreshed.json"
 RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "backbone"
 SPACE = "\N{NO-BREAK SPACE}"
 

@@ -66,12 +66,10 @@ Switch = Literal["", "on", "off"]
 DeepSpeedStage = Annotated[
     Literal["off", "zero1", "zero2", "zero3"],
     Field(description="DeepSpeed: off, or the ZeRO stage that shards optimizer (1), gradients (2), weights (3)."),
-    IN_FORM,
 ]
 Precision = Annotated[
     Literal["auto", "bf16", "fp32"],
     Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
-    OF_RUN,
 ]
 Gpus = Annotated[
     str,

@@ -45,7 +45,6 @@ class CorpusSettings:
     format: Annotated[
         Literal["auto", "beir", "msmarco", "tevatron", "flagembedding"],
         Field(description="Layout of the source; auto = recognised from its file names."),
-        IN_FORM,
     ] = "auto"
     heldout_queries: Annotated[
         int,

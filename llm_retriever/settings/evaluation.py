@@ -28,7 +28,7 @@ class EvaluationSettings:
         IN_FORM,
     ] = "mrr@10,ndcg@10,recall@100,recall@1000"
     primary_metric: Annotated[
-        str, Field(min_length=1, description="The metric that significance tests and promotion look at."), IN_FORM
+        str, Field(min_length=1, description="The metric that significance tests and promotion look at.")
     ] = "ndcg@10"
     relevance_level: Annotated[
         int, Field(ge=1, description="Grade from which a judgment counts as relevant in metrics that are not graded.")

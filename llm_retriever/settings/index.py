@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import IN_FORM, OF_POD, OF_RUN, OF_STEP, UNSET_NUMBER, Gpus
+from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, UNSET_NUMBER, Gpus
 
 IndexKind = Literal["flat", "hnsw", "ivf-pq", "sq8", "fp16"]
 EncodingPrecision = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"],
     Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
-    OF_RUN,
 ]
 EncodingProcesses = Annotated[
     int, Field(ge=0, le=64, description="Encoding processes in this pod; 0 = one per GPU, at least one."), OF_POD

@@ -42,7 +42,6 @@ class MiningSettings:
             description="Who finds candidates, with quotas if wanted: bm25:15,dense:15, or dense alone. What the quotas "
             "leave open is drawn evenly from the union. Empty = BM25, and the encoder where one is given, evenly."
         ),
-        IN_FORM,
     ] = UNSET_TEXT
     rank_floor: Annotated[
         int,

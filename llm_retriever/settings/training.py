@@ -99,9 +99,7 @@ class TrainingSettings:
     method: str = ""
     recipe: Recipe = "default"
     tune: Annotated[
-        Literal["", "full", "lora"],
-        Field(description="Train all weights or a LoRA adapter; empty = the recipe's."),
-        IN_FORM,
+        Literal["", "full", "lora"], Field(description="Train all weights or a LoRA adapter; empty = the recipe's.")
     ] = ""
     embedding: Embedding = ""
     lora_rank: LoraRank = UNSET_NUMBER
@@ -200,10 +198,7 @@ class TuningSettings(TrainingSettings):
         IN_FORM,
     ] = UNSET_NUMBER
     temperature: Annotated[
-        float,
-        Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's."),
-        UNSET_OR_POSITIVE,
-        IN_FORM,
+        float, Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's."), UNSET_OR_POSITIVE
     ] = -1.0
     read_out: Annotated[
         Literal["", "n2s", "s2s", "n2n"],

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, CheckpointUri, Gpus, Place, Precision, Seed
+from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, CheckpointUri, Gpus, Place, Seed
 from llm_retriever.settings.evaluation import EvaluationSettings
 from llm_retriever.settings.index import IndexSettings
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options
@@ -72,7 +72,6 @@ class VariantSettings:
     ] = dataclasses.field(default_factory=dict)
     gpus: Gpus = ""
     seed: Seed = 17
-    precision: Precision = "auto"
     checkpoint_uri: Annotated[
         CheckpointUri,
         Field(
@@ -128,7 +127,7 @@ def _of_stage(settings: VariantSettings, stage: str) -> Any:
     ):
         checked = checked_options(kind, values, field, allowed)
         given |= {name: (f"{field}.{name}", value) for name, value in checked.items()}
-    shared = ("gpus", "seed", "precision", "checkpoint_uri")
+    shared = ("gpus", "seed", "checkpoint_uri")
     given |= {name: (name, getattr(settings, name)) for name in shared if name in known}
     return _built(kind, given)
 

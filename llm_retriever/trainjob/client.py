@@ -18,7 +18,7 @@ _AS_SENT: dict[str, Any] = {"_preload_content": False, "_request_timeout": REQUE
 """Asks for an answer's bytes: the library's own classes refuse what its version does not know."""
 _MENDS = {
     400: "if it names a field: that is one of Kubeflow Trainer 2.3, install this version or a later one",
-    403: "give the step's account the role train-jobs of manifests/base/rbac.yaml",
+    403: "give the step's account the role llm-retriever-train-jobs of manifests/base/rbac.yaml",
     404: "install Kubeflow Trainer 2.3 or later in the cluster",
 }
 _COMMON_TOLERATIONS = "node.kubernetes.io/"

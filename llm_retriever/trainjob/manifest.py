@@ -9,19 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_retriever.stores.secret import STORE_SECRET, VARIABLES
 from llm_retriever.trainjob.nodes import Nodes
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MANAGER = "llm-retriever/step"
 LABELS = "llm-retriever/"
 TRAINING_LABEL, ATTEMPT_LABEL = f"{LABELS}training", f"{LABELS}attempt"
+POD_LABELS = {"app.kubernetes.io/part-of": "llm-retriever"}
+"""What the pods of this project are known by; the manifests' network policy selects them by it."""
 ASKED = f"{LABELS}asked"
 """Annotation: digest of what the nodes do and are; a TrainJob of the same training that has another one is out of date."""
 CONTAINER = REPLICATED_JOB = "node"
 """What Trainer's runtimes call the container and the group of pods that train."""
 PROGRAM = ["python", "-m", "llm_retriever.trainjob.node"]
-STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
-STORE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 GRACE_SECONDS = 600
 """What a node that is asked to end has for its last checkpoint."""
 
@@ -64,7 +65,7 @@ def specification(nodes: Nodes, uri: str, own: Own) -> dict[str, Any]:
         "image": nodes.image or own.image,
         "command": PROGRAM,
         "args": [uri],
-        "env": [_from_secret(name) for name in STORE_VARIABLES],
+        "env": [_from_secret(name) for name in VARIABLES],
         "numNodes": nodes.number,
         "numProcPerNode": nodes.processes,
         "resourcesPerNode": _resources(nodes),
@@ -108,7 +109,7 @@ def _resources(nodes: Nodes) -> dict[str, dict[str, str]]:
 
 
 def _pods(nodes: Nodes, own: Own) -> dict[str, Any]:
-    """The patch of the pods: account, place, shared memory for NCCL and data loading, and no more rights than a step."""
+    """The patch of the pods: label, account, place, shared memory for NCCL and loading, and no more rights than a step."""
     container = {
         "name": CONTAINER,
         "volumeMounts": [{"name": "dshm", "mountPath": "/dev/shm"}],  # noqa: S108
@@ -123,4 +124,5 @@ def _pods(nodes: Nodes, own: Own) -> dict[str, Any]:
     }
     if nodes.account or own.account:
         spec["serviceAccountName"] = nodes.account or own.account
-    return {"name": REPLICATED_JOB, "template": {"spec": {"template": {"spec": spec}}}}
+    pod = {"metadata": {"labels": dict(POD_LABELS)}, "spec": spec}
+    return {"name": REPLICATED_JOB, "template": {"spec": {"template": pod}}}

@@ -109,7 +109,11 @@ def test_an_overlay_takes_the_objects_and_an_account_that_may_write_them(tmp_pat
     overlay = tmp_path / "manifests" / "overlays" / "ours"
     overlay.mkdir()
     compiled(overlay)
-    resources = {"resources": ["../../base", "objects.yaml"], "components": ["../../components/pipelines"]}
+    resources = {
+        "namespace": "retrievers",
+        "resources": ["../../base", "objects.yaml"],
+        "components": ["../../components/pipelines"],
+    }
     header = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(header | resources))
     command = ["kubectl", "kustomize", str(overlay)]
@@ -121,6 +125,6 @@ def test_an_overlay_takes_the_objects_and_an_account_that_may_write_them(tmp_pat
         else:
             kubernetes_validate.validate(found, VERSION, strict=True)
     assert sum(found["kind"] in KINDS for found in rendered) == 2
-    (role,) = [o for o in rendered if o["kind"] == "Role" and o["metadata"]["name"] == "pipeline-publisher"]
+    (role,) = [o for o in rendered if o["kind"] == "Role" and o["metadata"]["name"] == "llm-retriever-publisher"]
     assert role["rules"][0]["apiGroups"] == ["pipelines.kubeflow.org"]
     assert not {"*", "update"} & set(role["rules"][0]["verbs"])

@@ -255,7 +255,11 @@ def test_an_end_without_a_result_is_a_failure(cluster, job):
 @pytest.mark.parametrize(
     ("status", "said", "mend"),
     [
-        (403, "trainjobs is forbidden", "give the step's account the role train-jobs of manifests/base/rbac.yaml"),
+        (
+            403,
+            "trainjobs is forbidden",
+            "give the step's account the role llm-retriever-train-jobs of manifests/base/rbac.yaml",
+        ),
         (422, "spec.trainer.env: reserved", "correct the setting that the message names"),
     ],
 )

@@ -88,11 +88,11 @@ def test_the_schema_refuses_what_trainer_would_refuse(path, value):
 def test_a_pod_with_what_the_trainjob_adds_is_accepted_by_kubernetes():
     spec = rendered()["spec"]
     (group,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pod = group["template"]["spec"]["template"]["spec"]
+    metadata, pod = (group["template"]["spec"]["template"][name] for name in ("metadata", "spec"))
     trainer = spec["trainer"]
     pod["containers"][0] |= {name: trainer[name] for name in ("image", "command", "args", "env")}
     pod["containers"][0]["resources"] = trainer["resourcesPerNode"]
-    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node"}, "spec": pod}
+    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | {"name": "node"}, "spec": pod}
     kubernetes_validate.validate(whole, KUBERNETES, strict=True)
 
 
@@ -173,13 +173,13 @@ def test_a_published_batch_that_the_nodes_cannot_share_is_refused_before_anythin
         presets.check(parameters_of("llm2vec-llama2-7b", *asked, "adapt_nodes=4", "adapt_node_memory=500K"))
 
 
-def test_the_documented_command_passes_the_checks_and_fits_the_quota_beside_it():
+def test_the_documented_command_passes_the_checks_and_fits_the_quota():
     text = (ROOT / "docs" / "multi-node.md").read_text()
     (command,) = re.findall(r"^python -m pipelines submit .*?(?<!\\)$", text, re.M | re.DOTALL)
     words = shlex.split(command.replace("\\\n", " "))
     given = parameters_of(words[words.index("--preset") + 1], *(word for word in words if "=" in word))
     presets.check(given)
-    limits = yaml.safe_load_all((ROOT / "manifests" / "base" / "limits.yaml").read_text())
+    limits = yaml.safe_load_all((ROOT / "manifests" / "components" / "own-namespace" / "limits.yaml").read_text())
     (quota,) = [found["spec"]["hard"] for found in limits if found["kind"] == "ResourceQuota"]
     for stage in presets.TRAINING:
         gpus = given[f"{stage}_nodes"] * given[f"{stage}_node_gpus"]

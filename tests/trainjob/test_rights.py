@@ -50,4 +50,4 @@ def test_the_role_has_what_a_step_asks_for_and_no_more(trains, job, monkeypatch:
     trains.jobs[made["metadata"]["name"]] = made
     trains.deleted = lambda name, publish=trains.created: publish({})
     launched(job)
-    assert {right(request) for request in trains.requests} == rights_of("train-jobs")
+    assert {right(request) for request in trains.requests} == rights_of("llm-retriever-train-jobs")

@@ -1,0 +1,21 @@
+"""Endpoint and keys of the object store, where a cluster gives them to a pod as files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
+SECRET_FOLDER = "/etc/llm-retriever/s3"  # noqa: S105 - a place
+VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+
+
+def read_secret(folder: Path = Path(SECRET_FOLDER)) -> None:
+    """Puts what the files of a mounted secret hold into this process's environment, under their names.
+
+    What the environment has already stays; names that no store reads are left out.
+    """
+    for name in VARIABLES:
+        path = folder / name
+        if name not in os.environ and path.is_file():
+            os.environ[name] = path.read_text(encoding="utf-8").strip()
