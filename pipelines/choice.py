@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_retriever.errors import InputError
-from pipelines import form, presets, variants
+from pipelines import form, one_pod, presets, variants
 from pipelines.form import Told
 from pipelines.variants import Variant
 
@@ -72,7 +72,7 @@ def _words(name: str, assignments: list[str]) -> dict[str, Any]:
         return presets.parsed(names_of(name), assignments)
     given = presets.parsed(_names(_stages(name)), assignments)
     for key in given:
-        form.check_in_one_pod(key)
+        one_pod.check_in_one_pod(key)
     return given
 
 
@@ -95,7 +95,7 @@ def chosen(
     presets.check(flat)
     told = form.folded(given, form.OF_A_VARIANT if name == COMPARISON else ())
     if name == COMPARISON:
-        told = replace(told, settings=form.in_one_pod(told.settings))
+        told = replace(told, settings=one_pod.in_one_pod(told.settings))
     pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
     told = replace(told, pods={**told.pods, **pods})
     compared: tuple[Variant, ...] = ()
@@ -145,7 +145,7 @@ def names_of(name: str) -> set[str]:
         InputError: There is no such step to rerun.
     """
     names = set(_names(_stages(name))) | ({RECIPE} if name == RETRAINING else set())
-    return {key for key in names if form.fits_one_pod(key)} if name == COMPARISON else names
+    return {key for key in names if one_pod.fits_one_pod(key)} if name == COMPARISON else names
 
 
 def _names(stages: Iterable[str]) -> list[str]:

@@ -26,7 +26,7 @@ from pipelines import form
 from pipelines.form import OF_A_VARIANT, POD_OF_A_VARIANT
 from pipelines.pods import counted
 from pipelines.stages import on_cpu, on_gpu, stage
-from pipelines.variants import Variant
+from pipelines.variants import Variant, of_backbone, of_variant
 
 
 class Compared(NamedTuple):
@@ -57,33 +57,18 @@ def comparison_of(variants: Sequence[Variant]) -> Any:
 
 
 def overrides_of(variants: Sequence[Variant], number: int) -> dict[str, dict[str, Any]]:
-    """What a variant sets itself, by stage; defaults that the form may have changed are named too.
-
-    The un-tuned backbone is left to the first variant of every backbone, and published encoders to the first of all.
+    """What a variant sets itself, by stage of its pod.
 
     Args:
         variants: All of them.
         number: Position of the variant.
     """
-    variant, found = variants[number], dict[str, dict[str, Any]]()
-    known = form.flat_names()
-    for name, value in variant.parameters.items():
-        if known[name].stages[0] in OF_A_VARIANT and name != GPUS:
-            found.setdefault(known[name].stages[0], {})[known[name].key] = value
-    alike = [v for v in variants if _of_backbone(v) == _of_backbone(variant)]
-    left = {} if variant is next((v for v in alike if not _reads_new_tokens(v)), alike[0]) else {"untuned_passages": 0}
-    left |= {"encoders": ""} if number else {}
-    return found | ({"eval": found.get("eval", {}) | left} if left else {})
-
-
-def _of_backbone(variant: Variant) -> dict[str, Any]:
-    """What a variant sets of its backbone, by flat name."""
-    return {n: value for n, value in variant.parameters.items() if "backbone" in form.flat_names()[n].stages}
-
-
-def _reads_new_tokens(variant: Variant) -> bool:
-    """Whether a variant is read out at tokens that an un-tuned backbone does not have."""
-    return variant.parameters.get("tune_method") == "llama2vec" or variant.parameters.get("tune_embedding") == "new4"
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in of_variant(variants, number).items():
+        known = form.flat_names()[name]
+        if known.stages[0] in OF_A_VARIANT and name != GPUS:
+            found.setdefault(known.stages[0], {})[known.key] = value
+    return found
 
 
 class _Layout:
@@ -124,12 +109,12 @@ class _Layout:
 
     def _backbone(self, variant: Variant) -> Any:
         """The backbone of a variant, fetched once for all that have the same."""
-        own = _of_backbone(variant)
+        own = of_backbone(variant)
         for known, artifact in self.backbones:
             if known == own:
                 return artifact
         task = self._fetched(own)
-        sharing = [other.name for other in self.variants if _of_backbone(other) == own]
+        sharing = [other.name for other in self.variants if of_backbone(other) == own]
         if len(sharing) < len(self.variants):
             task.set_display_name(f"fetch-backbone: {', '.join(sharing)}")
         self.backbones.append((own, task.outputs["backbone"]))

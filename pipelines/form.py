@@ -7,7 +7,6 @@ change a result is written into the pods when the pipeline is compiled. All of i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import json
@@ -35,7 +34,7 @@ from llm_retriever.settings import (
     parameters,
 )
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
-from llm_retriever.settings.variant import POD, VARIANT_STAGES, variant_options
+from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
 from pipelines.pods import GPU_STAGES, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
@@ -55,8 +54,6 @@ OF_THE_RUN = ("precision", "checkpoint_minutes", "node_runtime", "node_account",
 """Settings that have one flat name for all stages, as the seed has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
-NODE = "node_"
-"""Start of the settings of the nodes that train together, where there are several."""
 PARTS = "index_parts"
 """Flat name that decides how a pipeline is laid out: the pods that encode the corpus at the same time."""
 OF_A_VARIANT = tuple(VARIANT_STAGES)
@@ -304,42 +301,3 @@ def _name_accelerator(flat: Mapping[str, Any], told: Told) -> None:
     for stage in ("adapt", "tune"):
         if kind != PodSettings.gpu_type and f"{stage}_node_gpu_type" not in flat:
             told.settings.setdefault(stage, {})["node_gpu_type"] = kind
-
-
-def in_one_pod(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings that pods hold, by stage, where one pod does the stages of a variant: these are told apart inside of it."""
-    nested = {
-        stage: {key: value for key, value in settings[stage].items() if not key.startswith(NODE)}
-        for stage in OF_A_VARIANT
-        if stage in settings
-    }
-    others = {stage: values for stage, values in settings.items() if stage not in OF_A_VARIANT}
-    return others | ({POD_OF_A_VARIANT: {POD: found}} if (found := {s: v for s, v in nested.items() if v}) else {})
-
-
-def check_in_one_pod(name: str) -> None:
-    """Refuses what a comparison cannot be told, because one pod does all stages of a variant.
-
-    Args:
-        name: A flat name.
-
-    Raises:
-        InputError: It says what to give instead.
-    """
-    flat = flat_names()[name]
-    if not set(flat.stages) <= set(OF_A_VARIANT):
-        return
-    if name == PARTS or flat.key == "nodes" or flat.key.startswith(NODE):
-        problem = "a comparison trains and encodes every variant in one pod"
-        raise InputError(problem, field=name, mend="leave it out, or train this variant with train_retriever")
-    if flat.key in ("gpus", "cpus", "memory") and flat.stages != (POD_OF_A_VARIANT,):
-        mend = f"give {POD_OF_A_VARIANT}_{flat.key}"
-        raise InputError("one pod does all stages of a variant", field=name, mend=mend)
-
-
-def fits_one_pod(name: str) -> bool:
-    """Whether a comparison can be told it, by flat name."""
-    with contextlib.suppress(InputError):
-        check_in_one_pod(name)
-        return True
-    return False
