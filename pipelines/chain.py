@@ -44,13 +44,13 @@ def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "
     return Seen(*(task.outputs[name] for name in Seen._fields))
 
 
-def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> None:
+def trained(given: Mapping[str, Any], seen: Seen, encode: Any) -> None:
     """All steps behind `fingerprint_sources`.
 
     Args:
         given: The pipeline's parameters.
         seen: What that step found.
-        parts: Pods that encode the corpus at the same time.
+        encode: The pipeline that encodes the corpus on several pods; None = build_index does.
     """
     corpus = preparation.prepare_corpus(**stage(given, "corpus", source_fingerprint=seen.corpus_fingerprint))
     on_cpu(corpus, "corpus")
@@ -67,7 +67,7 @@ def trained(given: Mapping[str, Any], seen: Seen, parts: int) -> None:
     adapted, tuned = _model(given, fetched.outputs["backbone"], collection, mined.outputs["training_set"])
     retriever = tuned.outputs["retriever"]
 
-    encoded = encoding.encoded_in_parts(given, parts, retriever, collection)
+    encoded = encoding.encoded_in_parts(given, encode, retriever, collection)
     built = indexing.build_index(retriever=retriever, collection=collection, **stage(given, "index"))
     on_gpu(built, "index").after(*encoded)
 

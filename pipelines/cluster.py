@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
-import sys
-import time
-import warnings
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import kfp_server_api
 
 from llm_retriever.errors import InputError
+from llm_retriever.progress import seconds_as_text
+from pipelines.refusals import UnknownError, explained_refusals, quiet
+from pipelines.run_status import RunStatus, run_status
+from pipelines.step_logs import served_log
 
-FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR")
 CRON_FIELDS = 6
 PAGE = 100
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+MOST_LOG_CHARACTERS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,13 @@ class Address:
 
 
 @dataclass(frozen=True)
-class TaskState:
-    """One task of a run: its id, its name, KFP's word for its state, and its seconds (None = it has not ended)."""
+class Schedule:
+    """A recurring run: its id, its name, when it starts a run, and whether it does."""
 
     id: str
     name: str
-    state: str
-    seconds: float | None
+    trigger: str
+    enabled: bool
 
 
 class Cluster:
@@ -60,16 +64,24 @@ class Cluster:
     def __init__(self, address: Address) -> None:
         import kfp
 
+        class PromptClient(kfp.Client):
+            def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+                """Asks once: the original asks for 25 seconds, and then keeps to itself what was answered."""
+                return self._healthz_api.healthz_service_get_healthz()
+
         self.namespace = address.namespace or None
         token = Path(address.token).read_text().strip() if address.token else None
-        with _refusals(address.endpoint), _quiet():
-            self.client = kfp.Client(
+        with explained_refusals(address.endpoint), quiet():
+            self.client = PromptClient(
                 host=address.endpoint or None,
                 namespace=address.namespace or "kubeflow",
                 existing_token=token,
                 ssl_ca_cert=address.certificate or None,
             )
         self.endpoint = address.endpoint
+        self._serves_manifests = True
+        self._huge_logs: set[str] = set()
+        self._specifications: dict[str, dict[str, Any]] = {}
 
     def submit(
         self,
@@ -96,7 +108,7 @@ class Cluster:
         Returns:
             Id of the run.
         """
-        with _refusals(self.endpoint), _quiet():
+        with explained_refusals(self.endpoint), quiet():
             run = self.client.create_run_from_pipeline_package(
                 str(package),
                 arguments=dict(arguments),
@@ -132,7 +144,7 @@ class Cluster:
             InputError: The cron expression has not six fields, or the cluster refuses.
         """
         check_trigger(cron, every_seconds)
-        with _refusals(self.endpoint), _quiet():
+        with explained_refusals(self.endpoint), quiet():
             owner = self.client.create_experiment(experiment, namespace=self.namespace).experiment_id
             before = [job.recurring_run_id for job in self._recurring(owner) if job.display_name == name]
             created = self.client.create_recurring_run(
@@ -152,7 +164,46 @@ class Cluster:
                 self.client.delete_recurring_run(job)
         return str(created.recurring_run_id), len(before)
 
-    def _recurring(self, experiment: str) -> Iterator[Any]:
+    def schedules(self, experiment: str = "") -> list[Schedule]:
+        """The recurring runs of an experiment, or of the namespace; none where there is no such experiment."""
+        with explained_refusals(self.endpoint), quiet():
+            owner = self._experiment(experiment) if experiment else None
+            found = [] if experiment and owner is None else list(self._recurring(owner))
+        return [_schedule(job) for job in found]
+
+    def remove_schedule(self, name: str, experiment: str) -> list[str]:
+        """Removes all recurring runs of a name; runs that they have started stay.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            InputError: There is none of this name.
+        """
+        known = self.schedules(experiment)
+        found = [job.id for job in known if job.name == name]
+        if not found:
+            names = ", ".join(sorted({job.name for job in known})) or "none"
+            mend = f"there are in the experiment {experiment}: {names}"
+            raise InputError(f"no schedule is called {name!r}", field="--remove", mend=mend)
+        for job in found:
+            # It may have gone since it was listed.
+            with (
+                contextlib.suppress(UnknownError),
+                explained_refusals(self.endpoint, subject=f"schedule {job}"),
+                quiet(),
+            ):
+                self.client.delete_recurring_run(job)
+        return found
+
+    def _experiment(self, name: str) -> str | None:
+        try:
+            found = self.client.get_experiment(experiment_name=name, namespace=self.namespace)
+        except ValueError:  # the client's way to say that there is none
+            return None
+        return str(found.experiment_id)
+
+    def _recurring(self, experiment: str | None) -> Iterator[Any]:
         page = ""
         while True:
             answer = self.client.list_recurring_runs(
@@ -163,89 +214,119 @@ class Cluster:
             if not page:
                 return
 
-    def runs(self, count: int = 10) -> list[tuple[str, str, str]]:
-        """The latest runs: id, state and name."""
-        with _refusals(self.endpoint), _quiet():
+    def schedule_name(self, recurring_run: str) -> str:
+        """Name of a recurring run; where it has been removed, that and its id."""
+        try:
+            with explained_refusals(self.endpoint, subject=f"schedule {recurring_run}"), quiet():
+                return str(self.client.get_recurring_run(recurring_run).display_name)
+        except UnknownError:
+            return f"{recurring_run}, removed since"
+
+    def runs(self, count: int = 10) -> list[Any]:
+        """The latest runs, as the client's objects."""
+        with explained_refusals(self.endpoint), quiet():
             answer = self.client.list_runs(page_size=count, sort_by="created_at desc", namespace=self.namespace)
-        return [(run.run_id, run.state or "PENDING", run.display_name) for run in answer.runs or []]
+        return answer.runs or []
 
-    def run(self, run_id: str) -> tuple[str, list[TaskState]]:
-        """State of a run, and its tasks in the order in which they started."""
-        with _refusals(self.endpoint), _quiet():
-            found = self.client.get_run(run_id)
-        tasks = (found.run_details.task_details if found.run_details else None) or []
-        shown = [task for task in tasks if task.display_name and not task.display_name.endswith("-driver")]
-        shown.sort(key=lambda task: str(task.start_time or "9"))
-        states = [TaskState(t.task_id or "", t.display_name, t.state or "PENDING", _seconds(t)) for t in shown]
-        return found.state or "PENDING", states
+    def run(self, run_id: str) -> RunStatus:
+        """A run at this moment.
 
-    def wait(self, run_id: str, seconds: float = 10.0) -> Iterator[TaskState | str]:
-        """Follows a run: yields every task whose state has changed, and last the state of the run."""
-        told: dict[str, str] = {}
-        while True:
-            state, tasks = self.run(run_id)
-            for task in tasks:
-                if told.get(task.id) != task.state:
-                    told[task.id] = task.state
-                    yield task
-            if state in FINISHED:
-                yield state
-                return
-            time.sleep(seconds)
+        Raises:
+            UnknownError: There is no such run.
+            UnreachableError: The server cannot be reached now.
+        """
+        with _of_run(self.endpoint, run_id), quiet():
+            run = self._get(f"/apis/v2beta1/runs/{quote(run_id, safe='')}")
+            manifest = self._manifest(run_id) if self._serves_manifests else None
+        return run_status(run, self._specification(run), manifest)
+
+    def _manifest(self, run_id: str) -> str | None:
+        """Argo's workflow of a run; an API without v1beta1 has it not, and is not asked again."""
+        try:
+            detail = self._get(f"/apis/v1beta1/runs/{quote(run_id, safe='')}")
+        except kfp_server_api.ApiException as error:
+            if error.status not in (400, 403, 404, 405, 500, 501):
+                raise
+            self._serves_manifests = False
+            return None
+        return (detail.get("pipeline_runtime") or {}).get("workflow_manifest")
+
+    def _specification(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """The compiled pipeline of a run, which the run holds or refers to; empty where it is gone."""
+        found = run.get("pipeline_spec") or {}
+        version = run.get("pipeline_version_reference") or {}
+        if not found and version.get("pipeline_version_id"):
+            key = f"{version.get('pipeline_id')}/versions/{version['pipeline_version_id']}"
+            if key not in self._specifications:
+                with contextlib.suppress(UnknownError), explained_refusals(self.endpoint, subject="version"):
+                    answer = self._get(f"/apis/v2beta1/pipelines/{key}")
+                    self._specifications[key] = answer.get("pipeline_spec") or {}
+            found = self._specifications.get(key, {})
+        return dict(found.get("pipeline_spec") or found)
+
+    def log(self, run_id: str, pod: str) -> str:
+        """The log of a pod's step, while the cluster keeps it; empty where the API does not give it, or it is huge."""
+        if pod in self._huge_logs:
+            return ""
+        try:
+            with explained_refusals(self.endpoint), quiet():
+                text = self._read(f"/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(pod, safe='')}/log")
+        except (InputError, UnicodeDecodeError):
+            return ""
+        if len(text) > MOST_LOG_CHARACTERS:  # the API has no way to ask for its end alone
+            self._huge_logs.add(pod)
+        return served_log(text)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self._read(path))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):  # as of the page of a proxy that wants a login
+            mend = "give the URL of the Pipelines API, and --token-file where it asks who you are"
+            raise InputError("what answers is not Kubeflow", file=self.endpoint or None, field="--endpoint", mend=mend)
+        return found
+
+    def _read(self, path: str) -> str:
+        # The client signs requests in all the ways that it knows, but has no method for these, nor a timeout.
+        api = self.client._run_api.api_client
+        api.call_api(path, "GET", auth_settings=["Bearer"], _request_timeout=(CONNECT_SECONDS, READ_SECONDS))
+        return str(api.last_response.data)
+
+
+def _of_run(endpoint: str, run_id: str) -> contextlib.AbstractContextManager[None]:
+    mend = "python -m pipelines status lists the latest ones"
+    return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", mend=mend)
+
+
+def _schedule(job: Any) -> Schedule:
+    trigger = job.trigger
+    cron = trigger.cron_schedule.cron if trigger and trigger.cron_schedule else ""
+    seconds = trigger.periodic_schedule.interval_second if trigger and trigger.periodic_schedule else None
+    return Schedule(
+        str(job.recurring_run_id),
+        str(job.display_name),
+        f'cron "{cron}"' if cron else f"every {seconds_as_text(float(seconds))}" if seconds else "no trigger",
+        str(job.status or job.mode or "").upper().startswith("ENABLE"),
+    )
 
 
 def check_trigger(cron: str, every_seconds: int) -> None:
     """Refuses a trigger that KFP would take and misunderstand: its cron has six fields, the first being seconds.
 
     Raises:
-        InputError: Both or neither are given, or the expression has not six fields.
+        InputError: Both or neither are given, the interval is none, or the expression has not six fields.
     """
-    if bool(cron) == bool(every_seconds):
-        raise InputError("give either a cron expression or an interval", field="--cron", mend='--cron "0 0 2 * * *"')
+    if cron and every_seconds:
+        raise InputError("--cron and --every-seconds are both given", field="--cron", mend="give one of them")
+    if every_seconds < 0:
+        raise InputError("an interval is at least one second", field="--every-seconds", mend="--every-seconds 86400")
+    if not cron.strip() and not every_seconds:
+        mend = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
+        raise InputError("it is not said when to start a run", field="--cron", mend=mend)
     if cron and len(cron.split()) != CRON_FIELDS:
         raise InputError(
             f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, the first being seconds",
             field="--cron",
             mend='for every night at two: "0 0 2 * * *"',
         )
-
-
-def _seconds(task: Any) -> float | None:
-    if not task.start_time or not task.end_time or task.end_time.year < 2000:
-        return None
-    return float((task.end_time - task.start_time).total_seconds())
-
-
-@contextlib.contextmanager
-def _refusals(endpoint: str) -> Iterator[None]:
-    """Turns what the client raises into one line; what the server said is shown, but no header of the request."""
-    import kfp_server_api
-    import urllib3
-
-    where = endpoint or "KF_PIPELINES_ENDPOINT"
-    try:
-        yield
-    except kfp_server_api.ApiException as error:
-        said = re.search(r'"(?:message|error_message|error)"\s*:\s*"((?:[^"\\]|\\.)*)"', str(error.body or ""))
-        reason = said[1] if said else error.reason
-        raise InputError(f"Kubeflow answers {error.status}: {reason}", field="--endpoint", file=where) from None
-    except (urllib3.exceptions.HTTPError, TimeoutError, OSError) as error:
-        raise InputError(
-            f"no answer ({type(error).__name__})",
-            file=where,
-            field="--endpoint",
-            mend="give the URL of the Pipelines API, for instance of kubectl port-forward svc/ml-pipeline 8888",
-        ) from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The client warns of its own version; the links that it prints go where progress goes, so that ids can be piped on."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -103,7 +103,7 @@ class _Layout:
             **{name: self.given[f"{name}_{OPTIONS}"] for name in OF_A_VARIANT},
             overrides=overrides_of(self.variants, number),
             gpus=variant.parameters.get(GPUS, self.given[GPUS]),
-            **{name: self.given[f"{form.RUN}_{name}"] for name in ("seed", "checkpoint_uri")},
+            checkpoint_uri=self.given[f"{form.RUN}_checkpoint_uri"],
         )
         return on_gpu(task, POD_OF_A_VARIANT).set_display_name(f"run-variant: {variant.name}")
 

@@ -23,11 +23,13 @@ _FORM = {name: p for name, p in signature(["index"]).parameters.items() if name 
 
 
 def encode_in_parts(parts: int) -> Any:
-    """The pipeline that encodes the parts of a corpus at the same time, one pod each.
+    """The pipeline that encodes the parts of a corpus at the same time, one pod each; None where there is only one.
 
     Args:
-        parts: Their number, at least 2.
+        parts: Their number.
     """
+    if parts == 1:
+        return None
     artifacts = {"retriever": Input[Model], "collection": Input[Dataset]}
     taken = [inspect.Parameter(name, _KIND, annotation=kind) for name, kind in artifacts.items()]
     taken += [parameter.replace(default=inspect.Parameter.empty) for parameter in _FORM.values()]
@@ -42,16 +44,14 @@ def encode_in_parts(parts: int) -> Any:
     return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 
 
-def encoded_in_parts(given: Mapping[str, Any], parts: int, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
+def encoded_in_parts(given: Mapping[str, Any], encode: Any, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
     """The task of this pipeline inside another one; none where one pod encodes everything.
 
     Args:
         given: The parameters of the other pipeline.
-        parts: Pods that encode at the same time.
+        encode: Of `encode_in_parts`, which must be called outside of pipelines.
         retriever: Encodes.
         collection: The corpus.
     """
-    if parts == 1:
-        return []
     own = {name: given[name] for name in _FORM}
-    return [encode_in_parts(parts)(retriever=retriever, collection=collection, **own)]
+    return [encode(retriever=retriever, collection=collection, **own)] if encode else []

@@ -50,8 +50,8 @@ SETTINGS: dict[str, type] = {
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
-OF_THE_RUN = ("precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
-"""Settings that have one flat name for all stages, as the seed has, and are no parameters of the form."""
+OF_THE_RUN = ("seed", "precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
+"""Settings that have one flat name for all stages, as the place of checkpoints has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
 PARTS = "index_parts"
@@ -60,8 +60,7 @@ OF_A_VARIANT = tuple(VARIANT_STAGES)
 """Stages that one pod does for a variant of a comparison; there each has one JSON object for all of its settings."""
 POD_OF_A_VARIANT = "tune"
 """The stage whose pods those of variants are like, GPUs, processors and memory."""
-GPUS_HELP = "GPUs of a pod of this stage, a text: 0, 1, 2, 4, 8 or 16; 0 = it computes on the processor."
-MINING_GPUS = "0"
+GPUS_HELP = "GPUs of the pod: 0 (it computes on the processor), 1, 2, 4, 8 or 16."
 DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
 """Where a cluster must be told what a machine can see for itself."""
 MODEL_STAGES = (*GPU_STAGES, "backbone")
@@ -76,8 +75,9 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_cpu_tolerations": ("tolerations", _OTHERS),
 }
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
+OPTION_WIDTH = 46
+"""Characters of a key's help in the form; the READMEs of the components have all of it."""
 _GPUS = f"{POD_OF_A_VARIANT}_gpus"
-HELP_WIDTH = 52
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -140,9 +140,8 @@ def flat_names() -> dict[str, FlatName]:
             if parameter.place is not Place.STEP:
                 name = flat_name(stage, key)
                 stages = (*(found[name].stages if name in found else ()), stage)
-                given = Parameter(
-                    name, parameter.type, DEFAULTS.get(name, parameter.default), parameter.help, parameter.choices
-                )
+                text, default = GPUS_HELP if key == "gpus" else parameter.help, DEFAULTS.get(name, parameter.default)
+                given = Parameter(name, parameter.type, default, text, parameter.choices)
                 found[name] = FlatName(name, given, parameter.place, stages, key)
     of_pods = parameters(PodSettings)
     for stage in STAGES:
@@ -191,9 +190,7 @@ def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str
     """
     known, suffix = flat_names(), f"_{OPTIONS}"
     return {
-        name: _options_help(name.removesuffix(suffix), whole)
-        if name.endswith(suffix)
-        else _short(known[name].parameter.help)
+        name: _options_help(name.removesuffix(suffix), whole) if name.endswith(suffix) else known[name].parameter.help
         for name in names
     }
 
@@ -207,8 +204,8 @@ def _options_help(stage: str, whole: Collection[str]) -> str:
 
 def _short(text: str) -> str:
     """The beginning of a help: the form's help stands several times in the object in which Argo keeps a run."""
-    clause = re.split(r"[;.:](?: |$)| \(|, (?:which|as|so|but|beside|where|with) ", text, maxsplit=1)[0]
-    return textwrap.shorten(clause, HELP_WIDTH, placeholder=" …")
+    clause = re.split(r"\.(?: |$)", text, maxsplit=1)[0]
+    return textwrap.shorten(clause, OPTION_WIDTH, placeholder=" …")
 
 
 def defaults() -> dict[str, Any]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.progress import seconds_as_text
 from pipelines.choice import Choice, check_room, chosen, names_of
 
 BUILD = Path("build")
@@ -41,9 +40,13 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
 
     scheduling = commands.add_parser("schedule", help="create or replace a recurring run, enabled, one run at a time")
     _add_cluster(scheduling)
-    scheduling.add_argument("--name", required=True, help="of the recurring run; one of the same name is replaced")
+    scheduling.add_argument("--name", default="", help="of the recurring run; one of the same name is replaced")
     scheduling.add_argument("--cron", default="", help='six fields, seconds first: "0 0 2 * * *" is every night at two')
     scheduling.add_argument("--every-seconds", type=int, default=0, metavar="N", help="instead of --cron")
+    scheduling.add_argument("--list", action="store_true", help="list the recurring runs of the experiment instead")
+    scheduling.add_argument(
+        "--remove", default="", metavar="NAME", help="remove the recurring run of this name instead"
+    )
     scheduling.add_argument("--preset", metavar="NAME|FILE", help=PRESET)
     add_pipeline(scheduling, "what differs from the preset", "retrain")
     scheduling.set_defaults(command=schedule_command, chosen=chosen)
@@ -63,9 +66,11 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     rerunning.set_defaults(command=rerun_command)
 
     showing = commands.add_parser("status", help="list the latest runs, or show one run's tasks")
-    _add_cluster(showing, "--experiment", "--pipeline-root", "--service-account")
-    showing.add_argument("run", nargs="?", help="id of a run")
-    showing.add_argument("--wait", action="store_true", help="follow it; exit code 1 when it does not succeed")
+    _add_cluster(showing, "--experiment", "--service-account")
+    showing.add_argument(
+        "run", nargs="?", metavar="RUN", help="id of a run; the exit code is 1 when it did not succeed"
+    )
+    showing.add_argument("--wait", action="store_true", help="follow it to its end")
     showing.set_defaults(command=status_command)
 
 
@@ -120,13 +125,17 @@ def submit_command(given: argparse.Namespace) -> int:
             caching=not given.no_cache,
         )
     print(run)
-    return _follow(cluster, run) if given.wait else 0
+    return _follow(cluster, run, given.pipeline_root) if given.wait else 0
 
 
 def schedule_command(given: argparse.Namespace) -> int:
     """Creates or replaces a recurring run."""
     from pipelines.cluster import check_trigger
 
+    if given.list or given.remove:
+        return _schedules_command(given)
+    if not given.name.strip():
+        raise InputError("a schedule needs a name", field="--name", mend="--name nightly")
     check_trigger(given.cron, given.every_seconds)
     choice = given.chosen(given)
     _refuse_local_paths(choice.flat)
@@ -144,6 +153,26 @@ def schedule_command(given: argparse.Namespace) -> int:
             service_account=given.service_account,
         )
     print(f"{job} ({'replaces ' + str(replaced) + ' of the same name' if replaced else 'new'}, enabled)")
+    return 0
+
+
+def _schedules_command(given: argparse.Namespace) -> int:
+    """Lists the schedules of an experiment, or removes one."""
+    others = {"--name": given.name, "--cron": given.cron, "--every-seconds": given.every_seconds}
+    others |= {"--preset": given.preset, "key=value": given.parameters}
+    asked = "--list" if given.list else "--remove"
+    for field in [field for field, value in others.items() if value] + ["--remove"] * (
+        given.list and bool(given.remove)
+    ):
+        mend = "--remove NAME needs nothing else; to replace a schedule, create it again"
+        raise InputError(f"does not go with {asked}", field=field, mend=mend)
+    cluster = _connected(given)
+    if given.list:
+        for job in cluster.schedules(given.experiment):
+            print(f"{job.id}  {'enabled' if job.enabled else 'disabled':<8}  {job.trigger:<22}  {job.name}")
+        return 0
+    for removed in cluster.remove_schedule(given.remove, given.experiment):
+        print(f"{removed} (removed; runs that it started stay)")
     return 0
 
 
@@ -188,31 +217,23 @@ def _run_here(choice: Choice, root: Path) -> int:
 
 def status_command(given: argparse.Namespace) -> int:
     """Lists runs, or shows one."""
+    from pipelines import following
+
+    if given.wait and not given.run:
+        raise InputError("which run to follow is not said", field="RUN", mend="python -m pipelines status lists them")
     cluster = _connected(given)
     if not given.run:
-        for run, state, name in cluster.runs():
-            print(f"{run}  {state:<10} {name}")
+        following.list_runs(cluster)
         return 0
     if given.wait:
-        return _follow(cluster, given.run)
-    state, tasks = cluster.run(given.run)
-    for task in tasks:
-        print(_line(task))
-    print(state)
-    return 0
+        return _follow(cluster, given.run, given.pipeline_root)
+    return following.show(cluster, given.run, given.pipeline_root)
 
 
-def _follow(cluster: Any, run: str) -> int:
-    state = ""
-    for news in cluster.wait(run):
-        state = news if isinstance(news, str) else ""
-        print(state or _line(news), flush=True)
-    return 0 if state == "SUCCEEDED" else 1
+def _follow(cluster: Any, run: str, pipeline_root: str) -> int:
+    from pipelines import following
 
-
-def _line(task: Any) -> str:
-    took = f" in {seconds_as_text(task.seconds)}" if task.seconds is not None else ""
-    return f"  {task.name:<28} {task.state}{took}"
+    return following.follow(cluster, run, pipeline_root)
 
 
 def _refuse_local_paths(parameters: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from components.definition import with_arguments, with_signature
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from pipelines.chain import Seen, looked_at, trained
+from pipelines.encoding import encode_in_parts
 from pipelines.form import meanings
 from pipelines.pods import counted
 from pipelines.train_retriever import FORM
@@ -48,14 +49,14 @@ def retrain_of(parts: int) -> Any:
     Args:
         parts: Pods that encode the corpus at the same time.
     """
-    form, inner = _form(), _inner_form()
+    form, inner, encode = _form(), _inner_form(), encode_in_parts(parts)
 
     def train_when_changed(*values: Any) -> None:
         """Trains, judges and promotes, if there is anything new."""
         given = dict(zip(inner.parameters, values, strict=True))
         seen = Seen(*(given.pop(name) for name in Seen._fields))
         with dsl.If(seen.changed == True, "sources-changed"):  # noqa: E712 - Kubeflow's own comparison
-            trained(given, seen, parts)
+            trained(given, seen, encode)
 
     within: Any = dsl.pipeline(name="train-when-changed")(with_signature(train_when_changed, inner))
 

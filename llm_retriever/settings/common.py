@@ -136,7 +136,7 @@ LoraDropout = Annotated[
 GradientCheckpointing = Annotated[
     Switch, Field(description="Recompute activations to save memory: on, off, empty = the recipe's.")
 ]
-Seed = Annotated[int, Field(ge=0, description="Seed of every random draw of this step."), OF_RUN]
+Seed = Annotated[int, Field(ge=0, description="Seed of every random draw of this step.")]
 CheckpointUri = Annotated[
     str,
     Field(

@@ -60,9 +60,7 @@ class CorpusSettings:
         Field(ge=0, description="So many unusable lines are set aside in bad_lines.jsonl instead of ending the step."),
     ] = 0
     max_passages: Annotated[
-        int,
-        Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all."),
-        IN_FORM,
+        int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
     ] = 0
     seed: Seed = 17
     source_fingerprint: SourceFingerprint = ""

@@ -55,7 +55,6 @@ class EvaluationSettings:
             "encoders (with ';' between several COMMITs or PLACEs), or the directory or s3:// prefix of a retriever, [NAME=] in "
             "front; they encode the corpus anew."
         ),
-        IN_FORM,
     ] = ""
     encoder_passages: Annotated[
         int, Field(ge=0, description="Larger corpora are not encoded by the encoders to compare with.")
@@ -74,7 +73,6 @@ class EvaluationSettings:
             "URIs as of prepare_corpus; a directory of several collections counts as one, their mean, and so do several named "
             "NAME/PART. Without SPLIT test."
         ),
-        IN_FORM,
     ] = ""
     zero_shot_query_length: Annotated[
         int,

@@ -29,7 +29,6 @@ class PromotionSettings:
             description="Required difference to the version in production. Where both were measured on the same queries by the "
             "same run, the new one must be better in any case.",
         ),
-        IN_FORM,
     ] = 0.0
     minimum_value: Annotated[
         float, Field(ge=0, le=1, description="Required value, also for the very first version.")

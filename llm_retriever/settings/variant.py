@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, CheckpointUri, Gpus, Place, Seed
+from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, CheckpointUri, Gpus, Place
 from llm_retriever.settings.evaluation import EvaluationSettings
 from llm_retriever.settings.index import IndexSettings
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options
@@ -71,7 +71,6 @@ class VariantSettings:
         OF_POD,
     ] = dataclasses.field(default_factory=dict)
     gpus: Gpus = ""
-    seed: Seed = 17
     checkpoint_uri: Annotated[
         CheckpointUri,
         Field(
@@ -95,8 +94,8 @@ class StageSettings:
 def variant_options(stage: str) -> list[str]:
     """The settings of a stage that are keys of its JSON object: all that decide a result and are not shared.
 
-    >>> "learning_rate" in variant_options("tune"), "gpus" in variant_options("tune"), "seed" in variant_options("tune")
-    (True, False, False)
+    >>> [name in variant_options("tune") for name in ("learning_rate", "gpus", "checkpoint_uri")]
+    [True, False, False]
     """
     known = parameters(VARIANT_STAGES[stage]).values()
     return [p.name for p in known if p.place in (Place.OPTIONS, Place.FORM) and p.name not in OF_THE_MACHINE]
@@ -127,7 +126,7 @@ def _of_stage(settings: VariantSettings, stage: str) -> Any:
     ):
         checked = checked_options(kind, values, field, allowed)
         given |= {name: (f"{field}.{name}", value) for name, value in checked.items()}
-    shared = ("gpus", "seed", "checkpoint_uri")
+    shared = ("gpus", "checkpoint_uri")
     given |= {name: (name, getattr(settings, name)) for name in shared if name in known}
     return _built(kind, given)
 

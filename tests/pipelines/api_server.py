@@ -31,11 +31,23 @@ class Request:
 
 
 @dataclass
+class Moment:
+    """A run at one time: what the API answers about it, and Argo's workflow as it was last reported."""
+
+    answer: dict[str, Any]
+    manifest: str = ""
+
+
+@dataclass
 class Server:
     """What the server knows and what it was asked.
 
     Attributes:
-        states: States that successive reads of a run answer with; the last one stays.
+        runs: Of every run, the moments that successive reads of it answer with; the last one stays.
+        logs: What pods have printed, by the pod's name.
+        serves_v1: Whether the API of v1beta1, which gives Argo's workflow of a run, and the logs are served.
+        outages: Statuses that the next reads of runs are answered with, 0 being a connection that breaks off.
+        login: Status and message of everything, when set.
         refusal: Status and message of every creation, when set.
         pipelines: Names of the pipelines, by id.
         versions: Of the pipelines, by id: name, the pipeline's id, and the uploaded documents.
@@ -44,7 +56,11 @@ class Server:
     url: str = ""
     requests: list[Request] = field(default_factory=list)
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
-    states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])
+    runs: dict[str, list[Moment]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    serves_v1: bool = True
+    outages: list[int] = field(default_factory=list)
+    login: tuple[int, str] | None = None
     refusal: tuple[int, str] | None = None
     experiments: dict[str, str] = field(default_factory=dict)
     pipelines: dict[str, str] = field(default_factory=dict)
@@ -55,8 +71,9 @@ class Server:
 
     def answer(self, request: Request) -> tuple[int, Any]:
         method, parts = request.method, request.path.strip("/").split("/")
-        if method == "POST" and self.refusal:
-            return self.refusal[0], {"error": self.refusal[1], "code": 3, "message": self.refusal[1]}
+        refusal = self.login or (self.refusal if method == "POST" else None)
+        if refusal:
+            return refusal[0], {"error": refusal[1], "code": 3, "message": refusal[1]}
         if parts == ["healthz"]:
             return 200, {"multi_user": False}
         if parts[0] == "experiments":
@@ -65,12 +82,15 @@ class Server:
             return self._pipelines(parts[1:], request)
         if parts[0] == "recurringruns":
             return self._recurring(method, parts[1:], request)
-        if parts == ["runs"]:
+        if parts == ["runs"] and method == "POST":
             run = {"run_id": "run-1", "display_name": "train_retriever", "state": "RUNNING", "created_at": STARTED}
-            return 200, run if method == "POST" else {"runs": [run]}
-        if parts[0] == "runs":
-            return 200, self._run(parts[1])
-        return 404, {"error": "not found"}
+            self.runs.setdefault("run-1", [Moment(run)])
+            return 200, run
+        if parts == ["runs"]:
+            return 200, {"runs": [moments[0].answer for moments in self.runs.values()]}
+        if "runs" in parts:
+            return self._run(parts)
+        return 404, {"code": 5, "message": "Not Found", "details": []}  # of the gateway, about a path
 
     def _experiments(self, method: str, rest: list[str], request: Request) -> tuple[int, Any]:
         known = [{"experiment_id": i, "display_name": n, "created_at": STARTED} for n, i in self.experiments.items()]
@@ -100,7 +120,8 @@ class Server:
             case [_, "versions"]:
                 return 200, {"pipeline_versions": list(self.versions.values())}
             case [_, "versions", version]:
-                return 200, self.versions[version]
+                known = self.versions.get(version)
+                return (200, known) if known else not_found("pipeline version", "PipelineVersion", version)
         return 404, {"error": "not found"}
 
     def _pipeline(self, pipeline: str) -> dict[str, Any]:
@@ -123,28 +144,50 @@ class Server:
             made = {**request.body, "recurring_run_id": f"job-{len(self.requests)}", "created_at": STARTED}
             self.recurring[made["recurring_run_id"]] = made
             return 200, made
+        if rest and rest[0] not in self.recurring:
+            return not_found("recurring run", "Job", rest[0])
         if method == "DELETE":
             del self.recurring[rest[0]]
             return 200, {}
-        shown = [{k: j[k] for k in ("recurring_run_id", "display_name")} for j in self.recurring.values()]
+        if rest:
+            return 200, self.recurring[rest[0]]
+        kept = ("recurring_run_id", "display_name", "trigger", "status")
+        shown = [{k: j[k] for k in kept if k in j} for j in self.recurring.values()]
         start = int(request.query.get("page_token") or 0)
         following = str(start + 1) if start + 1 < len(shown) else ""
         return 200, {"recurringRuns": shown[start : start + 1], "next_page_token": following}
 
-    def _run(self, run: str) -> dict[str, Any]:
-        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        done = state not in ("RUNNING", "PENDING")
-        task = {"task_id": "t1", "display_name": "prepare-corpus", "state": state, "start_time": STARTED}
-        task |= {"end_time": "2026-01-02T03:05:35Z"} if done else {}
-        driver = {"display_name": "prepare-corpus-driver", "state": "SUCCEEDED"}
-        details = {"task_details": [driver, task]}
-        return {
-            "run_id": run,
-            "display_name": "train_retriever",
-            "state": state,
-            "created_at": STARTED,
-            "run_details": details,
-        }
+    def _run(self, parts: list[str]) -> tuple[int, Any]:
+        if self.outages:
+            status = self.outages.pop(0)
+            return status, {"error": "the server is starting", "code": 14, "message": "the server is starting"}
+        version, run = parts[1] if parts[0] == "apis" else "v2beta1", parts[parts.index("runs") + 1]
+        if version != "v2beta1" and not self.serves_v1:
+            return 404, {"code": 5, "message": "Not Found", "details": []}
+        if run not in self.runs:
+            return not_found("run", "Run", run)
+        if version == "v1alpha1":
+            return 200, self._log(parts[-2])
+        moments = self.runs[run]
+        if version == "v1beta1":  # asked after the run itself: this ends the moment
+            moment = moments.pop(0) if len(moments) > 1 else moments[0]
+            runtime = {"workflow_manifest": moment.manifest} if moment.manifest else {}
+            return 200, {"run": {"id": run}, "pipeline_runtime": runtime}
+        moment = moments.pop(0) if len(moments) > 1 and not self.serves_v1 else moments[0]
+        return 200, moment.answer
+
+    def _log(self, pod: str) -> str:
+        """A pod's log; of one that is gone an error, behind a status that says that all is well."""
+        if pod in self.logs:
+            return self.logs[pod]
+        message = f"Failed to read logs from pod {pod}: pods {pod!r} not found"
+        return json.dumps({"error_message": message, "error_details": message}, separators=(",", ":"))
+
+
+def not_found(asked: str, kind: str, name: str) -> tuple[int, Any]:
+    """What the API answers about a thing that it does not know."""
+    message = f"Failed to get a {asked}: ResourceNotFoundError: {kind} {name} not found: {kind} {name} not found"
+    return 404, {"error": message, "code": 5, "message": message, "details": []}
 
 
 def decoded(text: bytes, kind: str) -> Any:
@@ -171,7 +214,10 @@ def serving() -> Iterator[Server]:
             request = Request(self.command, path, query, body, dict(self.headers))
             server.requests.append(request)
             status, answer = server.answer(request)
-            encoded = json.dumps(answer).encode()
+            if not status:
+                self.close_connection = True
+                return
+            encoded = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(encoded)))

@@ -17,7 +17,7 @@ from pipelines import presets
 from pipelines.rerun import rerun_of
 from pipelines.retrain import retrain
 from pipelines.train_retriever import train_retriever
-from tests.pipelines.api_server import Request, Server, serving
+from tests.pipelines.api_server import STARTED, Moment, Request, Server, serving
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -179,6 +179,9 @@ def test_the_namespace_of_a_profile_goes_to_the_experiment(command: str, server:
 @pytest.mark.parametrize(("command", "path"), [("kfp run list", "/runs"), ("kfp run get RUN-ID", "/runs/RUN-ID")])
 def test_kfp_shows_runs(command: str, path: str, server: Server, folder: Path) -> None:
     assert command in KFP_COMMANDS
+    server.runs["RUN-ID"] = [
+        Moment({"run_id": "RUN-ID", "display_name": "first", "state": "RUNNING", "created_at": STARTED})
+    ]
     run_kfp(command, server, folder)
     assert len(server.asked("GET", path)) == 1
 

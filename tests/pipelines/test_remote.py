@@ -68,6 +68,16 @@ def test_a_preset_fills_the_parameters_and_the_command_line_wins(server: Server)
     assert parameters["tune_gpus"] == 4
 
 
+def test_a_server_that_wants_to_know_who_asks_is_told_apart_from_one_that_is_away(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.login = (401, "no user identity header")
+    assert main(["status", "--endpoint", server.url]) == 2
+    message = capsys.readouterr().err
+    assert 'field "--token-file": Kubeflow answers 401: no user identity header' in message
+    assert message.count("\n") == 1
+
+
 def test_a_comparison_can_be_submitted(server: Server) -> None:
     assert submit(server, "compare_methods", "--variants", "read-out", "corpus_uri=s3://bucket/corpus") == 0
     specification = only(server.asked("POST", "/runs"))["pipeline_spec"]["pipeline_spec"]
@@ -113,20 +123,33 @@ def test_what_the_cluster_refuses_is_told_in_one_line(server: Server, capsys: py
     message = capsys.readouterr().err
     assert "400" in message
     assert "the parameter corpus_uri is not good" in message
+    assert "--endpoint" not in message
     assert message.count("\n") == 1
 
 
-def test_a_run_is_followed_to_its_end(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    server.states = ["SUCCEEDED"]
-    assert main(["status", "--endpoint", server.url, "run-1", "--wait"]) == 0
-    assert capsys.readouterr().out.split() == ["prepare-corpus", "SUCCEEDED", "in", "1m30s", "SUCCEEDED"]
-    server.states = ["FAILED"]
-    assert main(["status", "--endpoint", server.url, "run-1", "--wait"]) == 1
-
-
-def test_the_latest_runs_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--endpoint", server.url]) == 0
-    assert capsys.readouterr().out.split() == ["run-1", "RUNNING", "train_retriever"]
+@pytest.mark.parametrize(
+    ("status", "reason", "told"),
+    [
+        (400, "Invalid input error: Namespace is empty", 'field "--namespace"'),
+        (401, "Request header error: there is no user identity header", 'field "--token-file"'),
+        (403, "User 'a' is not authorized with reason: no", 'field "--namespace"'),
+        (409, "Already exist error: the run name is taken", 'field "--name"'),
+        (500, "Failed to create a run: InternalServerError: the quota is used up\ngithub.com/stack.go:7", "the log of"),
+        (503, "upstream connect error", "try again"),
+    ],
+)
+def test_each_refusal_names_what_to_mend(
+    server: Server, status: int, reason: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.refusal = (status, reason)
+    assert submit(server, *GIVEN) == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert f"Kubeflow answers {status}: " in message
+    assert reason.splitlines()[0].rsplit("Error: ", 1)[-1].removeprefix("Invalid input error: ") in message
+    assert "stack.go" not in message
+    assert "--endpoint" not in message
+    assert message.count("\n") == 1
 
 
 def schedule(server: Server, *arguments: str) -> int:
@@ -163,10 +186,61 @@ def test_a_refused_schedule_leaves_the_old_one(server: Server) -> None:
     assert set(server.recurring) == {"b"}
 
 
-@pytest.mark.parametrize("trigger", [["--cron", "0 2 * * *"], [], ["--cron", "0 0 2 * * *", "--every-seconds", "9"]])
-def test_a_trigger_that_kubeflow_would_misread_is_refused(server: Server, trigger: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("trigger", "told"),
+    [
+        (["--cron", "0 2 * * *"], "has 5 fields; Kubeflow's cron has six"),
+        ([], "it is not said when to start a run"),
+        (["--cron", "0 0 2 * * *", "--every-seconds", "9"], "--cron and --every-seconds are both given"),
+        (["--every-seconds", "-5"], "an interval is at least one second"),
+        (["--every-seconds", "60", "--name", " "], "a schedule needs a name"),
+        (["--every-seconds", "60", "--list"], 'field "--name": does not go with --list'),
+        (["--remove", "nightly"], 'field "--name": does not go with --remove'),
+    ],
+)
+def test_a_schedule_that_kubeflow_would_misread_is_refused(
+    server: Server, trigger: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert schedule(server, *trigger) == 2
+    assert told in capsys.readouterr().err
     assert server.requests == []
+
+
+def kept_schedules(server: Server) -> None:
+    server.experiments["retrievers"] = "experiment-1"
+    cron = {"cron_schedule": {"cron": "0 0 2 * * *"}}
+    every = {"periodic_schedule": {"interval_second": "3600"}}
+    for job, name, trigger, status in (
+        ("a", "weekly", every, "DISABLED"),
+        ("b", "nightly", cron, "ENABLED"),
+        ("c", "nightly", cron, "ENABLED"),
+    ):
+        server.recurring[job] = {"recurring_run_id": job, "display_name": name, "trigger": trigger, "status": status}
+
+
+def test_schedules_are_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    kept_schedules(server)
+    assert main(["schedule", "--endpoint", server.url, "--list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["a", "disabled", "every", "1h00m", "weekly"]
+    assert lines[1] == ["b", "enabled", "cron", '"0', "0", "2", "*", "*", '*"', "nightly"]
+    assert main(["schedule", "--endpoint", server.url, "--list", "--experiment", "of-nobody"]) == 0
+    assert capsys.readouterr().out == ""
+    assert "of-nobody" not in server.experiments
+
+
+def test_a_schedule_is_removed_by_name_and_an_unknown_name_is_refused(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept_schedules(server)
+    remove = ["schedule", "--endpoint", server.url, "--remove", "nightly"]
+    assert main(remove) == 0
+    assert set(server.recurring) == {"a"}
+    assert main(remove) == 2
+    message = capsys.readouterr().err
+    assert "no schedule is called 'nightly'" in message
+    assert message.strip().endswith("weekly")
+    assert set(server.recurring) == {"a"}
 
 
 def test_kfps_own_command_of_the_readme_sends_what_the_api_expects(server: Server, tmp_path: Path) -> None:
