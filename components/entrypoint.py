@@ -174,7 +174,8 @@ class Step(Generic[SettingsClass]):
         own = parameters(self.settings)
         field = f"{self.stage}_{OPTIONS}"
         options = checked_options(self.stage_settings or self.settings, given.get(OPTIONS) or {}, field)
-        sources = (pod_settings(os.environ, own), given, options, given.get(OVERRIDES) or {})
+        overrides = {} if OVERRIDES in own else given.get(OVERRIDES) or {}
+        sources = (pod_settings(os.environ, own), given, options, overrides)
         return {name: value for source in sources for name, value in source.items() if name in own}
 
     def _work(self, run: StepRun[SettingsClass]) -> None:

@@ -113,16 +113,16 @@ class _Layout:
         for known, artifact in self.backbones:
             if known == own:
                 return artifact
-        task = self._fetched(own)
         sharing = [other.name for other in self.variants if of_backbone(other) == own]
-        if len(sharing) < len(self.variants):
-            task.set_display_name(f"fetch-backbone: {', '.join(sharing)}")
+        task = self._fetched(own, f": {', '.join(sharing)}" if len(sharing) < len(self.variants) else "")
         self.backbones.append((own, task.outputs["backbone"]))
         return task.outputs["backbone"]
 
-    def _fetched(self, own: Mapping[str, Any]) -> Any:
+    def _fetched(self, own: Mapping[str, Any], sharing: str) -> Any:
         """The task that fetches a backbone: the form's, but for what is given here by flat name."""
-        looked = self._fingerprinted(own["backbone"]) if "backbone" in own else self.fingerprint
+        looked = self.fingerprint
+        if "backbone" in own:
+            looked = self._fingerprinted(own["backbone"]).set_display_name(f"fingerprint-sources{sharing}")
         known = {name: form.flat_names()[name] for name in own}
         constants = {name: value for name, value in own.items() if known[name].place is not Place.OPTIONS}
         overrides = {known[name].key: value for name, value in own.items() if name not in constants}
@@ -131,7 +131,8 @@ class _Layout:
         component = fetching.fetch_backbone
         if overrides:
             component = functools.partial(overridable(component), **{OVERRIDES: overrides})
-        return on_cpu(component(collection=self.collection, **settings), "backbone")
+        task = component(collection=self.collection, **settings)
+        return on_cpu(task.set_display_name(f"fetch-backbone{sharing}") if sharing else task, "backbone")
 
     def _fingerprinted(self, backbone: Any) -> Any:
         task = fingerprinting.fingerprint_sources(
