@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, CheckpointUri, Gpus, Place
+from llm_retriever.settings.common import IN_FORM, OF_POD, OF_RUN, OF_STEP, Gpus, Place
 from llm_retriever.settings.evaluation import EvaluationSettings
 from llm_retriever.settings.index import IndexSettings
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options
@@ -72,12 +72,13 @@ class VariantSettings:
     ] = dataclasses.field(default_factory=dict)
     gpus: Gpus = ""
     checkpoint_uri: Annotated[
-        CheckpointUri,
+        str,
         Field(
             description="Directory or s3:// prefix for checkpoints, and for the adapted backbone, the retriever and the index "
             "once they are complete: whoever needs the same takes them from there. Empty = beside the output, which does not "
             "outlive a pod."
         ),
+        OF_RUN,
     ] = ""
 
 

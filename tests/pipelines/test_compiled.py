@@ -19,7 +19,15 @@ from pipelines.rerun import STEPS
 from pipelines.workflow_size import LIMIT, workflow_size
 from tests.pipelines.golden import ACCEPTED, DIRECTORY, LOOPS, PIPELINES, RERUNS, WHOLE, compiled, documents
 
-GPU_STEPS = {"mine-negatives", "adapt-backbone", "tune-retriever", "encode-corpus", "build-index", "evaluate"}
+OF_VARIANTS = {"mine-for-variants", "run-variant"}
+GPU_STEPS = {
+    "mine-negatives",
+    "adapt-backbone",
+    "tune-retriever",
+    "encode-corpus",
+    "build-index",
+    "evaluate",
+} | OF_VARIANTS
 NEVER_CACHED = {"fingerprint-sources", "promote"}
 OUTSIDE = {"prepare-corpus", "fetch-backbone"}
 """Steps that read something outside; what that is stands in a fingerprint, but not where they are run alone."""
