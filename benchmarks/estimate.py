@@ -35,7 +35,8 @@ from urllib.parse import parse_qs
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipelines import artifacts, estimate, local, presets  # noqa: E402
+from pipelines import artifacts, estimate, form, local, presets  # noqa: E402
+from pipelines.choice import TRAINING, names_of  # noqa: E402
 from pipelines.compilation import compile_pipeline  # noqa: E402
 from pipelines.shapes import SHAPES, Shape  # noqa: E402
 from pipelines.train_retriever import train_retriever  # noqa: E402
@@ -192,7 +193,7 @@ def measured(
     own |= {"promote_uri": f"{server.uri}/published{passages}", "run_checkpoint_uri": f"{server.uri}/checkpoints"}
     own["run_checkpoint_minutes"] = CHECKPOINT_MINUTES
     given = {**presets.load("demo-cpu"), "run_precision": "fp32", "eval_attention_queries": 0, **own, **changes}
-    package = compile_pipeline(train_retriever, folder / "pipeline.yaml", given)
+    package = compile_pipeline(train_retriever, folder / "pipeline.yaml", form.folded(given))
     watch = DiskWatch(folder / "build" / "runs")
     watch.start()
     server.take()
@@ -208,7 +209,7 @@ def measured(
     trained = [counted for place, counted in sent.items() if place.startswith("checkpoints/")]
     for name, (size, _, number) in zip(("adapt_backbone", "tune_retriever"), trained, strict=True):
         steps[name].checkpoint = size / number if number else 0.0
-    return steps, {**presets.defaults(train_retriever), **given}
+    return steps, {**form.defaults(), **given}
 
 
 def mean_tokens(folder: Path) -> tuple[float, float]:
@@ -299,7 +300,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="keep the runs here")
     parser.add_argument("parameters", nargs="*", metavar="key=value", help="what differs from the demo's")
     given = parser.parse_args()
-    changes = {"backbone": given.backbone, **presets.parsed(train_retriever, given.parameters)}
+    changes = {"backbone": given.backbone, **presets.parsed(names_of(TRAINING), given.parameters)}
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         return 1 if compared(sorted(given.passages), work.absolute(), given.factor, changes) else 0

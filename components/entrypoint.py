@@ -72,14 +72,14 @@ class Step(Generic[SettingsClass]):
     """
 
     name: str
-    stage: str
     settings: type[SettingsClass]
     run: Callable[[StepRun[SettingsClass]], None]
-    stage_settings: type | None = None
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     results: Mapping[str, str] = dataclasses.field(default_factory=dict)
     collected: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stage: str = ""
+    stage_settings: type | None = None
 
     def main(self, arguments: list[str] | None = None) -> NoReturn:
         """Runs the step with a command line and ends the process: 0 done, 2 bad input, 1 anything else."""

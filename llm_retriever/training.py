@@ -28,10 +28,9 @@ from llm_retriever.progress import Progress
 from llm_retriever.settings import as_dict
 from llm_retriever.sharding import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
 from llm_retriever.trainer import Conductor, LossTrainer, Plan
-from llm_retriever.trainjob.nodes import nodes_of
 
-NOT_IN_CHECKPOINTS = ("checkpoint_", "node_")
-"""Starts of settings that do not make it another training: where its checkpoints lie, and what its nodes are."""
+NOT_IN_CHECKPOINTS = ("checkpoint_", "node_", "gpus")
+"""Starts of settings that do not make it another training: where its checkpoints lie, and what its machines are."""
 LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
 """`loss(model, batch)`: the mean loss over this process's batch, a scalar; it gathers from other processes itself."""
 
@@ -117,8 +116,7 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
             goes on from them.
     """
     inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith(NOT_IN_CHECKPOINTS)}
-    if nodes_of(settings):
-        inputs["processes"] = processes_of(settings)
+    inputs["processes"] = processes_of(settings)
     key = files.digest([type(settings).__name__, inputs, list(digests)])[:16]
     directory, mirror = output.parent / f".{output.name}.checkpoints" / key, ""
     if settings.checkpoint_uri.startswith("s3://"):

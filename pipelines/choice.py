@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from components.definition import image
 from llm_retriever.errors import InputError
 from pipelines import form, one_pod, presets, variants
 from pipelines.form import Told
@@ -132,7 +133,8 @@ def _as_scheduled(told: Told, complete: bool) -> Told:
 
     if complete:
         check_published(told.form)
-    return replace(told, form=with_recipe(told.form))
+    given = {values["image"] for values in told.pods.values() if "image" in values}
+    return replace(told, form=with_recipe(told.form, {image("cpu"), image("gpu")} | given))
 
 
 def names_of(name: str) -> set[str]:

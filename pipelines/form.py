@@ -7,6 +7,8 @@ change a result is written into the pods when the pipeline is compiled. All of i
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 import inspect
 import json
@@ -30,12 +32,11 @@ from llm_retriever.settings import (
     Place,
     PromotionSettings,
     TuningSettings,
-    nearest,
     parameters,
 )
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
 from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
-from pipelines.pods import GPU_STAGES, STAGES, PodSettings
+from pipelines.pods import GPU_STAGES, REQUESTS, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
     "corpus": CorpusSettings,
@@ -145,8 +146,9 @@ def flat_names() -> dict[str, FlatName]:
                 found[name] = FlatName(name, given, parameter.place, stages, key)
     of_pods = parameters(PodSettings)
     for stage in STAGES:
-        for key in ("cpus", "memory"):
-            found[f"{stage}_{key}"] = FlatName(f"{stage}_{key}", of_pods[key], None, (stage,), key)
+        for key, default in zip(("cpus", "memory"), REQUESTS[stage], strict=True):
+            parameter = dataclasses.replace(of_pods[key], default=default)
+            found[f"{stage}_{key}"] = FlatName(f"{stage}_{key}", parameter, None, (stage,), key)
     for name, (key, stages) in OF_ALL_PODS.items():
         found[name] = FlatName(name, of_pods[key], None, stages, key)
     found[PARTS] = FlatName(PARTS, parameters(PartSettings)["parts"], Place.STEP, ("index",), "parts")
@@ -250,18 +252,13 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
     """
     names = flat_names() if known is None else {n: f for n, f in flat_names().items() if n in set(known)}
     if name not in names:
-        raise InputError("is no parameter of this pipeline", field=name, mend=nearest(name, names))
+        near = difflib.get_close_matches(name, names, 1)
+        mend = f"did you mean {near[0]}?" if near else ""
+        raise InputError("is no parameter of this pipeline", field=name, mend=mend)
     parameter = names[name].parameter
     if name.endswith("_gpus") and names[name].key == "gpus" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Kubernetes' quantities are texts; people write numbers
-    if parameter.type in (dict, list):
-        if not isinstance(value, parameter.type):
-            raise InputError(f"{value!r} is no {_JSON_WORD[parameter.type]}", field=name, mend="see --help")
-        return value
     return as_type(value, parameter, name)
-
-
-_JSON_WORD = {dict: "JSON object", list: "JSON list"}
 
 
 def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from google.protobuf import json_format
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
@@ -62,6 +62,13 @@ STAGE_OF = {
     "promote": "promote",
 }
 """Which stage a component belongs to."""
+TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
+
+
+def _as_kubernetes_has_them(tolerations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if any(not toleration or not set(toleration) <= set(TOLERATION_KEYS) for toleration in tolerations):
+        raise ValueError(f"tolerations have keys of {', '.join(TOLERATION_KEYS)}")
+    return tolerations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +99,7 @@ class PodSettings:
     ] = dataclasses.field(default_factory=dict)
     tolerations: Annotated[
         list[dict[str, Any]],
+        AfterValidator(_as_kubernetes_has_them),
         Field(
             description="Taints that the pods tolerate, with the keys that Kubernetes has: key, operator, value, effect."
         ),
@@ -129,7 +137,6 @@ class PodSettings:
     ] = ""
 
 
-TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 Table = Mapping[str, Mapping[str, Any]]
 """Keys of `PodSettings` that differ from the defaults, by stage."""
 
@@ -178,15 +185,11 @@ def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
             kind = "a text" if kinds[name] is str else "a number"
             raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", mend=f"give {kind}")
     try:
-        built = build(PodSettings, dict(values))
+        build(PodSettings, dict(values))
     except InputError as error:
         known = error.field in kinds
         problem, mend = (error.problem, error.mend) if known else ("is no key of this table", f"use {', '.join(kinds)}")
         raise InputError(problem, file=file, field=f"{where}.{error.field}", mend=mend) from None
-    for toleration in built.tolerations:
-        if not toleration or not set(toleration) <= set(TOLERATION_KEYS):
-            mend = f"give tables with keys of {', '.join(TOLERATION_KEYS)}"
-            raise InputError("no tolerations of Kubernetes", file=file, field=f"{where}.tolerations", mend=mend)
 
 
 def counted(pipeline: Any) -> Any:

@@ -147,6 +147,17 @@ def _check_measures(settings: EvaluationSettings) -> None:
         chosen_measures(settings)
 
 
+def _check_pods(given: dict[str, Any]) -> None:
+    told = form.folded(given).pods
+    for stage in pods.STAGES:
+        try:
+            pods.settings_of(stage, told)
+        except InputError as error:
+            names = [n for n, flat in form.flat_names().items() if n in given and flat.place is None]
+            own = [n for n in names if form.flat_names()[n].key == error.field and stage in form.flat_names()[n].stages]
+            raise InputError(error.problem, field=own[0] if own else error.field, mend=error.mend) from None
+
+
 def check(given: dict[str, Any]) -> None:
     """Validates what a run is told against the settings of every step, before anything starts.
 
@@ -167,8 +178,7 @@ def check(given: dict[str, Any]) -> None:
         except InputError as error:
             field = form.flat_name(stage, error.field or "")
             raise InputError(error.problem, field=field, mend=error.mend) from None
-    for stage in pods.STAGES:
-        pods.settings_of(stage, form.folded(given).pods)
+    _check_pods(given)
     if given.get(form.PARTS, 1) > 1 and not given.get("index_shards_uri"):
         mend = "give a directory or s3:// prefix that all pods can write to"
         raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)

@@ -5,7 +5,7 @@ where pipelines run locally; its condition is on a parameter.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kfp import dsl
@@ -73,15 +73,16 @@ def retrain_of(parts: int) -> Any:
 retrain = retrain_of(parts=1)
 
 
-def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a run, with the recipe: a digest of all those that decide what the run makes.
+def with_recipe(given: Mapping[str, Any], images: Collection[str] = ()) -> dict[str, Any]:
+    """The parameters of a run, with the recipe: a digest of all that decides what the run makes.
 
     Args:
         given: What differs from the form's defaults.
+        images: Of the steps; new code counts as a change.
     """
     everything = {name: parameter.default for name, parameter in FORM.parameters.items()} | dict(given)
     made = {name: value for name, value in everything.items() if name != RECIPE and name not in NOT_IN_RECIPE}
-    return {RECIPE: files.digest(sorted(made.items())), **given}
+    return {RECIPE: files.digest([sorted(made.items()), sorted(images)]), **given}
 
 
 def check_published(given: Mapping[str, Any]) -> None:

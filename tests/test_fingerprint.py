@@ -53,7 +53,6 @@ def test_the_step_prints_what_it_found(beir_source: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == [
         f"corpus_fingerprint: {corpus}",
         f"backbone_fingerprint: {backbone}",
-        "part_numbers: [0]",
         f"fingerprint: {state(corpus, backbone, '', '').fingerprint}",
         "changed: True",
         "production_uri: ",

@@ -57,7 +57,7 @@ class Bench:
         names: Sequence[str] | None = None,
     ) -> None:
         self.settings, self.corpus, self.runs, self.zero_shot = settings, corpus, runs, zero_shot
-        self.measures, self.primary = chosen_measures(settings)
+        self.measures, self.primary, notes = chosen_measures(settings)
         levels = [settings.relevance_level, *(measure.level for measure in self.measures)]
         names = chosen_splits(settings, corpus) if names is None else names
         self.splits = [open_split(corpus, name, levels) for name in names]
@@ -67,7 +67,7 @@ class Bench:
             split.name = split_name(zero_shot, part, split.name)
         self.passages = corpus.lookup()
         self.systems: dict[str, dict[str, Any]] = {}
-        self.notes: list[str] = []
+        self.notes = notes
 
     def add_dense(self, name: str, system: DenseSystem, **facts: Any) -> None:
         """Searches every split with a dense system.

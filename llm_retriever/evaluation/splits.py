@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
@@ -47,11 +47,21 @@ def in_order(systems: Mapping[str, Content]) -> dict[str, Content]:
     return {name: systems[name] for name in names if name in systems}
 
 
-def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measure]:
+class Measures(NamedTuple):
+    """What is measured: all of it, the one that decides, and sentences for people on what was changed."""
+
+    all: list[Measure]
+    primary: Measure
+    notes: list[str]
+
+
+def chosen_measures(settings: EvaluationSettings) -> Measures:
     """The measures of the settings and the primary one, which is added where they lack it, as BEIR's is with its collections.
 
+    A cutoff beyond the search depth is lowered to it, and noted, unless the measure decides.
+
     Raises:
-        InputError: A name is unknown, or a cutoff lies beyond the search depth.
+        InputError: A name is unknown, or the cutoff of one that decides lies beyond the search depth.
     """
     measures = parse_measures(settings.measures)
     primaries = parse_measures(settings.primary_metric, "primary_metric")
@@ -61,14 +71,20 @@ def chosen_measures(settings: EvaluationSettings) -> tuple[list[Measure], Measur
         )
     needed = primaries + (parse_measures(BEIR_MEASURE) if settings.zero_shot else [])
     measures += [measure for measure in needed if measure not in measures]
-    for measure in measures:
+    for measure in needed:
         if measure.cutoff > settings.depth:
             raise InputError(
                 f"{measure.name} needs more than {settings.depth} passages per query",
                 field="depth",
-                mend=f"search {measure.cutoff} or leave the metric out",
+                mend=f"search {measure.cutoff}, or decide by another metric",
             )
-    return measures, primaries[0]
+    deep = [measure for measure in measures if measure.cutoff > settings.depth]
+    lowered = {measure: replace(measure, cutoff=settings.depth) for measure in deep}
+    notes = [
+        f"{measure.label} was lowered to {least.label}: {settings.depth} passages were searched per query."
+        for measure, least in lowered.items()
+    ]
+    return Measures(list(dict.fromkeys(lowered.get(m, m) for m in measures)), primaries[0], notes)
 
 
 def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]:

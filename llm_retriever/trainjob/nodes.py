@@ -86,12 +86,13 @@ def _refuse_unfit(settings: Any) -> None:
         raise InputError(
             "a step that only watches cannot see what its nodes compute in", field="precision", mend="say bf16 or fp32"
         )
-    if settings.processes:
-        raise InputError(
-            "the step's own pod trains nothing where several nodes do",
-            field="processes",
-            mend="use 0; node_gpus (in a pipeline's form adapt_node_gpus, tune_node_gpus) counts the GPUs of each node",
-        )
+    for name in ("processes", "gpus"):
+        if getattr(settings, name) not in (0, "0", ""):
+            raise InputError(
+                "the step's own pod trains nothing where several nodes do",
+                field=name,
+                mend="use 0; node_gpus counts the GPUs of each node",
+            )
 
 
 def _refuse_too_small(settings: Any) -> None:

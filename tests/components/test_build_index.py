@@ -26,7 +26,9 @@ def test_plain_flags_build_an_index(retriever_directory, collection_directory, t
     assert [shard["count"] for shard in manifest["shards"]] == [25, 25, 10]
 
 
-def test_kubeflow_is_shown_what_was_built_and_how_fast(retriever_directory, collection_directory, tmp_path):
+def test_kubeflow_gets_the_index_and_its_manifest_says_how_fast_it_was_made(
+    retriever_directory, collection_directory, tmp_path
+):
     def artifact(name: str, path: Path) -> dict:
         return {"artifacts": [{"name": name, "uri": str(path), "metadata": {}}]}
 
@@ -45,10 +47,11 @@ def test_kubeflow_is_shown_what_was_built_and_how_fast(retriever_directory, coll
     }
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
     answer = json.loads((tmp_path / "executor_output.json").read_text())
-    shown = answer["artifacts"]["index"]["artifacts"][0]["metadata"]
-    assert (shown["count"], shown["dimension"], shown["dtype"], shown["shards"]) == (60, 64, "fp16", 1)
-    assert shown["collection"] == Collection.open(collection_directory).fingerprint
-    assert shown["passages_per_second"] > 0
+    assert answer["artifacts"]["index"]["artifacts"][0]["uri"] == str(tmp_path / "index")
+    made = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert (made["count"], made["dimension"], made["dtype"], len(made["shards"])) == (60, 64, "fp16", 1)
+    assert made["collection"] == Collection.open(collection_directory).fingerprint
+    assert made["timings"]["passages_per_second"] > 0
 
 
 @pytest.mark.parametrize("wrong", ["retriever", "collection", "card", "setting"])

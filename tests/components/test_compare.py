@@ -102,5 +102,4 @@ def test_the_component_has_one_required_input_for_every_variant() -> None:
     ]
     assert set(spec.outputs) == set(OUTPUTS)
     assert not any(given.optional for given in spec.inputs.values())
-    assert all(given.description for given in spec.inputs.values())
     assert next(iter(inspect.signature(component.pipeline_func).parameters)) == "evaluation_llm_ql"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import torch
 from pydantic import Field
 
 from components.entrypoint import ExecutorInput, Step, StepRun, local_path
 from llm_retriever.errors import InputError
+from llm_retriever.settings import Place
+from llm_retriever.settings.common import Gpus
+from llm_retriever.stores.secret import read_secret
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,123 @@ def test_help_shows_every_flag_with_meaning_and_default() -> None:
         assert flag in text
     assert "100% = 1" in text
     assert "default: 2" in text
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Settings of every place."""
+
+    depth: Annotated[int, Field(ge=1, description="In the form."), Place.FORM] = 10
+    gpus: Gpus = ""
+    rank: Annotated[int, Field(ge=1, description="In the options.")] = 16
+    rate: Annotated[float, Field(description="In the options.")] = 0.5
+    name: Annotated[str, Field(description="In the options.")] = ""
+    minutes: Annotated[float, Field(gt=0, description="In the pod."), Place.POD] = 10.0
+
+
+def encode(step: StepRun[EncodeSettings]) -> None:
+    step.results["told"] = {**asdict(step.settings), "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+ENCODE = Step("encode", EncodeSettings, encode, stage="tune")
+
+
+def told(tmp_path: Path, **parameters: Any) -> tuple[int, dict[str, Any]]:
+    answer = tmp_path / "executor_output.json"
+    text = json.dumps({"inputs": {"parameterValues": parameters}, "outputs": {"outputFile": str(answer)}})
+    code = ENCODE.execute(["--executor-input", text])
+    return code, json.loads(answer.read_text())["parameterValues"]["told"] if code == 0 else {}
+
+
+def test_settings_come_from_the_form_the_options_a_variant_and_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whole numbers are floats in Kubeflow's message, and the pod may hold settings of other steps of its stage.
+    monkeypatch.setenv("LLM_RETRIEVER_POD_SETTINGS", '{"minutes": 1.0, "threads": 3}')
+    given = {"depth": 20.0, "options": {"rank": 64.0, "rate": 1.0}, "overrides": {"rank": 8.0, "depth": 5}}
+    assert told(tmp_path, **given)[1] == {
+        "depth": 5,
+        "gpus": "",
+        "rank": 8,
+        "rate": 1.0,
+        "name": "",
+        "minutes": 1.0,
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        (
+            {"options": {"rnak": 8}},
+            'encode: field "tune_options.rnak": is not a key of these options; did you mean rank?',
+        ),
+        ({"options": {"depth": 8}}, 'encode: field "tune_options.depth": has a parameter of its own; give it there'),
+        ({"options": {"minutes": 8}}, 'encode: field "tune_options.minutes": is not a key of these options'),
+        (
+            {"options": {"rank": "8"}},
+            "encode: field \"tune_options.rank\": '8' is not of type int; give for instance 16",
+        ),
+        ({"options": {"rank": 1.5}}, 'encode: field "tune_options.rank": 1.5 is not of type int'),
+        ({"options": {"rank": True}}, 'encode: field "tune_options.rank": True is not of type int'),
+        ({"options": {"name": 3}}, 'encode: field "tune_options.name": 3 is not of type str'),
+        ({"options": {"rank": None}}, 'encode: field "tune_options.rank": None is not of type int'),
+        ({"options": {"rank": 0}}, 'encode: field "rank": 0 is refused; input should be greater than or equal to 1'),
+        ({"options": [1]}, 'encode: field "tune_options": [1] is no JSON object'),
+        ({"options": "rank"}, "encode: field \"tune_options\": 'rank' is no JSON object"),
+        ({"gpus": "3"}, "encode: field \"gpus\": '3' is refused"),
+        ({"gpus": "two"}, "encode: field \"gpus\": 'two' is refused"),
+    ],
+)
+def test_options_that_do_not_fit_end_with_code_2(
+    parameters: dict[str, Any], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(tmp_path, **parameters)[0] == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3"])
+def test_settings_of_a_pod_that_are_no_object_are_bad_input(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLM_RETRIEVER_POD_SETTINGS", text)
+    assert told(tmp_path)[0] == 2
+    assert 'field "LLM_RETRIEVER_POD_SETTINGS"' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="this machine has GPUs")
+@pytest.mark.parametrize("gpus", ["1", "8", 2, 2.0])
+def test_fewer_gpus_than_asked_for_is_bad_input_and_not_a_slow_run(
+    gpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(tmp_path, gpus=gpus)[0] == 2
+    number = int(float(gpus))
+    asked = f"{number} GPU{'s' if number > 1 else ''} asked for, none on this machine"
+    assert capsys.readouterr().err.startswith(f'encode: field "gpus": {asked}; ')
+
+
+def test_no_gpu_asked_for_hides_those_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0")
+    assert told(tmp_path, gpus="0")[1]["visible"] == ""
+    assert os.environ["HIP_VISIBLE_DEVICES"] == ""
+
+
+def test_the_keys_of_the_store_are_read_from_files_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "PATH"):
+        (tmp_path / name).write_text(f"{name} of the secret\n")
+    before = os.environ["PATH"]
+    read_secret(tmp_path)
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "AWS_ACCESS_KEY_ID of the secret"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "mine"
+    assert os.environ["AWS_ENDPOINT_URL_S3"] == "AWS_ENDPOINT_URL_S3 of the secret"
+    assert "AWS_DEFAULT_REGION" not in os.environ
+    assert os.environ["PATH"] == before
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)

@@ -16,7 +16,7 @@ from tests.conftest import write_beir
 from tests.evaluation.conftest import write_inputs
 
 FLAGS = ["--depth", "20", "--measures", "ndcg@10", "--precision", "fp32"]
-OUTPUTS = ("evaluation", "report", "summary", "metrics", "refreshed")
+OUTPUTS = ("evaluation", "report", "summary", "metrics")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_kubeflow_gets_every_output_and_the_metrics_as_numbers(inputs, tmp_path)
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
     answer = json.loads((tmp_path / "executor_output.json").read_text())
     assert answer["artifacts"].keys() == set(OUTPUTS)
-    refreshed = answer["artifacts"]["refreshed"]["artifacts"][0]["metadata"]
+    refreshed = json.loads((tmp_path / "evaluation" / "refreshed" / "refreshed.json").read_text())
     assert (refreshed["version"], refreshed["encoded"], refreshed["index"]) == ("", 0, False)
     shown = answer["artifacts"]["metrics"]["artifacts"][0]["metadata"]
     assert shown == json.loads((tmp_path / "metrics").read_text())
@@ -87,7 +87,7 @@ def test_a_version_in_production_is_one_more_system(inputs, tmp_path):
     assert STEP.execute(flags(inputs, tmp_path) + FLAGS + more) == 0
     metrics = json.loads((tmp_path / "metrics").read_text())
     assert metrics["test_ndcg_at_10"] == metrics["test_ndcg_at_10_production"]
-    assert json.loads((tmp_path / "refreshed" / "refreshed.json").read_text()) == {
+    assert json.loads((tmp_path / "evaluation" / "refreshed" / "refreshed.json").read_text()) == {
         "production_uri": registry.uri_of(version),
         "version": version.name,
         "encoded": 0,

@@ -43,7 +43,7 @@ def test_kubeflow_gets_outputs_and_their_numbers(collection_directory: Path, tmp
     assert done.returncode == 0, done.stderr
     answer = json.loads((tmp_path / "executor_output.json").read_text())["artifacts"]
     examples = list(TrainingSet.open(tmp_path / "training_set").examples())
-    metadata = answer["training_set"]["artifacts"][0]["metadata"]
+    metadata = answer["picture"]["artifacts"][0]["metadata"]
     assert metadata["examples"] == len(examples) == 42
     assert metadata["negatives"] == sum(len(example.negatives) for example in examples)
     assert len(read_run(tmp_path / "bm25_runs" / "test.trec")) == 18

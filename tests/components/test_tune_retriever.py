@@ -49,7 +49,7 @@ def test_the_step_writes_a_retriever_its_curves_and_its_metrics(arguments, tmp_p
 
 
 def test_kubeflow_is_told_the_metrics_as_numbers(arguments, tmp_path):
-    names = {"curves": "system.HTML", "metrics": "system.Metrics", "retriever": "system.Model"}
+    names = {"curves": "system.HTML", "retriever": "system.Model"}
     given = {
         name: {"artifacts": [{"name": name, "uri": str(arguments[flag])}]}
         for name, flag in (
@@ -70,10 +70,9 @@ def test_kubeflow_is_told_the_metrics_as_numbers(arguments, tmp_path):
     }
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
     told = json.loads(answer.read_text())["artifacts"]
-    metadata = told["metrics"]["artifacts"][0]["metadata"]
-    assert metadata["updates"] == 3
-    assert all(isinstance(value, (int, float)) for value in metadata.values())
-    assert told["retriever"]["artifacts"][0]["metadata"]["method"] == "llm-ql"
+    metadata = told["curves"]["artifacts"][0]["metadata"]
+    assert (metadata["updates"], metadata["method"]) == (3, "llm-ql")
+    assert metadata["loss_end"] == json.loads((tmp_path / "metrics").read_text())["loss_end"]
 
 
 def test_bad_input_ends_with_2_one_line_and_no_output(arguments, tmp_path, capsys):

@@ -8,6 +8,8 @@ import pytest
 
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.metrics import PRESETS, mean_of_systems, means, parse_measures, score_queries
+from llm_retriever.evaluation.splits import chosen_measures
+from llm_retriever.settings import EvaluationSettings
 
 
 def score(spelling, qrels, run, level=1):
@@ -259,3 +261,19 @@ def test_a_benchmark_stands_for_its_measures_beside_others(preset):
 def test_the_mean_over_collections_is_unweighted_and_leaves_out_what_was_not_measured_everywhere():
     one, two = {"a": {"map": 0.2}, "b": {"map": 1.0}}, {"a": {"map": 0.6}}
     assert mean_of_systems([one, two]) == {"a": {"map": pytest.approx(0.4)}}
+
+
+def test_a_measure_deeper_than_the_search_is_lowered_and_noted() -> None:
+    measures, primary, notes = chosen_measures(EvaluationSettings(depth=100))
+    assert [measure.name for measure in measures] == ["mrr@10", "ndcg@10", "recall@100"]
+    assert primary.name == "ndcg@10"
+    assert notes == ["Recall@1000 was lowered to Recall@100: 100 passages were searched per query."]
+    same, _, nothing = chosen_measures(EvaluationSettings(depth=1000))
+    assert ([measure.name for measure in same][-1], nothing) == ("recall@1000", [])
+
+
+def test_a_measure_that_decides_is_not_lowered() -> None:
+    with pytest.raises(
+        InputError, match=r"ndcg@10 needs more than 5 passages per query; search 10, or decide by another"
+    ):
+        chosen_measures(EvaluationSettings(depth=5))

@@ -307,7 +307,7 @@ def test_the_form_is_for_people() -> None:
     """From 165 parameters; most of them were -1."""
     for name, pipeline in ((name, documents(name)[0]) for name in WHOLE):
         form = pipeline["root"]["inputDefinitions"]["parameters"]
-        assert (name, 30 < len(form) <= 60) == (name, True)
+        assert (name, 15 < len(form) <= 60) == (name, True)
         for stage in ("corpus", "backbone", "mine", "adapt", "tune", "index", "eval"):
             assert form[f"{stage}_options"] == {
                 **form[f"{stage}_options"],

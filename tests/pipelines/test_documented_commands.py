@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,9 +15,7 @@ from kfp.cli.cli import cli
 
 from pipelines import __main__ as program
 from pipelines import presets
-from pipelines.rerun import rerun_of
-from pipelines.retrain import retrain
-from pipelines.train_retriever import train_retriever
+from pipelines.choice import choose
 from tests.pipelines.api_server import STARTED, Moment, Request, Server, serving
 
 ROOT = Path(__file__).parents[2]
@@ -106,11 +105,14 @@ def package(command: str, folder: Path) -> list[Any]:
 
 
 def parameters(command: str) -> dict[str, Any]:
-    """The command's `key=value`s, of the types that the pipeline declares."""
+    """The command's `key=value`s, of the types that the form declares."""
     (name,) = re.findall(r"build/(\w+)\.yaml", command)
-    pipeline = {"train_retriever": train_retriever, "compare_methods": train_retriever, "retrain": retrain}.get(name)
-    pipeline = pipeline or rerun_of(name.removeprefix("rerun_"))
-    return presets.parsed(pipeline, [word for word in words(command) if re.match(r"[a-z]\w*=", word)])
+    declared = choose([name], complete=False).pipeline.component_spec.inputs
+    given = dict(word.split("=", 1) for word in words(command) if re.match(r"[a-z]\w*=", word))
+    assert set(given) <= set(declared)
+    return {
+        n: json.loads(text) if declared[n].type != "String" or text[:1] == '"' else text for n, text in given.items()
+    }
 
 
 def test_the_docs_show_every_kind_of_command() -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from google.protobuf import json_format
 from kfp import dsl, kubernetes
 from kubernetes.utils import quantity
 
 from llm_retriever.errors import InputError
-from pipelines import estimate, pods, presets
+from llm_retriever.settings.options import POD_SETTINGS
+from pipelines import estimate, form, pods, presets
 from pipelines.__main__ import main
 from pipelines.compilation import compile_pipeline
 from pipelines.costs import Workload
+from pipelines.form import Told
 from pipelines.shapes import GPUS
 from pipelines.train_retriever import train_retriever
+from tests.manifests.rendering import rendered
 from tests.pipelines.api_server import serving
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
@@ -51,6 +57,10 @@ def ours(tmp_path: Path) -> str:
     return str(path)
 
 
+def settings_of(preset: str) -> dict[str, pods.PodSettings]:
+    return {stage: pods.settings_of(stage, presets.cluster(preset)) for stage in pods.STAGES}
+
+
 def written(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tasks, those of loops included, and pods of a compiled pipeline, by name."""
     pipeline, platform = yaml.safe_load_all(path.read_text())
@@ -61,8 +71,8 @@ def written(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_a_file_of_ones_own_is_laid_over_its_base(ours: str) -> None:
-    values, settings = presets.load(ours), presets.cluster(ours)
-    base, base_settings = presets.load("llm-ql-llama2-7b"), presets.cluster("llm-ql-llama2-7b")
+    values, base = presets.load(ours), presets.load("llm-ql-llama2-7b")
+    settings, base_settings = settings_of(ours), settings_of("llm-ql-llama2-7b")
     assert presets.description(ours) == "Ours."
     assert values == base | {
         "corpus_uri": "s3://bucket/corpus",
@@ -71,16 +81,18 @@ def test_a_file_of_ones_own_is_laid_over_its_base(ours: str) -> None:
         "run_gpu_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     }
     assert isinstance(values["tune_epochs"], float)
-    assert settings["tune"] == pods.PodSettings(0.5, base_settings["tune"].retries, "128Gi", "gpu")
-    assert settings["adapt"] == pods.PodSettings(
-        base_settings["adapt"].timeout_hours, base_settings["adapt"].retries, "64Gi", "gpu"
-    )
-    assert settings["corpus"] == pods.PodSettings(base_settings["corpus"].timeout_hours, 1, "16Gi", "gpu")
+    common = {"retries": 1, "queue": "gpu"}
+    tuned = {"timeout_hours": 0.5, "shared_memory": "128Gi"}
+    assert settings["tune"] == replace(base_settings["tune"], **common, **tuned)
+    assert settings["adapt"] == replace(base_settings["adapt"], **common)
+    assert base_settings["adapt"].shared_memory == "64Gi"
+    assert settings["corpus"] == replace(base_settings["corpus"], **common)
 
 
 def test_the_settings_stand_in_the_compiled_pipeline(ours: str, tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
-    assert main(["compile", "--preset", ours, "--output", str(target)]) == 0
+    parts = ["index_parts=2", "index_shards_uri=s3://bucket/shards"]
+    assert main(["compile", "--preset", ours, "--output", str(target), *parts]) == 0
     tasks, found = written(target)
     assert {pod["podMetadata"]["labels"][pods.QUEUE_LABEL] for pod in found.values()} == {"gpu"}
     assert found["tune-retriever"]["activeDeadlineSeconds"] == "1800"
@@ -93,48 +105,87 @@ def test_the_settings_stand_in_the_compiled_pipeline(ours: str, tmp_path: Path) 
 
 def test_retries_outlast_all_attempts(tmp_path: Path) -> None:
     settings = pods.read({"tune": {"timeout_hours": 100.0, "retries": 5}})
-    tasks, _ = written(compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", cluster=settings))
+    tasks, _ = written(compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", Told(pods=settings)))
     assert tasks["tune-retriever"]["retryPolicy"]["backoffMaxDuration"] == f"{6 * 100 * 3600}s"
-    assert tasks["adapt-backbone"]["retryPolicy"]["backoffMaxDuration"] == f"{7 * 24 * 3600}s"
+    assert "retryPolicy" not in tasks["adapt-backbone"]
 
 
 def test_what_is_written_is_what_kfps_own_functions_write() -> None:
-    def step():  # type: ignore[no-untyped-def]  # annotations are texts in this file, and KFP reads them
+    def step(gpus: str):  # type: ignore[no-untyped-def]
         return dsl.ContainerSpec(image="x", command=["python", "-m", "components.tune_retriever"], args=[])
 
-    def pipeline(by_kfp: bool, retries: int = pods.PodSettings.retries) -> Any:
+    step.__annotations__["gpus"] = str  # annotations are texts in this file, and KFP reads them
+
+    def pipeline(by_kfp: bool) -> Any:
         component = dsl.container_component(step)
 
         @dsl.pipeline(name="one")
         def one():  # type: ignore[no-untyped-def]
-            task = component()
+            task = component(gpus="2")
+            task.set_cpu_request("12" if by_kfp else "8").set_memory_request("96Gi" if by_kfp else "64Gi")
+            task.set_memory_limit("96Gi" if by_kfp else "64Gi")
+            task.set_accelerator_type("amd.com/gpu" if by_kfp else pods.PodSettings.gpu_type)
             size = "64Gi" if by_kfp else pods.PodSettings.shared_memory
             kubernetes.empty_dir_mount(task, pods.SHARED_MEMORY_VOLUME, "/dev/shm", medium="Memory", size_limit=size)
-            task.set_retry(retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="604800s")
+            kubernetes.add_pod_label(task, "ours", "yes")
             if by_kfp:
+                task.set_retry(3, backoff_duration="60s", backoff_factor=2, backoff_max_duration="604800s")
+                task.set_env_variable(pods.RESTARTS, "5").set_env_variable(POD_SETTINGS, '{"checkpoint_minutes": 2.0}')
+                task.set_container_image("y")
                 kubernetes.set_timeout(task, 7200)
                 kubernetes.add_pod_label(task, pods.QUEUE_LABEL, "gpu")
+                kubernetes.add_node_selector(task, "pool", "a100")
+                kubernetes.add_toleration(task, key="gpu", operator="Exists", toleration_seconds=30)
 
-        return one
+        return pods.counted(one)
 
-    given = {"timeout_hours": 2, "queue": "gpu", "shared_memory": "64Gi", "retries": 3}
-    ours, theirs = pods.applied(pipeline(by_kfp=False), pods.read(given)), pipeline(by_kfp=True, retries=3)
-    assert ours.pipeline_spec == theirs.pipeline_spec
-    assert ours.platform_spec == theirs.platform_spec
+    given = {"timeout_hours": 2, "queue": "gpu", "shared_memory": "64Gi", "retries": 3, "restarts": 5, "image": "y"}
+    given |= {"cpus": "12", "memory": "96Gi", "gpu_type": "amd.com/gpu", "node_selector": {"pool": "a100"}}
+    given |= {"tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 30}]}
+    settings = {"tune": {"checkpoint_minutes": 2.0}}
+    ours, theirs = pods.applied(pipeline(by_kfp=False), pods.read(given), settings), pipeline(by_kfp=True)
+    assert json_format.MessageToDict(ours.pipeline_spec) == json_format.MessageToDict(theirs.pipeline_spec)
+    assert json_format.MessageToDict(ours.platform_spec) == json_format.MessageToDict(theirs.platform_spec)
+
+
+def test_what_only_costs_is_written_into_the_pods(tmp_path: Path) -> None:
+    told = [
+        "run_checkpoint_minutes=2",
+        "tune_memory=96Gi",
+        "corpus_cpus=500m",
+        "run_gpu_type=amd.com/gpu",
+        "mine_threads=3",
+    ]
+    assert main(["compile", "--output", str(tmp_path / "p.yaml"), *told]) == 0
+    pipeline, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    containers = {n.removeprefix("exec-"): e["container"] for n, e in pipeline["deploymentSpec"]["executors"].items()}
+    held = {
+        name: {variable["name"]: json.loads(variable["value"]) for variable in container.get("env", [])}
+        for name, container in containers.items()
+    }
+    node = {"checkpoint_minutes": 2.0, "node_gpu_type": "amd.com/gpu"}
+    assert held["tune-retriever"] == held["adapt-backbone"] == {POD_SETTINGS: node}
+    assert held["mine-negatives"] == {POD_SETTINGS: {"threads": 3}}
+    assert held["prepare-corpus"] == {}
+    assert containers["tune-retriever"]["resources"]["resourceMemoryLimit"] == "96Gi"
+    assert containers["prepare-corpus"]["resources"]["resourceCpuRequest"] == "500m"
+    assert containers["evaluate"]["resources"]["accelerator"]["resourceType"] == "amd.com/gpu"
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert not [name for name in form if name.endswith(("_memory", "_cpus", "_minutes", "_threads", "_type"))]
 
 
 def test_without_a_preset_nothing_is_changed(tmp_path: Path) -> None:
     before = train_retriever.pipeline_spec.SerializeToString(deterministic=True)
     assert pods.applied(train_retriever, presets.cluster(None)) is train_retriever
-    compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", cluster=pods.read({"queue": "gpu", "retries": 0}))
+    compile_pipeline(train_retriever, tmp_path / "pipeline.yaml", Told(pods=pods.read({"queue": "gpu", "retries": 1})))
     assert train_retriever.pipeline_spec.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[cluster]\nquee = 'gpu'", 'field "cluster.quee": is no key of this table; use one of timeout_hours'),
-        ("[cluster.train]\nretries = 1", 'field "cluster.train": is no stage; use one of fingerprint, corpus'),
+        ("[cluster]\nquee = 'gpu'", 'field "cluster.quee": is no key of this table; use cpus, memory'),
+        ("[cluster.train]\nretries = 1", 'field "cluster.train": is no stage; '),
         ("[cluster.tune]\nretries = -1", 'field "cluster.tune.retries": -1 is refused'),
         ("[cluster.tune]\nretries = '1'", "field \"cluster.tune.retries\": '1' is not a number"),
         ("[cluster]\nretries = true", 'field "cluster.retries": True is not a number'),
@@ -145,8 +196,13 @@ def test_without_a_preset_nothing_is_changed(tmp_path: Path) -> None:
         ("cluster = 1", 'field "cluster": is no key of a preset, or of another type'),
         ("[clusters]", 'field "clusters": is no key of a preset'),
         ("base = 'llama'", "field \"base\": 'llama' is no preset of the project"),
-        ("[parameters]\ntune_gpu = 1", 'field "tune_gpu": is no parameter of a pipeline; did you mean tune_gpus?'),
-        ("[parameters]\ntune_gpus = '8'", "field \"tune_gpus\": '8' is not of type int"),
+        ("[parameters]\ntune_gpu = 1", 'field "tune_gpu": is no parameter of this pipeline; did you mean tune_gpus?'),
+        ("[parameters]\ntune_epochs = '8'", "field \"tune_epochs\": '8' is not of type float"),
+        (
+            "[parameters]\ntune_options = { lora_rnak = 8 }",
+            'field "tune_options.lora_rnak": is not a key of these options',
+        ),
+        ("[parameters]\ntune_options = { lora_rank = 8 }\ntune_lora_rank = 8", "tune_lora_rank is given as well"),
         ("[parameters", "not valid TOML"),
     ],
 )
@@ -163,9 +219,12 @@ def test_a_slip_in_a_file_is_refused_with_file_and_field(text: str, told: str, t
 @pytest.mark.parametrize(
     ("parameter", "told"),
     [
-        ('run_gpu_node_selector={"pool": 1}', "a label's value is no text"),
+        (
+            'run_gpu_node_selector={"pool": 1}',
+            'field "run_gpu_node_selector": 1 is refused; input should be a valid string',
+        ),
         ("run_gpu_node_selector=a100", "is not of type dict"),
-        ('run_cpu_tolerations=[{"taint": "gpu"}]', "no tolerations of Kubernetes"),
+        ('run_cpu_tolerations=[{"taint": "gpu"}]', "tolerations have keys of key, operator"),
         ("run_cpu_tolerations={}", "is not of type list"),
     ],
 )
@@ -203,19 +262,46 @@ def test_submitted_scheduled_and_rerun_pipelines_have_the_settings_too(
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_deadlines_of_the_presets_leave_room_for_what_is_estimated(name: str) -> None:
-    given, settings = {**presets.defaults(train_retriever), **presets.load(name)}, presets.cluster(name)
+    given, settings = {**form.defaults(), **presets.load(name)}, settings_of(name)
     costs = estimate.estimate(given, MS_MARCO, GPUS["a100-80"])
     for cost in (cost for cost in costs if cost.gpu_hours is not None):
         stage = pods.STAGE_OF[cost.step.split()[0]]
-        hours = cost.gpu_hours / max(1, given[f"{stage}_gpus"])
+        hours = cost.gpu_hours / max(1, int(given[f"{stage}_gpus"]))
         assert 2 * hours <= settings[stage].timeout_hours <= max(12, 5 * hours), cost.step
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_shared_memory_of_the_presets_fits_into_the_memory_of_the_step(name: str) -> None:
-    given, settings = {**presets.defaults(train_retriever), **presets.load(name)}, presets.cluster(name)
+    given, settings = {**form.defaults(), **presets.load(name)}, settings_of(name)
     size = quantity.parse_quantity
     for stage in ("mine", "adapt", "tune", "index", "eval"):
-        if given[f"{stage}_gpus"] > 1:
+        if int(given[f"{stage}_gpus"]) > 1:
             assert size(settings[stage].shared_memory) == size("64Gi")
             assert 4 * size(settings[stage].shared_memory) <= size(given[f"{stage}_memory"])
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_can_be_a_base(name: str, tmp_path: Path) -> None:
+    """`backbone` is the name of a parameter and of a stage."""
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        f'base = "{name}"\n[parameters]\nbackbone = "s3://bucket/llama"\n[cluster.backbone]\nmemory = "32Gi"\n'
+    )
+    assert presets.load(str(path)) == presets.load(name) | {"backbone": "s3://bucket/llama"}
+    expected = settings_of(name)
+    assert settings_of(str(path)) == expected | {"backbone": replace(expected["backbone"], memory="32Gi")}
+
+
+def test_the_preset_without_gpus_fits_into_the_quota_of_the_overlay_kind() -> None:
+    hard = next(d["spec"]["hard"] for d in rendered("kind") if d["kind"] == "ResourceQuota")
+    size = quantity.parse_quantity
+    given, own = {**form.defaults(), **presets.load("demo-cluster-cpu")}, settings_of("demo-cluster-cpu")
+    assert {given[f"{stage}_gpus"] for stage in pods.GPU_STAGES} == {"0"}
+    assert hard["requests.nvidia.com/gpu"] in ("0", 0)
+    # The object store, and two drivers beside what runs at the same time: Argo's own container in each of them included.
+    room = {"cpu": size(hard["requests.cpu"]) - size("250m") - 2 * size("200m")}
+    room["memory"] = size(hard["requests.memory"]) - size("512Mi") - 2 * size("320Mi")
+    together = [("backbone", "mine"), *((stage,) for stage in pods.STAGES)]
+    for stages in together:
+        assert sum(size(own[stage].cpus) + size("100m") for stage in stages) <= room["cpu"]
+        assert sum(size(own[stage].memory) + size("256Mi") for stage in stages) <= room["memory"]

@@ -16,8 +16,8 @@ from llm_retriever.settings import AdaptationSettings, TuningSettings, build, pa
 from llm_retriever.training import planned
 from pipelines import presets
 from pipelines.__main__ import main
-from pipelines.stages import parameter_name
-from pipelines.train_retriever import train_retriever
+from pipelines.choice import TRAINING, names_of
+from pipelines.form import defaults, flat_name
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
 QUERIES = 491_000
@@ -28,17 +28,17 @@ GPU_HOUR = 0.4 * 312e12 * 3600
 
 def settings_of(name: str, prefix: str, kind: type) -> Any:
     """The settings of a step that a preset makes."""
-    given = {**presets.defaults(train_retriever), **presets.load(name)}
-    named = {setting: parameter_name(prefix, setting) for setting in parameters(kind)}
+    given = {**defaults(), **presets.load(name)}
+    named = {setting: flat_name(prefix, setting) for setting in parameters(kind)}
     return build(kind, {setting: given[parameter] for setting, parameter in named.items() if parameter in given})
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_fits_the_pipeline_and_says_what_it_is_for(name: str) -> None:
-    given = {**presets.defaults(train_retriever), **presets.load(name)}
+    given = {**defaults(), **presets.load(name)}
     presets.check(given)
-    assert set(given) == set(presets.defaults(train_retriever))
-    types = {key: type(value) for key, value in presets.defaults(train_retriever).items()}
+    assert set(given) == set(defaults())
+    types = {key: type(value) for key, value in defaults().items()}
     assert {key: type(value) for key, value in given.items()} == types
     assert len(presets.description(name)) > 30
 
@@ -72,11 +72,11 @@ def test_both_stages_of_a_preset_train_the_same_method_with_the_same_prompts(nam
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_trains_the_published_batches_on_its_processes(name: str) -> None:
     adapting, tuned = settings_of(name, "adapt", AdaptationSettings), settings_of(name, "tune", TuningSettings)
-    plan = planned(tuning.resolved_method(tuned).tuning.schedule, QUERIES, tuned.processes)
+    plan = planned(tuning.resolved_method(tuned).tuning.schedule, QUERIES, int(tuned.gpus))
     assert (plan.micro_batch_size * plan.world, plan.micro_batch_size * plan.world * plan.accumulation) == (32, 128)
     if adapting.method != "none":
         schedule = adaptation.resolved_recipe(adapting).schedule
-        plan = planned(schedule, QUERIES, adapting.processes)
+        plan = planned(schedule, QUERIES, int(adapting.gpus))
         assert plan.micro_batch_size * plan.world * plan.accumulation == schedule.batch_size
 
 
@@ -113,7 +113,7 @@ def passes(name: str) -> float:
 
 def test_values_are_typed_as_the_pipeline_declares_them() -> None:
     texts = ["mine_depth=50", "tune_epochs=2", "corpus_deduplicate=False", "adapt_cpus=4", "corpus_uri=a=b"]
-    values = presets.parsed(train_retriever, [*texts, "tune_learning_rate=1e-4"])
+    values = presets.parsed(names_of(TRAINING), [*texts, "tune_learning_rate=1e-4"])
     assert isinstance(values["tune_epochs"], float)
     assert values == {
         "mine_depth": 50,
@@ -129,14 +129,14 @@ def test_values_are_typed_as_the_pipeline_declares_them() -> None:
     ("text", "error"),
     [
         ("adapt_methd=none", 'field "adapt_methd": is no parameter of this pipeline; did you mean adapt_method?'),
-        ("mine_depth=1.5", "field \"mine_depth\": '1.5' is not of type int; give for instance 200"),
+        ("mine_depth=1.5", 'field "mine_depth": 1.5 is not of type int; give for instance 200'),
         ("corpus_deduplicate=perhaps", "is not of type bool"),
         ("none", "'none' is not of the form key=value; write for instance adapt_method=none"),
     ],
 )
 def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None:
     with pytest.raises(InputError, match=re.escape(error)):
-        presets.parsed(train_retriever, [text])
+        presets.parsed(names_of(TRAINING), [text])
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,9 @@ def test_a_submission_sends_the_pipeline_with_typed_parameters(
 def test_a_preset_fills_the_parameters_and_the_command_line_wins(server: Server) -> None:
     assert submit(server, "--preset", "llm-ql-llama2-7b", "tune_gpus=4", "corpus_uri=s3://bucket/corpus") == 0
     parameters = only(server.asked("POST", "/runs"))["runtime_config"]["parameters"]
-    assert parameters["adapt_deepspeed"] == "zero3"
-    assert parameters["adapt_gpus"] == 8
-    assert parameters["tune_gpus"] == 4
+    assert parameters["adapt_options"]["deepspeed"] == "zero3"
+    assert parameters["adapt_gpus"] == "8"
+    assert parameters["tune_gpus"] == "4"
 
 
 def test_a_server_that_wants_to_know_who_asks_is_told_apart_from_one_that_is_away(

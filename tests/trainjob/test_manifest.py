@@ -16,11 +16,13 @@ import yaml
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import AdaptationSettings, TuningSettings, as_dict
+from llm_retriever.stores import secret
 from llm_retriever.trainjob import manifest as module
 from llm_retriever.trainjob.manifest import Own, manifest, specification
 from llm_retriever.trainjob.nodes import Nodes, nodes_of
 from pipelines import presets, stages
-from pipelines.train_retriever import train_retriever
+from pipelines.choice import TRAINING, names_of
+from pipelines.form import defaults
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -104,7 +106,7 @@ def test_no_variable_of_torchruns_and_no_secrets_value_is_in_it():
 
 
 def test_steps_and_nodes_take_their_store_from_the_same_secret():
-    assert (module.STORE_SECRET, module.STORE_VARIABLES) == (stages.STORE_SECRET, stages.STORE_VARIABLES)
+    assert (module.STORE_SECRET, module.VARIABLES) == (stages.STORE_SECRET, secret.VARIABLES)
 
 
 SEVERAL = {"nodes": 2, "checkpoint_uri": "s3://my-bucket/checkpoints", "precision": "bf16"}
@@ -118,7 +120,7 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
     assert (nodes.number, nodes.runtime, nodes.gpu_type) == (2, "torch-distributed", "nvidia.com/gpu")
     assert nodes.labels == {"kueue.x-k8s.io/queue-name": "training", "team": "search"}
     named = {name for name in as_dict(settings()) if name.startswith("node")}
-    words = ["processes", "cpus", "memory", "gpu_type", "image", "runtime", "account", "labels"]
+    words = ["gpus", "cpus", "memory", "gpu_type", "image", "runtime", "account", "labels"]
     assert named == {"nodes", *(f"node_{word}" for word in words)}
 
 
@@ -128,7 +130,8 @@ def test_both_training_steps_ask_for_nodes_in_the_same_way(settings):
         ({"checkpoint_uri": ""}, r'"checkpoint_uri": several nodes share nothing but an object store; give s3://'),
         ({"checkpoint_uri": "/mnt/shared"}, r'"checkpoint_uri": several nodes share nothing but an object store'),
         ({"precision": "auto"}, r'"precision": .* say bf16 or fp32'),
-        ({"processes": 1}, r'"processes": .* use 0; node_gpus .* counts the GPUs of each node'),
+        ({"processes": 1}, r'"processes": .* use 0; node_gpus counts the GPUs of each node'),
+        ({"gpus": "8"}, r'"gpus": .* use 0; node_gpus counts the GPUs of each node'),
         ({"node_labels": "training"}, r'"node_labels": \'training\' is not of the form key=value'),
         ({"node_labels": "a b/c=x y"}, r'"node_labels": .* is no label of Kubernetes'),
         (
@@ -148,20 +151,20 @@ def test_what_does_not_go_with_several_nodes_is_refused_by_name(given, message):
 
 
 def test_a_run_is_refused_before_it_is_submitted_under_the_pipelines_names():
-    given = presets.defaults(train_retriever) | {"corpus_uri": "s3://b/c", "tune_nodes": 2, "run_precision": "bf16"}
+    given = defaults() | {"corpus_uri": "s3://b/c", "tune_nodes": 2, "run_precision": "bf16"}
     with pytest.raises(InputError, match=r'"run_checkpoint_uri": several nodes share nothing but an object store'):
         presets.check(given)
     given["run_checkpoint_uri"] = "s3://my-bucket/checkpoints"
     with pytest.raises(InputError, match=r'"tune_gpus": the step\'s own pod trains nothing'):
         presets.check(given)
-    presets.check(given | {"tune_gpus": 0})
+    presets.check(given | {"tune_gpus": "0"})
 
 
 def parameters_of(preset: str, *assignments: str) -> dict[str, Any]:
     """All parameters of a run, as `submit` checks them."""
-    base = presets.defaults(train_retriever)
+    base = defaults()
     loaded = {name: value for name, value in presets.load(preset).items() if name in base}
-    return base | loaded | presets.parsed(train_retriever, list(assignments))
+    return base | loaded | presets.parsed(names_of(TRAINING), list(assignments))
 
 
 def test_a_published_batch_that_the_nodes_cannot_share_is_refused_before_anything_starts():
