@@ -8,6 +8,7 @@ complete.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, NoReturn
 
+from components import supervision
 from llm_retriever import files
 from llm_retriever.devices import claim_gpus
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
@@ -29,8 +31,9 @@ from llm_retriever.settings.parameters import SettingsClass, build, parameters
 from llm_retriever.stores.secret import read_secret
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+MEMORY_SETTINGS = ("micro_batch_size", "gradient_cache")
+"""Settings of a training that lower the memory it needs."""
 
 
 @dataclasses.dataclass
@@ -69,6 +72,9 @@ class Step(Generic[SettingsClass]):
         results: Name and meaning of the output parameters.
         collected: Name and meaning of the inputs of which there may be any number. Kubeflow gives each artifact of
             `evaluation` as an input of its own, named by `collected_name`; by hand it is `--evaluations NAME=PATH …`.
+        restarts: Whether it works for long: its program then starts the work as a process of its own, and that again after
+            a crash that may pass.
+        memory_settings: What lowers the memory that it needs, where a setting of a training is none of its own.
     """
 
     name: str
@@ -80,10 +86,12 @@ class Step(Generic[SettingsClass]):
     collected: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stage: str = ""
     stage_settings: type | None = None
+    restarts: bool = False
+    memory_settings: tuple[str, ...] = ()
 
-    def main(self, arguments: list[str] | None = None) -> NoReturn:
-        """Runs the step with a command line and ends the process: 0 done, 2 bad input, 1 anything else."""
-        sys.exit(self.execute(arguments))
+    def main(self) -> NoReturn:
+        """Runs the step with this process's command line and ends the process: 0 done, 2 bad input, 1 anything else."""
+        sys.exit(self._supervised() if self.restarts and not supervision.become_worker() else self.execute())
 
     def execute(self, arguments: list[str] | None = None) -> int:
         """Runs the step with a command line and returns its exit code."""
@@ -109,8 +117,33 @@ class Step(Generic[SettingsClass]):
                 )
             else:
                 traceback.print_exc()
-            return EXIT_FAILED
+            return supervision.exit_code(error)
         return 0
+
+    def _supervised(self) -> int:
+        """The exit code of the work in a process of its own, or in this one where no restarts are wanted."""
+        given = self.parser().parse_args()
+        try:
+            restarts = supervision.allowed_restarts(given.restarts)
+        except InputError as error:
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+            return EXIT_BAD_INPUT
+        if not restarts:
+            return self.execute()
+        memory = self.memory_settings or tuple(name for name in MEMORY_SETTINGS if name in parameters(self.settings))
+
+        def tidy(process: int) -> None:
+            with contextlib.suppress(InputError):
+                for path in self._targets(given):
+                    files.remove_drafts(path, process)
+
+        return supervision.Supervisor(self.name, restarts, memory_settings=memory, tidy=tidy).run()
+
+    def _targets(self, given: argparse.Namespace) -> list[Path]:
+        """Where the outputs go."""
+        if given.executor_input is not None:
+            return list(ExecutorInput(given.executor_input).outputs.values())
+        return [Path(getattr(given, name)) for name in self.outputs if getattr(given, name) is not None]
 
     def parser(self) -> argparse.ArgumentParser:
         """The command line: a flag for every artifact and setting, or `--executor-input` alone."""
@@ -118,6 +151,13 @@ class Step(Generic[SettingsClass]):
         parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=summary)
         parser.add_argument("--executor-input", metavar="JSON", help="Kubeflow's message; replaces all other flags.")
         parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        if self.restarts:
+            parser.add_argument(
+                "--restarts",
+                metavar="N",
+                help=f"How often work that crashes is started again, from its last checkpoint; bad input never is. (default: "
+                f"{supervision.RESTARTS} or {supervision.DEFAULT_RESTARTS})",
+            )
         for title, artifacts in (("inputs", self.inputs), ("outputs", self.outputs)):
             group = parser.add_argument_group(title)
             for name, meaning in artifacts.items():

@@ -53,6 +53,11 @@ class Checkpoints:
             names += [key.removesuffix(".json") for key in keys if MARK.fullmatch(key)]
         return max(names, key=lambda name: _update(Path(name)), default=None)
 
+    def source(self, name: str) -> str:
+        """Where `restore` would take a checkpoint from: its directory here, if it is complete, else its URI in the mirror."""
+        here = self.directory / name
+        return f"{self.mirror}/{name}" if self.mirror and not self._is_complete(here) else str(here)
+
     def restore(self, name: str | None = None) -> Path | None:
         """Removes what is incomplete, fetches a newer checkpoint from the mirror, and returns the newest one.
 

@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llm_retriever.contrastive.gradient_cache import recomputed
+from llm_retriever.passes import divisor
+
 TOKENS = {"cpu": 2048}
 """Tokens of a pass, padding included. More of them leave a processor's caches."""
 TOKENS_ON_GPU = 16_384
@@ -105,29 +108,32 @@ class ByLength:
     Args:
         loss: Calls the model once, on all rows of the batch, and reads its `logits` at `logits_to_keep`. It does not depend
             on the order of the rows.
+
+    After memory ran out (`passes.divisor`) a pass has fewer rows, and only its logits are kept for the backward pass.
     """
 
     def __init__(self, loss: Callable[[Any, dict[str, Tensor]], Tensor]) -> None:
-        self.loss = loss
+        self.loss, self.divisor = loss, divisor()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch, each of whose tensors has one row an example, `attention_mask` [B, width] among them."""
         real = batch["attention_mask"]
-        chunks = chunked(real.sum(dim=1).tolist(), limits_of(model, real.device))
+        rows = -(-len(real) // self.divisor) if self.divisor > 1 else 0
+        chunks = chunked(real.sum(dim=1).tolist(), limits_of(model, real.device, rows))
         chunks = agreed(chunks, real.device)
         if len(chunks) == 1:
             return self.loss(model, batch)
         order = torch.tensor([row for chunk in chunks for row in chunk], device=real.device)
         batch = {name: value[order] for name, value in batch.items()}
         sizes = [len(chunk) for chunk in chunks]
-        return self.loss(_Chunks(model, batch["attention_mask"], sizes), batch)
+        return self.loss(_Chunks(model, batch["attention_mask"], sizes, recompute=self.divisor > 1), batch)
 
 
 class _Chunks:
     """Stands for a model: calls it once a chunk of consecutive rows, without the columns that are padding in all of them."""
 
-    def __init__(self, model: Any, real: Tensor, sizes: list[int]) -> None:
-        self._model, self._sizes = model, sizes
+    def __init__(self, model: Any, real: Tensor, sizes: list[int], recompute: bool) -> None:
+        self._model, self._sizes, self._recompute = model, sizes, recompute
         self._right = bool((real[:, -1] == 0).any())
         lengths = real.sum(dim=1).tolist()
         ends = np.cumsum(sizes).tolist()
@@ -143,9 +149,16 @@ class _Chunks:
         assert all(len(value) == total for value in tensors.values())  # noqa: S101
         for size, width in zip(self._sizes, self._widths, strict=True):
             rows = {name: self._cut(value[first : first + size], width) for name, value in tensors.items()}
-            found.append(self._model(**rows, **rest).logits)
+            found.append(self._logits(rows, rest))
             first += size
         return SimpleNamespace(logits=torch.cat(found, dim=-2))
+
+    def _logits(self, rows: dict[str, Tensor], rest: dict[str, Any]) -> Tensor:
+        def read(model: Any, *tensors: Tensor) -> Tensor:
+            logits: Tensor = model(**dict(zip(rows, tensors, strict=True)), **rest).logits
+            return logits
+
+        return recomputed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
 
     def _cut(self, value: Tensor, width: int) -> Tensor:
         """[rows, width] or [rows, 1, width, width] without the padding that is left over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -59,6 +60,23 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def remove_drafts(path: str | Path, process: int) -> None:
+    """Removes what a process that was killed while it wrote `path`, or something on the way to it, has left beside it.
+
+    Args:
+        path: As it was given to `atomic_directory` or `atomic_file`.
+        process: Its process id; it must have ended.
+    """
+    path = Path(path)
+    name = glob.escape(path.name)
+    for pattern in (f".{name}.{process}.partial*", f"..{name}.*.{process}.partial*"):
+        for draft in path.parent.glob(pattern):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_retriever import files
+from llm_retriever.crashes import Crash, ProcessFailedError, crash_of
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ STOP_FILE = "LLM_RETRIEVER_STOP_FILE"
 LAUNCHER = "LLM_RETRIEVER_LAUNCHER"
 """Environment variable: process id of the step that started a training process."""
 EXIT_STOPPED = 128 + signal.SIGTERM
+FAILURE = "failure.json"
+"""The traceback of the training process that failed first, and of which kind its crash was."""
 LAST_LINES = 30
 NODES_MEET_SECONDS = 3600
 """The longest that a node waits for the others: they pull images and fetch inputs at their own pace."""
@@ -80,7 +83,7 @@ def launch(
 
     Raises:
         InputError: A process raised it, with the same line; or DeepSpeed is wanted and not installed.
-        RuntimeError: A process failed otherwise; with the last lines of the log.
+        ProcessFailedError: A process failed otherwise; with its traceback, or the last lines of the log.
         SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
     """
     if nodes is not None:
@@ -110,7 +113,7 @@ def launch_share(module: str, job: dict[str, Any], directory: Path) -> None:
 
     Raises:
         InputError: A process of this node raised it, with the same line.
-        RuntimeError: A process failed otherwise, here or on another node; with the last lines of the log.
+        ProcessFailedError: A process failed otherwise, here or on another node; with its traceback, or the last lines.
         SystemExit: 143, after SIGTERM, when the processes have saved a checkpoint and stopped.
     """
     meeting = [f"--rdzv-conf=timeout={NODES_MEET_SECONDS}"]
@@ -193,9 +196,10 @@ def _conclude(code: int, directory: Path, last: list[str]) -> None:
         raise InputError(**json.loads(refusal.read_text(encoding="utf-8")))
     if (directory / "stop").exists():
         raise SystemExit(EXIT_STOPPED)
-    failure = directory / "failure.txt"
-    told = failure.read_text(encoding="utf-8") if failure.exists() else "\n".join(last)
-    raise RuntimeError(f"a training process failed:\n{told.rstrip()}")
+    failure, left = directory / FAILURE, {"crash": Crash.PASSING, "text": "\n".join(last)}
+    if failure.exists():  # Else no process failed by itself: one was killed.
+        left = json.loads(failure.read_text(encoding="utf-8"))
+    raise ProcessFailedError(f"a training process failed:\n{left['text'].rstrip()}", Crash(left["crash"]))
 
 
 class _Shown(io.TextIOBase):
@@ -230,12 +234,19 @@ def main(module: str, job_file: str) -> int:
     except InputError as error:
         files.write_json(path.with_name("refusal.json"), told(error))
         return EXIT_BAD_INPUT
-    except Exception:
+    except Exception as error:
         traceback.print_exc(file=errors)
-        with contextlib.suppress(FileExistsError), path.with_name("failure.txt").open("x", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+        _leave(error, path.with_name(FAILURE))
         return 1
     return 0
+
+
+def _leave(error: Exception, failure: Path) -> None:
+    """Leaves what happened, at once and whole, unless another process has: those that miss it fail after it."""
+    own = failure.with_suffix(f".{os.getpid()}")
+    files.write_json(own, {"crash": crash_of(error), "text": "".join(traceback.format_exception(error))})
+    with contextlib.suppress(FileExistsError):
+        os.link(own, failure)
 
 
 def told(error: InputError) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from llm_retriever.crashes import Crash, ProcessFailedError, crash_of
 from llm_retriever.errors import InputError
 
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
 
     Raises:
         InputError: The function raised it.
-        RuntimeError: It failed otherwise, with its traceback, or the process was killed.
+        ProcessFailedError: It failed otherwise, with its traceback, or the process was killed.
         SystemExit: The function ended the process with this code.
     """
     # A forked process cannot use a GPU that its parent uses.
@@ -60,16 +61,17 @@ def _concluded(name: str, kind: str, content: Any, code: int) -> Any:
     if kind == "refused":
         raise InputError(**content)
     if kind == "failed":
-        raise RuntimeError(f"{name} failed:\n{content.rstrip()}")
+        raise ProcessFailedError(f"{name} failed:\n{content[1].rstrip()}", Crash(content[0]))
     if code > 0:
         raise SystemExit(code)
-    raise RuntimeError(f"the process of {name} was killed (signal {-code}); was there enough memory?")
+    raise ProcessFailedError(f"the process of {name} was killed (signal {-code}); was there enough memory?")
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], sending: Connection) -> None:
     """The other process, from its start to its end."""
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    answer: tuple[str, Any]
     try:
         answer = ("returned", function(*arguments))
     except InputError as error:
@@ -77,8 +79,8 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], sending: Con
         answer = ("refused", named)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Exception:
-        answer = ("failed", traceback.format_exc())
+    except Exception as error:
+        answer = ("failed", (str(crash_of(error)), traceback.format_exc()))
     sending.send(answer)
     sending.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ def train(
         if getattr(dataset, "ordered", False):
             arguments.train_sampling_strategy = "sequential"
         trainer = LossTrainer(model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, callbacks=[])
-        resumed = _restored(trainer, checkpoints)
+        resumed = _restored(trainer, checkpoints, plan, run)
         conductor = _conductor(trainer, plan, run, stop, resumed)
         with conductor.progress:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -265,23 +266,31 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
     return arguments
 
 
-def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None) -> Path | None:
+def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan, run: TrainingRun) -> Path | None:
     """The checkpoint to go on from: process 0 chooses, one process of each machine tidies and fetches, all see the same."""
     if checkpoints is None:
         return None
     chosen = [checkpoints.newest() if trainer.is_world_process_zero() else None]
+    source = checkpoints.source(chosen[0]) if chosen[0] is not None else ""
     if dist.is_initialized():
         dist.broadcast_object_list(chosen)
     if trainer.is_local_process_zero():
         checkpoints.restore(chosen[0])
     trainer.accelerator.wait_for_everyone()
+    if chosen[0] is not None and source:
+        done = _updates(chosen[0])
+        print(f"{run.title}: resumed from update {done:,} of {plan.updates:,} ({source})", file=sys.stderr, flush=True)
     return checkpoints.latest()
+
+
+def _updates(checkpoint: str) -> int:
+    return int(checkpoint.rpartition("-")[2])
 
 
 def _conductor(
     trainer: LossTrainer, plan: Plan, run: TrainingRun, stop: StopRequest, resumed: Path | None
 ) -> Conductor:
-    done = plan.examples(int(resumed.name.rpartition("-")[2])) if resumed else 0
+    done = plan.examples(_updates(resumed.name)) if resumed else 0
     quiet = not trainer.is_world_process_zero()
     progress = Progress(run.title, plan.examples(plan.updates), run.unit, done=done, quiet=quiet)
     timer = Timer(run.checkpoint_minutes) if run.checkpoints else None

@@ -136,6 +136,7 @@ class _Parts:
             except InputError as error:
                 print(f"{part}: made anew; {error}", file=sys.stderr, flush=True)
                 self._discard(name, directory, kept)
+        _remove_drafts(directory)
         make(directory)
         if kept and not kept.keep(name, directory):
             # Another variant was faster. All go on from the same, so that what follows has the same key in every run.
@@ -154,6 +155,15 @@ class _Parts:
         shutil.rmtree(directory)
         if kept:
             kept.discard(name)
+
+
+def _remove_drafts(directory: Path) -> None:
+    """Removes what a process that was killed has half written; nobody else writes there."""
+    for draft in directory.parent.glob(f".{directory.name}.*.partial"):
+        if (
+            draft.suffixes[-2].lstrip(".").isdecimal()
+        ):  # a process id, and not the digest of an index that is gone on with
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _made(parts: _Parts, stages: StageSettings, inputs: VariantInputs) -> tuple[Path, Path, Path]:

@@ -25,6 +25,7 @@ from llm_retriever.chunks import ByLength, Limits, chunked
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.loss import ContrastiveLoss, contrastive_loss
 from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
+from llm_retriever.passes import DIVISOR
 from llm_retriever.weights import set_attention
 
 QUERIES, GROUP = 12, 4
@@ -158,6 +159,39 @@ def test_query_likelihood_in_chunks_is_the_same(backbone_directory, collection_d
     found = gradients(model, ByLength(loss)(model, batch))
     assert len(sizes) > 1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_after_memory_ran_out_tuning_has_the_same_gradients_in_smaller_passes(backbone_directory, monkeypatch):
+    batch, row = tuning_batch(pooled=False), method("llm-ql")
+    number = len(batch["query_ids"]) + len(batch["passage_ids"])
+    model = AutoModel.from_pretrained(backbone_directory)
+    expected = gradients(model, ContrastiveLoss(row)(model, batch))
+    for cache, factor, most in ((0, 2, -(-number // 2)), (0, 8, -(-number // 8)), (6, 2, 3), (1, 4, 1)):
+        monkeypatch.setenv(DIVISOR, str(factor))
+        loss = ContrastiveLoss(replace(row, tuning=replace(row.tuning, gradient_cache=cache)))
+        sizes = passes_of(model)
+        found = gradients(model, loss(model, batch))
+        assert max(sizes) <= most
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2, 8, 64])
+def test_after_memory_ran_out_query_likelihood_keeps_only_logits_of_smaller_passes(
+    factor, backbone_directory, collection_directory, monkeypatch
+):
+    model = AutoModelForCausalLM.from_pretrained(backbone_directory)
+    batch = ql_batch(AutoTokenizer.from_pretrained(backbone_directory), collection_directory, "left", "query")
+    loss, kept, before = QueryLikelihoodLoss(True), list[int](), list[int]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: before.append(t.nbytes) or t, lambda t: t):
+        value = loss(model, batch)
+    expected = gradients(model, value)
+    monkeypatch.setenv(DIVISOR, str(factor))
+    sizes = passes_of(model)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        value = ByLength(loss)(model, batch)
+    assert max(sizes) <= -(-30 // factor)
+    assert sum(kept) < sum(before) / 5
+    torch.testing.assert_close(gradients(model, value), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_retriever.crashes import ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, resolve_processes
 
@@ -27,6 +28,10 @@ def work(job):
         raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
     if act == "fail":
         raise ArithmeticError("no such luck")
+    if act == "starve":
+        raise MemoryError("no room")
+    if act == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if act == "write":
         rank = os.environ["RANK"]
         Path(job["output"], rank).write_text(os.environ["OMP_NUM_THREADS"])
@@ -74,6 +79,13 @@ def test_deepspeed_that_is_not_installed_is_named_before_anything_starts(tmp_pat
 def test_a_failing_process_ends_all_and_its_traceback_is_told(tmp_path):
     with pytest.raises(RuntimeError, match=r"a training process failed:\n(.|\n)*ArithmeticError: no such luck"):
         started("fail", tmp_path)
+
+
+@pytest.mark.parametrize(("act", "kind"), [("fail", "lasting"), ("starve", "memory"), ("die", "passing")])
+def test_the_kind_of_a_processes_crash_is_told(act, kind, tmp_path):
+    with pytest.raises(ProcessFailedError) as caught:
+        started(act, tmp_path)
+    assert caught.value.crash == kind
 
 
 def test_all_work_the_first_one_is_heard_and_all_is_logged(tmp_path, capfd, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_retriever.crashes import Crash, ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.own_process import in_own_process
 
@@ -37,6 +38,10 @@ def refusing() -> None:
 
 def failing() -> None:
     raise ValueError("a mistake")
+
+
+def short_of_memory() -> None:
+    raise MemoryError
 
 
 def leaving(code: int) -> None:
@@ -66,14 +71,18 @@ def test_it_returns_what_the_function_returns() -> None:
 def test_refusals_mistakes_and_ends_come_back() -> None:
     with pytest.raises(InputError, match='field "depth": is wrong; use 3'):
         in_own_process(refusing)
-    with pytest.raises(RuntimeError, match=r"(?s)failing failed:.*Traceback.*a mistake") as failure:
+    with pytest.raises(ProcessFailedError, match=r"(?s)failing failed:.*Traceback.*a mistake") as failure:
         in_own_process(failing)
-    assert not isinstance(failure.value, InputError)
+    assert failure.value.crash is Crash.LASTING
+    with pytest.raises(ProcessFailedError) as shortage:
+        in_own_process(short_of_memory)
+    assert shortage.value.crash is Crash.MEMORY
     with pytest.raises(SystemExit) as end:
         in_own_process(leaving, 143)
     assert end.value.code == 143
-    with pytest.raises(RuntimeError, match=r"killed was killed \(signal 9\)"):
+    with pytest.raises(ProcessFailedError, match=r"killed was killed \(signal 9\)") as kill:
         in_own_process(killed)
+    assert kill.value.crash is Crash.PASSING
 
 
 @pytest.mark.parametrize(("number", "tidied"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])

@@ -193,6 +193,17 @@ def test_killed_and_resumed_is_exactly_the_same_as_uninterrupted(update, tmp_pat
         assert torch.equal(ours, theirs)
 
 
+def test_the_log_says_from_where_a_training_goes_on(s3, tmp_path, capsys):
+    mirror = f"s3://{s3.bucket}/checkpoints/key"
+    run = TrainingRun("fit", checkpoints=tmp_path / "here", checkpoint_minutes=1e-9, mirror=mirror)
+    train(small_model(), Numbers(), collate, squared, SCHEDULE, run)
+    assert "resumed" not in capsys.readouterr().err
+    train(small_model(), Numbers(), collate, squared, SCHEDULE, run)
+    assert f"fit: resumed from update 9 of 10 ({tmp_path}/here/checkpoint-9)\n" in capsys.readouterr().err
+    train(small_model(), Numbers(), collate, squared, SCHEDULE, replace(run, checkpoints=tmp_path / "there"))
+    assert f"fit: resumed from update 9 of 10 ({mirror}/checkpoint-9)\n" in capsys.readouterr().err
+
+
 def test_a_resumed_log_counts_the_seconds_before_the_interruption(tmp_path):
     run = TrainingRun("t", checkpoints=tmp_path, checkpoint_minutes=1e-9)
 

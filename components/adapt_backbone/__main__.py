@@ -37,6 +37,7 @@ STEP = Step(
         "curves": "Loss and learning rate over the updates, an HTML page.",
         "metrics": "Updates, pairs, seconds, and the loss at the start and the end.",
     },
+    restarts=True,
 )
 
 if __name__ == "__main__":

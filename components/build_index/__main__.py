@@ -24,6 +24,7 @@ STEP = Step(
         "collection": "Collection from prepare_corpus.",
     },
     outputs={"index": "manifest.json, and the shards of vectors and passage ids unless they are at shards_uri."},
+    restarts=True,
 )
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ STEP = Step(
         "collection": "Collection from prepare_corpus.",
     },
     outputs={"encoded": "part.json: which shards were encoded, where they are, and what they cost."},
+    restarts=True,
 )
 
 if __name__ == "__main__":

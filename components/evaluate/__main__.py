@@ -41,6 +41,7 @@ STEP = Step(
         "summary": "The result in a few lines of Markdown.",
         "metrics": "The figures, as numbers of the run.",
     },
+    restarts=True,
 )
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ STEP = Step(
     run=run,
     inputs={"collection": "Collection that a scratch: backbone is trained on (prepare_corpus)."},
     outputs={"backbone": "Directory of the causal LM: configuration, safetensors, fast tokenizer, backbone.json."},
+    restarts=True,
 )
 
 if __name__ == "__main__":

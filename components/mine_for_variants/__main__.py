@@ -23,6 +23,7 @@ STEP = Step(
     stage="mine",
     settings=MiningSettings,
     run=run,
+    restarts=True,
     inputs={"collection": "The output of prepare_corpus."},
     outputs={
         "data": "What all variants read: collection/, the output of prepare_corpus, and training_set/ and bm25_runs/, those of "

@@ -28,6 +28,7 @@ STEP = Step(
         "statistics": "What was mined, as Markdown: counts, ranks, scores, queries dropped and why.",
         "picture": "The same to look at: ranks, scores, overlap of the sources, likely false negatives.",
     },
+    restarts=True,
 )
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ STEP = Step(
     stage="tune",
     settings=VariantSettings,
     run=run,
+    restarts=True,
+    memory_settings=("tune.micro_batch_size", "tune.gradient_cache"),
     inputs={
         "backbone": "The output of fetch_backbone.",
         "data": "The output of mine_for_variants: collection/, training_set/ and bm25_runs/.",

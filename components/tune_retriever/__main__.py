@@ -36,6 +36,7 @@ STEP = Step(
         "curves": "Loss and learning rate over the updates, as a page to look at.",
         "metrics": "Loss at the start and the end, updates, pairs, seconds.",
     },
+    restarts=True,
 )
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, processes_of
 from llm_retriever.methods import AdaptationRecipe, Method
+from llm_retriever.passes import divisor
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
 from llm_retriever.training_set import TrainingSet, check
@@ -34,8 +35,8 @@ LOG_FILE = "training_log.json"
 PROBES = 8
 OBJECTIVES = {"ql": "query_likelihood", "ebae_ebar": "ebae_ebar", "mntp": "mntp", "simcse": "simcse"}
 """Module of every adaptation; its `objective(task)` gives what is trained."""
-BY_LENGTH = ("ql", "ebae_ebar")
-"""Adaptations whose rows differ in length."""
+BY_LENGTH, BY_ROWS = ("ql", "ebae_ebar"), ("ql", "ebae_ebar", "mntp")
+"""Adaptations whose rows differ in length, and those that can let some rows through the model at a time."""
 
 
 def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
@@ -207,9 +208,13 @@ def work(job: dict[str, Any]) -> None:
 
 
 def objective(method: str, task: Task) -> Objective:
-    """The objective of an adaptation, by its name; rows that differ in length go through the model by length."""
+    """The objective of an adaptation, by its name; rows that differ in length go through the model by length.
+
+    After memory ran out (`passes.divisor`) fewer of them do so at once, except in SimCSE, which pairs a row with itself.
+    """
     found: Objective = importlib.import_module(f"llm_retriever.adaptation.{OBJECTIVES[method]}").objective(task)
-    return dataclasses.replace(found, loss=ByLength(found.loss)) if method in BY_LENGTH else found
+    in_parts = BY_ROWS if divisor() > 1 else BY_LENGTH
+    return dataclasses.replace(found, loss=ByLength(found.loss)) if method in in_parts else found
 
 
 def _probe(found: Objective) -> list[list[int]]:

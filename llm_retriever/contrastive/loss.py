@@ -16,6 +16,7 @@ from llm_retriever.batches import read_out
 from llm_retriever.chunks import agreed, chunked, limits_of
 from llm_retriever.contrastive.gradient_cache import recomputed
 from llm_retriever.methods import Method
+from llm_retriever.passes import divisor
 
 
 def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float, copies: Tensor | None = None) -> Tensor:
@@ -104,6 +105,7 @@ class ContrastiveLoss:
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
         self.teacher_temperature = method.tuning.distillation_temperature
+        self.divisor = divisor()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
@@ -129,10 +131,11 @@ class ContrastiveLoss:
     def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Vectors of right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.read_out`.
 
-        Rows of like length go through the model together, at most `gradient_cache` of them where there is one.
+        Rows of like length go through the model together, at most `gradient_cache` of them where there is one, and fewer
+        after memory ran out (`passes.divisor`); the pool of negatives stays the same.
         """
         lengths = mask.sum(dim=1).tolist()
-        chunks = agreed(chunked(lengths, limits_of(model, ids.device, self.gradient_cache)), ids.device)
+        chunks = agreed(chunked(lengths, limits_of(model, ids.device, self._at_once(len(ids)))), ids.device)
         parts = []
         for chunk in chunks:
             rows, width = torch.tensor(chunk, device=ids.device), max(lengths[row] for row in chunk)
@@ -141,8 +144,12 @@ class ContrastiveLoss:
         order = torch.tensor([row for chunk in chunks for row in chunk], device=ids.device)
         return torch.cat(parts)[order.argsort()]
 
+    def _at_once(self, rows: int) -> int:
+        """How many rows go through the model together, at most; 0 = as many as it takes."""
+        return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
+
     def _chunk(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
-        if self.gradient_cache:
+        if self.gradient_cache or self.divisor > 1:
             return recomputed(self._vectors, model, ids, mask, pooled)
         return self._vectors(model, ids, mask, pooled)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.collection import Collection
+from llm_retriever.crashes import Crash, ProcessFailedError, crash_of
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.earlier import Earlier
@@ -155,12 +156,12 @@ class _Team:
         elif kind == "refused":
             raise InputError(**content)
         else:
-            raise RuntimeError(f"an encoding process failed:\n{content.rstrip()}")
+            raise ProcessFailedError(f"an encoding process failed:\n{content[1].rstrip()}", Crash(content[0]))
 
     def _check_ended(self, process: BaseProcess) -> None:
         process.join()
         if process.exitcode:
-            raise RuntimeError(
+            raise ProcessFailedError(
                 f"an encoding process was ended (exit code {process.exitcode}); was there enough memory?"
             )
 
@@ -213,6 +214,6 @@ def _work(load: Load, work: Work, rank: int, threads: int, connection: Connectio
     except InputError as error:
         named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
         connection.send(("refused", named))
-    except Exception:
-        connection.send(("failed", traceback.format_exc()))
+    except Exception as error:
+        connection.send(("failed", (crash_of(error), traceback.format_exc())))
     connection.close()

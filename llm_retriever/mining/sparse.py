@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from llm_retriever.collection import Collection
+from llm_retriever.crashes import Crash, ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity
 
@@ -76,7 +77,7 @@ class SparseIndex:
 
         Raises:
             InputError: There is no Java to run Lucene on.
-            RuntimeError: Lucene's process ended; its own messages stand before this one.
+            ProcessFailedError: Lucene's process ended; its own messages stand before this one.
         """
         if not queries:
             return
@@ -106,8 +107,11 @@ class SparseIndex:
             raise InputError(**answer)
         return answer
 
-    def _died(self) -> RuntimeError:
-        return RuntimeError(f"Lucene's process ended with code {self._process.wait()}; see its messages above")
+    def _died(self) -> ProcessFailedError:
+        code = self._process.wait()
+        # A negative code is the number of the signal that killed it.
+        crash = Crash.PASSING if code < 0 else Crash.LASTING
+        return ProcessFailedError(f"Lucene's process ended with code {code}; see its messages above", crash)
 
 
 _fields = operator.itemgetter("fields")

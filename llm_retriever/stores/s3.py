@@ -29,6 +29,7 @@ from s3transfer.exceptions import RetriesExceededError
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
+from llm_retriever.crashes import TransferError, was_restarted
 from llm_retriever.errors import InputError
 from llm_retriever.stores.interface import PARTIAL, Entry, Store, joined, safe_key
 
@@ -204,13 +205,15 @@ class S3Store(Store):
         except ParamValidationError:
             raise InputError("that is not a bucket name", file=self.uri, mend="correct the URI") from None
         except EndpointConnectionError:
+            if was_restarted() or self._client.meta.endpoint_url in _ANSWERED:
+                raise TransferError(f"{self.uri}: the S3 endpoint does not answer any more") from None
             raise InputError(
                 "the S3 endpoint cannot be reached", file=self.uri, mend="check AWS_ENDPOINT_URL_S3 and the network"
             ) from None
         except (IncompleteReadError, HTTPClientError) as error:
             raise _BrokenOffError(f"{self.uri}: the connection broke off ({type(error).__name__})") from None
         except (BotoCoreError, Boto3Error, RetriesExceededError) as error:
-            raise OSError(f"{self.uri}: the transfer failed ({type(error).__name__})") from None
+            raise TransferError(f"{self.uri}: the transfer failed ({type(error).__name__})") from None
 
     def _explanation(self, code: str, key: str) -> Exception:
         if code in _MISSING:
@@ -218,10 +221,14 @@ class S3Store(Store):
         if code in _MENDS:
             problem, mend = _MENDS[code]
             return InputError(problem, file=self.uri, mend=mend)
-        return OSError(f"{self.uri}: S3 answers {code or 'with an error'}")
+        return TransferError(f"{self.uri}: S3 answers {code or 'with an error'}")
 
 
-class _BrokenOffError(OSError):
+_ANSWERED: set[str] = set()
+"""Endpoints that have answered this process: one that does not answer later is away, not misspelt."""
+
+
+class _BrokenOffError(TransferError):
     """The connection ended within an answer."""
 
 
@@ -259,6 +266,8 @@ def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
         # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
         settings["request_checksum_calculation"] = "when_required"
     try:
-        return boto3.session.Session().client("s3", config=Config(**settings))
+        client = boto3.session.Session().client("s3", config=Config(**settings))
     except ValueError:
         raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", mend="give http(s)://host:port") from None
+    client.meta.events.register("after-call.s3", lambda **_: _ANSWERED.add(client.meta.endpoint_url))
+    return client

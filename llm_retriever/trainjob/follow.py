@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llm_retriever.crashes import LOST_PEER, Crash, ProcessFailedError, crash_of
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.trainjob import pods as states
 from llm_retriever.trainjob.client import Client, message_of
@@ -25,21 +25,26 @@ UNREACHABLE_SECONDS = 900
 SETTLING_SECONDS = 60
 """How long the cause of a failure is waited for: the nodes that only lost their peer may end before the one that failed."""
 LAST_LINES = 30
-LOST_PEER = re.compile(
-    r"(closed|reset) by peer|Broken pipe|remote process exited|ncclRemoteError|DistNetworkError|got 0 bytes"
-    r"|RendezvousConnectionError|RendezvousTimeoutError",
-    re.IGNORECASE,
-)
-"""What gloo, NCCL and torchrun say in a process whose peer has ended."""
+KILLED = 128
+"""The exit code of a program that a signal has ended is this and the signal's number."""
 
 
 class UnreachableError(RuntimeError):
     """The cluster cannot be asked any more; the training may well go on."""
 
+    crash = Crash.PASSING
+
 
 def is_cause(text: str) -> bool:
     """Whether a text about a failure tells more than that another node is gone."""
     return bool(text) and not LOST_PEER.search(text)
+
+
+def _failed(text: str, pods: list[dict[str, Any]]) -> ProcessFailedError:
+    """The failure of a training; it may pass where a node was killed, or tells of a lost device, process or connection."""
+    killed = any(code > KILLED for pod in pods for code in states.exits(pod))
+    passes = killed or crash_of(RuntimeError(text)) is Crash.PASSING
+    return ProcessFailedError(text, Crash.PASSING if passes else Crash.LASTING)
 
 
 class Follower:
@@ -82,7 +87,8 @@ class Follower:
         Raises:
             InputError: A node refused its input, or cannot be started as it is asked for.
             UnreachableError: The API has not answered for too long.
-            RuntimeError: It or a node failed, with the last lines of that node's log; or it was deleted.
+            ProcessFailedError: It or a node failed, with the last lines of that node's log.
+            RuntimeError: It was deleted.
         """
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
@@ -183,7 +189,7 @@ class Follower:
         ended = all(states.has_ended(pod) for pod in pods)
         if ended or is_cause(self._failure()) or time.monotonic() - since > SETTLING_SECONDS:
             self._refused()
-            raise RuntimeError(f"{words}{self._last_words(pods)}")
+            raise _failed(f"{words}{self._last_words(pods)}", pods)
 
     def _refuse_replaced(self, staying: list[dict[str, Any]]) -> None:
         """Gives up when a node was replaced while others went on."""
@@ -191,7 +197,7 @@ class Follower:
         known = {index: name for index, name in names.items() if index in self._pods}
         replaced = [index for index, name in known.items() if name != self._pods[index]]
         if replaced and len(replaced) < len(known):
-            raise RuntimeError(f"node {replaced[0]} was lost")
+            raise ProcessFailedError(f"node {replaced[0]} was lost")
         self._pods = names if replaced else self._pods | names
 
     def _refuse_missing(self, pods: list[dict[str, Any]]) -> None:

@@ -34,9 +34,11 @@ from llm_retriever.adaptation.mntp import (
 )
 from llm_retriever.adaptation.objective import Task
 from llm_retriever.card import load_lineage, weights_digest
+from llm_retriever.chunks import ByLength
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import STOP_FILE
+from llm_retriever.passes import DIVISOR
 from llm_retriever.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
 from llm_retriever.weights import set_attention
@@ -181,6 +183,24 @@ def test_the_label_of_a_position_is_read_one_position_before_it(model, tokenizer
     states = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     rows, positions = torch.nonzero(batch["labels"] != IGNORED, as_tuple=True)
     assert torch.equal(read[0].reshape(-1, 64), states[rows, positions - 1])
+
+
+def test_after_memory_ran_out_the_gradients_are_those_of_one_pass(model, tokenizer, monkeypatch):
+    batch = BlockCollator(RECIPE, tokenizer)(random_blocks(tokenizer, 5, 40))
+    monkeypatch.setenv(DIVISOR, "2")
+    sizes, found = list[int](), []
+    hook = model.register_forward_pre_hook(lambda _, __, named: sizes.append(len(named["input_ids"])), with_kwargs=True)
+    try:
+        for loss in (MaskedLoss(), ByLength(MaskedLoss())):
+            model.zero_grad()
+            loss(model, batch).backward()
+            found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    finally:
+        hook.remove()
+        model.zero_grad()
+    assert sizes[0] == 5
+    assert max(sizes[1:]) == 3
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-4)
 
 
 def test_the_loss_is_that_of_a_plain_loop(model, tokenizer):

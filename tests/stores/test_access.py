@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm_retriever.crashes import RESTARTED, TransferError
 from llm_retriever.errors import InputError
 from llm_retriever.store import Store, open_store, publish
 from tests.s3_server import ACCESS_KEY, REFUSED, SECRET_KEY, S3Server
@@ -84,6 +85,27 @@ def test_an_endpoint_that_nobody_answers_at_is_bad_input(s3: S3Server, monkeypat
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(InputError, match="s3://models/x: the S3 endpoint cannot be reached"):
+        open_store(f"s3://{s3.bucket}/x").list()
+
+
+def test_an_endpoint_that_has_answered_before_is_only_away(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    passing = S3Server()
+    for name, value in passing.environment.items():
+        monkeypatch.setenv(name, value)
+    passing.client().create_bucket(Bucket=passing.bucket)
+    store = open_store(f"s3://{passing.bucket}/x")
+    assert store.list() == []
+    passing.close()
+    with pytest.raises(TransferError, match="s3://models/x: the S3 endpoint does not answer any more"):
+        store.list()
+
+
+def test_an_endpoint_is_only_away_for_work_that_was_begun_before(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv(RESTARTED, "1")
+    with pytest.raises(TransferError, match="does not answer any more"):
         open_store(f"s3://{s3.bucket}/x").list()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm_retriever.crashes import ProcessFailedError
 from llm_retriever.store import open_store
 from llm_retriever.trainjob import follow
 from llm_retriever.trainjob.manifest import ASKED
@@ -156,6 +157,22 @@ def test_of_several_failures_the_one_that_is_no_lost_peer_is_told(trains, job):
     trains.moments = [Moment(pods=[pod("n-0", 0, ended(1)), pod("n-1", 1, container(state={"running": {}}))])]
     with pytest.raises(RuntimeError, match=r"exit code 1:\nnode 1: ArithmeticError: no such luck$"):
         launched(job)
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "kind"),
+    [
+        (137, "t rank 1 trains", "passing"),
+        (1, "t RuntimeError: NCCL error: remote process exited", "passing"),
+        (1, "t ArithmeticError: no such luck", "lasting"),
+        (1, "t torch.OutOfMemoryError: CUDA out of memory", "lasting"),
+    ],
+)
+def test_whether_a_nodes_failure_may_pass_is_told(code, log, kind, trains, job):
+    trains.moments = [Moment(pods=[pod("n-0", 0, ended(0)), pod("n-1", 1, ended(code))], logs={"n-1": log})]
+    with pytest.raises(ProcessFailedError) as caught:
+        launched(job)
+    assert caught.value.crash == kind
 
 
 def test_of_several_logs_the_one_that_is_no_lost_peer_is_told(trains, job):

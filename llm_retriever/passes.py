@@ -1,0 +1,13 @@
+"""How many rows go through a model at once, after memory ran out: fewer, with the loss and gradients of all of them."""
+
+from __future__ import annotations
+
+import os
+
+DIVISOR = "LLM_RETRIEVER_PASS_DIVISOR"
+"""Environment variable: rows of a training's passes through the model are divided by this; a power of two."""
+
+
+def divisor() -> int:
+    """By how much the rows of a pass are divided; 1 = as the recipe says."""
+    return int(os.environ.get(DIVISOR) or 1)
