@@ -73,6 +73,7 @@ class Step(Generic[SettingsClass]):
             `evaluation` as an input of its own, named by `collected_name`; by hand it is `--evaluations NAME=PATH …`.
         restarts: Whether it works for long: its program then starts the work as a process of its own, and that again after
             a crash that may pass.
+        memory_settings: What lowers the memory that it needs, where a setting of a training is none of its own.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Step(Generic[SettingsClass]):
     stage: str = ""
     stage_settings: type | None = None
     restarts: bool = False
+    memory_settings: tuple[str, ...] = ()
 
     def main(self) -> NoReturn:
         """Runs the step with this process's command line and ends the process: 0 done, 2 bad input, 1 anything else."""
@@ -127,7 +129,7 @@ class Step(Generic[SettingsClass]):
             return EXIT_BAD_INPUT
         if not restarts:
             return self.execute()
-        memory = tuple(name for name in MEMORY_SETTINGS if name in parameters(self.settings))
+        memory = self.memory_settings or tuple(name for name in MEMORY_SETTINGS if name in parameters(self.settings))
         return supervision.Supervisor(self.name, restarts, memory_settings=memory).run()
 
     def parser(self) -> argparse.ArgumentParser:
@@ -199,7 +201,8 @@ class Step(Generic[SettingsClass]):
         own = parameters(self.settings)
         field = f"{self.stage}_{OPTIONS}"
         options = checked_options(self.stage_settings or self.settings, given.get(OPTIONS) or {}, field)
-        sources = (pod_settings(os.environ, own), given, options, given.get(OVERRIDES) or {})
+        overrides = {} if OVERRIDES in own else given.get(OVERRIDES) or {}
+        sources = (pod_settings(os.environ, own), given, options, overrides)
         return {name: value for source in sources for name, value in source.items() if name in own}
 
     def _work(self, run: StepRun[SettingsClass]) -> None:

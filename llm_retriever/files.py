@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def _draft_of(path: Path) -> Iterator[Path]:
             yield draft
         finally:
             drafts.remove(draft)
+
+
+def link_tree(source: str | Path, target: str | Path) -> None:
+    """Gives a directory a second name: by hard links, or copies where the file system has none; `target` may be there, empty."""
+    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def put_in_place(draft: Path, path: Path) -> None:

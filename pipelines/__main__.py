@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines import remote
-from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, choose
+from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, check_room, choose
 
 BUILD = Path("build")
 OF_A_TRAINING = {"summary": "summary.md", "decision": "decision.md", "report": "report.html"}
@@ -129,6 +129,7 @@ def compile_command(given: argparse.Namespace) -> int:
         mend = "give --kubernetes and --namespace NS together"
         raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", mend=mend)
     choice = _chosen(given, complete=False)
+    check_room(choice)
     target = given.output or BUILD / f"{choice.name}.yaml"
     if given.kubernetes:
         names = {"namespace": given.namespace, "version": given.version_name}

@@ -113,6 +113,11 @@ class Sizes:
         """A run a split."""
         return (self._run(self.given["mine_evaluation_depth"]), SMALL)
 
+    @property
+    def data(self) -> Files:
+        """All that the variants of a comparison read, but the backbone."""
+        return (*self.collection, *self.training_set, *self.bm25_runs)
+
     def _run(self, depth: int) -> float:
         return self.evaluated * min(depth, self.passages) * RUN_LINE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.definition import image
 from llm_retriever.errors import InputError
-from pipelines import form, presets, variants
+from pipelines import form, one_pod, presets, variants
 from pipelines.form import Told
 from pipelines.variants import Variant
 
@@ -63,8 +63,18 @@ def choose(
     name = assignments.pop(0) if named else default
     known = names_of(name)
     given = {**(own or {}), **(presets.load(preset) if preset else {})}
-    given = {key: value for key, value in given.items() if key in known} | presets.parsed(known, assignments)
+    given = {key: value for key, value in given.items() if key in known} | _words(name, assignments)
     return chosen(name, given, preset=preset, file=file, complete=complete)
+
+
+def _words(name: str, assignments: list[str]) -> dict[str, Any]:
+    """What the words say; what a comparison has no use for is refused here, and left out of a preset."""
+    if name != COMPARISON:
+        return presets.parsed(names_of(name), assignments)
+    given = presets.parsed(_names(_stages(name)), assignments)
+    for key in given:
+        one_pod.check_in_one_pod(key)
+    return given
 
 
 def chosen(
@@ -84,7 +94,9 @@ def chosen(
     """
     flat = {**form.defaults(), **given}
     presets.check(flat)
-    told = form.folded(given)
+    told = form.folded(given, form.OF_A_VARIANT if name == COMPARISON else ())
+    if name == COMPARISON:
+        told = replace(told, settings=one_pod.in_one_pod(told.settings))
     pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
     told = replace(told, pods={**told.pods, **pods})
     compared: tuple[Variant, ...] = ()
@@ -96,6 +108,24 @@ def chosen(
     if name == RETRAINING:
         told = _as_scheduled(told, complete)
     return Choice(name, _pipeline(name, told.parts, compared), told, flat, compared)
+
+
+def check_room(choice: Choice) -> None:
+    """Refuses a comparison of so many variants that Kubeflow could not show its tasks.
+
+    Raises:
+        InputError: It says how many fit.
+    """
+    if choice.name != COMPARISON:
+        return
+    from pipelines import pods
+    from pipelines.comparison import comparison_of
+    from pipelines.workflow_size import check_variants
+
+    def pipeline_of(count: int) -> Any:
+        return pods.applied(comparison_of(choice.variants[:count]), choice.told.pods, choice.told.settings)
+
+    check_variants(pipeline_of, len(choice.variants), choice.told.form, compressed=False, field="--variants")
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:
@@ -116,7 +146,8 @@ def names_of(name: str) -> set[str]:
     Raises:
         InputError: There is no such step to rerun.
     """
-    return set(_names(_stages(name))) | ({RECIPE} if name == RETRAINING else set())
+    names = set(_names(_stages(name))) | ({RECIPE} if name == RETRAINING else set())
+    return {key for key in names if one_pod.fits_one_pod(key)} if name == COMPARISON else names
 
 
 def _names(stages: Iterable[str]) -> list[str]:
@@ -141,7 +172,7 @@ def _pipeline(name: str, parts: int, compared: tuple[Variant, ...]) -> Any:
     if name == COMPARISON:
         from pipelines.comparison import comparison_of
 
-        return comparison_of(compared, parts)
+        return comparison_of(compared)
     if name == RETRAINING:
         from pipelines.retrain import retrain_of
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,9 +24,9 @@ from pipelines.arithmetic import (
 )
 from pipelines.artifacts import Sizes
 from pipelines.costs import Cost, Workload, as_table
-from pipelines.form import flat_name
+from pipelines.form import POD_OF_A_VARIANT, flat_name
 from pipelines.shapes import GPUS, SHAPES, Gpu, Shape, shape_of
-from pipelines.variants import Variant
+from pipelines.variants import Variant, of_backbone, of_variant
 
 __all__ = ["GPUS", "SHAPES", "UTILISATION", "Cost", "Gpu", "Workload", "as_table", "estimate", "estimate_comparison"]
 
@@ -48,11 +48,16 @@ REGISTRY = 12
 
 @dataclass
 class _Run:
-    """One variant's parameters with everything that follows from them."""
+    """One variant's parameters with everything that follows from them.
+
+    Attributes:
+        in_one_pod: Whether the steps from adaptation to evaluation are parts of one pod.
+    """
 
     given: Mapping[str, Any]
     work: Workload
     gpu: Gpu
+    in_one_pod: bool = False
     shape: Shape = field(init=False)
     row: Method = field(init=False)
     number: int = field(init=False)
@@ -83,7 +88,12 @@ class _Run:
         return Training(recipe.tune, recipe.lora, recipe.schedule, deepspeed, max(1, gpus), self.number)
 
     def cost(self, step: str, inputs: Sequence[str], outputs: Sequence[str], **others: Any) -> Cost:
-        """A step that is handed some artifacts and makes others; what the launcher transfers is counted."""
+        """A step that is handed some artifacts and makes others; what the launcher transfers is counted.
+
+        Of the parts of one pod only what they do: the artifacts are the pod's.
+        """
+        if self.in_one_pod:
+            inputs = outputs = ()
         read, written = [[self.sizes.of(name) for name in names] for names in (inputs, outputs)]
         flop = others.get("flop")
         stored = artifacts.total(read) + artifacts.total(written)
@@ -126,12 +136,12 @@ def estimate(given: Mapping[str, Any], work: Workload, gpu: Gpu) -> list[Cost]:
         InputError: The backbone's shape is not known.
     """
     run = _Run(given, work, gpu)
-    made = [make(run) for make in (*STAGES.values(), _evaluation, _promotion)]
-    return [*_shared(run), *(cost for costs in made for cost in costs)]
+    makers = (_fetching, _adaptation, _tuning, _indexing, _evaluation, _promotion)
+    return [*_shared(run), *(cost for make in makers for cost in make(run))]
 
 
 def estimate_comparison(given: Mapping[str, Any], variants: Iterable[Variant], work: Workload, gpu: Gpu) -> list[Cost]:
-    """Cost of every step of compare_methods: variants that agree up to a stage share its step.
+    """Cost of every step of compare_methods, at most: a variant takes what another one has finished before.
 
     Args:
         given: All parameters of the pipeline.
@@ -139,30 +149,51 @@ def estimate_comparison(given: Mapping[str, Any], variants: Iterable[Variant], w
         work: How much there is to do.
         gpu: What the model steps run on.
     """
-    shared = _Run(given, work, gpu)
-    names: list[str] = []
-    costs, done = _shared(shared), set()
-    for variant in variants:
-        own, stages = {**variant.parameters}, ""
-        run = _Run({**given, **own, **({"eval_encoders": ""} if names else {})}, work, gpu)
-        for stage, make in STAGES.items():
-            stages += f" {stage}"
-            key = (stage, *sorted((name, str(v)) for name, v in own.items() if name.split("_")[0] in stages.split()))
-            if key not in done:
-                costs += _named(make(run), variant.name if key[1:] else "")
-            elif stage == "backbone":
-                run.given = {**run.given, "eval_untuned_passages": 0}
-            done.add(key)
-        costs += _named(_evaluation(run), variant.name)
-        names.append(variant.name)
-    return [*costs, shared.cost("compare", ["evaluation"] * len(names), [])]
+    shared, compared = _Run(given, work, gpu), tuple(variants)
+    costs, fetched = _shared(shared, "mine_for_variants", ["data"]), list[dict[str, Any]]()
+    for number, variant in enumerate(compared):
+        own = of_variant(compared, number)
+        run = _Run({**given, **own, **_one_pod(given, own)}, work, gpu, in_one_pod=True)
+        backbone = of_backbone(variant)
+        if backbone not in fetched:
+            fetched.append(backbone)
+            costs += _named(_fetching(_Run({**given, **own}, work, gpu)), variant.name if backbone else "")
+        costs.append(_of_a_pod(run, variant.name))
+    return [*costs, shared.cost("compare", ["evaluation"] * len(compared), [])]
+
+
+def _one_pod(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts of a variant share: the GPUs of its pod, and that there are no further nodes."""
+    gpus = {**given, **own}[f"{POD_OF_A_VARIANT}_gpus"]
+    return {f"{stage}_{key}": value for stage in ("adapt", "tune") for key, value in (("nodes", 1), ("gpus", gpus))}
+
+
+def _of_a_pod(run: _Run, variant: str) -> Cost:
+    """All parts of a variant as one step; each finished part goes to S3 once more, where checkpoints go there."""
+    parts = [cost for make in (_adaptation, _tuning, _indexing, _evaluation) for cost in make(run)]
+    trains = run.given["adapt_method"] != "none"
+    kept = [run.sizes.of(name) for name in (*(("adapted",) if trains else ()), "retriever", "index")]
+    kept = kept if str(run.given["run_checkpoint_uri"]).startswith("s3://") else []
+    return replace(run, in_one_pod=False).cost(
+        f"run_variant: {variant}",
+        ["backbone", "data"],
+        ["evaluation", "retriever"],
+        flop=sum(cost.flop or 0 for cost in parts),
+        gpu_bytes=max(cost.gpu_bytes or 0 for cost in parts),
+        beside=sum(cost.disk_bytes for cost in parts) + artifacts.total(run.sizes.of(n) for n in ("adapted", "index")),
+        sent=sum(cost.s3_bytes for cost in parts) + artifacts.total(kept),
+        requests=sum(cost.sending for cost in parts) + artifacts.uploads(kept, artifacts.STORE_PART) + len(kept),
+    )
 
 
 def _named(costs: list[Cost], variant: str) -> list[Cost]:
     return [replace(cost, step=f"{cost.step}: {variant}") if variant else cost for cost in costs]
 
 
-def _shared(run: _Run) -> list[Cost]:
+def _shared(
+    run: _Run, mining: str = "mine_negatives", outputs: Sequence[str] = ("training_set", "bm25_runs")
+) -> list[Cost]:
+    """Preparing and mining; the step that mines has another name, and other outputs, in a comparison."""
     mined = {}
     if run.given["mine_encoder"]:
         encoded = run.work.passages * run.work.passage(ENCODER_LENGTH)
@@ -170,9 +201,7 @@ def _shared(run: _Run) -> list[Cost]:
         mined = {"flop": encoded * forward(ENCODER, run.work.passage(ENCODER_LENGTH)), "gpu_bytes": memory}
     return [
         run.cost("prepare_corpus", [], ["collection"], beside=run.sizes.prepared),
-        run.cost(
-            "mine_negatives", ["collection"], ["training_set", "bm25_runs"], beside=sum(run.sizes.collection), **mined
-        ),
+        run.cost(mining, ["collection"], outputs, beside=sum(run.sizes.collection), **mined),
     ]
 
 
@@ -273,12 +302,3 @@ def _promotion(run: _Run) -> list[Cost]:
             requests=uploads,
         )
     ]
-
-
-STAGES: dict[str, Callable[[_Run], list[Cost]]] = {
-    "backbone": _fetching,
-    "adapt": _adaptation,
-    "tune": _tuning,
-    "index": _indexing,
-}
-"""What variants share where they agree on all parameters up to a stage."""

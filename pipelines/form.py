@@ -14,7 +14,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from llm_retriever.settings import (
     parameters,
 )
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
+from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
 from pipelines.pods import GPU_STAGES, REQUESTS, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
@@ -56,6 +57,10 @@ RENAMED = {"tune": "weights"}
 """Settings whose flat name would be odd: `tune_tune`."""
 PARTS = "index_parts"
 """Flat name that decides how a pipeline is laid out: the pods that encode the corpus at the same time."""
+OF_A_VARIANT = tuple(VARIANT_STAGES)
+"""Stages that one pod does for a variant of a comparison; there each has one JSON object for all of its settings."""
+POD_OF_A_VARIANT = "tune"
+"""The stage whose pods those of variants are like, GPUs, processors and memory."""
 GPUS_HELP = "GPUs of the pod: 0 (it computes on the processor), 1, 2, 4, 8 or 16."
 DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
 """Where a cluster must be told what a machine can see for itself."""
@@ -73,6 +78,7 @@ OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Flat names of what several stages' pods are given: key of `PodSettings`, stages."""
 OPTION_WIDTH = 46
 """Characters of a key's help in the form; the READMEs of the components have all of it."""
+_GPUS = f"{POD_OF_A_VARIANT}_gpus"
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -149,8 +155,12 @@ def flat_names() -> dict[str, FlatName]:
     return found
 
 
-def signature(stages: Iterable[str]) -> inspect.Signature:
+def signature(stages: Iterable[str], whole: Collection[str] = ()) -> inspect.Signature:
     """The form of a pipeline with these stages; parameters are sorted by stage, those of the run come last.
+
+    Args:
+        stages: In order.
+        whole: Those of which all settings are keys of their JSON objects, because one pod does them.
 
     >>> list(signature(["compare"]).parameters)
     ['compare_reference']
@@ -158,7 +168,7 @@ def signature(stages: Iterable[str]) -> inspect.Signature:
     chosen = list(stages)
     own: list[inspect.Parameter] = []
     for stage in chosen:
-        own += [_taken(flat) for flat in _of(stage, Place.FORM)]
+        own += [_taken(flat) for flat in _of(stage, Place.FORM) if stage not in whole or flat.name == _GPUS]
         if option_names(SETTINGS[stage]):
             own.append(inspect.Parameter(f"{stage}_{OPTIONS}", _KIND, annotation=dict, default={}))
     shared = [flat for flat in flat_names().values() if flat.place is Place.RUN and set(flat.stages) & set(chosen)]
@@ -173,15 +183,23 @@ def _taken(flat: FlatName) -> inspect.Parameter:
     return inspect.Parameter(flat.name, _KIND, annotation=flat.parameter.type, default=flat.parameter.default)
 
 
-def meanings(names: Iterable[str]) -> dict[str, str]:
-    """The help of a form's parameters; that of an object of options lists its keys with meaning and default."""
-    known = flat_names()
-    return {name: _options_help(name) if name.endswith(f"_{OPTIONS}") else known[name].parameter.help for name in names}
+def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str]:
+    """The help of a form's parameters; that of an object of options lists its keys with meaning and default.
+
+    Args:
+        names: Of the form.
+        whole: As for `signature`.
+    """
+    known, suffix = flat_names(), f"_{OPTIONS}"
+    return {
+        name: _options_help(name.removesuffix(suffix), whole) if name.endswith(suffix) else known[name].parameter.help
+        for name in names
+    }
 
 
-def _options_help(name: str) -> str:
-    own = parameters(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
-    keys = option_names(SETTINGS[name.removesuffix(f"_{OPTIONS}")])
+def _options_help(stage: str, whole: Collection[str]) -> str:
+    own = parameters(SETTINGS[stage])
+    keys = variant_options(stage) if stage in whole else option_names(SETTINGS[stage])
     told = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
     return f'A JSON object with any of these keys, here with their defaults (-1 and "": the recipe\'s). {told}.'
 
@@ -201,7 +219,7 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flat names for the keys of options; everything else as it is.
 
     Args:
-        given: Flat names and objects of options.
+        given: Flat names and objects of options; also what a pipeline has a parameter for may be a key of these.
 
     Raises:
         InputError: Options are not what they should be, or a key is given flat as well.
@@ -212,7 +230,8 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
         if name == stage or stage not in SETTINGS:
             flat[name] = value
             continue
-        for key, own in checked_options(SETTINGS[stage], value, name).items():
+        keys = [flat.key for place in (Place.OPTIONS, Place.FORM) for flat in _of(stage, place)]
+        for key, own in checked_options(SETTINGS[stage], value, name, keys).items():
             known = flat_name(stage, key)
             if known in given:
                 raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
@@ -245,24 +264,28 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
     return as_type(value, parameter, name)
 
 
-def folded(flat: Mapping[str, Any]) -> Told:
+def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:
     """Sorts what a run is told by how it reaches the steps; defaults that are given again change nothing.
 
     Args:
         flat: By flat name.
+        whole: As for `signature`.
     """
     told = Told(parts=int(flat.get(PARTS, 1)))
     for name, value in flat.items():
         known = flat_names().get(name)
-        if known is None or known.place in (Place.FORM, Place.RUN):  # of a pipeline itself, as the recipe of retrain
+        place = known.place if known else Place.FORM  # of a pipeline itself, as the recipe of retrain
+        if known and place is Place.FORM and known.stages[0] in whole and name != _GPUS:
+            place = Place.OPTIONS
+        if known is None or place in (Place.FORM, Place.RUN):
             told.form[name] = value
-        elif known.place is Place.OPTIONS and value != known.parameter.default:
+        elif place is Place.OPTIONS and value != known.parameter.default:
             for stage in known.stages:
                 told.form.setdefault(f"{stage}_{OPTIONS}", {})[known.key] = value
-        elif known.place is Place.POD and value != known.parameter.default:
+        elif place is Place.POD and value != known.parameter.default:
             for stage in known.stages:
                 told.settings.setdefault(stage, {})[known.key] = value
-        elif known.place is None and value != known.parameter.default:
+        elif place is None and value != known.parameter.default:
             for stage in known.stages:
                 told.pods.setdefault(stage, {})[known.key] = value
     _name_accelerator(flat, told)

@@ -51,11 +51,13 @@ STAGE_OF = {
     "prepare_corpus": "corpus",
     "fetch_backbone": "backbone",
     "mine_negatives": "mine",
+    "mine_for_variants": "mine",
     "adapt_backbone": "adapt",
     "tune_retriever": "tune",
     "encode_corpus": "index",
     "build_index": "index",
     "evaluate": "eval",
+    "run_variant": "tune",
     "compare": "compare",
     "promote": "promote",
 }

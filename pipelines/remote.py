@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from pipelines.choice import Choice, chosen, names_of
+from pipelines.choice import Choice, check_room, chosen, names_of
 
 BUILD = Path("build")
 EXPERIMENT = "retrievers"
@@ -112,6 +112,7 @@ def submit_command(given: argparse.Namespace) -> int:
     """Starts a run."""
     choice = given.chosen(given)
     _refuse_local_paths(choice.flat)
+    check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
         run = cluster.submit(
@@ -138,6 +139,7 @@ def schedule_command(given: argparse.Namespace) -> int:
     check_trigger(given.cron, given.every_seconds)
     choice = given.chosen(given)
     _refuse_local_paths(choice.flat)
+    check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
         job, replaced = cluster.schedule(

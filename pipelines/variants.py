@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.names import slug
 from llm_retriever.settings import Place
-from pipelines import form, presets
+from pipelines import form, one_pod, presets
 
 DIRECTORY = Path(__file__).with_name("variants")
 DEFAULT = "methods"
@@ -64,6 +64,7 @@ def load(name: str) -> Variants:
     content = _read(path)
     found = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
     _check_names(found, path)
+    _check_different(found, path)
     for variant in found:
         _check_values(variant, path)
     return Variants(str(content["description"]), found)
@@ -115,6 +116,7 @@ def _value(key: str, value: Any) -> Any:
     common = key.split("_")[0] not in OWN_STAGES and key not in OWN
     if common or key == form.PARTS or form.flat_names()[key].place in (None, Place.POD, Place.RUN):
         raise InputError("is the same for all variants", field=key, mend="leave it out, and give it to the run")
+    one_pod.check_in_one_pod(key)
     return typed
 
 
@@ -133,6 +135,15 @@ def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
                 mend="names must differ in letters or digits",
             )
         taken[key] = name
+
+
+def _check_different(variants: tuple[Variant, ...], path: Path) -> None:
+    """Two that set the same would train the same at the same time, from the same checkpoints."""
+    for number, variant in enumerate(variants):
+        for other in variants[:number]:
+            if other.parameters == variant.parameters:
+                problem = f"{other.name} and {variant.name} are the same"
+                raise InputError(problem, file=path, field="variant", mend="leave one of them out")
 
 
 def _check_values(variant: Variant, path: Path) -> None:
@@ -154,3 +165,32 @@ def check_reference(variants: tuple[Variant, ...], reference: str) -> None:
         raise InputError(
             f"{reference!r} is no variant", field="compare_reference", mend=f"use one of {', '.join(known)}"
         )
+
+
+def of_variant(variants: Sequence[Variant], number: int) -> dict[str, Any]:
+    """What a variant sets, and what is left to others: the un-tuned backbone to the first variant of every backbone that
+    can be read out without training, and published encoders to the first of all.
+
+    Args:
+        variants: All of them.
+        number: Position of the variant.
+
+    Returns:
+        By flat name.
+    """
+    variant = variants[number]
+    alike = [other for other in variants if of_backbone(other) == of_backbone(variant)]
+    left: dict[str, Any] = {"eval_encoders": ""} if number else {}
+    if variant is not next((other for other in alike if not _reads_new_tokens(other)), alike[0]):
+        left["eval_untuned_passages"] = 0
+    return {**variant.parameters, **left}
+
+
+def of_backbone(variant: Variant) -> dict[str, Any]:
+    """What a variant sets of its backbone, by flat name."""
+    return {n: value for n, value in variant.parameters.items() if "backbone" in form.flat_names()[n].stages}
+
+
+def _reads_new_tokens(variant: Variant) -> bool:
+    """Whether a variant is read out at tokens that an un-tuned backbone does not have."""
+    return variant.parameters.get("tune_method") == "llama2vec" or variant.parameters.get("tune_embedding") == "new4"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ def adapt(
     """
     if settings.method == "none":
         with files.atomic_directory(adapted) as draft:
-            pass_through(backbone, draft)
+            files.link_tree(backbone, draft)
         return TrainingLog()
     stages = [
         steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": m}) for m in settings.method.split("+")
@@ -187,18 +186,6 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     row = resolved_method(settings)
     recipe[EMBEDDING_TOKENS] = [list(wording.embedding_tokens) for wording in (row.passage, row.query)]
     return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
-
-
-def pass_through(backbone: Path, directory: Path) -> None:
-    """Gives a backbone on unchanged, lineage included: by hard links, or copies where the file system has none."""
-    shutil.copytree(backbone, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def work(job: dict[str, Any]) -> None:

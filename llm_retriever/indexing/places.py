@@ -188,20 +188,31 @@ class LocalShards:
         self.directory = directory
         if not manifest.shards_uri:
             return
+        check_shards(manifest)
         store = open_store(manifest.shards_uri)
-        names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
-        _check_there(store, names)
         if isinstance(store, LocalStore):
             self.directory = store.directory
             return
         self._copies = tempfile.TemporaryDirectory(prefix="shards-")
         self.directory = Path(self._copies.name)
-        store.download("", self.directory, only=set(names).__contains__)
+        store.download("", self.directory, only=set(_shard_files(manifest)).__contains__)
 
 
-def _check_there(store: Store, names: list[str]) -> None:
+def _shard_files(manifest: Manifest) -> list[str]:
+    return [name for shard in manifest.shards for name in (shard.file, shard.ids)]
+
+
+def check_shards(manifest: Manifest) -> None:
+    """Refuses an index whose shards lie elsewhere and are not all there.
+
+    Raises:
+        InputError: It names the first file that is missing.
+    """
+    if not manifest.shards_uri:
+        return
+    store = open_store(manifest.shards_uri)
     there = {entry.key for entry in store.list()}
-    if missing := [name for name in names if name not in there]:
+    if missing := [name for name in _shard_files(manifest) if name not in there]:
         raise InputError(
             "no such file; it was removed or has expired", file=store.uri_of(missing[0]), mend=EXPIRED_MEND
         )

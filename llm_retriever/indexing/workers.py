@@ -31,6 +31,7 @@ from llm_retriever.indexing.encode import Encoded, encode_shards
 from llm_retriever.indexing.parts import Cut, share
 from llm_retriever.indexing.places import Place
 from llm_retriever.indexing.shards import Shard
+from llm_retriever.own_process import end_with_parent
 from llm_retriever.settings import EncodingSettings
 
 Load = Callable[..., Encoder]
@@ -191,7 +192,7 @@ def _work(load: Load, work: Work, rank: int, threads: int, connection: Connectio
     """One of the other processes, from its start to its end."""
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     told = collections.Counter[str]()
     since = time.monotonic()
@@ -216,11 +217,3 @@ def _work(load: Load, work: Work, rank: int, threads: int, connection: Connectio
     except Exception as error:
         connection.send(("failed", (crash_of(error), traceback.format_exc())))
     connection.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone: an orphan must not go on writing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -13,6 +13,7 @@ from llm_retriever.settings.mining import MiningSettings
 from llm_retriever.settings.parameters import Parameter, as_dict, build, is_unset, nearest, parameters
 from llm_retriever.settings.promotion import PromotionSettings
 from llm_retriever.settings.training import AdaptationSettings, TuningSettings
+from llm_retriever.settings.variant import VariantSettings
 
 __all__ = [
     "UNSET_NUMBER",
@@ -31,6 +32,7 @@ __all__ = [
     "Place",
     "PromotionSettings",
     "TuningSettings",
+    "VariantSettings",
     "as_dict",
     "build",
     "is_unset",

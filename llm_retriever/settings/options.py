@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from llm_retriever.errors import InputError
@@ -23,20 +23,21 @@ def option_names(settings: type) -> list[str]:
     return [name for name, parameter in parameters(settings).items() if parameter.place is Place.OPTIONS]
 
 
-def checked_options(settings: type, given: Any, field: str) -> dict[str, Any]:
+def checked_options(settings: type, given: Any, field: str, keys: Collection[str] | None = None) -> dict[str, Any]:
     """Checks names and types of a JSON object of options; limits are checked where the settings are built.
 
     Args:
         settings: Settings class of the stage.
         given: The object, as it was read.
         field: What it is called where it was given, as `tune_options`.
+        keys: Those that it may have; None = `option_names`.
 
     Raises:
         InputError: It is no object, a key is unknown or has a parameter of its own, or a value has another type.
     """
     if not isinstance(given, Mapping):
         raise InputError(f"{given!r} is no JSON object", field=field, mend='write for instance {"lora_rank": 64}')
-    known, keys = parameters(settings), option_names(settings)
+    known, keys = parameters(settings), option_names(settings) if keys is None else keys
     for name in given:
         if name not in keys:
             apart = name in known and known[name].place in (Place.FORM, Place.RUN)

@@ -42,7 +42,7 @@ def run(step: StepRun[CrashSettings]) -> None:
         file.write(json.dumps(told) + "\n")
     if len(attempts.read_text().splitlines()) <= step.settings.attempts:
         crash(act, result)
-    result.write_text("done")
+    files.write_text(result, "done")
 
 
 def left_running(result: Path) -> bool:

@@ -121,33 +121,49 @@ def test_everything_is_told_of_every_step() -> None:
     assert {step for step, cost in found.items() if not cost.fetched_bytes} == {"prepare_corpus"}
 
 
-def test_what_variants_share_is_counted_once() -> None:
-    given = parameters_of("llm-ql-llama2-7b")
-    compared = variants.load("methods").variants
-    found = estimate.estimate_comparison(given, compared, MS_MARCO, GPU)
-    names = [cost.step for cost in found]
-    assert len(names) == len(set(names))
-    assert len([name for name in names if name.startswith("evaluate")]) == len(compared)
-    assert [name for name in names if name.startswith(("prepare", "fetch", "mine", "compare"))] == [
-        "prepare_corpus",
-        "mine_negatives",
-        "fetch_backbone",
-        "compare",
-    ]
-    without = [v for v in compared if v.parameters.get("adapt_method") == "none"]
-    assert len(without) > 1
-    assert len([name for name in names if name.startswith("adapt_backbone (none)")]) == 1
+def compared(work: Workload = MS_MARCO, preset: str = "llm-ql-llama2-7b", **changes: object) -> dict[str, Cost]:
+    """The costs of a comparison of all methods, by step."""
+    given = parameters_of(preset, **changes)
+    found = estimate.estimate_comparison(given, variants.load("methods").variants, work, GPU)
+    assert len({cost.step for cost in found}) == len(found)
+    return {cost.step: cost for cost in found}
+
+
+def test_a_variant_is_one_step_and_costs_what_its_four_stages_cost() -> None:
+    found, alone = compared(eval_untuned_passages=0), costs("llm-ql-llama2-7b", eval_untuned_passages=0)
+    names = [variant.name for variant in variants.load("methods").variants]
+    shared = ["prepare_corpus", "mine_for_variants", "fetch_backbone"]
+    assert list(found) == [*shared, *(f"run_variant: {name}" for name in names), "compare"]
+    stages = [alone[step] for step in ("adapt_backbone", "tune_retriever", "build_index", "evaluate")]
+    ours = found["run_variant: LLM-QL"]
+    assert ours.gpu_hours == pytest.approx(sum(cost.gpu_hours or 0 for cost in stages))
+    assert ours.gpu_bytes == max(cost.gpu_bytes or 0 for cost in stages)
+    assert ours.s3_bytes == pytest.approx(alone["tune_retriever"].s3_bytes + alone["evaluate"].s3_bytes, rel=0.01)
+
+
+def test_finished_parts_are_sent_where_checkpoints_go() -> None:
+    without, kept = compared(), compared(run_checkpoint_uri="s3://b/c", run_checkpoint_minutes=1e9)
     alone = costs("llm-ql-llama2-7b")
-    (tuned,) = [cost for cost in found if cost.step == "tune_retriever (llm-ql): LLM-QL"]
-    assert tuned.gpu_hours == alone["tune_retriever"].gpu_hours
+    more = kept["run_variant: LLM-QL"].s3_bytes - without["run_variant: LLM-QL"].s3_bytes
+    made = sum(alone[step].s3_bytes for step in ("adapt_backbone", "tune_retriever", "build_index"))
+    assert more == pytest.approx(made, rel=0.01)
+    more = kept["run_variant: RepLLaMA"].s3_bytes - without["run_variant: RepLLaMA"].s3_bytes
+    assert more < made - alone["adapt_backbone"].s3_bytes * 0.9  # a backbone that was not adapted is kept by nobody
+
+
+def test_all_stages_of_a_variant_have_the_gpus_of_its_pod() -> None:
+    eight = compared(tune_gpus="8", adapt_gpus="1", adapt_deepspeed="zero3")["run_variant: LLM-QL"]
+    one = compared(tune_gpus="1", adapt_gpus="8", adapt_deepspeed="zero3")["run_variant: LLM-QL"]
+    assert (eight.gpu_bytes or 0) < (one.gpu_bytes or 0)
+    assert eight.gpu_hours == one.gpu_hours
 
 
 def test_only_the_first_variant_of_a_backbone_encodes_with_the_untuned_one() -> None:
-    given = parameters_of("llm-ql-qwen3-0.6b", eval_untuned_passages=1000)
-    compared = variants.load("methods").variants
-    found = estimate.estimate_comparison(given, compared, Workload(1000, 100), GPU)
-    hours = [cost.gpu_hours or 0 for cost in found if cost.step.startswith("evaluate")]
-    assert hours[0] > 2 * max(hours[1:])
+    small = Workload(1000, 1)
+    with_, without = (compared(small, "llm-ql-qwen3-0.6b", eval_untuned_passages=n) for n in (1000, 0))
+    more = [(with_[step].gpu_hours or 0) - (without[step].gpu_hours or 0) for step in with_ if step.startswith("run_")]
+    assert more[0] > 0
+    assert set(more[1:]) == {0}
 
 
 @pytest.mark.parametrize("tied", [False, True])
