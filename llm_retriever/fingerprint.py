@@ -19,7 +19,7 @@ def corpus_fingerprint(uri: str) -> str:
     name points to. `demo:`: versions of what it is made of.
 
     Raises:
-        InputError: The source does not exist or cannot be listed.
+        InputError: The source does not exist, is empty or cannot be listed.
     """
     if uri.startswith("demo:"):
         from llm_retriever.sources.python_docs import versions
@@ -36,7 +36,7 @@ def backbone_fingerprint(backbone: str) -> str:
     """Digest of a backbone; a hub model is told apart by its pinned revision, which is a parameter of its own.
 
     Raises:
-        InputError: A directory or prefix does not exist or cannot be listed.
+        InputError: A directory or prefix does not exist, is empty or cannot be listed.
     """
     if backbone.startswith("s3://") or Path(backbone).is_dir():
         return _listing_digest(backbone)
@@ -91,7 +91,10 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
 
 
 def _listing_digest(uri: str) -> str:
-    return files.digest(_s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri)))
+    found = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
+    if not found:
+        raise InputError("nothing is there", file=uri, field="uri", mend="look for a slip in the place, or fill it first")
+    return files.digest(found)
 
 
 def _local_listing(directory: Path) -> list[list[str]]:

@@ -14,6 +14,7 @@ from llm_retriever.records import Records, recipe_of
 from llm_retriever.registry import Registry
 from llm_retriever.store import open_store
 from llm_retriever.versions import main
+from tests.s3_server import S3Server
 
 
 def test_a_directory_is_known_by_names_and_contents(beir_source: Path) -> None:
@@ -57,6 +58,18 @@ def test_the_step_prints_what_it_found(beir_source: Path, capsys: pytest.Capture
         "changed: True",
         "production_uri: ",
     ]
+
+
+@pytest.mark.parametrize("option", ["--corpus-uri", "--backbone"])
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_an_empty_place_is_refused_and_no_digest_of_nothing(
+    place: str, option: str, s3: S3Server, beir_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    uri = str(tmp_path / "empty") if place == "local" else f"s3://{s3.bucket}/nothing/here"
+    given = {"--corpus-uri": str(beir_source), "--backbone": "scratch:tiny"} | {option: uri}
+    assert STEP.execute([word for pair in given.items() for word in pair]) == 2
+    assert "nothing is there; look for a slip in the place" in capsys.readouterr().err
 
 
 # ---- whether it was judged already
