@@ -93,7 +93,9 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
 def _listing_digest(uri: str) -> str:
     found = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
     if not found:
-        raise InputError("nothing is there", file=uri, field="uri", mend="look for a slip in the place, or fill it first")
+        raise InputError(
+            "nothing is there", file=uri, field="uri", mend="look for a slip in the place, or fill it first"
+        )
     return files.digest(found)
 
 

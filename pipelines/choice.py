@@ -99,6 +99,8 @@ def chosen(
         told = replace(told, settings=one_pod.in_one_pod(told.settings))
     pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
     told = replace(told, pods={**told.pods, **pods})
+    if name == COMPARISON:
+        told = replace(told, pods=one_pod.with_time_for_all(told.pods))
     compared: tuple[Variant, ...] = ()
     if file and name != COMPARISON:
         raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")

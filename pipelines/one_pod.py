@@ -25,6 +25,19 @@ def in_one_pod(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, An
     return others | ({POD_OF_A_VARIANT: {POD: found}} if (found := {s: v for s, v in nested.items() if v}) else {})
 
 
+def with_time_for_all(pods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What pods are given, by stage, where one pod does the stages of a variant: it has the time of all of them together.
+
+    Args:
+        pods: Keys of `PodSettings`, by stage.
+    """
+    hours = [pods.get(stage, {}).get("timeout_hours", 0) for stage in OF_A_VARIANT]
+    own = {"timeout_hours": sum(hours) if all(hours) else 0}  # 0 = one of them may take for ever
+    return {stage: dict(values) for stage, values in pods.items()} | {
+        POD_OF_A_VARIANT: {**pods.get(POD_OF_A_VARIANT, {}), **(own if any(hours) else {})}
+    }
+
+
 def check_in_one_pod(name: str) -> None:
     """Refuses what a comparison cannot be told, because one pod does all stages of a variant.
 

@@ -305,3 +305,14 @@ def test_the_preset_without_gpus_fits_into_the_quota_of_the_overlay_kind() -> No
     for stages in together:
         assert sum(size(own[stage].cpus) + size("100m") for stage in stages) <= room["cpu"]
         assert sum(size(own[stage].memory) + size("256Mi") for stage in stages) <= room["memory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("timeout_hours = 1", 4 * 3600), ("[cluster.index]\ntimeout_hours = 1", 0)]
+)
+def test_the_pod_of_a_variant_has_the_time_of_all_its_stages(text: str, seconds: int, tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text(f"[cluster]\n{text}\n")
+    words = ["compare_methods", "--variants", "read-out", "--preset", str(tmp_path / "ours.toml")]
+    assert main(["compile", *words, "--output", str(tmp_path / "p.yaml")]) == 0
+    _, found = written(tmp_path / "p.yaml")
+    assert int(found["run-variant"].get("activeDeadlineSeconds", 0)) == seconds
