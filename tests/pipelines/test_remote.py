@@ -103,7 +103,7 @@ def test_a_number_of_gpus_reaches_the_driver_as_a_text_however_it_was_given(
             ['tune_options={"lora_rnak": 8}'],
             'field "tune_options.lora_rnak": is not a key of these options; did you mean lora_rank?',
         ),
-        (['tune_options={"learning_rate": 1}'], 'field "tune_options.learning_rate": has a parameter of its own'),
+        (['tune_options={"learning_rate": 1}', "tune_learning_rate=1"], "tune_learning_rate is given as well"),
         (['tune_options={"lora_rank": "8"}'], "field \"tune_options.lora_rank\": '8' is not of type int"),
         (['tune_options={"lora_rank": 0}'], 'field "tune_lora_rank": 0 is refused'),
         (["tune_options=lora_rank"], "field \"tune_options\": 'lora_rank' is no JSON object"),
@@ -123,10 +123,14 @@ def test_options_are_checked_before_anything_is_sent(
 
 def test_flat_names_and_options_are_the_same(server: Server) -> None:
     assert submit(server, "tune_lora_rank=64", "tune_lora_alpha=128", "run_precision=fp32") == 0
+    # What has a parameter of its own may stand in the object too, as long as a command reads it.
+    assert submit(server, 'tune_options={"learning_rate": 0.5}') == 0
+    (request,) = server.asked("POST", "/runs")[1:]
+    assert request.body["runtime_config"]["parameters"] == {"tune_learning_rate": 0.5}
     objects = ['tune_options={"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}']
     others = [f'{stage}_options={{"precision": "fp32"}}' for stage in ("backbone", "mine", "adapt", "index", "eval")]
     assert submit(server, *objects, *others) == 0
-    first, second = (r.body["runtime_config"]["parameters"] for r in server.asked("POST", "/runs"))
+    first, _, second = (r.body["runtime_config"]["parameters"] for r in server.asked("POST", "/runs"))
     assert first == second
     assert first["tune_options"] == {"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}
 
