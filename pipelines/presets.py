@@ -128,6 +128,8 @@ def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
 
 def _typed(name: str, text: str, known: Collection[str]) -> Any:
     flat = form.flat_names().get(name)
+    if flat is None and name in known:
+        return text  # of one pipeline alone, as the recipe of retrain
     if flat is None or name not in known or flat.parameter.type is str:
         return form.typed(name, text, known)
     return form.typed(name, _json(name, text.lower() if flat.parameter.type is bool else text), known)

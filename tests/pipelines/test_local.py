@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.choice import chosen
 from pipelines.local import run_compiled
 from pipelines.rerun import from_run
 from tests.conftest import write_backbone, write_beir
@@ -134,7 +135,7 @@ def test_the_compiled_rerun_pipeline_does_the_same(
     package = tmp_path / "rerun_evaluate.yaml"
     compiling = [sys.executable, "-m", "pipelines", "compile", "rerun_evaluate", "--output", str(package)]
     subprocess.run(compiling, check=True, cwd=ROOT, capture_output=True)
-    given = from_run("evaluate", str(before)) | {"eval_depth": 60}
+    given = chosen("rerun_evaluate", from_run("evaluate", str(before)) | {"eval_depth": 60}).told.form
     run = run_compiled(package, given, tmp_path)
     assert (run.exit_code, [record.name for record in run.records]) == (0, ["evaluate"])
     assert run.folder

@@ -13,7 +13,6 @@ from llm_retriever.errors import InputError
 from llm_retriever.store import open_store
 from pipelines.__main__ import main
 from pipelines.compilation import compile_pipeline
-from pipelines.presets import signature
 from pipelines.rerun import PRODUCERS, STEPS, from_run, rerun_of
 from tests.conftest import write_beir
 from tests.s3_server import S3Server
@@ -57,9 +56,13 @@ def test_every_input_of_every_step_has_a_producer() -> None:
     assert {artifact for step in STEPS.values() for artifact in step.inputs} <= set(PRODUCERS)
 
 
+def form(name: str) -> dict[str, Any]:
+    return dict(rerun_of(name).component_spec.inputs)
+
+
 def test_parameters_without_a_default_are_the_uris_alone() -> None:
     for name in STEPS:
-        open_ones = [p.name for p in signature(rerun_of(name)).values() if p.default is p.empty]
+        open_ones = [parameter for parameter, spec in form(name).items() if not spec.optional]
         assert open_ones == [f"{artifact}_uri" for artifact in STEPS[name].inputs]
 
 
@@ -74,7 +77,6 @@ def test_artifacts_of_a_run_on_a_cluster_are_found_where_kubeflow_puts_them(s3: 
         "evaluation_uri": f"{run}/evaluate/execution-evaluation/evaluation",
         "retriever_uri": f"{run}/tune-retriever/execution-retriever/retriever",
         "index_uri": f"{run}/build-index/execution-index/index",
-        "refreshed_uri": f"{run}/evaluate/execution-refreshed/refreshed",
     }
 
 
@@ -83,14 +85,19 @@ def test_an_artifact_that_came_from_the_cache_has_to_be_named(s3: S3Server) -> N
     open_store(run).write("tune-retriever/e/retriever/content", b"x")
     with pytest.raises(InputError, match="evaluation_uri="):
         from_run("promote", run)
-    given = dict.fromkeys(("evaluation_uri", "index_uri", "refreshed_uri"), "s3://x/there")
+    given = dict.fromkeys(("evaluation_uri", "index_uri"), "s3://x/there")
     assert from_run("promote", run, given) == {"retriever_uri": f"{run}/tune-retriever/e/retriever"}
 
 
 def test_what_a_local_step_was_told_is_what_its_rerun_starts_from(tmp_path: Path) -> None:
     message = {
         "inputs": {
-            "parameterValues": {"depth": 50.0, "score_ceiling": 0.9, "bm25_k1": 0.9, "unknown": 1},
+            "parameterValues": {
+                "depth": 50.0,
+                "options": {"score_ceiling": 0.9, "bm25_tune_queries": 7.0, "bm25_k1": 0.9},
+                "gpus": "2",
+                "unknown": 1,
+            },
             "artifacts": {"collection": {"artifacts": [{"uri": "/elsewhere/collection"}]}},
         }
     }
@@ -102,6 +109,8 @@ def test_what_a_local_step_was_told_is_what_its_rerun_starts_from(tmp_path: Path
         "mine_depth": 50,
         "mine_score_ceiling": 0.9,
         "mine_bm25_k1": 0.9,
+        "mine_bm25_tune_queries": 7,
+        "mine_gpus": "2",
     }
     assert isinstance(found["mine_depth"], int)
 
@@ -116,9 +125,9 @@ def test_a_step_inside_a_condition_is_found_too(tmp_path: Path) -> None:
 
 
 def test_what_is_in_production_can_be_named_and_the_fingerprint_cannot() -> None:
-    forms = {name: signature(rerun_of(name)) for name in STEPS}
+    forms = {name: form(name) for name in STEPS}
     assert forms["evaluate"]["eval_production_uri"].default == ""
-    assert not any(name.endswith("source_fingerprint") for form in forms.values() for name in form)
+    assert not any(name.endswith("source_fingerprint") for own in forms.values() for name in own)
 
 
 def test_a_step_is_rerun_here_with_another_setting(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from llm_retriever.registry import Registry
-from pipelines import presets
 from pipelines.__main__ import main
-from pipelines.retrain import NOT_IN_RECIPE, RECIPE, retrain, with_recipe
+from pipelines.choice import choose
+from pipelines.retrain import NOT_IN_RECIPE, RECIPE
+from pipelines.train_retriever import FORM
 from tests.conftest import write_backbone, write_beir
 
 ROOT = Path(__file__).parents[2]
@@ -149,14 +150,15 @@ def test_a_place_of_published_versions_is_required_but_for_a_form(
 
 
 def test_the_recipe_tells_apart_what_changes_the_result_and_not_what_it_costs() -> None:
-    known, place = presets.defaults(retrain), {"promote_uri": "s3://bucket/published"}
-    plain = with_recipe(known, place)[RECIPE]
-    assert (
-        with_recipe(known, {**place, "index_gpus": 8, "tune_memory": "1Ti", "run_checkpoint_minutes": 3.0})[RECIPE]
-        == plain
-    )
-    for name, value in {"tune_learning_rate": 0.5, "tune_gpus": 8, "tune_nodes": 2}.items():
-        assert with_recipe(known, {**place, name: value})[RECIPE] != plain, name
-    assert {name for name in NOT_IN_RECIPE if not any(known_name.endswith(name) for known_name in known)} == set()
-    assert with_recipe(known, {**place, "promote_minimum_gain": 0.5})[RECIPE] != plain
-    assert with_recipe(known, {**place, RECIPE: "mine"})[RECIPE] == "mine"
+    def recipe(*words: str) -> str:
+        return str(choose(["retrain", "promote_uri=s3://bucket/published", *words]).told.form[RECIPE])
+
+    plain = recipe()
+    assert recipe("index_gpus=8", "tune_memory=1Ti", "run_checkpoint_minutes=3", "index_processes=2") == plain
+    assert recipe("tune_lora_rank=-1", "mine_depth=200") == plain  # their defaults
+    others = ["tune_learning_rate=0.5", "tune_gpus=8", "tune_nodes=1 tune_lora_rank=8", "promote_minimum_gain=0.5"]
+    others += ["run_seed=3", "run_cpu_image=another"]
+    digests = {recipe(*words.split()) for words in others}
+    assert len(digests | {plain}) == len(others) + 1
+    assert set(NOT_IN_RECIPE) <= set(FORM.parameters)
+    assert recipe(f"{RECIPE}=mine") == "mine"
