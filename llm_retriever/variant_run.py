@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llm_retriever
 from llm_retriever import files
 from llm_retriever.card import RetrieverCard, weights_digest
+from llm_retriever.code_digest import code_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.kept_results import KeptResults
@@ -191,7 +191,7 @@ def _made(parts: _Parts, stages: StageSettings, inputs: VariantInputs) -> tuple[
 
 
 def _key(part: str, *told: Any) -> str:
-    return files.digest([FORMAT, llm_retriever.__version__, part, *told])[:32]
+    return files.digest([FORMAT, code_digest(), part, *told])[:32]
 
 
 def _decisive(settings: AdaptationSettings | TuningSettings | IndexSettings) -> dict[str, Any]:

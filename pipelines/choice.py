@@ -71,7 +71,7 @@ def _words(name: str, assignments: list[str]) -> dict[str, Any]:
     """What the words say; what a comparison has no use for is refused here, and left out of a preset."""
     if name != COMPARISON:
         return presets.parsed(names_of(name), assignments)
-    given = presets.parsed(_names(_stages(name)), assignments)
+    given = presets.parsed(_names(stages_of(name)), assignments)
     for key in given:
         one_pod.check_in_one_pod(key)
     return given
@@ -94,11 +94,11 @@ def chosen(
     """
     flat = {**form.defaults(), **given}
     presets.check(flat)
-    told = form.folded(given, form.OF_A_VARIANT if name == COMPARISON else ())
+    told = form.folded(given, form.OF_A_VARIANT if name == COMPARISON else (), stages_of(name))
+    pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
+    told = form.with_accelerator(replace(told, pods={**told.pods, **pods}), given)
     if name == COMPARISON:
         told = replace(told, settings=one_pod.in_one_pod(told.settings))
-    pods = {stage: {**values, **told.pods.get(stage, {})} for stage, values in presets.cluster(preset).items()}
-    told = replace(told, pods={**told.pods, **pods})
     if name == COMPARISON:
         told = replace(told, pods=one_pod.with_time_for_all(told.pods))
     compared: tuple[Variant, ...] = ()
@@ -113,21 +113,31 @@ def chosen(
 
 
 def check_room(choice: Choice) -> None:
-    """Refuses a comparison of so many variants that Kubeflow could not show its tasks.
+    """Refuses a pipeline whose run Kubeflow could not show, because Argo keeps it in one object of 1 MiB.
 
     Raises:
-        InputError: It says how many fit.
+        InputError: It says how many variants fit, or what makes the run so large.
     """
-    if choice.name != COMPARISON:
-        return
     from pipelines import pods
-    from pipelines.comparison import comparison_of
-    from pipelines.workflow_size import check_variants
+    from pipelines.workflow_size import check_size, check_variants, workflow_size
 
-    def pipeline_of(count: int) -> Any:
-        return pods.applied(comparison_of(choice.variants[:count]), choice.told.pods, choice.told.settings)
+    def applied(pipeline: Any) -> Any:
+        return pods.applied(pipeline, choice.told.pods, choice.told.settings)
 
-    check_variants(pipeline_of, len(choice.variants), choice.told.form, compressed=False, field="--variants")
+    if choice.name == COMPARISON:
+        from pipelines.comparison import comparison_of
+
+        def pipeline_of(count: int) -> Any:
+            return applied(comparison_of(choice.variants[:count]))
+
+        check_variants(pipeline_of, len(choice.variants), choice.told.form, compressed=False, field="--variants")
+    elif not choice.name.startswith(RERUN):
+        made = applied(choice.pipeline)
+        found = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
+        field, mend = (
+            (form.PARTS, "encode in fewer parts, each with more GPUs") if choice.told.parts > 1 else (None, "")
+        )
+        check_size(found, what=choice.name, compressed=False, field=field, mend=mend)
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:
@@ -136,6 +146,7 @@ def _as_scheduled(told: Told, complete: bool) -> Told:
     if complete:
         check_published(told.form)
     given = {values["image"] for values in told.pods.values() if "image" in values}
+    given |= {values["node_image"] for values in told.settings.values() if "node_image" in values}
     return replace(told, form=with_recipe(told.form, {image("cpu"), image("gpu")} | given))
 
 
@@ -148,16 +159,20 @@ def names_of(name: str) -> set[str]:
     Raises:
         InputError: There is no such step to rerun.
     """
-    names = set(_names(_stages(name))) | ({RECIPE} if name == RETRAINING else set())
+    stages = stages_of(name)
+    if name.startswith(RERUN):
+        return set(_names(stages)) - {form.PARTS}
+    names = set(_names((*stages, "fingerprint"))) | ({RECIPE} if name == RETRAINING else set())
     return {key for key in names if one_pod.fits_one_pod(key)} if name == COMPARISON else names
 
 
 def _names(stages: Iterable[str]) -> list[str]:
-    own = {*stages, "fingerprint"}
+    own = set(stages)
     return [name for name, flat in form.flat_names().items() if own & set(flat.stages)]
 
 
-def _stages(name: str) -> tuple[str, ...]:
+def stages_of(name: str) -> tuple[str, ...]:
+    """The stages of a pipeline that people can tell something, by the pipeline's name."""
     if name.startswith(RERUN):
         from pipelines.rerun import step_of
 

@@ -233,11 +233,11 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
         keys = [flat.key for place in (Place.OPTIONS, Place.FORM) for flat in _of(stage, place)]
         for key, own in checked_options(SETTINGS[stage], value, name, keys).items():
             known = flat_name(stage, key)
+            if known.startswith(f"{RUN}_"):
+                mend = f"give {known} to a command, or leave the object to those who fill in the form"
+                raise InputError("is one value for all stages here", field=f"{name}.{key}", mend=mend)
             if known in given:
                 raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
-            if flat.get(known, own) != own:
-                mend = f"give {known}, or leave it to those who fill in the form"
-                raise InputError("another stage's object has another value", field=f"{name}.{key}", mend=mend)
             flat[known] = own
     return flat
 
@@ -264,12 +264,15 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
     return as_type(value, parameter, name)
 
 
-def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:
-    """Sorts what a run is told by how it reaches the steps; defaults that are given again change nothing.
+def folded(flat: Mapping[str, Any], whole: Collection[str] = (), within: Collection[str] = ()) -> Told:
+    """Sorts what a run is told by how it reaches the steps; settings that are given their defaults again change nothing.
+
+    What pods are given is kept even so: it may differ from what a preset gives them.
 
     Args:
         flat: By flat name.
         whole: As for `signature`.
+        within: Stages of the pipeline; empty = all.
     """
     told = Told(parts=int(flat.get(PARTS, 1)))
     for name, value in flat.items():
@@ -279,22 +282,30 @@ def folded(flat: Mapping[str, Any], whole: Collection[str] = ()) -> Told:
             place = Place.OPTIONS
         if known is None or place in (Place.FORM, Place.RUN):
             told.form[name] = value
-        elif place is Place.OPTIONS and value != known.parameter.default:
-            for stage in known.stages:
-                told.form.setdefault(f"{stage}_{OPTIONS}", {})[known.key] = value
-        elif place is Place.POD and value != known.parameter.default:
-            for stage in known.stages:
-                told.settings.setdefault(stage, {})[known.key] = value
-        elif place is None and value != known.parameter.default:
-            for stage in known.stages:
+            continue
+        stages = [stage for stage in known.stages if not within or stage in within or place is None]
+        if place is None:
+            for stage in stages:
                 told.pods.setdefault(stage, {})[known.key] = value
-    _name_accelerator(flat, told)
+        elif value != known.parameter.default:
+            for stage in stages:
+                if place is Place.OPTIONS:
+                    told.form.setdefault(f"{stage}_{OPTIONS}", {})[known.key] = value
+                elif place is Place.POD:
+                    told.settings.setdefault(stage, {})[known.key] = value
     return told
 
 
-def _name_accelerator(flat: Mapping[str, Any], told: Told) -> None:
-    """The nodes of a TrainJob have the accelerator of the run, unless they are given one of their own."""
-    kind = flat.get("run_gpu_type", PodSettings.gpu_type)
+def with_accelerator(told: Told, given: Collection[str]) -> Told:
+    """The nodes of a TrainJob have the accelerator of the step's own pod, unless they are given one of their own.
+
+    Args:
+        told: With what a preset gives the pods.
+        given: Flat names.
+    """
+    settings = {stage: dict(values) for stage, values in told.settings.items()}
     for stage in ("adapt", "tune"):
-        if kind != PodSettings.gpu_type and f"{stage}_node_gpu_type" not in flat:
-            told.settings.setdefault(stage, {})["node_gpu_type"] = kind
+        kind = told.pods.get(stage, {}).get("gpu_type", PodSettings.gpu_type)
+        if kind != PodSettings.gpu_type and f"{stage}_node_gpu_type" not in given:
+            settings.setdefault(stage, {})["node_gpu_type"] = kind
+    return dataclasses.replace(told, settings=settings)

@@ -181,6 +181,8 @@ def check(given: dict[str, Any]) -> None:
             field = form.flat_name(stage, error.field or "")
             raise InputError(error.problem, field=field, mend=error.mend) from None
     _check_pods(given)
+    for name in (name for name in form.DEFAULTS if given.get(name) == ""):
+        raise InputError("a cluster must be told how many GPUs a pod gets", field=name, mend="give 0, 1, 2, 4, 8 or 16")
     if given.get(form.PARTS, 1) > 1 and not given.get("index_shards_uri"):
         mend = "give a directory or s3:// prefix that all pods can write to"
         raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)

@@ -18,6 +18,7 @@ from pipelines.choice import Choice, check_room, chosen, names_of
 BUILD = Path("build")
 EXPERIMENT = "retrievers"
 PRESET = "a published recipe, or a .toml of one's own"
+PLACES = ("corpus_uri", "promote_uri", "run_checkpoint_uri")
 CHECKED = "parameters are checked against the steps' settings before anything reaches the cluster"
 
 
@@ -181,6 +182,7 @@ def rerun_command(given: argparse.Namespace) -> int:
     choice = _rerun(given)
     if Path(given.from_run).is_dir() and not given.endpoint:
         return _run_here(choice, given.root.absolute())
+    _refuse_local_paths(choice.flat)
     cluster = _connected(given)
     with _compiled(choice) as package:
         title = f"{choice.name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
@@ -242,7 +244,8 @@ def _refuse_local_paths(parameters: dict[str, Any]) -> None:
         value = str(parameters.get(name, ""))
         if value and not value.startswith("s3://"):
             raise InputError(f"{value!r} is not seen by all pods", field=name, mend="give s3://bucket/prefix")
-    for name in ("corpus_uri", "backbone", "mine_encoder", "promote_uri", "run_checkpoint_uri"):
+    artifacts = [name for name in parameters if name.endswith("_uri") and name not in PLACES]
+    for name in (*PLACES, "backbone", "mine_encoder", *artifacts):
         value = str(parameters.get(name, ""))
         if value and os.sep in value and "://" not in value and Path(value).exists():
             raise InputError(

@@ -26,7 +26,7 @@ from components.promote.component import promote
 from components.tune_retriever.component import tune_retriever
 from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
-from llm_retriever.settings.options import OPTIONS, OVERRIDES
+from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 from llm_retriever.store import LocalStore, open_store
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
@@ -192,6 +192,8 @@ def _as_told(step: Rerunnable, message: Mapping[str, Any]) -> dict[str, Any]:
     told = dict(given.get("parameterValues", {}))
     told |= (told.pop(OPTIONS, None) or {}) | (told.pop(OVERRIDES, None) or {})
     own, known = parameters(step.settings), flat_names()
+    # What is not in the message had its default, and a preset must not come before that.
+    told = {name: own[name].default for name in option_names(step.settings)} | told
     values = {flat_name(step.prefix, name): value for name, value in told.items() if name in own}
     asked = {flat_name(step.prefix, name) for name in ASKED_FOR}
     # Kubeflow's message holds whole numbers as floats.

@@ -8,14 +8,20 @@ from llm_retriever.settings import MiningSettings
 
 def run(step: StepRun[MiningSettings]) -> None:
     """Mines, with the collection beside what was mined from it."""
+    import shutil
+
     from llm_retriever import files
     from llm_retriever.mining import negatives
 
     outputs, collection = step.outputs, step.inputs["collection"]
+    # A place that outlives a crash: an encoder's vectors beside the training set are what the next attempt goes on from.
+    mined = outputs["data"].with_name(f".{outputs['data'].name}.mined")
+    training_set, runs = mined / "training_set", mined / "bm25_runs"
+    negatives.mine(step.settings, collection, training_set, runs, outputs["statistics"], outputs["picture"])
     with files.atomic_directory(outputs["data"]) as draft:
-        files.link_tree(collection, draft / "collection")
-        mined = (draft / "training_set", draft / "bm25_runs", outputs["statistics"], outputs["picture"])
-        negatives.mine(step.settings, collection, *mined)
+        for name, path in (("collection", collection), ("training_set", training_set), ("bm25_runs", runs)):
+            files.link_tree(path, draft / name)
+    shutil.rmtree(mined)
 
 
 STEP = Step(

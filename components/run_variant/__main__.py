@@ -23,7 +23,7 @@ STEP = Step(
     settings=VariantSettings,
     run=run,
     restarts=True,
-    memory_settings=("tune.micro_batch_size", "tune.gradient_cache"),
+    memory_settings=("adapt_micro_batch_size", "tune_micro_batch_size", "tune_gradient_cache"),
     inputs={
         "backbone": "The output of fetch_backbone.",
         "data": "The output of mine_for_variants: collection/, training_set/ and bm25_runs/.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -47,7 +48,8 @@ def _unset_or_not_negative(value: float) -> float:
 
 def _count_as_text(value: object) -> object:
     """Kubernetes' quantities are texts, Kubeflow's message holds numbers as floats: 8, 8.0 and "8" are the same."""
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    whole = number and value == int(value)  # type: ignore[call-overload]
     return str(int(value)) if whole else value  # type: ignore[call-overload]
 
 

@@ -32,7 +32,8 @@ class EncodingSettings:
         ),
     ] = UNSET_NUMBER
     batch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens (padding included) that go through the model at once."), OF_POD
+        int,
+        Field(ge=1, description="Tokens (padding included) that go through the model at once."),
     ] = 16_384
     shard_passages: Annotated[
         int,

@@ -117,7 +117,8 @@ class MiningSettings:
         Literal["fp32", "fp16"], Field(description="Stored precision of the encoder's passage vectors.")
     ] = "fp32"
     encoder_batch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens (padding included) that go through the encoder at once."), OF_POD
+        int,
+        Field(ge=1, description="Tokens (padding included) that go through the encoder at once."),
     ] = 16_384
     encoder_shards_uri: Annotated[
         str,

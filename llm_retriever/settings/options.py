@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def as_type(value: Any, parameter: Parameter, field: str) -> Any:
     Raises:
         InputError: It is of another type.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if parameter.type is int and number and value == int(value):
         return int(value)
     if parameter.type is float and number:

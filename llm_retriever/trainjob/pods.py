@@ -31,7 +31,7 @@ class Trouble(NamedTuple):
 _NO_IMAGE = Trouble(
     "its image cannot be pulled",
     "node_image",
-    "correct the image (in a pipeline's form run_gpu_image), or the pull secrets",
+    "correct the image (run_gpu_image, where the pipeline is submitted), or the pull secrets",
     HEALING_SECONDS,
 )
 _NO_CONTAINER = Trouble(

@@ -17,6 +17,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings.options import POD_SETTINGS
 from pipelines import estimate, form, pods, presets
 from pipelines.__main__ import main
+from pipelines.choice import choose
 from pipelines.compilation import compile_pipeline
 from pipelines.costs import Workload
 from pipelines.form import Told
@@ -316,3 +317,26 @@ def test_the_pod_of_a_variant_has_the_time_of_all_its_stages(text: str, seconds:
     assert main(["compile", *words, "--output", str(tmp_path / "p.yaml")]) == 0
     _, found = written(tmp_path / "p.yaml")
     assert int(found["run-variant"].get("activeDeadlineSeconds", 0)) == seconds
+
+
+def test_the_command_line_comes_before_a_preset_also_with_a_default(tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text(
+        '[cluster]\ngpu_type = "amd.com/gpu"\nnode_selector = { pool = "a" }\n[cluster.tune]\nmemory = "200Gi"\n'
+    )
+    words = ["tune_memory=64Gi", "run_gpu_type=nvidia.com/gpu", "run_gpu_node_selector={}"]
+    own = choose(words, preset=str(tmp_path / "ours.toml")).told
+    assert pods.settings_of("tune", own.pods) == pods.settings_of("tune", {})
+    assert pods.settings_of("corpus", own.pods).node_selector == {"pool": "a"}
+    assert own.settings == {}
+    theirs = choose([], preset=str(tmp_path / "ours.toml")).told
+    assert pods.settings_of("tune", theirs.pods).memory == "200Gi"
+    assert theirs.settings == {stage: {"node_gpu_type": "amd.com/gpu"} for stage in ("adapt", "tune")}
+
+
+def test_more_parts_than_argo_can_hold_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["index_shards_uri=s3://bucket/shards", "--output", str(tmp_path / "p.yaml")]
+    assert main(["compile", "index_parts=4", *words]) == 0
+    assert main(["compile", "index_parts=64", *words]) == 2
+    printed = capsys.readouterr().err
+    assert 'field "index_parts"' in printed
+    assert "encode in fewer parts" in printed

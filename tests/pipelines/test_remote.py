@@ -106,6 +106,9 @@ def test_a_number_of_gpus_reaches_the_driver_as_a_text_however_it_was_given(
         (['tune_options={"learning_rate": 1}', "tune_learning_rate=1"], "tune_learning_rate is given as well"),
         (['tune_options={"lora_rank": "8"}'], "field \"tune_options.lora_rank\": '8' is not of type int"),
         (['tune_options={"lora_rank": 0}'], 'field "tune_lora_rank": 0 is refused'),
+        (['tune_options={"seed": 3}'], 'field "tune_options.seed": is one value for all stages here; give run_seed'),
+        (["tune_gpus="], 'field "tune_gpus": a cluster must be told how many GPUs a pod gets'),
+        (["tune_batch_size=Infinity"], 'field "tune_batch_size": inf is not of type int'),
         (["tune_options=lora_rank"], "field \"tune_options\": 'lora_rank' is no JSON object"),
         (
             ['tune_options={"lora_rank": 8}', "tune_lora_rank=8"],
@@ -127,9 +130,7 @@ def test_flat_names_and_options_are_the_same(server: Server) -> None:
     assert submit(server, 'tune_options={"learning_rate": 0.5}') == 0
     (request,) = server.asked("POST", "/runs")[1:]
     assert request.body["runtime_config"]["parameters"] == {"tune_learning_rate": 0.5}
-    objects = ['tune_options={"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}']
-    others = [f'{stage}_options={{"precision": "fp32"}}' for stage in ("backbone", "mine", "adapt", "index", "eval")]
-    assert submit(server, *objects, *others) == 0
+    assert submit(server, 'tune_options={"lora_rank": 64, "lora_alpha": 128}', "run_precision=fp32") == 0
     first, _, second = (r.body["runtime_config"]["parameters"] for r in server.asked("POST", "/runs"))
     assert first == second
     assert first["tune_options"] == {"lora_rank": 64, "lora_alpha": 128, "precision": "fp32"}

@@ -12,7 +12,9 @@ import yaml
 from llm_retriever.errors import InputError
 from llm_retriever.store import open_store
 from pipelines.__main__ import main
+from pipelines.choice import choose, names_of, stages_of
 from pipelines.compilation import compile_pipeline
+from pipelines.form import OF_A_VARIANT, PARTS, flat_names, folded
 from pipelines.rerun import PRODUCERS, STEPS, from_run, rerun_of
 from tests.conftest import write_beir
 from tests.s3_server import S3Server
@@ -104,7 +106,9 @@ def test_what_a_local_step_was_told_is_what_its_rerun_starts_from(tmp_path: Path
     (tmp_path / "mine-negatives").mkdir()
     (tmp_path / "mine-negatives" / "executor_input.json").write_text(json.dumps(message))
     found = from_run("mine_negatives", str(tmp_path))
-    assert found == {
+    untouched = {name for name in found if name in flat_names() and found[name] == flat_names()[name].parameter.default}
+    assert untouched
+    assert {name: value for name, value in found.items() if name not in untouched} == {
         "collection_uri": "/elsewhere/collection",
         "mine_depth": 50,
         "mine_score_ceiling": 0.9,
@@ -121,13 +125,44 @@ def test_a_step_inside_a_condition_is_found_too(tmp_path: Path) -> None:
     message = {"inputs": {"parameterValues": {"production_uri": "s3://bucket/published/versions/7", "depth": 9.0}}}
     (folder / "executor_input.json").write_text(json.dumps(message))
     found = from_run("evaluate", str(tmp_path))
-    assert found == {"eval_production_uri": "s3://bucket/published/versions/7", "eval_depth": 9}
+    assert (found["eval_production_uri"], found["eval_depth"]) == ("s3://bucket/published/versions/7", 9)
 
 
 def test_what_is_in_production_can_be_named_and_the_fingerprint_cannot() -> None:
     forms = {name: form(name) for name in STEPS}
     assert forms["evaluate"]["eval_production_uri"].default == ""
     assert not any(name.endswith("source_fingerprint") for own in forms.values() for name in own)
+
+
+@pytest.mark.parametrize(
+    "name", ["train_retriever", "retrain", "compare_methods", *(f"rerun_{step}" for step in STEPS)]
+)
+def test_whatever_a_pipeline_can_be_told_reaches_its_form_or_its_pods(name: str) -> None:
+    """Nothing that a command accepts is lost, and nothing is sent that the pipeline does not have."""
+    pipeline = choose([name, "promote_uri=s3://b/p"] if name == "retrain" else [name]).pipeline
+    inputs = set(pipeline.component_spec.inputs)
+    for flat, known in flat_names().items():
+        if flat not in names_of(name) or flat == PARTS:
+            continue
+        other = different(known.parameter)
+        whole = OF_A_VARIANT if name == "compare_methods" else ()
+        told = folded({flat: other}, whole, stages_of(name))
+        assert set(told.form) <= inputs, flat
+        assert told.form or told.pods or told.settings, flat
+
+
+def different(parameter: Any) -> Any:
+    """Some other value of its type than the default."""
+    made: dict[type, Any] = {bool: not parameter.default, int: 7, float: 0.7, str: "x", dict: {"a": "b"}, list: [{}]}
+    return made[parameter.type]
+
+
+def test_what_the_earlier_run_was_told_comes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = {"inputs": {"parameterValues": {"batch_size": 64.0, "options": {}}, "artifacts": {}}}
+    (tmp_path / "tune-retriever").mkdir()
+    (tmp_path / "tune-retriever" / "executor_input.json").write_text(json.dumps(message))
+    found = from_run("tune_retriever", str(tmp_path))
+    assert (found["tune_batch_size"], found["tune_lora_rank"]) == (64, -1)
 
 
 def test_a_step_is_rerun_here_with_another_setting(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -177,8 +177,8 @@ def test_bad_input_in_a_node_is_bad_input_here_before_it_is_tried_again(trains, 
     [
         (
             container(state={"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}),
-            'field "node_image": node 1: its image cannot be pulled (Back-off pulling image); correct the image (in a '
-            "pipeline's form run_gpu_image), or the pull secrets",
+            'field "node_image": node 1: its image cannot be pulled (Back-off pulling image); correct the image '
+            "(run_gpu_image, where the pipeline is submitted), or the pull secrets",
         ),
         (
             container(
