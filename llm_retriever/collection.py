@@ -23,6 +23,7 @@ import numpy as np
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.grades import grade_of
 
 CORPUS_FILE = "corpus.jsonl"
 QUERIES_FILE = "queries.jsonl"
@@ -33,6 +34,7 @@ BAD_LINES_FILE = "bad_lines.jsonl"
 QRELS_HEADER = "query-id\tcorpus-id\tscore\n"
 FORMAT = 1
 MEND = "give the output of prepare_corpus"
+AGAIN = "prepare the collection again"
 LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
 
@@ -82,7 +84,7 @@ class Collection:
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
-                raise InputError("is missing or was changed", file=file, mend="prepare the collection again")
+                raise InputError("is missing or was changed", file=file, mend=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -145,11 +147,16 @@ class Collection:
                 field="splits",
                 mend=f"the collection has {', '.join(self.splits)}",
             )
-        with (self.directory / QRELS_DIRECTORY / f"{split}.tsv").open(encoding="utf-8") as lines:
-            next(lines)
-            for line in lines:
-                query, passage, grade = line.rstrip("\n").split("\t")
-                yield query, passage, int(grade)
+        file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
+        with file.open(encoding="utf-8") as lines:
+            if next(lines, None) != QRELS_HEADER:
+                problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
+                raise InputError(problem, file=file, line=1, mend=AGAIN)
+            for number, line in enumerate(lines, start=2):
+                columns = line.rstrip("\n").split("\t")
+                if len(columns) != 3:
+                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, mend=AGAIN)
+                yield columns[0], columns[1], grade_of(columns[2], file=file, line=number, field="score")
 
 
 class PassageLookup:

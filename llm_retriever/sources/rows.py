@@ -163,26 +163,6 @@ def title_of(record: dict[str, Any], place: Place, field: str = "title") -> str:
     return "" if title == "-" else title
 
 
-def grade_of(value: Any, field: str, place: Place) -> int:
-    """The grade of a judgment, from a whole number or its digits.
-
-    Raises:
-        InputError: It is not a whole number.
-    """
-    try:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError
-        return int(value)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"the grade {value!r} is not a whole number",
-            file=place.file,
-            line=place.line,
-            field=field,
-            mend="grades are 0 (not relevant), 1, 2, …",
-        ) from None
-
-
 def checked_split(name: str, file: str) -> str:
     """The name of a split, when it can be a file name.
 
