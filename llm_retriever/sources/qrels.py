@@ -79,7 +79,8 @@ def _layout(cells: list[str], place: Place) -> _Layout | None:
         InputError: It is a header that does not name the columns.
     """
     if _is_header(cells):
-        return _Layout(len(cells), *(_column(role, cells, place) for role in NAMES), has_header=True)
+        query, passage, grade = (_column(role, cells, place) for role in NAMES)
+        return _Layout(len(cells), query, passage, grade, has_header=True)
     return next((layout for layout in (_BEIR, _TREC) if len(cells) == layout.width), None)
 
 
