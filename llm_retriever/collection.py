@@ -14,7 +14,7 @@ import json
 import os
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.grades import grade_of
 
 CORPUS_FILE = "corpus.jsonl"
 QUERIES_FILE = "queries.jsonl"
@@ -31,8 +32,12 @@ ARTICLES_FILE = "articles.jsonl"
 MANIFEST_FILE = "collection.json"
 BAD_LINES_FILE = "bad_lines.jsonl"
 QRELS_HEADER = "query-id\tcorpus-id\tscore\n"
+OWN_PASSAGES = "own_passages"
+RELEVANT = 1
+"""Lowest grade of a relevant passage, but for measures with a level of their own."""
 FORMAT = 1
 MEND = "give the output of prepare_corpus"
+AGAIN = "prepare the collection again"
 LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
 
@@ -57,6 +62,8 @@ class Collection:
         splits: Names of the splits, train first where there is one.
         passage_count: Number of passages.
         has_articles: Whether it is known which passages follow each other.
+        removes_own_passages: Whether rankings leave out the passage that has the query's id. Collections of earlier releases
+            do not say; their rankings always did.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -65,6 +72,7 @@ class Collection:
         self.splits: list[str] = list(manifest["splits"])
         self.passage_count: int = manifest["counts"]["passages"]
         self.has_articles = ARTICLES_FILE in manifest["files"]
+        self.removes_own_passages = bool(manifest.get(OWN_PASSAGES, {}).get("removed", True))
 
     @classmethod
     def open(cls, path: str | Path) -> Collection:
@@ -82,7 +90,7 @@ class Collection:
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
-                raise InputError("is missing or was changed", file=file, mend="prepare the collection again")
+                raise InputError("is missing or was changed", file=file, mend=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -133,6 +141,18 @@ class Collection:
             found.setdefault(query, {})[passage] = grade
         return found
 
+    def own_passages(self, split: str) -> frozenset[str]:
+        """Queries of a split whose rankings must not hold the passage of the same id, whether or not there is one.
+
+        None where the collection keeps such passages; never one whose own passage is judged relevant to it.
+
+        Raises:
+            InputError: There is no such split.
+        """
+        if not self.removes_own_passages:
+            return frozenset()
+        return frozenset(query for query, grades in self.qrels(split).items() if grades.get(query, 0) < RELEVANT)
+
     def lookup(self) -> PassageLookup:
         """Random access to the passages by id; reads the corpus once to find where they lie."""
         return PassageLookup(self.directory / CORPUS_FILE)
@@ -145,11 +165,16 @@ class Collection:
                 field="splits",
                 mend=f"the collection has {', '.join(self.splits)}",
             )
-        with (self.directory / QRELS_DIRECTORY / f"{split}.tsv").open(encoding="utf-8") as lines:
-            next(lines)
-            for line in lines:
-                query, passage, grade = line.rstrip("\n").split("\t")
-                yield query, passage, int(grade)
+        file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
+        with file.open(encoding="utf-8") as lines:
+            if next(lines, None) != QRELS_HEADER:
+                problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
+                raise InputError(problem, file=file, line=1, mend=AGAIN)
+            for number, line in enumerate(lines, start=2):
+                columns = line.rstrip("\n").split("\t")
+                if len(columns) != 3:
+                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, mend=AGAIN)
+                yield columns[0], columns[1], grade_of(columns[2], file=file, line=number, field="score")
 
 
 class PassageLookup:
@@ -223,6 +248,24 @@ def passage_line(passage: Passage) -> str:
     """The line of `corpus.jsonl` for a passage, with its end; several times quicker than `json.dumps`."""
     name, title, text = (encode_basestring(part) for part in passage)
     return f'{{"_id": {name}, "title": {title}, "text": {text}}}\n'
+
+
+def same_texts(corpus: Path, texts: Mapping[str, str]) -> int:
+    """How many of the passages with these ids have the text that stands by their id, letter case aside.
+
+    Args:
+        corpus: A `corpus.jsonl` that `prepare` wrote; it is streamed, and only lines with these ids are parsed.
+        texts: Normalised, by passage id; compared with the passage's text, and with title and text together.
+    """
+    wanted = {name.encode(): text.casefold() for name, text in texts.items()}
+    same = 0
+    with corpus.open("rb") as lines:
+        for line in lines if wanted else ():
+            text = wanted.get(_id(line))
+            if text is not None:
+                passage = _passage(line)
+                same += text in (passage.text.casefold(), f"{passage.title} {passage.text}".casefold())
+    return same
 
 
 def _passage(line: bytes) -> Passage:

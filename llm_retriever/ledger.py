@@ -29,6 +29,9 @@ FINAL_JUDGMENTS = """
 SELECT query, keeper, MAX(grade) FROM judgment JOIN passage ON passage.id = judgment.passage
 WHERE split = ? GROUP BY query, keeper ORDER BY MIN(number)
 """
+WITH_OWN_PASSAGE = """
+FROM query WHERE id IN (SELECT query FROM judgment) AND id IN (SELECT id FROM passage WHERE id = keeper)
+"""
 
 
 class Finding(NamedTuple):
@@ -201,6 +204,15 @@ class Ledger:
     def is_chosen(self, passage_id: str) -> bool:
         """Whether `choose_passages` let a passage stay."""
         return self._one("SELECT 1 FROM chosen WHERE id = ?", passage_id) is not None
+
+    def queries_with_own_passage(self) -> int:
+        """How many judged queries have the id of a passage."""
+        return int(self._one(f"SELECT COUNT(*) {WITH_OWN_PASSAGE}"))
+
+    def some_queries_with_own_passage(self, number: int) -> dict[str, str]:
+        """Text by id of at most `number` of them, drawn in the same way at every preparation."""
+        self._database.create_function("draw", 1, lambda text: _draw(0, text), deterministic=True)
+        return dict(self._rows(f"SELECT id, text {WITH_OWN_PASSAGE} ORDER BY draw(id) LIMIT ?", number))
 
     def judged_queries(self) -> Iterator[tuple[str, str]]:
         """(id, text) of the queries that a split judges, in the source's order."""

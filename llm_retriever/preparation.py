@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import llm_retriever
 from llm_retriever import collection, files
 from llm_retriever.articles import ArticleRow, Articles
-from llm_retriever.collection import Passage
+from llm_retriever.collection import Passage, same_texts
 from llm_retriever.errors import InputError
 from llm_retriever.ledger import Finding, Ledger
 from llm_retriever.progress import Progress
@@ -26,6 +26,8 @@ from llm_retriever.sources.rows import JudgmentRow, PassageRow, QueryRow, Row
 
 LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
+OWN_PASSAGES_COMPARED = 1000
+"""So many queries say whether the passages of the queries' ids are the queries: all have one id where ids are numbers."""
 
 
 def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool = False) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Preparation:
             0,
         )
         self.splits: dict[str, dict[str, int]] = {}
+        self.own_passages: dict[str, bool | int] = {}
         self.passage_words, self.query_words = Lengths(), Lengths()
 
     def read(self) -> None:
@@ -247,11 +250,20 @@ class Preparation:
         (self.draft / collection.QRELS_DIRECTORY).mkdir()
         for split in self.ledger.splits():
             self._write_qrels(split)
+        self._settle_own_passages()
         thinned = 0 < self.settings.max_passages < self.counts["passages"]
         if thinned:
             self._thin_corpus()
         if articles := self.articles.write(self.ledger.is_chosen if thinned else lambda _: True):
             self.counts["articles"] = articles
+
+    def _settle_own_passages(self) -> None:
+        """Decides whether rankings leave out the passage of a query's own id: where most such passages are the query."""
+        wanted, number = self.settings.own_passages, self.ledger.queries_with_own_passage()
+        sample = self.ledger.some_queries_with_own_passage(OWN_PASSAGES_COMPARED)
+        same = same_texts(self.draft / collection.CORPUS_FILE, sample)
+        removed = wanted == "remove" or (wanted == "auto" and bool(same) and 2 * same >= len(sample))
+        self.own_passages = {"removed": removed, "queries": number, "compared": len(sample), "same_text": same}
 
     def _write_queries(self) -> None:
         with (self.draft / collection.QUERIES_FILE).open("w", encoding="utf-8") as file:
@@ -303,6 +315,7 @@ class Preparation:
             "format": collection.FORMAT,
             "counts": self.counts,
             "splits": self.splits,
+            collection.OWN_PASSAGES: self.own_passages,
             "words": {"passage": self.passage_words.summary(), "query": self.query_words.summary()},
             "source": self.source.description,
             "fingerprint": files.digest([[name, files.sha256_of_file(self.draft / name)] for name in names]),

@@ -28,6 +28,7 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
         "## What was changed",
         "",
         *_changes(counts),
+        *_own_passages(manifest),
         "",
         "## Where it comes from",
         "",
@@ -53,6 +54,16 @@ def _word_rows(words: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
 def _changes(counts: dict[str, int]) -> list[str]:
     lines = [f"- {counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts[name]]
     return lines or ["Nothing but white space and Unicode form."]
+
+
+def _own_passages(manifest: dict[str, Any]) -> list[str]:
+    own = manifest.get("own_passages", {})
+    if not own.get("queries") or not own["removed"]:
+        return []
+    told = (
+        f"{own['queries']:,} queries have the id of a passage, and {own['same_text']:,} of {own['compared']:,} its text"
+    )
+    return ["", f"{told}: rankings leave these passages out, but for those judged relevant (`own_passages`)."]
 
 
 def _origin(manifest: dict[str, Any]) -> list[str]:

@@ -199,7 +199,9 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
 
     The micro-batch is the largest divisor of a process's share of the batch that is at most the wanted one, and no
     larger than the dataset allows. A warm-up that would take more than half of the updates was made for a longer training: it
-    takes a tenth then.
+    takes a tenth then. The linear schedule begins a warm-up at the learning rate 0, as that of the Hugging Face Trainer does: a
+    warm-up of one update would be that update lost, the only one of the shortest trainings, so it is left out.
+    Longer warm-ups stay as they are, for the sake of published recipes.
 
     Raises:
         InputError: The batch cannot be divided among the processes, or there are fewer examples than processes.
@@ -221,6 +223,8 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     warmup = math.ceil(schedule.warmup * updates) if schedule.warmup < 1 else int(schedule.warmup)
     if warmup > updates / 2:  # made for a longer training
         warmup = math.ceil(updates / 10)
+    if warmup == 1:  # its update has the learning rate 0
+        warmup = 0
     return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, warmup)
 
 

@@ -188,6 +188,8 @@ BAD_LINES = {
     "duplicate query id": ("queries.jsonl", 7, changed("_id", "q1"), "query id 'q1' was there before"),
     "white space in an id": ("corpus.jsonl", 7, changed("_id", "p 6"), "white space or control characters"),
     "control character in an id": ("queries.jsonl", 7, changed("_id", "q\x1b6"), "white space or control characters"),
+    "id beyond Lucene's terms": ("corpus.jsonl", 7, changed("_id", "é" * 16_384), "has 32,768 bytes; Lucene"),
+    "long query id": ("queries.jsonl", 7, changed("_id", "q" * 32_767), "has 32,767 bytes; Lucene"),
     "empty id": ("corpus.jsonl", 7, changed("_id", ""), "the id is empty"),
     "unknown query": ("qrels/train.tsv", 7, lambda line: "nobody" + line[2:], "unknown query 'nobody'"),
     "unknown passage": ("qrels/train.tsv", 7, lambda line: line.replace("p5", "nothing"), "unknown passage 'nothing'"),

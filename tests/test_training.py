@@ -88,8 +88,8 @@ def test_a_micro_batch_is_no_larger_than_the_dataset():
     assert plan.updates_per_epoch == 1
 
 
-def test_warm_up_takes_at_most_a_tenth_of_the_updates():
-    assert planned(replace(SCHEDULE, warmup=100), 40, 1).warmup == 1
+def test_a_warm_up_for_a_longer_training_takes_a_tenth_of_the_updates():
+    assert planned(replace(SCHEDULE, warmup=100), 80, 1).warmup == 2
     assert planned(replace(SCHEDULE, warmup=100, max_steps=5000), 40, 1).warmup == 100
     assert planned(replace(SCHEDULE, warmup=300, max_steps=1000), 40, 1).warmup == 300
     assert planned(replace(SCHEDULE, warmup=0.05, max_steps=1000), 40, 1).warmup == 50
@@ -120,6 +120,20 @@ def test_the_learning_rate_rises_and_falls_in_a_line():
     rates = [entry["learning_rate"] for entry in log.steps]
     assert max(rates) == rates[2] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-2 / 18)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.01, 0.1, 0.9, 1, 2, 100])
+@pytest.mark.parametrize("examples", [1, 5, 8, 9, 16, 40])
+def test_a_short_training_loses_no_update_to_a_warm_up(examples: int, warmup: float):
+    schedule = replace(SCHEDULE, epochs=1, warmup=warmup)
+    model = small_model()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    log = train(model, Numbers(examples), collate, squared, schedule, TrainingRun("t"))
+    rates = [entry["learning_rate"] for entry in log.steps]
+    assert max(rates) == 1e-2, "the training reaches the learning rate that was asked for"
+    assert rates[-1] > 0, "the last update counts"
+    assert rates.count(0.0) == (warmup == 2 and examples == 40), "but for a warm-up that rises, in which the first is 0"
+    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def test_accumulating_micro_batches_is_training_with_the_whole_batch():

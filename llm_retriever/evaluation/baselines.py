@@ -21,7 +21,7 @@ from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
-from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded, without_own_passage
+from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
 from llm_retriever.store import open_store
@@ -37,7 +37,7 @@ def add_lexical(bench: Bench, runs: BM25Runs) -> None:
     for name, system in runs.systems.items():
         _note_shallow(bench, name, system)
         for split in bench.splits:
-            run = runs.run(split.name, bench.settings.depth, name)
+            run = runs.run(split.name, split.depth, name)
             file = runs.file(split.name, name)
             if run is None or file is None:
                 split.notes.append(f"There is no {name} run of this split, so {name} is not compared.")
@@ -80,7 +80,7 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     description = "the same backbone before any training, worded and read out like the retriever"
     untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
     settings = IndexSettings(**{name: tuned.index.manifest.settings[name] for name in INHERITED})
-    with encoded(untuned, bench.corpus, bench.passages, settings, tuned.query_length) as system:
+    with encoded(untuned, bench.corpus, settings, tuned.query_length) as system:
         bench.add_dense(BACKBONE, system, description=description)
     return time.monotonic() - started
 
@@ -147,7 +147,7 @@ class Baselines:
         for bench, *lengths in tasks:
             queries, passages = fitting(encoder, *lengths)
             settings = IndexSettings() if passages is None else IndexSettings(passage_length=passages)
-            with encoded(encoder, bench.corpus, bench.passages, settings, queries) as system:
+            with encoded(encoder, bench.corpus, settings, queries) as system:
                 bench.add_dense(name, system, description=description, parameters=_parameters(encoder))
             if not bench.zero_shot:
                 seconds[name] = time.monotonic() - started
@@ -164,8 +164,7 @@ class Baselines:
             if not judged:
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
                 continue
-            run = without_own_passage(judged, self.settings.depth)
-            bench.add_run(split, name, run, description=f"a run that was given ({last_part(pattern)})")
+            bench.add_run(split, name, judged, description=f"a run that was given ({last_part(pattern)})")
             bench.check_passages(split, name, Path(pattern))
 
     @staticmethod

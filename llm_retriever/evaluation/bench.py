@@ -18,7 +18,7 @@ from llm_retriever.evaluation.metrics import means
 from llm_retriever.evaluation.runs import Run, write_run
 from llm_retriever.evaluation.significance import ON_TIES, Comparison, compare, wins_and_losses
 from llm_retriever.evaluation.splits import SplitResults, chosen_measures, chosen_splits, open_split
-from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.evaluation.systems import DenseSystem, without_own_passages
 from llm_retriever.settings import EvaluationSettings
 
 MANY_TIES = 0.5
@@ -60,8 +60,10 @@ class Bench:
         self.measures, self.primary, notes = chosen_measures(settings)
         levels = [settings.relevance_level, *(measure.level for measure in self.measures)]
         names = chosen_splits(settings, corpus) if names is None else names
-        self.splits = [open_split(corpus, name, levels) for name in names]
+        self.splits = [open_split(corpus, name, levels, settings.depth) for name in names]
         for split in self.splits:
+            split.own = frozenset(query for query in split.own if query in self.passages)
+            split.depth += bool(split.own)
             if split.name == TRAINING_SPLIT and not zero_shot:
                 split.notes.append(TRAINED_ON)
             split.name = split_name(zero_shot, part, split.name)
@@ -86,10 +88,15 @@ class Bench:
             **facts: What is told about it: `description`, and more.
         """
         for split in self.splits:
-            self.add_run(split, name, system.run(split.queries, self.settings.depth), **facts)
+            self.add_run(split, name, system.run(split.queries, split.depth), **facts)
 
     def add_run(self, split: SplitResults, name: str, run: Run, **facts: Any) -> None:
-        """Judges what a system returned on a split, and keeps the run; arguments are those of `add_dense`."""
+        """Judges what a system returned on a split, and keeps the run; arguments are those of `add_dense`.
+
+        Of `run`, a passage with the query's own id is left out where the collection asks for it, and what is beyond the depth.
+        """
+        split.left_out[name] = sum(query in run.get(query, ()) for query in split.own)
+        run = without_own_passages(run, self.settings.depth, split.own)
         rows = ((query, list(ranking.items())) for query, ranking in run.items())
         write_run(self.runs / split.name / f"{name}.trec", rows, name)
         split.judged[name] = judge(self.measures, split.qrels, run, split.level, split.highest)
@@ -130,7 +137,8 @@ class Bench:
                 name: wins_and_losses(per_query[RETRIEVER], found) for name, found in baselines.items()
             },
             "per_query": per_query,
-            "notes": [*split.notes, *self._ties(compared)],
+            **({"own_passages": {"queries": len(split.own), "left_out": split.left_out}} if split.own else {}),
+            "notes": [*split.notes, *_own_passages(split), *self._ties(compared)],
         }
 
     def _ties(self, compared: list[Comparison]) -> list[str]:
@@ -155,6 +163,20 @@ class Bench:
             [found.example(query, shown, metric) for query in won],
             [found.example(query, shown, metric) for query in lost],
         )
+
+
+def _own_passages(split: SplitResults) -> list[str]:
+    """How many passages of the queries' own ids were left out, by the systems that returned any here.
+
+    The lexical runs of `mine_negatives` come without them.
+    """
+    if not split.own:
+        return []
+    counted = ", ".join(f"{number:,} of {name}" for name, number in split.left_out.items() if number)
+    return [
+        f"{len(split.own):,} queries have the id of a passage that is not judged relevant to them. It was left out of their "
+        f"rankings, as the collection says (own_passages of prepare_corpus): {counted or 'none was returned'}."
+    ]
 
 
 def split_name(zero_shot: str, part: str, split: str) -> str:

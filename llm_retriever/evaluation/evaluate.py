@@ -151,7 +151,7 @@ def _tuned_system(settings: EvaluationSettings, paths: Paths, card: RetrieverCar
     check_fingerprint(opened.manifest.collection, bench.corpus, paths.index)
     loaded = Retriever.load(paths.retriever, precision=settings.precision)
     length = None if is_unset(settings.query_length) else copies(loaded, "query", settings.query_length)
-    return DenseSystem(loaded, opened, bench.passages, length)
+    return DenseSystem(loaded, opened, length)
 
 
 def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:

@@ -148,7 +148,7 @@ class Production:
             with self._searchable(retriever, bench, refreshed) as (encoder, index):
                 given = bench.settings.query_length
                 length, _ = fitting(encoder, None if is_unset(given) else given, None)
-                system = DenseSystem(encoder, index, bench.passages, length)
+                system = DenseSystem(encoder, index, length)
                 description = f"the retriever in production, version {self.version} {account.made_of(self.card)}"
                 bench.add_dense(PRODUCTION, system, description=description, card=self.card.digest())
                 told = self._told(index.manifest)

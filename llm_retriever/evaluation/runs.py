@@ -71,7 +71,7 @@ def read_run(path: str | Path) -> Run:
                     _refuse(line, path, number)
                     continue
                 ranking = run.setdefault(query, {})
-                if passage in ranking or not isfinite(score):
+                if passage in ranking or "_" in text or not isfinite(score):  # Python reads 1_0 as 10
                     _refuse(line, path, number)
                 ranking[passage] = score
     except (FileNotFoundError, IsADirectoryError):
@@ -104,6 +104,6 @@ def _refuse(line: str, path: Path, number: int) -> None:
 
 def _is_finite(text: str) -> bool:
     try:
-        return isfinite(float(text))
+        return "_" not in text and isfinite(float(text))
     except ValueError:
         return False

@@ -25,6 +25,9 @@ class SplitResults:
     Attributes:
         level: Grade from which a judgment counts as relevant in binary metrics that do not say it themselves.
         highest: The highest grade, at least 1; levels above it are lowered to it.
+        depth: Passages that are searched per query: those that are judged, and one more where any may be left out.
+        own: Queries whose rankings do not hold the passage of the same id, which there is.
+        left_out: By system, how many such passages it returned.
         judged: By system.
     """
 
@@ -33,6 +36,9 @@ class SplitResults:
     qrels: dict[str, dict[str, int]]
     level: int
     highest: int
+    depth: int
+    own: frozenset[str] = frozenset()
+    left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     judged: dict[str, Judged] = field(default_factory=dict)
 
@@ -110,13 +116,14 @@ def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]
     return chosen
 
 
-def open_split(corpus: Collection, name: str, levels: Iterable[int]) -> SplitResults:
+def open_split(corpus: Collection, name: str, levels: Iterable[int], depth: int) -> SplitResults:
     """Reads a split; a relevance level that no judgment reaches is lowered to the highest grade, which is noted.
 
     Args:
         corpus: The collection.
         name: Of the split.
         levels: The level of the evaluation, then those of single measures (0 = that of the evaluation).
+        depth: Passages per query that are judged.
 
     Raises:
         InputError: The split has no judgments.
@@ -126,7 +133,8 @@ def open_split(corpus: Collection, name: str, levels: Iterable[int]) -> SplitRes
         raise InputError(f"the split {name!r} has no judgments", file=corpus.directory, field="splits")
     highest = max(1, *(grade for grades in qrels.values() for grade in grades.values()))
     levels = list(dict.fromkeys(levels))
-    split = SplitResults(name, queries, {query: qrels[query] for query in queries}, min(levels[0], highest), highest)
+    judged, own = {query: qrels[query] for query in queries}, corpus.own_passages(name)
+    split = SplitResults(name, queries, judged, min(levels[0], highest), highest, depth, own)
     split.notes += [
         f"No judgment reaches relevance level {level}; level {highest} was used." for level in levels if level > highest
     ]

@@ -6,13 +6,13 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_retriever import files
-from llm_retriever.collection import Collection, PassageLookup
+from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, Run, read_run
@@ -33,7 +33,6 @@ class DenseSystem:
     Args:
         encoder: Encodes the queries.
         index: Holds the passages.
-        passages: Tells whether a query's id is that of a passage.
         query_length: Tokens of a query, prompt included; None = as in training.
 
     Attributes:
@@ -46,7 +45,6 @@ class DenseSystem:
 
     encoder: Encoder
     index: Index
-    passages: PassageLookup
     query_length: int | None = None
     weights: int | None = field(init=False)
     device: str = field(init=False)
@@ -66,8 +64,6 @@ class DenseSystem:
     def run(self, queries: Mapping[str, str], depth: int) -> Run:
         """Searches `depth` passages for every query.
 
-        A passage whose id is the query's own is left out (BEIR's rule for corpora that hold their queries).
-
         Args:
             queries: Text by query id.
             depth: Passages per query.
@@ -76,7 +72,6 @@ class DenseSystem:
             Score by passage id, best first, by query id.
         """
         names, texts = list(queries), list(queries.values())
-        spare = 1 if any(name in self.passages for name in names) else 0
         started = time.monotonic()
         vectors = self.encoder.encode_queries(texts, length=self.query_length, progress=True)
         self.encoding_seconds += time.monotonic() - started
@@ -86,12 +81,12 @@ class DenseSystem:
             for start in range(0, len(names), QUERIES_AT_ONCE):
                 part = names[start : start + QUERIES_AT_ONCE]
                 started = time.monotonic()
-                scores, ids = self.index.search(vectors[start : start + len(part)], depth + spare)
+                scores, ids = self.index.search(vectors[start : start + len(part)], depth)
                 self.search_seconds += time.monotonic() - started
                 for name, found, values in zip(part, ids, scores, strict=True):
                     run[name] = dict(zip(found, values.tolist(), strict=True))
                 progress.update(len(part))
-        return without_own_passage(run, depth)
+        return run
 
 
 def _weights(model: Any) -> int:
@@ -99,11 +94,18 @@ def _weights(model: Any) -> int:
     return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in table.parameters())
 
 
-def without_own_passage(run: Run, depth: int) -> Run:
-    """The first `depth` passages of every query, by score and descending id, without the passage of the query's own id."""
+def without_own_passages(run: Run, depth: int, own: Set[str] = frozenset()) -> Run:
+    """The first `depth` passages of every query, by score and descending id.
+
+    Args:
+        run: Score by passage id, by query id.
+        depth: Passages per query.
+        own: Queries without the passage of the same id (`Collection.own_passages`).
+    """
     kept: Run = {}
     for query, ranking in run.items():
-        ranked = sorted(((score, passage) for passage, score in ranking.items() if passage != query), reverse=True)
+        left_out = query if query in own else None
+        ranked = sorted(((score, passage) for passage, score in ranking.items() if passage != left_out), reverse=True)
         kept[query] = {passage: score for score, passage in ranked[:depth]}
     return kept
 
@@ -177,13 +179,13 @@ class BM25Runs:
         return path if path is not None and path.exists() else None
 
     def run(self, split: str, depth: int, system: str = BM25) -> Run | None:
-        """The run of a split, as `DenseSystem.run` returns it; None where there is none.
+        """The first `depth` passages of a split's queries, as `DenseSystem.run` returns them; None where there is no run.
 
         Raises:
             InputError: The run is empty or spoilt.
         """
         path = self.file(split, system)
-        return None if path is None else without_own_passage(read_run(path), depth)
+        return None if path is None else without_own_passages(read_run(path), depth)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -203,18 +205,17 @@ def check_fingerprint(found: Any, collection: Collection, file: Path) -> None:
 
 @contextlib.contextmanager
 def encoded(
-    encoder: Encoder, collection: Collection, passages: PassageLookup, settings: IndexSettings, query_length: int | None
+    encoder: Encoder, collection: Collection, settings: IndexSettings, query_length: int | None
 ) -> Iterator[DenseSystem]:
     """Encodes a collection into a temporary directory and yields the system that searches it.
 
     Args:
         encoder: Of passages and queries.
         collection: The corpus.
-        passages: Its passages by id.
         settings: How the corpus becomes vectors.
         query_length: Tokens of a query, prompt included; None = as the encoder says.
     """
     with tempfile.TemporaryDirectory(prefix="encoded-") as scratch:
         directory = Path(scratch) / "index"
         write_index(encoder, collection, directory, settings)
-        yield DenseSystem(encoder, Index.open(directory, encoder), passages, query_length)
+        yield DenseSystem(encoder, Index.open(directory, encoder), query_length)

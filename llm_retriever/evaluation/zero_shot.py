@@ -8,8 +8,8 @@ several collections, as CQADupStack is one of twelve forums, counts as one, and 
 its figures are the unweighted mean of its parts. The un-tuned backbone is not evaluated on them. Differences are tested on
 the primary metric of the evaluation; nDCG@10 is measured in any case.
 
-Source: Thakur et al., *BEIR*, NeurIPS 2021: title and text of a passage in one field, a passage with the query's own id left
-out, nDCG@10 on the split `test`, unweighted mean over the collections.
+Source: Thakur et al., *BEIR*, NeurIPS 2021: title and text of a passage in one field, a query that is itself a passage left
+out of its ranking (`CorpusSettings.own_passages`), nDCG@10 on the split `test`, unweighted mean over the collections.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llm_retriever.evaluation.metrics import mean_of_systems
 from llm_retriever.evaluation.named import named
 from llm_retriever.evaluation.report import SplitExamples
 from llm_retriever.evaluation.splits import ZERO_SHOT
-from llm_retriever.evaluation.systems import DenseSystem, encoded, without_own_passage
+from llm_retriever.evaluation.systems import DenseSystem, encoded
 from llm_retriever.mining.java import find_java
 from llm_retriever.mining.runs import search_parameters
 from llm_retriever.mining.similarities import bm25
@@ -209,7 +209,7 @@ class _Collection:
         index = {name: tuned.index.manifest.settings[name] for name in INHERITED if name != "passage_length"}
         settings = IndexSettings(**index, passage_length=passages or tuned.encoder.passage_length)
         started = time.monotonic()
-        with encoded(tuned.encoder, bench.corpus, bench.passages, settings, queries) as system:
+        with encoded(tuned.encoder, bench.corpus, settings, queries) as system:
             self.seconds += time.monotonic() - started
             bench.add_dense(RETRIEVER, system)
 
@@ -268,9 +268,8 @@ def add_bm25(bench: Bench, lucene: SparseIndex) -> None:
     depth = bench.settings.depth
     facts = {"description": "lexical search", "parameters": search_parameters(SIMILARITY, depth)}
     for split in bench.splits:
-        # One more, because a passage with the query's own id is left out.
-        run = {query: dict(ranking) for query, ranking in lucene.search(split.queries, depth + 1, SIMILARITY)}
-        bench.add_run(split, BM25, without_own_passage(run, depth), **facts)
+        run = {query: dict(ranking) for query, ranking in lucene.search(split.queries, split.depth, SIMILARITY)}
+        bench.add_run(split, BM25, run, **facts)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TextIO
 
-from llm_retriever.collection import Collection, Passage
+from llm_retriever.collection import CORPUS_FILE, Collection, Passage
 from llm_retriever.errors import InputError
 from llm_retriever.mining.java import find_java
 from llm_retriever.progress import Progress
@@ -128,6 +128,9 @@ class Searcher:
     Args:
         directory: Where the index lies.
         threads: How many threads search.
+
+    Attributes:
+        passages: How many are in the index.
     """
 
     def __init__(self, directory: str, threads: int) -> None:
@@ -135,6 +138,7 @@ class Searcher:
         from pyserini.search.lucene import LuceneSearcher
 
         pyserini = LuceneSearcher(directory)
+        self.passages = int(pyserini.object.reader.numDocs())
         self._searcher = autoclass("org.apache.lucene.search.IndexSearcher")(pyserini.object.reader)
         self._analyzer = pyserini.object.get_analyzer()
         self._words = autoclass("io.anserini.search.query.BagOfWordsQueryGenerator")()
@@ -204,8 +208,9 @@ def answer(requests: TextIO, answers: TextIO) -> None:
         threads = start_java(job["threads"])
         collection = Collection.open(job["collection"])
         indexed = index_passages(collection.passages(), collection.passage_count, job["index"], threads)
-        _write(answers, json.dumps({"indexed": indexed}))
         searcher = Searcher(job["index"], threads)
+        _check_whole(min(indexed, searcher.passages), collection)
+        _write(answers, json.dumps({"indexed": searcher.passages}))
         for line in requests:
             search = json.loads(line)
             searcher.use(**search["similarity"])
@@ -215,6 +220,20 @@ def answer(requests: TextIO, answers: TextIO) -> None:
         _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
     finally:
         shutil.rmtree(job["index"], ignore_errors=True)
+
+
+def _check_whole(indexed: int, collection: Collection) -> None:
+    """Refuses an index that lacks passages: Java tells its log which it could not take, and goes on.
+
+    Raises:
+        InputError: It does.
+    """
+    if indexed != collection.passage_count:
+        raise InputError(
+            f"Lucene has indexed {indexed:,} of {collection.passage_count:,} passages",
+            file=collection.directory / CORPUS_FILE,
+            mend="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
+        )
 
 
 def _place(error: InputError) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
-from llm_retriever.collection import Collection
+from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.mining.dense import dense_index
 from llm_retriever.mining.runs import search_parameters, write_runs
@@ -30,7 +30,6 @@ from llm_retriever.settings import IndexSettings, MiningSettings
 from llm_retriever.training_set import TrainingExample, write_training_set
 
 TRAINING_SPLIT = "train"
-RELEVANT = 1
 RANDOM_POOL = 10_000
 Search = Callable[[Mapping[str, str], int], Iterator[tuple[str, Ranking]]]
 
@@ -175,7 +174,7 @@ class _Guards:
 
     def __init__(self, settings: MiningSettings, collection: Collection, queries: Mapping[str, str]) -> None:
         self.queries = queries
-        qrels = collection.qrels(TRAINING_SPLIT)
+        qrels, self._own = collection.qrels(TRAINING_SPLIT), collection.own_passages(TRAINING_SPLIT)
         self.positives = {q: {p for p, grade in qrels[q].items() if grade >= RELEVANT} for q in queries}
         sample = Sample(RANDOM_POOL if settings.random_top_up else 0, settings.seed)
         passages = sample.watching(collection.passages())
@@ -187,12 +186,13 @@ class _Guards:
     def select(self, query_id: str, rankings: Mapping[str, Ranking], rule: Rule) -> Selection:
         positives, key = self.positives[query_id], self._twins.key
         same = {key(passage) for passage in positives} | {text_key(self.queries[query_id])}
+        own = query_id if query_id in self._own else None  # It is the query, whatever its text is.
         return select(
             query_id,
             rankings,
             positives,
             rule,
-            same_text=lambda passage: key(passage) in same,
+            same_text=lambda passage: passage == own or key(passage) in same,
             near_copy=self._near.of(positives),
             spare=self._spare,
         )

@@ -6,7 +6,7 @@ BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.t
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
 from llm_retriever.mining.similarities import Similarity
-from llm_retriever.mining.sparse import Ranking, SparseIndex
+from llm_retriever.mining.sparse import Ranking, SparseIndex, without_own
 from llm_retriever.mining.tuning import Tuning
 from llm_retriever.progress import Progress
 
@@ -42,11 +42,11 @@ def write_runs(
         tuning: How BM25's parameters were found.
     """
     for split in splits:
-        queries = collection.queries(split)
+        queries, own = collection.queries(split), collection.own_passages(split)
         for system in (bm25, *baselines):
             with Progress(f"search {split} with {system.label}", len(queries), "queries") as progress:
-                # One more, because a passage with the query's own id is left out (BEIR's rule).
-                rows = _watched(index.search(queries, depth + 1, system), depth, progress)
+                # One more, because the passage of the query's own id may be left out.
+                rows = _watched(index.search(queries, depth + 1, system), depth, own, progress)
                 write_run(directory / _file(split, system, bm25), rows, system.label)
     manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth)}
     if baselines:
@@ -67,9 +67,11 @@ def _file(split: str, system: Similarity, bm25: Similarity) -> str:
     return f"{split}.trec" if system == bm25 else f"{split}.{system.key}.trec"
 
 
-def _watched(rows: Iterator[tuple[str, Ranking]], depth: int, progress: Progress) -> Iterator[tuple[str, Ranking]]:
+def _watched(
+    rows: Iterator[tuple[str, Ranking]], depth: int, own: Set[str], progress: Progress
+) -> Iterator[tuple[str, Ranking]]:
     for query, ranking in rows:
-        yield query, [hit for hit in ranking if hit[0] != query][:depth]
+        yield query, without_own(query, ranking, own)[:depth]
         progress.update()
 
 

@@ -7,7 +7,7 @@ import operator
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -112,6 +112,11 @@ class SparseIndex:
         # A negative code is the number of the signal that killed it.
         crash = Crash.PASSING if code < 0 else Crash.LASTING
         return ProcessFailedError(f"Lucene's process ended with code {code}; see its messages above", crash)
+
+
+def without_own(query: str, ranking: Ranking, own: Set[str]) -> Ranking:
+    """A ranking without the passage of the query's id, where the query is among `own` (`Collection.own_passages`)."""
+    return [hit for hit in ranking if hit[0] != query] if query in own else ranking
 
 
 _fields = operator.itemgetter("fields")

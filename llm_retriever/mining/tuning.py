@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_retriever.collection import Collection
+from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
-from llm_retriever.mining.similarities import Similarity, bm25
-from llm_retriever.mining.sparse import SparseIndex
+from llm_retriever.mining.similarities import bm25
+from llm_retriever.mining.sparse import SparseIndex, without_own
 from llm_retriever.progress import Progress
 from llm_retriever.settings import MiningSettings, is_unset
 
@@ -18,7 +18,6 @@ from llm_retriever.settings import MiningSettings, is_unset
 K1 = (0.5, 0.7, 0.82, 0.9, 1.2, 1.5, 2.0)
 B = (0.2, 0.4, 0.55, 0.68, 0.75, 0.9)
 SPARE = 20
-RELEVANT = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def tune(
 ) -> Tuning:
     """Tries the grid on the judged queries of `settings.bm25_tune_split`, or on a seeded sample of them.
 
-    The metrics are those of evaluation; a passage whose id is the query's own does not count there, nor here.
+    The metrics are those of evaluation, and so is what they leave out.
 
     Args:
         index: Searches.
@@ -97,11 +96,13 @@ def tune(
 
     (measure,) = parse_measures(settings.bm25_tune_metric)
     queries, qrels = _sample(collection, settings)
+    own = collection.own_passages(settings.bm25_tune_split)
     cells = [(k1, b) for k1 in grid[0] for b in grid[1]]
     values: dict[tuple[float, float], float] = {}
     with Progress("tune BM25", len(cells), "settings") as progress:
         for k1, b in cells:
-            run = _run(index, queries, measure.cutoff + SPARE, bm25(k1, b))
+            found = index.search(queries, measure.cutoff + SPARE, bm25(k1, b))
+            run = {query: dict(without_own(query, ranking, own)) for query, ranking in found}
             values[k1, b] = means(score_queries([measure], qrels, run))[measure.name]
             progress.update()
     return Tuning(settings.bm25_tune_split, len(queries), measure.name, values)
@@ -118,10 +119,3 @@ def _sample(collection: Collection, settings: MiningSettings) -> tuple[dict[str,
         kept = set(draw.sample(list(queries), settings.bm25_tune_queries))
         queries = {q: text for q, text in queries.items() if q in kept}
     return queries, {q: qrels[q] for q in queries}
-
-
-def _run(
-    index: SparseIndex, queries: Mapping[str, str], depth: int, similarity: Similarity
-) -> dict[str, dict[str, float]]:
-    found = index.search(queries, depth, similarity)
-    return {query: {p: score for p, score in ranking if p != query} for query, ranking in found}

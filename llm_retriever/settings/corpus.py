@@ -59,6 +59,13 @@ class CorpusSettings:
         int,
         Field(ge=0, description="So many unusable lines are set aside in bad_lines.jsonl instead of ending the step."),
     ] = 0
+    own_passages: Annotated[
+        Literal["auto", "remove", "keep"],
+        Field(
+            description="Whether rankings leave out the passage that has the query's id, unless it is judged relevant; auto = "
+            "where the texts say that the corpus holds its queries, as in ArguAna and Quora."
+        ),
+    ] = "auto"
     max_passages: Annotated[
         int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
     ] = 0

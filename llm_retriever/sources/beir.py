@@ -12,16 +12,15 @@ from pathlib import Path
 
 from llm_retriever.articles import ArticleRow, article_row
 from llm_retriever.errors import InputError
-from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, lines, records
+from llm_retriever.grades import grade_of
+from llm_retriever.sources.qrels import GRADE, PASSAGE, QUERY, some_judgments, tsv_judgments
+from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, records
 from llm_retriever.sources.rows import (
     JudgmentRow,
     PassageRow,
-    Place,
     QueryRow,
     Row,
-    checked_id,
     checked_split,
-    grade_of,
     identifier,
     text_of,
     title_of,
@@ -29,7 +28,6 @@ from llm_retriever.sources.rows import (
 
 QRELS_SUFFIXES = (".tsv", ".tsv.gz", *SUFFIXES)
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-COLUMNS = ("query-id", "corpus-id", "score")
 
 
 class BeirDirectory:
@@ -97,55 +95,12 @@ class BeirDirectory:
             return
         for place, record in records(file, bad):
             with bad.tolerated(record):
-                query, passage = (identifier(record, column, place) for column in COLUMNS[:2])
-                yield JudgmentRow(place, split, query, passage, grade_of(record.get("score"), "score", place))
+                query, passage = (identifier(record, column, place) for column in (QUERY, PASSAGE))
+                grade = grade_of(record.get(GRADE), file=place.file, line=place.line, field=GRADE)
+                yield JudgmentRow(place, split, query, passage, grade)
 
     def _source_file(self, path: Path) -> SourceFile:
         return SourceFile(path, f"{self.shown}/{path.relative_to(self.directory).as_posix()}")
-
-
-def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
-    """Judgments of a file of BEIR's three columns or TREC's four; a header line is skipped.
-
-    Raises:
-        InputError: A line has other columns, or a grade that is not a whole number.
-    """
-    for place, line in lines(file, bad):
-        if place.line == 1 and line.split()[-1].lower() in ("score", "relevance", "grade", "label", "rel"):
-            continue
-        with bad.tolerated(line):
-            yield _judgment(line, split, place)
-
-
-def _judgment(line: str, split: str, place: Place) -> JudgmentRow:
-    columns = line.split("\t") if "\t" in line else line.split()
-    columns = [column.strip() for column in columns]
-    if len(columns) == 4:
-        del columns[1]
-    if len(columns) != 3:
-        raise InputError(
-            f"{len(columns)} columns",
-            file=place.file,
-            line=place.line,
-            mend="write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC)",
-        )
-    query, passage, grade = columns
-    ids = checked_id(query, COLUMNS[0], place), checked_id(passage, COLUMNS[1], place)
-    return JudgmentRow(place, split, *ids, grade_of(grade, COLUMNS[2], place))
-
-
-def some_judgments(file: SourceFile, rows: Iterator[Row], bad: BadLines) -> Iterator[Row]:
-    """The rows themselves.
-
-    Raises:
-        InputError: There was none in the whole file.
-    """
-    before, none = bad.count, True
-    for row in rows:
-        none = False
-        yield row
-    if none and bad.count == before:
-        raise InputError("holds no judgment", file=file.shown, mend="add judgments, or remove the file")
 
 
 def _files(directory: Path, name: str, suffixes: tuple[str, ...]) -> list[Path]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_retriever.errors import InputError
-from llm_retriever.sources.beir import some_judgments, tsv_judgments
+from llm_retriever.sources.qrels import some_judgments, tsv_judgments
 from llm_retriever.sources.reading import BadLines, SourceFile, lines
 from llm_retriever.sources.rows import (
     PassageRow,

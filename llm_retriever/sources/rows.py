@@ -16,6 +16,8 @@ from llm_retriever.errors import InputError
 # Not those from 0x80 on: MS MARCO has thousands of wrongly decoded quotation marks, which models have learned from.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NOT_IN_AN_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+LONGEST_ID = 32_766
+"""Bytes in UTF-8 of Lucene's longest term (`IndexWriter.MAX_TERM_LENGTH`); a passage whose id is longer is not indexed."""
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -97,10 +99,12 @@ def checked_id(value: str, field: str, place: Place) -> str:
     """The id itself, when it can stand in a TREC run.
 
     Raises:
-        InputError: It is empty or holds white space, control characters or half a character.
+        InputError: It is empty, too long for Lucene, or holds white space, control characters or half a character.
     """
     if not value:
         raise InputError("the id is empty", file=place.file, line=place.line, field=field, mend="give it an id")
+    if 4 * len(value) > LONGEST_ID:
+        _check_length(value, field, place)
     if NOT_IN_AN_ID.search(value):
         raise InputError(
             f"the id {value!r} holds white space or control characters",
@@ -163,26 +167,6 @@ def title_of(record: dict[str, Any], place: Place, field: str = "title") -> str:
     return "" if title == "-" else title
 
 
-def grade_of(value: Any, field: str, place: Place) -> int:
-    """The grade of a judgment, from a whole number or its digits.
-
-    Raises:
-        InputError: It is not a whole number.
-    """
-    try:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError
-        return int(value)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"the grade {value!r} is not a whole number",
-            file=place.file,
-            line=place.line,
-            field=field,
-            mend="grades are 0 (not relevant), 1, 2, …",
-        ) from None
-
-
 def checked_split(name: str, file: str) -> str:
     """The name of a split, when it can be a file name.
 
@@ -216,6 +200,18 @@ def _wrong_type(value: Any, wanted: str, field: str, place: Place) -> InputError
         field=field,
         mend="correct it",
     )
+
+
+def _check_length(value: str, field: str, place: Place) -> None:
+    length = len(value.encode("utf-8", "surrogatepass"))
+    if length > LONGEST_ID:
+        raise InputError(
+            f"the id {value[:20]!r}… has {length:,} bytes; Lucene, which BM25 is searched with, holds at most {LONGEST_ID:,}",
+            file=place.file,
+            line=place.line,
+            field=field,
+            mend="give it a shorter one",
+        )
 
 
 def _check_encodable(text: str, field: str, place: Place) -> None:

@@ -66,6 +66,13 @@ def test_tuning_lowers_the_loss_and_ranks_the_positives_higher(inputs, tmp_path)
     assert mean_rank(after, collection) < 0.5 * mean_rank(before, collection)
 
 
+def test_fewer_queries_than_a_batch_train_with_the_recipes_own_schedule(inputs, tmp_path):
+    recipe = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_rate", "epochs")}
+    log = tune(TuningSettings(**recipe), **inputs, retriever=tmp_path / "retriever")
+    assert [entry["learning_rate"] for entry in log.steps] == [1e-4]
+    assert Retriever.load(tmp_path / "retriever", precision="fp32").card.method == "llm-ql"
+
+
 def test_the_directory_has_card_model_and_adapter_and_no_checkpoints(tuned):
     directory, _ = tuned
     assert sorted(path.name for path in directory.iterdir()) == [

@@ -25,7 +25,7 @@ def searched(unspoilt_inputs):
     """The retriever of the inputs after the search of a split; not to be changed."""
     corpus = Collection.open(unspoilt_inputs["collection"])
     retriever = Retriever.load(unspoilt_inputs["retriever"], precision="fp32")
-    system = DenseSystem(retriever, Index.open(unspoilt_inputs["index"], retriever), corpus.lookup())
+    system = DenseSystem(retriever, Index.open(unspoilt_inputs["index"], retriever))
     system.run(corpus.queries("test"), 10)
     return system
 

@@ -50,6 +50,7 @@ def test_a_failing_writer_leaves_no_file(tmp_path):
     [
         ("q Q0 p 1 1.0 x\nq Q0 p2 2 0.5\n", ":2: 5 columns instead of 6"),
         ("q Q0 p 1 high x\n", ":1: field \"score\": 'high' is not a finite number"),
+        ("q Q0 p 1 1_0 x\n", ":1: field \"score\": '1_0' is not a finite number"),
         ("q Q0 p 1 nan x\n", ":1: field \"score\": 'nan' is not a finite number"),
         ("q Q0 p 1 2.0 x\nr Q0 p 1 1.0 x\nq Q0 p 2 1.0 x\n", ":3: passage 'p' stands twice under query 'q'"),
         ("", "the run is empty"),

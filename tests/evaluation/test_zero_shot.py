@@ -218,7 +218,7 @@ def test_a_run_of_a_single_file_is_not_that_of_a_zero_shot_collection(
     _, content = run(unspoilt_inputs, tmp_path, zero_shot=source, runs=one, untuned_passages=0)
     assert "one" in content["splits"]["test"]["systems"]
     assert "one" not in content["splits"]["stance/test"]["systems"]
-    assert content["splits"]["stance/test"]["notes"] == []
+    assert not [note for note in content["splits"]["stance/test"]["notes"] if "one" in note.split()]
 
 
 def test_passages_with_the_same_text_are_not_merged(unspoilt_inputs, tmp_path, monkeypatch):

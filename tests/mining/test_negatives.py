@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -199,3 +200,46 @@ def test_settings_that_do_not_suit_are_refused_before_any_work(
         mined_into(tmp_path / "out", collection.directory, settings)
     assert caught.value.field == field
     assert not (tmp_path / "out").exists()
+
+
+def with_number_ids(directory: Path, *, holding_queries: bool) -> Collection:
+    """A collection whose ids are numbers on both sides; the answer to a query is the passage behind that of its id."""
+    rows = passages(30)
+    asked = [row["text"] if holding_queries else f"{row['text'][:30]} of which kind" for row in rows]
+    (directory / "source" / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", [row["text"] for row in rows]), ("queries", asked)):
+        lines = (json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
+        (directory / "source" / f"{name}.jsonl").write_text("".join(lines))
+    for split, numbers in (("train", range(20)), ("test", range(20, 30))):
+        judged = [f"{i}\t{(i + 1) % 30}\t1\n" for i in numbers]
+        # A query that is answered by the passage of its own id.
+        judged[-1] = f"{numbers[-1]}\t{numbers[-1]}\t1\n"
+        (directory / "source" / "qrels" / f"{split}.tsv").write_text("".join(judged))
+    prepare(CorpusSettings(uri=str(directory / "source")), directory / "collection")
+    return Collection.open(directory / "collection")
+
+
+@pytest.mark.parametrize("holding_queries", [True, False])
+def test_a_run_leaves_out_a_query_that_is_a_passage_and_not_a_passage_of_its_number(
+    tmp_path: Path, holding_queries: bool
+) -> None:
+    made = with_number_ids(tmp_path, holding_queries=holding_queries)
+    settings = dataclasses.replace(SETTINGS, evaluation_depth=5, bm25_tune_split="test", bm25_tune_metric="mrr@10")
+    mined_into(tmp_path, made.directory, settings)
+    run = read_run(tmp_path / "runs" / "test.trec")
+    own = {query for query, ranking in run.items() if query in ranking}
+    assert own == ({"29"} if holding_queries else set(run))
+    assert {len(ranking) for ranking in run.values()} == {5}
+
+
+def test_a_passage_that_is_the_query_by_the_collections_rule_is_no_negative(tmp_path: Path) -> None:
+    with_number_ids(tmp_path, holding_queries=False)
+    drawn = {}
+    for wish in ("keep", "remove"):
+        settings = CorpusSettings(uri=str(tmp_path / "source"), own_passages=wish)
+        prepare(settings, tmp_path / wish / "collection")
+        mined_into(tmp_path / wish, tmp_path / wish / "collection", dataclasses.replace(SETTINGS, negatives=30))
+        examples = TrainingSet.open(tmp_path / wish / "training_set").examples()
+        drawn[wish] = {e.query_id for e in examples if e.query_id in {n.id for n in e.negatives}}
+    assert drawn["remove"] == set()
+    assert len(drawn["keep"]) > 10

@@ -17,6 +17,7 @@ from llm_retriever.mining.similarities import Similarity, bm25, parse_baselines
 from llm_retriever.mining.sparse import Ranking, SparseIndex
 from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings
+from llm_retriever.sources.rows import LONGEST_ID
 from tests.mining.conftest import LONG_QUERY
 
 # pyserini as its documentation shows it: its own indexer and its own batch_search.
@@ -159,6 +160,45 @@ def test_bad_input_found_by_the_other_process_is_bad_input_here(collection: Coll
     with SparseIndex(copy) as refusing, pytest.raises(InputError, match="no such file") as caught:
         refusing.wait()
     assert str(caught.value.file).endswith("collection.json")
+    assert caught.value.mend
+
+
+def with_long_ids(directory: Path, sizes: list[int]) -> Collection:
+    """A collection with ids of so many bytes of UTF-8, as one that was prepared before ids had a limit."""
+    source = directory / "source"
+    (source / "qrels").mkdir(parents=True)
+    rows = [{"_id": str(size), "title": "", "text": f"quartz number {size}"} for size in [1, *sizes]]
+    (source / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source / "queries.jsonl").write_text('{"_id": "q", "text": "quartz"}\n')
+    (source / "qrels" / "test.tsv").write_text("q\t1\t1\n")
+    prepare(CorpusSettings(uri=str(source)), directory / "collection")
+    corpus = directory / "collection" / "corpus.jsonl"
+    text = corpus.read_text()
+    for size in sizes:
+        text = text.replace(f'"_id": "{size}"', f'"_id": "{size // 2 * "é"}{size % 2 * "x"}"')
+    corpus.write_text(text)
+    manifest = json.loads((directory / "collection" / "collection.json").read_text())
+    manifest["files"]["corpus.jsonl"] = corpus.stat().st_size
+    (directory / "collection" / "collection.json").write_text(json.dumps(manifest))
+    return Collection.open(directory / "collection")
+
+
+def test_the_longest_id_that_preparation_lets_through_is_indexed_and_found(tmp_path: Path) -> None:
+    made = with_long_ids(tmp_path, [LONGEST_ID - 1, LONGEST_ID])
+    with SparseIndex(made, threads=1) as index:
+        assert index.wait() == made.passage_count == 3
+        assert {len(passage.encode()) for passage in ids(ask(index, "quartz"))} == {1, LONGEST_ID - 1, LONGEST_ID}
+
+
+@pytest.mark.parametrize("sizes", [[LONGEST_ID + 1], [40, LONGEST_ID + 2, 100_000]])
+def test_an_index_that_lacks_passages_is_refused(tmp_path: Path, sizes: list[int]) -> None:
+    made = with_long_ids(tmp_path, sizes)
+    lacking = sum(size > LONGEST_ID for size in sizes)
+    with SparseIndex(made, threads=1) as index, pytest.raises(InputError) as caught:
+        index.wait()
+    told = f"Lucene has indexed {made.passage_count - lacking} of {made.passage_count} passages"
+    assert caught.value.problem == told
+    assert str(caught.value.file).endswith("corpus.jsonl")
     assert caught.value.mend
 
 

@@ -159,7 +159,7 @@ def test_msmarco_needs_no_titles_and_reads_gzip(tmp_path: Path) -> None:
         ("collection.tsv", "p99", 'field "text": the text is empty'),
         ("collection.tsv", "p 99\ttext", 'field "pid": the id'),
         ("queries.train.tsv", "q0\tanother question", "query id 'q0' was there before with another text"),
-        ("qrels.train.tsv", "q0 0 p1", "'p1' is not a whole number"),
+        ("qrels.train.tsv", "q0 0 p1", "3 columns"),
         ("qrels.train.tsv", "q0 0 p1 1 1", "5 columns"),
         ("qrels.train.tsv", "q0\t0\tp1\tyes", "'yes' is not a whole number"),
     ],
