@@ -203,7 +203,7 @@ def test_a_retriever_without_a_training_log_has_no_curve(inputs, tmp_path):
         ({"measures": "mrr@10,f1"}, "field \"measures\": 'f1' is no metric"),
         ({"primary_metric": "ndcg"}, "field \"primary_metric\": 'ndcg' is no metric"),
         ({"primary_metric": "ndcg@10,mrr@10"}, "is more than one metric"),
-        ({"measures": "recall@100"}, 'field "depth": recall@100 needs more than 20 passages per query'),
+        ({"primary_metric": "recall@100"}, 'field "depth": recall@100 needs more than 20 passages per query'),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused(changes, message, unspoilt_inputs, tmp_path):
