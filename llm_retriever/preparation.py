@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import llm_retriever
-from llm_retriever import collection, files
+from llm_retriever import collection, files, layouts
 from llm_retriever.articles import ArticleRow, Articles
 from llm_retriever.collection import Passage
 from llm_retriever.errors import InputError
@@ -40,7 +40,10 @@ def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool =
     Raises:
         InputError: The source cannot be used; `directory` is left as it was.
     """
-    with opened_source(settings.uri, settings.format) as source, files.atomic_directory(directory) as draft:
+    with (
+        opened_source(settings.uri, settings.format) as source,
+        files.atomic_directory(directory, layouts.COLLECTION) as draft,
+    ):
         with _work(settings, source, draft, tolerate_empty) as work:
             work.read()
             work.check()

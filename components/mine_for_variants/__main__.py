@@ -8,11 +8,11 @@ from llm_retriever.settings import MiningSettings
 
 def run(step: StepRun[MiningSettings]) -> None:
     """Mines, with the collection beside what was mined from it."""
-    from llm_retriever import files
+    from llm_retriever import files, layouts
     from llm_retriever.mining import negatives
 
     outputs, collection = step.outputs, step.inputs["collection"]
-    with files.atomic_directory(outputs["data"]) as draft:
+    with files.atomic_directory(outputs["data"], layouts.MINED) as draft:
         files.link_tree(collection, draft / "collection")
         mined = (draft / "training_set", draft / "bm25_runs", outputs["statistics"], outputs["picture"])
         negatives.mine(step.settings, collection, *mined)

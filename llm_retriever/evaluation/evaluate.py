@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.card import RetrieverCard, load_lineage
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
@@ -72,8 +72,8 @@ def evaluate(
     """
     corpus = Collection.open(collection)
     with (
-        files.atomic_directory(refreshed) as renewed,
-        files.atomic_directory(evaluation) as draft,
+        files.atomic_directory(refreshed, layouts.REFRESHED) as renewed,
+        files.atomic_directory(evaluation, layouts.EVALUATION) as draft,
         tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch,
     ):
         paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft, renewed)
