@@ -308,7 +308,7 @@ class Preparation:
             "splits": self.splits,
             "words": {"passage": self.passage_words.summary(), "query": self.query_words.summary()},
             "source": self.source.description,
-            "fingerprint": files.digest([[name, files.sha256_of_file(self.draft / name)] for name in names]),
+            "fingerprint": collection.fingerprint_of(self.draft, names),
             "licence": self.source.licence,
             "files": {name: (self.draft / name).stat().st_size for name in names},
             "versions": {"llm-retriever": llm_retriever.__version__, "python": platform.python_version()},
