@@ -69,7 +69,7 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
     with opened(retriever) as source:
         sentences.refuse_inexpressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
-        with files.atomic_directory(directory, layouts.SENTENCES) as draft:
+        with files.atomic_directory(directory, layouts.EXPORT) as draft:
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
             refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")

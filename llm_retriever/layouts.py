@@ -233,16 +233,16 @@ EVALUATION = Layout(
     {"refreshed": REFRESHED},
 )
 COMPARISON = Layout("a comparison", "comparison.json", _has("format", "variants", "splits"))
-EXPORT = Layout("an export", "retriever_card.json", _has("method", "weights"), (*MODEL_FILES, "README.md"))
-SENTENCES = Layout(
-    "an export for sentence-transformers",
+EXPORT = Layout(
+    "an export",
     "README.md",
-    lambda text: ": a dense retriever for sentence-transformers" in text.partition("\n")[0],
+    lambda text: ": a dense retriever" in text.partition("\n")[0],
     (
         *MODEL_FILES,
-        "config_sentence_transformers.json",
+        "retriever_card.json",
         "modules.json",
         "sentence_bert_config.json",
+        "config_sentence_transformers.json",
         "1_Pooling/config.json",
         "2_Normalize/config.json",
     ),
