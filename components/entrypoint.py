@@ -21,12 +21,13 @@ from types import FrameType
 from typing import Any, Generic, NoReturn
 
 from components import supervision
+from components.outputs import check_outputs
 from llm_retriever import files
 from llm_retriever.devices import claim_gpus
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.names import slug
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
-from llm_retriever.settings.parameters import SettingsClass, build, parameters
+from llm_retriever.settings.parameters import SettingsClass, as_dict, build, parameters
 from llm_retriever.stores.secret import read_secret
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
@@ -173,6 +174,9 @@ class Step(Generic[SettingsClass]):
         _check_present(inputs)
         run = StepRun(settings, inputs, {name: Path(getattr(given, name)) for name in self.outputs})
         run.collected = {name: _named_paths(_flag(name) + "s", getattr(given, name)) for name in self.collected}
+        read = {_flag(name): path for name, path in inputs.items()}
+        read |= {f"{_flag(n)}s {one}": path for n, found in run.collected.items() for one, path in found.items()}
+        check_outputs(read, run.outputs, as_dict(settings))
         self._work(run)
         for name, value in run.results.items():
             print(f"{name}: {value}")

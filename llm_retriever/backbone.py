@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_retriever import files, hub
+from llm_retriever import files, hub, layouts
 from llm_retriever.card import LINEAGE_FILE, Lineage, load_lineage, save_lineage, weights_digest
 from llm_retriever.errors import InputError
 from llm_retriever.model_files import DESCRIPTION_FILES, WEIGHTS, WEIGHTS_INDEX, ModelFiles, check_safetensors
@@ -36,7 +36,7 @@ def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) 
     Raises:
         InputError: The source is missing, refuses, or is not a causal LM with a fast tokenizer and safetensors weights.
     """
-    with files.atomic_directory(output) as draft:
+    with files.atomic_directory(output, layouts.BACKBONE) as draft:
         if settings.source.startswith(SCRATCH):
             lineage = _from_scratch(settings, collection_directory, draft)
         elif "://" in settings.source or Path(settings.source).exists():

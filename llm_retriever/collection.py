@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_retriever import files
+from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
 from llm_retriever.grades import grade_of
 
@@ -91,6 +92,9 @@ class Collection:
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
                 raise InputError("is missing or was changed", file=file, mend=AGAIN)
+        if fingerprint_of(directory, manifest["files"]) != manifest["fingerprint"]:
+            # A change that keeps the size would pass for the collection that the fingerprint names.
+            raise InputError("a file was changed", file=directory, field="fingerprint", mend=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -242,6 +246,11 @@ class PassageLookup:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
+
+
+def fingerprint_of(directory: Path, names: Iterable[str]) -> str:
+    """SHA-256 (hex) over the names and bytes of a collection's files, in the order of its manifest."""
+    return files.digest([[name, sha256_of_large_file(directory / name)] for name in names])
 
 
 def passage_line(passage: Passage) -> str:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
     Args:
         retriever: A loaded one, or its directory or s3:// prefix. The weights keep the precision that it was loaded in,
             or saved in.
-        directory: Becomes the export; what is there is replaced.
+        directory: Becomes the export; an earlier one is replaced, anything else is refused.
 
     Raises:
         InputError: There is no such retriever, or the files would not give its vectors (cosine below 0.9999 in fp32).
@@ -41,7 +41,7 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
     from llm_retriever.exporting.probes import opened, refuse_other_vectors
 
     _refuse_replacing(retriever, directory)
-    with opened(retriever) as source, files.atomic_directory(directory) as draft:
+    with opened(retriever) as source, files.atomic_directory(directory, layouts.EXPORT) as draft:
         merged.write(source, draft)
         readme.write_merged(source.retriever.card, draft)
         refuse_other_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
@@ -55,7 +55,7 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
 
     Args:
         retriever: As for `export_merged`.
-        directory: Becomes the export; what is there is replaced.
+        directory: Becomes the export; an earlier one is replaced, anything else is refused.
 
     Raises:
         InputError: As `export_merged`; or sentence-transformers cannot express the method: two copies of a text, different
@@ -69,7 +69,7 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
     with opened(retriever) as source:
         sentences.refuse_inexpressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
-        with files.atomic_directory(directory) as draft:
+        with files.atomic_directory(directory, layouts.EXPORT) as draft:
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
             refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")
@@ -129,7 +129,12 @@ def _parser() -> argparse.ArgumentParser:
         "--retriever", required=True, metavar="DIR", help="Output of tune_retriever: directory or s3://."
     )
     parser.add_argument("--format", required=True, choices=get_args(Format), help="What is to read it.")
-    parser.add_argument("--output", required=True, metavar="DIR", help="Becomes the export; what is there is replaced.")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="Becomes the export; an earlier one is replaced, anything else is refused.",
+    )
     return parser
 
 

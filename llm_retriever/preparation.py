@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import llm_retriever
-from llm_retriever import collection, files
+from llm_retriever import collection, files, layouts
 from llm_retriever.articles import ArticleRow, Articles
 from llm_retriever.collection import Passage, same_texts
 from llm_retriever.errors import InputError
@@ -42,7 +42,10 @@ def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool =
     Raises:
         InputError: The source cannot be used; `directory` is left as it was.
     """
-    with opened_source(settings.uri, settings.format) as source, files.atomic_directory(directory) as draft:
+    with (
+        opened_source(settings.uri, settings.format) as source,
+        files.atomic_directory(directory, layouts.COLLECTION) as draft,
+    ):
         with _work(settings, source, draft, tolerate_empty) as work:
             work.read()
             work.check()
@@ -318,7 +321,7 @@ class Preparation:
             collection.OWN_PASSAGES: self.own_passages,
             "words": {"passage": self.passage_words.summary(), "query": self.query_words.summary()},
             "source": self.source.description,
-            "fingerprint": files.digest([[name, files.sha256_of_file(self.draft / name)] for name in names]),
+            "fingerprint": collection.fingerprint_of(self.draft, names),
             "licence": self.source.licence,
             "files": {name: (self.draft / name).stat().st_size for name in names},
             "versions": {"llm-retriever": llm_retriever.__version__, "python": platform.python_version()},

@@ -185,7 +185,7 @@ class Retriever(BatchedEncoder):
         """Writes the retriever for programs without this library; the weights keep the precision that they have here.
 
         Args:
-            directory: Becomes the export; what is there is replaced.
+            directory: Becomes the export; an earlier one is replaced, anything else is refused.
             format: `merged` = a plain Hugging Face directory with card and README.md; `sentence-transformers` = what that
                 library loads, where it can express the method.
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def write_training_set(
     """Writes a training set; `directory` appears when it is complete.
 
     Args:
-        directory: Where to; an existing one is replaced.
+        directory: Where to; an existing training set is replaced.
         examples: Read once, written as they come.
         recipe: How the negatives were chosen: sources, depth, rank floor, score ceiling, seed.
         counts: What came of it. Read after the last example, so that a generator can fill it.
@@ -188,7 +188,7 @@ def write_training_set(
         The manifest.
     """
     written = 0
-    with files.atomic_directory(directory) as draft:
+    with files.atomic_directory(directory, layouts.TRAINING_SET) as draft:
         with (draft / EXAMPLES_FILE).open("w", encoding="utf-8", newline="\n") as lines:
             for example in examples:
                 lines.write(_as_line(example))

@@ -7,7 +7,6 @@ killed run leaves, another run of the same variant takes, and so does a variant 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.code_digest import code_digest
 from llm_retriever.collection import Collection
@@ -70,14 +69,15 @@ def run_variant(
         InputError: A setting or an input cannot be used.
         SystemExit: 143, after SIGTERM; finished parts and the checkpoint of a training are kept.
     """
+    layouts.EVALUATION.check(evaluation)
+    layouts.RETRIEVER.check(retriever)
     stages = _with_checkpoints_of_its_own(stage_settings(settings), settings)
     work = retriever.with_name(f".{retriever.name}.parts")
     kept = KeptResults(f"{settings.checkpoint_uri.rstrip('/')}/{RESULTS}") if settings.checkpoint_uri else None
     parts = _Parts(work, kept)
     adapted, tuned, index = _made(parts, stages, inputs)
     metrics = _judged(stages.eval, inputs, work, (adapted, tuned, index), evaluation)
-    shutil.rmtree(retriever, ignore_errors=True)
-    os.replace(tuned, retriever)
+    files.put_in_place(tuned, retriever)
     shutil.rmtree(work)
     return metrics
 
@@ -218,7 +218,7 @@ def _judged(
 ) -> dict[str, float]:
     """Evaluates; the output appears with report and summary in it."""
     metrics = in_own_process(_evaluate, settings, inputs, made, work)
-    with files.atomic_directory(evaluation) as draft:
+    with files.atomic_directory(evaluation, layouts.EVALUATION) as draft:
         shutil.copytree(work / "evaluation", draft, dirs_exist_ok=True)
         for name in (REPORT, SUMMARY):
             shutil.copyfile(work / name, draft / name)

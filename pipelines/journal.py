@@ -38,7 +38,7 @@ class Journal:
 
     def started(self, name: str) -> None:
         """Announces a step."""
-        _say(f"{self._count()} {name} …")
+        say(f"{self._count()} {name} …")
 
     def _count(self) -> str:
         counted = set(self.titles.values())
@@ -49,10 +49,10 @@ class Journal:
         count = f"{self._count()} {record.name}"
         self.records.append(record)
         if record.outcome == "cached":
-            _say(f"{count}: unchanged, taken from the cache")
+            say(f"{count}: unchanged, taken from the cache")
         else:
             peak = f", peak {record.peak_bytes / 2**20:,.0f} MiB" if record.peak_bytes else ""
-            _say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}{peak}")
+            say(f"{count}: {record.outcome} in {seconds_as_text(record.seconds)}{peak}")
 
 
 def answer_of(command: list[str]) -> Path:
@@ -84,6 +84,7 @@ def timing_table(records: list[StepRecord]) -> str:
     return "\n".join([*rows, f"  {'total':<{width}}  {'':<8}  {total:>7}"])
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")  # KFP indents whatever is printed while a task runs
+def say(line: str) -> None:
+    """Prints a line at once, whatever KFP does with what is printed while a task runs."""
+    sys.stderr.write(line + "\n")  # KFP indents whatever goes through print
     sys.stderr.flush()

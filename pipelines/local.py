@@ -25,9 +25,11 @@ from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 from kfp import components, local
+from kfp.local import cache as kfp_cache
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
+from pipelines.cached_outputs import CheckedCache
 from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +121,7 @@ def tasks_on_this_machine(journal: Journal, *, in_images: bool = False) -> Itera
     try:
         with (
             _replaced(module, name, handler),
+            _replaced(kfp_cache, "LocalCache", CheckedCache),
             _replaced(logging_utils, "print_horizontal_line", lambda: None),
             warnings.catch_warnings(),
         ):
@@ -164,7 +167,8 @@ def run_compiled(
         package: The YAML that would be uploaded to Kubeflow.
         arguments: Pipeline parameters that differ from their defaults.
         root: Everything goes here: `root/runs` and `root/cache`.
-        cache: Take unchanged steps from the cache; a change of this project's code makes every step new.
+        cache: Take unchanged steps from the cache; a change of this project's code makes every step new, and a step is not
+            taken whose outputs are gone or were changed since.
         in_images: Run the steps in their images instead of as processes; the cache is not used then, because it cannot tell
             one image from another under the same tag. Steps can see `root/runs` alone.
         network: Of the steps in images; see `containers.runner`.

@@ -77,6 +77,18 @@ def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "collection"
 
 
+def seal(directory: Path) -> str:
+    """Makes a collection that a test has changed whole again; returns its fingerprint."""
+    from llm_retriever.collection import fingerprint_of
+
+    path = directory / "collection.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: (directory / name).stat().st_size for name in manifest["files"]}
+    manifest["fingerprint"] = fingerprint_of(directory, manifest["files"])
+    path.write_text(json.dumps(manifest))
+    return manifest["fingerprint"]
+
+
 @pytest.fixture(scope="session")
 def training_set_directory(tmp_path_factory: pytest.TempPathFactory, collection_directory: Path) -> Path:
     """A training set over the collection, ten negatives a query, as mine_negatives writes it; not to be changed."""

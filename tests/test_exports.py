@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -271,14 +272,26 @@ def test_weights_keep_the_precision_that_the_retriever_was_loaded_in(written, tm
 
 def test_an_export_that_gives_other_vectors_is_not_written(written, tmp_path):
     retriever = Retriever.load(written("repllama"), precision="fp32")
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "kept").write_text("before")
+    retriever.export(tmp_path / "export")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
     # A hook is not saved: the files say something else than the model in memory.
     retriever.model.layers[0].register_forward_hook(lambda module, given, output: output.flip(-1))
     for kind in ("merged", "sentence-transformers"):
         with pytest.raises(InputError, match="gets another vector"):
             retriever.export(tmp_path / "export", kind)
-    assert [path.name for path in tmp_path.rglob("*")] == ["export", "kept"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize("kind", ["merged", "sentence-transformers"])
+def test_an_export_replaces_no_directory_of_somebodys_own(written, tmp_path, kind):
+    """Another model has files of the same names."""
+    mine = Path(shutil.copytree(written("repllama") / "model", tmp_path / "mine"))
+    (mine / "README.md").write_text("# My model\n")
+    before = {path.name: path.read_bytes() for path in mine.iterdir()}
+    with pytest.raises(InputError, match="not known as an export"):
+        Retriever.load(written("repllama"), precision="fp32").export(mine, kind)
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == before
 
 
 @pytest.mark.parametrize("place", [".", "model", ".."])

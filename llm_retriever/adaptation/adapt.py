@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import AutoTokenizer
 
-from llm_retriever import files, methods
+from llm_retriever import files, layouts, methods
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.lengths import refuse_too_long
 from llm_retriever.adaptation.objective import Objective, Task
@@ -69,8 +69,9 @@ def adapt(
         InputError: An input is not what it should be, or the training cannot be run as asked.
         SystemExit: 143, after SIGTERM, with a checkpoint saved.
     """
+    layouts.BACKBONE.check(adapted)
     if settings.method == "none":
-        with files.atomic_directory(adapted) as draft:
+        with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
             files.link_tree(backbone, draft)
         return TrainingLog()
     stages = [
@@ -117,7 +118,7 @@ def _adapted(
 ) -> TrainingLog:
     """One adaptation; its checkpoints stay."""
     lineage = load_lineage(backbone)
-    with files.atomic_directory(adapted) as draft:
+    with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
         with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
             log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
         log.save(draft / LOG_FILE)

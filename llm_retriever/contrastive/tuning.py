@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.vocabulary import added_tokens
 from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
@@ -84,7 +84,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
-    with files.atomic_directory(retriever) as draft, tempfile.TemporaryDirectory() as scratch:
+    with files.atomic_directory(retriever, layouts.RETRIEVER) as draft, tempfile.TemporaryDirectory() as scratch:
         job: dict[str, Any] = {
             "settings": steps.as_dict(settings),
             "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},

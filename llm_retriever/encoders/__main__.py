@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="Print the table of published encoders.")
     conversion = commands.add_parser("convert", help="Copy a model with its pickled weights (*.bin) as safetensors.")
     conversion.add_argument("directory", type=Path, metavar="DIR", help="Directory of the model or adapter.")
-    conversion.add_argument("output", type=Path, metavar="OUT", help="Becomes the copy; what is there is replaced.")
+    conversion.add_argument("output", type=Path, metavar="OUT", help="Becomes the copy; must be empty, or not there.")
     return parser
 
 

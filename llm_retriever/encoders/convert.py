@@ -23,19 +23,22 @@ def convert(directory: Path, output: Path) -> list[str]:
 
     Args:
         directory: A Hugging Face, PEFT or sentence-transformers directory with `*.bin`.
-        output: Becomes the copy.
+        output: Becomes the copy; nothing, or an empty directory, may be there.
 
     Returns:
         Names of the files that were converted, relative to the directory.
 
     Raises:
-        InputError: There is nothing to convert, a file holds something other than weights, or one directory holds the other.
+        InputError: There is nothing to convert, a file holds something other than weights, one directory holds the
+            other, or the output is not empty.
     """
     source, target = directory.resolve(), output.resolve()
-    # The copy replaces whatever is at `output`.
     if target.is_relative_to(source) or source.is_relative_to(target):
         problem = "lies within what is converted" if target.is_relative_to(source) else "holds what is converted"
         raise InputError(problem, file=output, mend="give another directory")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        # A copy may hold whatever a model's directory may: an earlier copy cannot be told from somebody's files.
+        raise InputError("is not an empty directory", file=output, mend="give another one, or remove it")
     pickled = sorted(path for path in directory.rglob("*.bin") if path.stem.partition("-")[0] in _NAMES)
     if not pickled:
         raise InputError("no pickled weights (pytorch_model*.bin, adapter_model.bin)", file=directory)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.evaluation import comparison_report
 from llm_retriever.evaluation.metrics import mean_of_systems, parse_measures
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
@@ -76,7 +76,7 @@ def compare_evaluations(
     variants = open_evaluations(evaluations, settings.variants)
     check_alike(variants)
     content = results(variants, chosen_reference(variants, settings.reference))
-    with files.atomic_directory(comparison) as draft:
+    with files.atomic_directory(comparison, layouts.COMPARISON) as draft:
         files.write_json(draft / COMPARISON_FILE, content)
         files.write_text(report, comparison_report.render(content))
         files.write_text(summary, comparison_report.summary_markdown(content))

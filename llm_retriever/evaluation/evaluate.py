@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files
-from llm_retriever.card import RetrieverCard, load_lineage
+from llm_retriever import files, layouts
+from llm_retriever.card import RetrieverCard, load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account, efficiency, verdict
@@ -72,8 +72,8 @@ def evaluate(
     """
     corpus = Collection.open(collection)
     with (
-        files.atomic_directory(refreshed) as renewed,
-        files.atomic_directory(evaluation) as draft,
+        files.atomic_directory(refreshed, layouts.REFRESHED) as renewed,
+        files.atomic_directory(evaluation, layouts.EVALUATION) as draft,
         tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch,
     ):
         paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft, renewed)
@@ -144,11 +144,14 @@ def _check_backbone(backbone: Path, card: RetrieverCard) -> None:
             field="backbone",
             mend="give the output of fetch_backbone of the same run",
         )
+    if weights_digest(backbone) != found.digest:
+        raise InputError("the weights are not those that it was fetched with", file=backbone, mend="fetch it again")
 
 
 def _tuned_system(settings: EvaluationSettings, paths: Paths, card: RetrieverCard, bench: Bench) -> DenseSystem:
     opened = Index.open(paths.index, card)
     check_fingerprint(opened.manifest.collection, bench.corpus, paths.index)
+    opened.verify()
     loaded = Retriever.load(paths.retriever, precision=settings.precision)
     length = None if is_unset(settings.query_length) else copies(loaded, "query", settings.query_length)
     return DenseSystem(loaded, opened, length)

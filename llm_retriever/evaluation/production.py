@@ -187,7 +187,7 @@ class Production:
                 if encoder.precision != resolve_precision(bench.settings.precision):
                     encoder = None  # Gone before it is loaded in the other arithmetic.
             encoder = encoder or Retriever.load(retriever, precision=bench.settings.precision)
-            yield encoder, Index.open(published, encoder)
+            yield encoder, Index.open(published, encoder, verify=True)
 
     def _refresh(self, published: Path, retriever: Path, corpus: Collection, target: Path) -> Retriever:
         """Makes the index of the new collection, on all GPUs; vectors must be made in the arithmetic of the published ones."""

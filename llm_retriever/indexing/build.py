@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import llm_retriever
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.collection import Collection
 from llm_retriever.drafts import is_draft
 from llm_retriever.encoders.interface import Encoder
@@ -84,6 +84,7 @@ def write_index(
     Raises:
         InputError: As `build_index`.
     """
+    layouts.INDEX.check(index)
     settings = resolved(settings, encoder)
     announce(collection.passage_count, encoder.dimension, settings)
     if earlier:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.card import RetrieverCard
 from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
@@ -112,6 +112,7 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
     Raises:
         InputError: There is no `shards_uri`, an input is not what it should be, or a vector is not finite.
     """
+    layouts.ENCODED.check(part)
     if not settings.shards_uri:
         mend = "give a directory or s3:// prefix that all pods can write to"
         raise InputError("parts have nowhere to go", field="shards_uri", mend=mend)
@@ -132,7 +133,7 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
         "shards": {str(number): dataclasses.asdict(shard) for number, shard in shards.items()},
         "timings": timings(list(shards.values())),
     }
-    with files.atomic_directory(part) as draft:
+    with files.atomic_directory(part, layouts.ENCODED) as draft:
         files.write_json(draft / PART_FILE, content)
     return content
 

@@ -232,8 +232,8 @@ def complete(index: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="index-") as name:
         copy, shards = Path(shutil.copytree(index, Path(name) / "index")), LocalShards(manifest, index)
         for shard in manifest.shards:
-            if not shard.is_intact(shards.directory):
-                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{shard.file}", mend=MEND)
+            if damaged := shard.damaged(shards.directory):
+                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", mend=MEND)
             for file in (shard.file, shard.ids):
                 _bring(shards.directory / file, copy / file)
         files.write_json(copy / MANIFEST_FILE, dataclasses.replace(manifest, shards_uri="").as_json())

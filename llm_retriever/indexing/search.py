@@ -17,8 +17,9 @@ from llm_retriever.errors import InputError
 from llm_retriever.indexing import near_ties
 from llm_retriever.indexing.approximate import Approximate
 from llm_retriever.indexing.places import LocalShards
-from llm_retriever.indexing.shards import MEND, Manifest
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.streaming import MEMORY_BYTES, Floats, Positions, ShardedVectors
+from llm_retriever.indexing.wholeness import check_index
 
 QUERIES_AT_ONCE = 4096
 CANDIDATES_AT_ONCE = IDS_AT_ONCE = 2**20
@@ -110,7 +111,7 @@ class Index:
         Args:
             path: The output of `build_index`.
             encoder: What encodes the queries, or the card of a retriever that is not loaded.
-            verify: Compare every file with its checksum, which reads all of it.
+            verify: Compare every file with its checksum, and look for numbers that are not finite, which reads all of it.
             memory_bytes: Vectors held in memory at most; those of a larger index are streamed from disk at every search,
                 so that it pays to search with many queries at once.
 
@@ -132,14 +133,12 @@ class Index:
         return index
 
     def verify(self) -> None:
-        """Compares every file of the shards with its checksum.
+        """Compares every file with the manifest.
 
         Raises:
-            InputError: One was changed.
+            InputError: One was changed, or holds a number that is not finite.
         """
-        for shard in self.manifest.shards:
-            if not shard.is_intact(self._shards.directory):
-                raise InputError("does not have its checksum", file=self._shards.directory / shard.file, mend=MEND)
+        check_index(self.manifest, self.directory, self._shards.directory)
 
     def search(self, vectors: Floats, depth: int) -> tuple[Floats, RankedIds]:
         """The passages with the largest inner products.

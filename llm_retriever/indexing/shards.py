@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
+from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
 from llm_retriever.settings.index import IndexKind
 
@@ -57,8 +58,12 @@ class Shard:
 
     def is_intact(self, directory: Path) -> bool:
         """Whether both files have the bytes that they were written with."""
+        return self.damaged(directory) is None
+
+    def damaged(self, directory: Path) -> str | None:
+        """The first file that is missing or has other bytes than it was written with; None = both are as they were."""
         named = ((self.file, self.sha256), (self.ids, self.ids_sha256))
-        return all(_has_bytes(directory / name, digest) for name, digest in named)
+        return next((name for name, digest in named if not _has_bytes(directory / name, digest)), None)
 
     def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
         """The vectors, mapped from the file, [count, dimension].
@@ -174,7 +179,7 @@ class PassagesFile:
 
 
 def _has_bytes(path: Path, sha256: str) -> bool:
-    return path.is_file() and files.sha256_of_file(path) == sha256
+    return path.is_file() and sha256_of_large_file(path) == sha256
 
 
 @dataclass(frozen=True)

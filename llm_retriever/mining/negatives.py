@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files
+from llm_retriever import files, layouts
 from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.mining.dense import dense_index
@@ -91,7 +91,7 @@ class _Mining:
             similarity, tuning = self._bm25(index)
             searches[SPARSE] = lambda asked, depth: index.search(asked, depth, similarity)
             recipe = self._recipe(similarity, tuning, used)
-            with files.atomic_directory(bm25_runs) as draft:
+            with files.atomic_directory(bm25_runs, layouts.BM25_RUNS) as draft:
                 self._write_runs(index, similarity, tuning, draft)
                 examples = self._examples({name: searches[name] for name in self.sources}, guards)
                 counts = self.statistics.counts

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
 from llm_retriever.alias import MovedError
-from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
-from llm_retriever.indexing.shards import MANIFEST_FILE
 from llm_retriever.promotion.evidence import Contest, Measured, contest, measured, target_of
 from llm_retriever.promotion.page import Outcome, decision_markdown
 from llm_retriever.promotion.publication import (
@@ -24,6 +21,7 @@ from llm_retriever.promotion.publication import (
     with_index,
 )
 from llm_retriever.promotion.rule import Decision, decide, decide_contest
+from llm_retriever.promotion.wholeness import check_retriever, check_whole_index
 from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version, model_digest
 from llm_retriever.settings import PromotionSettings
@@ -67,27 +65,28 @@ def promote(
         The URI of the version that is in production afterwards ("" if none), and whether it is the new one.
 
     Raises:
-        InputError: The evaluation is of another retriever or lacks a split or metric, or the URI cannot be used.
+        InputError: Retriever or index is not whole, the evaluation is of another retriever or lacks a split or metric, or
+            the URI cannot be used. Nothing is published then.
     """
     file = evaluation / EVALUATION_FILE
     content = files.read_json(file, mend="give the output of evaluate")
     new = measured(content, target_of(content, settings), settings.metric, file)
     against = contest(content, settings, file)
-    whole = RetrieverCard.load(retriever)
-    card = whole.digest()
-    _check_same_card(content, card, file)
-    manifest = index / MANIFEST_FILE
-    _check_same_card(files.read_json(manifest, mend="give the output of build_index"), card, manifest)
+    listing = manifest_of(retriever)
+    card = check_retriever(retriever, listing).digest()
+    if content.get("card") != card:
+        raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+    check_whole_index(index, card, content.get("collection"))
+    renewed = with_index(refreshed)
+    if renewed is not None:
+        check_whole_index(renewed / "index", None, content.get("collection"))
     if not settings.uri:
         outcome = Outcome(
             decide_contest(settings, new, against, against.version) if against else decide(settings, new, None)
         )
         files.write_text(decision, decision_markdown(settings, new, outcome))
         return "", False
-    manifest_of_retriever = manifest_of(retriever)
-    _check_weights(manifest_of_retriever, whole, retriever)
-    model = model_digest(manifest_of_retriever, index)
-    made = Made(retriever, index, evaluation, card, model, with_index(refreshed))
+    made = Made(retriever, index, evaluation, card, model_digest(listing, index), renewed)
     outcome = _settle(_Case(settings, new, against, made))
     files.write_text(decision, decision_markdown(settings, new, outcome))
     _write_record(settings, outcome)
@@ -212,21 +211,6 @@ def _measured_before(registry: Registry, before: Version, new: Measured, setting
     except InputError:
         return before.name
     return old if old.place == new.place else before.name
-
-
-def _check_same_card(content: Mapping[str, Any], card: str, file: Path) -> None:
-    if content.get("card") != card:
-        raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
-
-
-def _check_weights(manifest: Mapping[str, Any], card: RetrieverCard, retriever: Path) -> None:
-    """Refuses weights that are not the card's, every byte of which was just read."""
-    sums = {Path(row["name"]): row["sha256"] for row in manifest["files"]}
-    weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
-    if digest_of_weights(weights) != card.weights:
-        raise InputError(
-            "the weights are not those that the card belongs to", file=retriever, field="weights", mend=SAME_RUN
-        )
 
 
 def _write_record(settings: PromotionSettings, outcome: Outcome) -> None:

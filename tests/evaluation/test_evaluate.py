@@ -21,7 +21,7 @@ from llm_retriever.indexing.build import build_index
 from llm_retriever.methods import NEW_TOKENS
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from tests.conftest import write_backbone
+from tests.conftest import seal, write_backbone
 
 SETTINGS = EvaluationSettings(depth=20, measures="mrr@10,ndcg@10,recall@20", precision="fp32")
 
@@ -264,12 +264,72 @@ def test_a_collection_with_training_queries_alone_must_be_named(inputs, tmp_path
     assert "only the split train" in refused(inputs, tmp_path)
 
 
+def seal_all(inputs: dict[str, Path]) -> None:
+    """Makes a changed collection whole again, and index and runs those of it."""
+    fingerprint = seal(inputs["collection"])
+    for told in (inputs["index"] / "manifest.json", inputs["bm25_runs"] / "runs.json"):
+        told.write_text(json.dumps(json.loads(told.read_text()) | {"collection": fingerprint}))
+
+
+def unlink_vectors(inputs: dict[str, Path]) -> None:
+    next(inputs["index"].glob("vectors-*.npy")).unlink()
+
+
+def permute_vectors(inputs: dict[str, Path]) -> None:
+    path = next(inputs["index"].glob("vectors-*.npy"))
+    np.save(path, np.load(path)[::-1].copy())
+
+
+def spoil_vectors(inputs: dict[str, Path]) -> None:
+    path = next(inputs["index"].glob("vectors-*.npy"))
+    vectors = np.load(path)
+    vectors[0, 0] = np.nan
+    np.save(path, vectors)
+
+
+def cut_weights(inputs: dict[str, Path]) -> None:
+    path = inputs["retriever"] / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def unlink_weights(inputs: dict[str, Path]) -> None:
+    (inputs["retriever"] / "model" / "model.safetensors").unlink()
+
+
+def flip_backbone(inputs: dict[str, Path]) -> None:
+    path = inputs["backbone"] / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def change_corpus(inputs: dict[str, Path]) -> None:
+    path = inputs["collection"] / "corpus.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"the", b"The", 1))
+    assert path.stat().st_size == len(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (unlink_vectors, "the vectors cannot be read"),
+        (permute_vectors, "does not have its checksum"),
+        (spoil_vectors, "does not have its checksum"),
+        (cut_weights, "the weights are not those that the card belongs to"),
+        (unlink_weights, "the weights are not those that the card belongs to"),
+        (flip_backbone, "the weights are not those that it was fetched with"),
+        (change_corpus, "a file was changed"),
+    ],
+)
+def test_what_is_not_whole_is_not_measured(inputs, tmp_path, damage, told):
+    damage(inputs)
+    assert told in refused(inputs, tmp_path)
+
+
 def test_a_split_without_judgments_is_refused(inputs, tmp_path):
     qrels = inputs["collection"] / "qrels" / "test.tsv"
     qrels.write_text("query-id\tcorpus-id\tscore\n")
-    manifest = json.loads((inputs["collection"] / "collection.json").read_text())
-    manifest["files"]["qrels/test.tsv"] = qrels.stat().st_size
-    (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
+    seal_all(inputs)
     assert "the split 'test' has no judgments" in refused(inputs, tmp_path)
 
 
@@ -347,9 +407,7 @@ def test_the_evaluation_of_a_single_query_holds_no_number_that_is_not_finite(inp
     qrels = inputs["collection"] / "qrels" / "test.tsv"
     header, first, *_ = qrels.read_text().splitlines(keepends=True)
     qrels.write_text(header + first)
-    manifest = json.loads((inputs["collection"] / "collection.json").read_text())
-    manifest["files"]["qrels/test.tsv"] = qrels.stat().st_size
-    (inputs["collection"] / "collection.json").write_text(json.dumps(manifest))
+    seal_all(inputs)
     metrics, content = run(inputs, tmp_path, splits="test", untuned_passages=0)
     (comparison,) = content["splits"]["test"]["comparisons"]
     assert (comparison["queries"], comparison["interval"], comparison["effect_size"]) == (1, None, None)

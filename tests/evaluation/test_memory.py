@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from llm_retriever.indexing.build import build_index
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from tests.conftest import write_beir
+from tests.conftest import seal, write_beir
 from tests.evaluation.test_baselines import another_retriever
 from tests.evaluation.test_evaluate import run
 from tests.evaluation.test_production import published
@@ -40,13 +41,10 @@ def test_each_model_is_gone_before_the_next_one_is_loaded(
     theirs = tmp_path / "in"
     another_retriever(asking_inputs, theirs / "retriever")
     old = asking_inputs | {"collection": theirs / "collection"}
-    old["collection"].mkdir()
-    for file in asking_inputs["collection"].rglob("*"):
-        if file.is_file():
-            copy = old["collection"] / file.relative_to(asking_inputs["collection"])
-            copy.parent.mkdir(exist_ok=True)
-            text = file.read_text()
-            copy.write_text(text.replace('"fingerprint": "', '"fingerprint": "0') if file.suffix == ".json" else text)
+    shutil.copytree(asking_inputs["collection"], old["collection"])
+    queries = old["collection"] / "queries.jsonl"
+    queries.write_text(queries.read_text().replace('"text": "', '"text": "now ', 1))
+    seal(old["collection"])
     build_index(theirs / "retriever", old["collection"], theirs / "index", IndexSettings(precision="bf16"))
     version = published(str(tmp_path / "published"), theirs / "retriever", theirs / "index")
     loads.clear()

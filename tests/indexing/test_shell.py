@@ -22,6 +22,7 @@ from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.settings import IndexSettings
 from llm_retriever.store import publish
+from tests.conftest import seal
 from tests.indexing.vectors import names, unit, write_vectors
 
 QUESTION = "which river is old"
@@ -165,7 +166,8 @@ def test_the_wrong_retriever_or_collection_ends_with_one_line(
     assert search.main(arguments) == 2
     assert "made by another retriever" in capsys.readouterr().err
     other = shutil.copytree(collection_directory, tmp_path / "other")
-    manifest = files.read_json(other / "collection.json")
-    files.write_json(other / "collection.json", manifest | {"fingerprint": "0" * 64})
+    corpus = other / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("The ", "A ", 1))
+    seal(other)
     assert search.main(["--index", index, "--collection", str(other), "a question"]) == 2
     assert "made of another collection" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_retriever import layouts
 from pipelines.choice import chosen
 from pipelines.local import run_compiled
 from pipelines.rerun import from_run
@@ -80,6 +81,17 @@ def test_the_evaluation_compares_the_retriever_with_bm25_and_the_backbone(
     assert {"retriever", "BM25", "backbone"} <= set(systems)
     assert 0 < systems["BM25"]["ndcg@10"] <= 1
     assert systems["retriever"]["ndcg@10"] != systems["backbone"]["ndcg@10"]
+
+
+def test_every_output_of_the_run_is_known_as_one_that_may_be_replaced(
+    first: subprocess.CompletedProcess[str], root: Path
+) -> None:
+    checked = []
+    for told in root.glob("runs/*/*/executor_input.json"):
+        for name in json.loads(told.read_text())["outputs"].get("artifacts", {}):
+            layouts.OUTPUTS[name].check(told.with_name(name))
+            checked.append(name)
+    assert {"collection", "backbone", "training_set", "adapted", "retriever", "index", "evaluation"} <= set(checked)
 
 
 def evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:

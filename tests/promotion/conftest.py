@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llm_retriever import files
 from llm_retriever.card import Lineage, RetrieverCard, weights_digest
+from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
 from llm_retriever.evaluation.significance import compare
+from llm_retriever.indexing.shards import Manifest, Shard, write_ids
 from llm_retriever.methods import method
 from llm_retriever.promotion import promote
 from llm_retriever.registry import Registry, Version
@@ -46,12 +51,11 @@ class Run:
         self.retriever, self.index, self.evaluation = (
             directory / name for name in ("retriever", "index", "evaluation")
         )
-        (self.retriever / "model").mkdir(parents=True)
-        (self.retriever / "model" / "model.safetensors").write_text(f"weights {seed}")
+        self._write_model(self.retriever / "model", seed)
         weights = weights_digest(self.retriever / "model")
         self.card = RetrieverCard.of(method("llm-ql"), Lineage("b"), weights=weights)
         self.card.save(self.retriever)
-        self._write_index(self.index, bytes([seed]) * 100, self.card.digest())
+        self._write_index(self.index, seed, self.card.digest(), collection)
         self.refreshed = directory / "refreshed"
         files.write_json(self.refreshed / "refreshed.json", {"production_uri": "", "index": False})
         systems = {"retriever": {"ndcg@10": value, "mrr@10": value / 2}, "BM25": {"ndcg@10": 0.2, "mrr@10": 0.1}}
@@ -63,10 +67,26 @@ class Run:
         self.save()
 
     @staticmethod
-    def _write_index(directory: Path, vectors: bytes, card: str) -> None:
+    def _write_model(directory: Path, seed: int) -> None:
+        """The files of a causal LM, with as good as no weights."""
+        files.write_json(directory / "config.json", {"architectures": ["LlamaForCausalLM"]})
+        files.write_json(directory / "tokenizer_config.json", {"eos_token": "</s>"})
+        files.write_json(directory / "tokenizer.json", {"model": {"vocab": {"</s>": 0}}})
+        save_file({"weights": np.full(4, seed, np.float32)}, directory / "model.safetensors")
+
+    @staticmethod
+    def _write_index(directory: Path, seed: int, card: str, collection: str) -> None:
+        """Two shards of three passages each."""
         directory.mkdir(parents=True)
-        (directory / "shard-0").write_bytes(vectors)
-        files.write_json(directory / "manifest.json", {"card": card})
+        shards = []
+        for i in range(2):
+            file, ids = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
+            np.save(file, np.random.default_rng([seed, i]).standard_normal((3, 4)).astype(np.float32))
+            write_ids(ids, [f"p{3 * i + row}" for row in range(3)])
+            digests = files.sha256_of_file(file), files.sha256_of_file(ids)
+            shards.append(Shard(file.name, ids.name, 3, *digests, 9.0, 1, 1, 1.0))
+        manifest = Manifest("flat", "inner_product", 6, 4, "fp32", tuple(shards), card, collection, {}, {}, {})
+        files.write_json(directory / "manifest.json", manifest.as_json())
 
     def compare(
         self, production: str, splits: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, index: bool = False
@@ -78,20 +98,25 @@ class Run:
             splits: Values of every query: of this run's retriever, and of the one in production.
             index: Whether its index was of another collection, and was brought to this one.
         """
-        uri, _, name = production.rpartition("/versions/")
+        name = production.rpartition("/versions/")[2]
         told = {"production_uri": production, "version": name, "encoded": 10, "reused": 50, "index": index}
         self.content["production"] = {"uri": production, "version": name, "encoded": 10, "reused": 50}
         self.content["splits"] = {split: self._split(*values) for split, values in splits.items()}
         self.save()
         files.write_json(self.refreshed / "refreshed.json", told)
         if index:
-            before = Registry(uri).production()
-            assert before is not None
-            self._write_index(self.refreshed / "index", b"refreshed", before.card)
+            self.write_refreshed(99, production)
         for split in splits:
             for system in ("retriever", "production", "BM25"):
                 files.write_text(self.evaluation / "runs" / split / f"{system}.trec", f"q1 Q0 p1 1 1.0 {system}\n")
         return self
+
+    def write_refreshed(self, seed: int, production: str) -> None:
+        """The index of the version in production, of this run's collection."""
+        version = Registry(production.rpartition("/versions/")[0]).production()
+        assert version is not None
+        shutil.rmtree(self.refreshed / "index", ignore_errors=True)
+        self._write_index(self.refreshed / "index", seed, version.card, self.content["collection"])
 
     def _split(self, new: Sequence[float], old: Sequence[float]) -> dict[str, Any]:
         per_query = {
@@ -128,7 +153,8 @@ class Run:
         )
 
     def flags(self, uri: str) -> list[str]:
-        inputs = [f"--{name}={self.directory / name}" for name in (*FOLDERS, "refreshed")]
+        shutil.copytree(self.refreshed, self.evaluation / REFRESHED_FOLDER, dirs_exist_ok=True)
+        inputs = [f"--{name}={self.directory / name}" for name in FOLDERS]
         return [*inputs, f"--decision={self.directory / 'decision.md'}", f"--uri={uri}"]
 
 

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from components.promote.__main__ import STEP
 from llm_retriever import files
@@ -276,11 +278,12 @@ def spoil_card(run: Run) -> None:
 
 
 def spoil_index(run: Run) -> None:
-    files.write_json(run.index / "manifest.json", {"card": "another"})
+    manifest = run.index / "manifest.json"
+    files.write_json(manifest, files.read_json(manifest) | {"card": "another"})
 
 
 def spoil_weights(run: Run) -> None:
-    (run.retriever / "model" / "model.safetensors").write_text("weights 9")
+    save_file({"weights": np.full(4, 9, np.float32)}, run.retriever / "model" / "model.safetensors")
 
 
 def spoil_metric(run: Run) -> None:
@@ -295,7 +298,7 @@ def spoil_splits(run: Run) -> None:
     ("spoil", "settings", "problem"),
     [
         (spoil_card, {}, r'evaluation.json: field "card": is of another retriever; give the outputs of one'),
-        (spoil_index, {}, r'manifest.json: field "card": is of another retriever'),
+        (spoil_index, {}, r'index/manifest.json: field "card": is of another retriever'),
         (
             spoil_weights,
             {},

@@ -1,0 +1,67 @@
+"""Whether a retriever and its index are whole, before anything is decided on them or published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
+from llm_retriever.errors import InputError
+from llm_retriever.indexing.places import LocalShards, check_shards
+from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
+from llm_retriever.indexing.wholeness import check_index
+from llm_retriever.model_files import ModelFiles, check_safetensors
+from llm_retriever.promotion.publication import SAME_RUN
+from llm_retriever.store import LocalStore, open_store
+from llm_retriever.training_queries import read_training_queries
+
+
+def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCard:
+    """Refuses a retriever that could not be loaded, or whose weights are not its card's.
+
+    Args:
+        retriever: Its directory.
+        listing: Names and SHA-256 of all its files (`manifest_of`).
+
+    Returns:
+        Its card.
+
+    Raises:
+        InputError: It names the file that is missing or damaged.
+    """
+    card, model = RetrieverCard.load(retriever), retriever / MODEL_DIRECTORY
+    ModelFiles(LocalStore(model), str(model)).check()
+    for path in sorted(retriever.glob("*/*.safetensors")):
+        check_safetensors(path, str(path.parent))
+    read_training_queries(retriever)
+    sums = {Path(row["name"]): row["sha256"] for row in listing["files"]}
+    weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
+    if digest_of_weights(weights) != card.weights:
+        problem = "the weights are not those that the card belongs to"
+        raise InputError(problem, file=retriever, field="weights", mend=SAME_RUN)
+    return card
+
+
+def check_whole_index(index: Path, card: str | None, collection: str | None = None) -> None:
+    """Refuses an index of another retriever or collection, and one that is not as its manifest says.
+
+    Shards in a bucket are only looked for: every byte of them is compared when they are fetched (`places.complete`).
+
+    Args:
+        index: Its directory.
+        card: Digest of the retriever's card; None = of any.
+        collection: Fingerprint; None = of any.
+
+    Raises:
+        InputError: It names the file that is missing or damaged.
+    """
+    manifest = Manifest.load(index)
+    for field, wanted in (("card", card), ("collection", collection)):
+        if wanted is not None and getattr(manifest, field) != wanted:
+            of = "retriever" if field == "card" else field
+            raise InputError(f"is of another {of}", file=index / MANIFEST_FILE, field=field, mend=SAME_RUN)
+    if manifest.shards_uri and not isinstance(open_store(manifest.shards_uri), LocalStore):
+        check_shards(manifest)
+        return
+    check_index(manifest, index, LocalShards(manifest, index).directory)
