@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from llm_retriever import preparation
-from llm_retriever.collection import Collection
+from llm_retriever.collection import Collection, fingerprint_of
 from llm_retriever.errors import InputError
 from llm_retriever.grades import grade_of
 from llm_retriever.settings import CorpusSettings
@@ -168,6 +168,14 @@ def test_parquet_with_a_number_that_is_no_grade_is_refused_with_its_row(tmp_path
         preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
 
 
+def describe_anew(directory: Path) -> None:
+    """Makes a changed collection one that somebody has written by hand: its manifest agrees with its files."""
+    manifest = json.loads((directory / "collection.json").read_text())
+    manifest["files"] = {name: (directory / name).stat().st_size for name in manifest["files"]}
+    manifest["fingerprint"] = fingerprint_of(directory, manifest["files"])
+    (directory / "collection.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -183,6 +191,7 @@ def test_a_prepared_collection_that_was_changed_is_read_by_the_same_rules(
     file = tmp_path / "collection" / "qrels" / "test.tsv"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:4], line, *lines[5:]]) + "\n")
+    describe_anew(tmp_path / "collection")
     collection = Collection.open(tmp_path / "collection")
     if problem is None:
         assert collection.qrels("test")["3"] == {"6": 3}
@@ -195,5 +204,6 @@ def test_a_prepared_collection_with_another_header_is_refused(tmp_path: Path) ->
     read(tmp_path, [f"{q}\t{p}\t{g}" for q, p, g in JUDGED])
     file = tmp_path / "collection" / "qrels" / "test.tsv"
     file.write_text(file.read_text().replace("query-id\tcorpus-id", "corpus-id\tquery-id"))
+    describe_anew(tmp_path / "collection")
     with pytest.raises(InputError, match=r"test\.tsv:1: the header is not query-id corpus-id score"):
         Collection.open(tmp_path / "collection").qrels("test")
