@@ -179,7 +179,7 @@ def test_presets_are_those_of_the_other_pipelines(preset: str, tmp_path: Path) -
 
 
 def test_settings_of_pods_arrive_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["run_checkpoint_minutes=3", "index_batch_tokens=99", "tune_memory=99Gi", "run_gpu_type=amd.com/gpu"]
+    words = ["run_checkpoint_minutes=3", "index_memory_gib=9", "tune_memory=99Gi", "run_gpu_type=amd.com/gpu"]
     found = choose([COMPARISON, *words])
     pipeline = next(yaml.safe_load_all(compile_pipeline(found.pipeline, tmp_path / "p.yaml", found.told).read_text()))
     executors = pipeline["deploymentSpec"]["executors"]
@@ -190,7 +190,7 @@ def test_settings_of_pods_arrive_by_stage(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(POD_SETTINGS, held)
     settings = stage_settings(build(VariantSettings, STEP.told({})))
     assert settings.adapt.checkpoint_minutes == settings.tune.checkpoint_minutes == 3.0
-    assert settings.index.batch_tokens == 99
+    assert settings.index.memory_gib == 9.0
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["run-local", "--preset", "demo"], "'demo' is no preset; use one of demo-cpu"),
+        (["run-local", "--preset", "demo"], "'demo' is no preset; use one of demo-cluster-cpu, demo-cpu"),
         (
             ["run-local", "adapt_method=magic"],
             "field \"adapt_method\": 'magic' is refused; input should be 'none', 'ql', 'ebae_ebar'",
