@@ -27,7 +27,7 @@ from llm_retriever.devices import claim_gpus
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.names import slug
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
-from llm_retriever.settings.parameters import SettingsClass, build, parameters
+from llm_retriever.settings.parameters import SettingsClass, as_dict, build, parameters
 from llm_retriever.stores.secret import read_secret
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
@@ -176,7 +176,7 @@ class Step(Generic[SettingsClass]):
         run.collected = {name: _named_paths(_flag(name) + "s", getattr(given, name)) for name in self.collected}
         read = {_flag(name): path for name, path in inputs.items()}
         read |= {f"{_flag(n)}s {one}": path for n, found in run.collected.items() for one, path in found.items()}
-        check_outputs(read, run.outputs, dataclasses.asdict(settings))
+        check_outputs(read, run.outputs, as_dict(settings))
         self._work(run)
         for name, value in run.results.items():
             print(f"{name}: {value}")
