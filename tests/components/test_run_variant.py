@@ -49,7 +49,13 @@ TUNE_OPTIONS = {
     "precision": "fp32",
 }
 INDEX_OPTIONS = {"precision": "fp32"}
-EVAL_OPTIONS = {"depth": 20, "measures": "mrr@10,ndcg@10", "precision": "fp32", "untuned_passages": 0}
+EVAL_OPTIONS = {
+    "attention_queries": 4,
+    "depth": 20,
+    "measures": "mrr@10,ndcg@10",
+    "precision": "fp32",
+    "untuned_passages": 0,
+}
 PARTS = ("adapted", "retriever", "index")
 
 
