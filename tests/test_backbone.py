@@ -235,8 +235,10 @@ def test_the_step_runs_with_kubeflows_message(model: Path, tmp_path: Path) -> No
     }
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0
     answer = json.loads((tmp_path / "executor_output.json").read_text())
-    noted = answer["artifacts"]["backbone"]["artifacts"][0]["metadata"]
-    assert noted == {"source": str(model), "revision": "", "weights_sha256": weights_digest(model), "stages": ""}
+    (told,) = answer["artifacts"]["backbone"]["artifacts"]
+    assert (told["uri"], told["metadata"]) == ("minio://bucket/run/backbone", {})
+    lineage = load_lineage(tmp_path / "backbone")
+    assert (lineage.source, lineage.revision, lineage.digest) == (str(model), "", weights_digest(model))
 
 
 def test_a_refused_backbone_ends_the_step_with_exit_code_2_and_one_line(

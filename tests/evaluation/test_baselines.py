@@ -219,7 +219,7 @@ def test_the_lengths_of_all_steps_count_one_copy_of_a_text(unspoilt_inputs, tmp_
 
 def test_queries_of_two_copies_are_cut_to_the_length_of_one(unspoilt_inputs, tmp_path):
     inputs = in_two_copies(unspoilt_inputs, tmp_path / "in")
-    run(inputs, tmp_path, query_length=125, untuned_passages=0)
+    run(inputs, tmp_path, query_length=125, untuned_passages=0, precision="fp32")
     queries = Collection.open(inputs["collection"]).queries("graded")
     retriever = Retriever.load(inputs["retriever"], precision="fp32")
     kept = read_run(tmp_path / "evaluation" / "runs" / "graded" / "retriever.trec")

@@ -20,6 +20,7 @@ from llm_retriever.indexing.beside import encoder_entry
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
+from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings
 from llm_retriever.store import publish
 from tests.conftest import seal
@@ -53,10 +54,11 @@ def lonely(index, tmp_path) -> str:
     return str(tmp_path / "far" / "away" / "index")
 
 
-def test_a_question_is_answered_with_ranks_scores_and_ids(lonely, retriever_directory, retriever, capsys):
+def test_a_question_is_answered_with_ranks_scores_and_ids(lonely, retriever_directory, capsys):
     assert search.main(["--index", lonely, "--retriever", str(retriever_directory), "--depth", "3", QUESTION]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    scores, ids = Index.open(lonely, retriever).search(retriever.encode_queries([QUESTION]), 3)
+    same = Retriever.load(retriever_directory)  # as the command loads it: in bf16 where the processor multiplies that
+    scores, ids = Index.open(lonely, same).search(same.encode_queries([QUESTION]), 3)
     assert shown == [[str(i + 1), f"{scores[0][i]:.4f}", ids[0][i]] for i in range(3)]
 
 

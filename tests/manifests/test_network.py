@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llm_retriever.stores.secret import STORE_SECRET
+from llm_retriever.stores.secret import VARIABLES as STORE_VARIABLES
 from llm_retriever.trainjob.manifest import POD_LABELS
-from pipelines.stages import STORE_SECRET, STORE_VARIABLES
 from tests.manifests.rendering import (
     MANIFESTS,
     OVERLAYS,

@@ -8,7 +8,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.stages import STORE_SECRET, STORE_VARIABLES
+from llm_retriever.stores.secret import STORE_SECRET
+from llm_retriever.stores.secret import VARIABLES as STORE_VARIABLES
 from tests.manifests.rendering import (
     CUSTOM,
     OVERLAYS,
