@@ -36,7 +36,8 @@ def in_two_copies(inputs, directory):
     dataclasses.replace(card, query=query, passage=passage, query_length=300, passage_length=300).save(
         directory / "retriever"
     )
-    build_index(directory / "retriever", inputs["collection"], directory / "index", IndexSettings(passage_length=120))
+    settings = IndexSettings(passage_length=120, precision="fp32")
+    build_index(directory / "retriever", inputs["collection"], directory / "index", settings)
     return {**inputs, "retriever": directory / "retriever", "index": directory / "index"}
 
 
