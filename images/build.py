@@ -29,6 +29,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         "encode_corpus",
         "build_index",
         "evaluate",
+        "mine_for_variants",
+        "run_variant",
     ),
 }
 """The steps that run in an image."""
