@@ -11,10 +11,15 @@ PACKAGE = Path(__file__).parent
 
 
 @functools.cache
-def code_digest() -> str:
-    """SHA-256 (hex) over the library's modules and templates, and Python's version."""
+def code_digest(*folders: Path) -> str:
+    """SHA-256 (hex) over Python's version and the modules and templates of some packages.
+
+    Args:
+        folders: Of the packages; none = the library alone.
+    """
     hashed = hashlib.sha256(sys.version.encode())
-    for path in sorted(PACKAGE.rglob("*")):
-        if path.suffix in {".py", ".jinja"}:
-            hashed.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    for folder in folders or (PACKAGE,):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in {".py", ".jinja"}:
+                hashed.update(path.relative_to(folder.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()

@@ -9,12 +9,11 @@ from typing import Any
 from components.definition import image
 from llm_retriever.errors import InputError
 from pipelines import form, one_pod, presets, variants
-from pipelines.form import Told
+from pipelines.form import RECIPE, Told
 from pipelines.variants import Variant
 
 TRAINING, RETRAINING, COMPARISON, RERUN = "train_retriever", "retrain", "compare_methods", "rerun_"
 WHOLE = (TRAINING, RETRAINING, COMPARISON)
-RECIPE = "run_recipe"
 
 
 @dataclass(frozen=True)

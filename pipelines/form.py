@@ -51,6 +51,8 @@ SETTINGS: dict[str, type] = {
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
+RECIPE = "run_recipe"
+"""A parameter of retrain alone: what else decides what a run makes."""
 OF_THE_RUN = ("seed", "precision", "checkpoint_minutes", "node_runtime", "node_account", "node_labels")
 """Settings that have one flat name for all stages, as the place of checkpoints has, and are no parameters of the form."""
 RENAMED = {"tune": "weights"}

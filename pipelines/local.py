@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from kfp import components, local
 from kfp.local import cache as kfp_cache
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
+from llm_retriever.code_digest import code_digest
 from llm_retriever.errors import EXIT_BAD_INPUT
 from pipelines.cached_outputs import CheckedCache
 from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
@@ -191,7 +191,7 @@ def run_compiled(
         pipeline_root=str(root / "runs"),
         raise_on_error=False,
         enable_caching=cache and not in_images,
-        cache_root=str(root / "cache" / code_digest()[:16]),
+        cache_root=str(root / "cache" / code_digest(ROOT / "llm_retriever", ROOT / "components")[:16]),
     )
     before = set((root / "runs").glob("*"))
     # Without a handler SIGTERM would end this process alone and leave the step running.
@@ -218,16 +218,6 @@ def _title(shown: str) -> str:
     """A task's name on Kubeflow's screen as it is said here: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
     component, colon, variants = shown.partition(":")
     return component.replace("-", "_") + colon + variants
-
-
-def code_digest() -> str:
-    """SHA-256 over the code that steps run; it enters the cache's place as an image's digest enters Kubeflow's keys."""
-    hashed = hashlib.sha256(sys.version.encode())
-    for package in ("llm_retriever", "components"):
-        for path in sorted((ROOT / package).rglob("*")):
-            if path.suffix in {".py", ".jinja"}:
-                hashed.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return hashed.hexdigest()
 
 
 def print_end(run: LocalRun, root: Path, names: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from typing import Annotated, Any
 from google.protobuf import json_format
 from pydantic import AfterValidator, Field
 
+from components.supervision import DEFAULT_RESTARTS, RESTARTS
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
 from llm_retriever.settings.options import POD_SETTINGS
 
+COMPONENTS = Path(__file__).parents[1] / "components"
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -28,8 +31,6 @@ SHARED_MEMORY_VOLUME = "dshm"
 OLD_REQUESTS = ("cpuRequest", "memoryRequest", "memoryLimit")
 GPU_COUNT = "{{$.inputs.parameters['gpus']}}"
 """Kubeflow's driver replaces this by the component's own parameter, if that is a text; a number it drops without a word."""
-RESTARTS = "LLM_RETRIEVER_RESTARTS"
-"""Environment variable: how often a step starts its worker again after a crash that may pass."""
 REQUESTS = {
     "fingerprint": ("1", "4Gi"),
     "corpus": ("2", "8Gi"),
@@ -46,20 +47,9 @@ REQUESTS = {
 STAGES = tuple(REQUESTS)
 GPU_STAGES = ("mine", "adapt", "tune", "index", "eval")
 """Stages whose pods are placed as those with a GPU, also when they ask for none."""
-STAGE_OF = {
-    "fingerprint_sources": "fingerprint",
-    "prepare_corpus": "corpus",
-    "fetch_backbone": "backbone",
-    "mine_negatives": "mine",
-    "mine_for_variants": "mine",
-    "adapt_backbone": "adapt",
-    "tune_retriever": "tune",
-    "encode_corpus": "index",
-    "build_index": "index",
-    "evaluate": "eval",
-    "run_variant": "tune",
-    "compare": "compare",
-    "promote": "promote",
+STAGE_OF: dict[str, str] = {
+    path.parent.name: importlib.import_module(f"components.{path.parent.name}.__main__").STEP.stage
+    for path in sorted(COMPONENTS.glob("*/component.py"))
 }
 """Which stage a component belongs to."""
 TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
@@ -123,7 +113,7 @@ class PodSettings:
             le=100,
             description="How often a step starts its worker again, in its pod, after a crash that may pass.",
         ),
-    ] = 2
+    ] = DEFAULT_RESTARTS
     shared_memory: Annotated[
         str,
         Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$", description="Size of /dev/shm of the steps with a GPU, as 64Gi."),

@@ -15,11 +15,10 @@ from llm_retriever import files
 from llm_retriever.errors import InputError
 from pipelines.chain import Seen, looked_at, trained
 from pipelines.encoding import encode_in_parts
-from pipelines.form import meanings
+from pipelines.form import RECIPE, meanings
 from pipelines.pods import counted
 from pipelines.train_retriever import FORM
 
-RECIPE = "run_recipe"
 RECIPE_HELP = (
     "Any text: with another one a run trains although the sources have not changed. The commands put a digest of all other "
     "parameters here."

@@ -214,21 +214,15 @@ def test_a_file_is_not_a_model(model: Path, tmp_path: Path) -> None:
 # ---- the step
 
 
-def a_collection(directory: Path) -> Path:
-    """A directory that these backbones are not made from."""
+def flags_of(directory: Path, source: str) -> list[str]:
+    """The step's command line; the collection is one that these backbones are not made from."""
     (directory / "collection").mkdir(exist_ok=True)
-    return directory / "collection"
+    paths = ["--collection", str(directory / "collection"), "--backbone", str(directory / "backbone")]
+    return [*paths, "--source", source]
 
 
 def test_the_step_runs_with_plain_flags(model: Path, tmp_path: Path) -> None:
-    flags = [
-        "--collection",
-        str(a_collection(tmp_path)),
-        "--backbone",
-        str(tmp_path / "backbone"),
-        "--source",
-        str(model),
-    ]
+    flags = flags_of(tmp_path, str(model))
     assert STEP.execute(flags) == 0
     assert load_lineage(tmp_path / "backbone").digest == weights_digest(model)
 
@@ -257,14 +251,7 @@ def test_the_step_runs_with_kubeflows_message(model: Path, tmp_path: Path) -> No
 def test_a_refused_backbone_ends_the_step_with_exit_code_2_and_one_line(
     s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [
-        "--collection",
-        str(a_collection(tmp_path)),
-        "--backbone",
-        str(tmp_path / "backbone"),
-        "--source",
-        "s3://nowhere/x",
-    ]
+    flags = flags_of(tmp_path, "s3://nowhere/x")
     assert STEP.execute(flags) == 2
     said = capfd.readouterr()
     assert said.err.splitlines() == [
@@ -278,14 +265,7 @@ def test_credentials_of_the_environment_appear_nowhere(
 ) -> None:
     publish(model, f"s3://{s3.bucket}/tiny")
     for source, code in ((f"s3://{s3.bucket}/tiny", 0), ("s3://nowhere/x", 2)):
-        flags = [
-            "--collection",
-            str(a_collection(tmp_path)),
-            "--backbone",
-            str(tmp_path / "backbone"),
-            "--source",
-            source,
-        ]
+        flags = flags_of(tmp_path, source)
         assert STEP.execute([*flags, "--debug"]) == code
     said = capfd.readouterr()
     written = b"".join(path.read_bytes() for path in (tmp_path / "backbone").rglob("*") if path.is_file())
