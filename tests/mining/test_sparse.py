@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection
+from llm_retriever.collection import Collection, fingerprint_of
 from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity, bm25, parse_baselines
 from llm_retriever.mining.sparse import Ranking, SparseIndex
@@ -179,6 +179,7 @@ def with_long_ids(directory: Path, sizes: list[int]) -> Collection:
     corpus.write_text(text)
     manifest = json.loads((directory / "collection" / "collection.json").read_text())
     manifest["files"]["corpus.jsonl"] = corpus.stat().st_size
+    manifest["fingerprint"] = fingerprint_of(directory / "collection", manifest["files"])
     (directory / "collection" / "collection.json").write_text(json.dumps(manifest))
     return Collection.open(directory / "collection")
 
