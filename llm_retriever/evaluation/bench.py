@@ -97,6 +97,7 @@ class Bench:
         """
         split.left_out[name] = sum(query in run.get(query, ()) for query in split.own)
         run = without_own_passages(run, self.settings.depth, split.own)
+        split.notes += _nothing_found(name, split, run)
         rows = ((query, list(ranking.items())) for query, ranking in run.items())
         write_run(self.runs / split.name / f"{name}.trec", rows, name)
         split.judged[name] = judge(self.measures, split.qrels, run, split.level, split.highest)
@@ -163,6 +164,14 @@ class Bench:
             [found.example(query, shown, metric) for query in won],
             [found.example(query, shown, metric) for query in lost],
         )
+
+
+def _nothing_found(name: str, split: SplitResults, run: Run) -> list[str]:
+    """How many queries a system found nothing for, as where words of another language are looked up."""
+    missed = sum(not run.get(query) for query in split.qrels)
+    if not missed:
+        return []
+    return [f"{name} has no passage for {missed:,} of {len(split.qrels):,} queries, which count as 0."]
 
 
 def _own_passages(split: SplitResults) -> list[str]:
