@@ -20,6 +20,7 @@ from llm_retriever.model_files import DESCRIPTION_FILES, WEIGHTS, WEIGHTS_INDEX,
 from llm_retriever.progress import Progress
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.store import LocalStore, open_store
+from llm_retriever.uris import BACKBONES, check_scheme
 
 SCRATCH = "scratch:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -36,6 +37,7 @@ def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) 
     Raises:
         InputError: The source is missing, refuses, or is not a causal LM with a fast tokenizer and safetensors weights.
     """
+    check_scheme(settings.source, BACKBONES, field="source")
     with files.atomic_directory(output, layouts.BACKBONE) as draft:
         if settings.source.startswith(SCRATCH):
             lineage = _from_scratch(settings, collection_directory, draft)

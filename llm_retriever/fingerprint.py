@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.uris import SOURCES, check_scheme
 
 
 def corpus_fingerprint(uri: str) -> str:
@@ -21,6 +22,7 @@ def corpus_fingerprint(uri: str) -> str:
     Raises:
         InputError: The source does not exist, is empty or cannot be listed.
     """
+    check_scheme(uri, SOURCES, field="corpus_uri")
     if uri.startswith("demo:"):
         from llm_retriever.sources.python_docs import versions
 

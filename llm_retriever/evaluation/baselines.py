@@ -24,7 +24,7 @@ from llm_retriever.evaluation.runs import Run, read_run
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from llm_retriever.store import open_store
+from llm_retriever.store import LocalStore, open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
@@ -250,11 +250,12 @@ def _opened(place: str) -> Run:
 
 @contextlib.contextmanager
 def _local(place: str) -> Iterator[Path]:
-    if not place.startswith("s3://"):
-        yield Path(place)
-        return
     parent, _, key = place.rpartition("/")
+    store = open_store(parent or ".")
+    if isinstance(store, LocalStore):
+        yield store.directory / key
+        return
     with tempfile.TemporaryDirectory(prefix="run-") as scratch:
         path = Path(scratch) / key
-        path.write_bytes(open_store(parent).read(key))
+        path.write_bytes(store.read(key))
         yield path
