@@ -15,6 +15,10 @@ CHANGES = {
 }
 
 
+SHOWN = 20
+SPLIT_COLUMNS = ("split", "queries", "judgments", "judgments per query", "queries without a relevant passage")
+
+
 def statistics_markdown(manifest: dict[str, Any]) -> str:
     """Renders the content of `collection.json` for people."""
     counts = manifest["counts"]
@@ -23,11 +27,13 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
         "",
         f"{counts['passages']:,} passages, {counts['queries']:,} queries, {counts['judgments']:,} judgments.",
         "",
-        *_table(("split", "queries", "judgments", "judgments per query"), _split_rows(manifest["splits"])),
+        *_table(SPLIT_COLUMNS, _split_rows(manifest["splits"])),
         *_table(("words in a", "mean", "median", "95th percentile", "longest"), _word_rows(manifest["words"])),
+        *_unspaced(manifest["words"]),
         "## What was changed",
         "",
         *_changes(counts),
+        *_left_out(manifest),
         *_own_passages(manifest),
         "",
         "## Where it comes from",
@@ -42,7 +48,13 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
 
 def _split_rows(splits: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
     return [
-        (name, f"{n['queries']:,}", f"{n['judgments']:,}", f"{n['judgments'] / n['queries']:.2f}")
+        (
+            name,
+            f"{n['queries']:,}",
+            f"{n['judgments']:,}",
+            f"{n['judgments'] / n['queries']:.2f}",
+            f"{n.get('without_relevant', 0):,}",
+        )
         for name, n in splits.items()
     ]
 
@@ -51,9 +63,28 @@ def _word_rows(words: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
     return [(kind, *(f"{n[key]:,}" for key in ("mean", "median", "p95", "max"))) for kind, n in words.items()]
 
 
+def _unspaced(words: dict[str, dict[str, float]]) -> list[str]:
+    if not any("unspaced" in n for n in words.values()):
+        return []
+    return ["Each character of a script that writes no spaces counts as a word.", ""]
+
+
 def _changes(counts: dict[str, int]) -> list[str]:
     lines = [f"- {counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts[name]]
     return lines or ["Nothing but white space and Unicode form."]
+
+
+def _left_out(manifest: dict[str, Any]) -> list[str]:
+    """What is in the source and was not read; a split may be among it."""
+    found = manifest.get("left_out", {})
+    lines = []
+    if names := found.get("files"):
+        shown = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+        lines.append(f"- {len(names):,} files not read, because the layout has no such files: {shown}")
+    if fields := found.get("fields"):
+        told = ", ".join(f"`{name}` ({number:,} records)" for name, number in fields.items())
+        lines.append(f"- fields dropped, because the layout has no such fields: {told}")
+    return lines
 
 
 def _own_passages(manifest: dict[str, Any]) -> list[str]:
