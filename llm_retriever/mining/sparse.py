@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import subprocess
@@ -15,9 +16,11 @@ from llm_retriever.collection import Collection
 from llm_retriever.crashes import Crash, ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity
+from llm_retriever.scripts import language_of
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
+PASSAGES_LOOKED_AT = 1000
 
 Ranking = list[tuple[str, float]]
 
@@ -29,15 +32,21 @@ class SparseIndex:
     first search. The index lies in a temporary directory and goes when the statement ends.
 
     Args:
-        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer.
+        collection: What to search. Title and text are one field.
         threads: Threads that index and search; 0 = one per processor that this process may use.
+        language: How they are analysed, as in `settings.mining.Language`; auto = by the script of the first passages.
+
+    Attributes:
+        language: The one that it is.
 
     Example:
         ``with SparseIndex(collection) as index: dict(index.search({"q1": "what is a glacier"}, 10, bm25(0.9, 0.4)))``
     """
 
-    def __init__(self, collection: Collection, *, threads: int = 0) -> None:
+    def __init__(self, collection: Collection, *, threads: int = 0, language: str = "auto") -> None:
         self._collection, self._threads = collection, threads
+        first = (passage.text for passage in itertools.islice(collection.passages(), PASSAGES_LOOKED_AT))
+        self.language = language_of(first) if language == "auto" else language
 
     def __enter__(self) -> SparseIndex:
         self._directory = tempfile.TemporaryDirectory(prefix="lucene-", ignore_cleanup_errors=True)
@@ -47,7 +56,7 @@ class SparseIndex:
         self._requests, self._answers = cast(TextIO, self._process.stdin), cast(TextIO, self._process.stdout)
         self._indexed = -1
         job = {"collection": str(self._collection.directory.resolve()), "index": self._directory.name}
-        self._ask({**job, "threads": self._threads})
+        self._ask({**job, "threads": self._threads, "language": self.language})
         return self
 
     def __exit__(
