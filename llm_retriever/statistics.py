@@ -10,6 +10,7 @@ CHANGES = {
     "queries_unjudged": "queries left out because no split judges them",
     "queries_dropped": "training queries dropped because they lost their positives or had none",
     "judgments_dropped": "judgments dropped because their query or passage was set aside",
+    "passages_empty": "passages with neither title nor text left out",
     "judgments_merged": "judgments merged because they say the same, or their passages were merged",
     "bad_lines": "bad lines set aside in `bad_lines.jsonl`",
 }
@@ -32,8 +33,7 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
         *_unspaced(manifest["words"]),
         "## What was changed",
         "",
-        *_changes(counts),
-        *_left_out(manifest),
+        *(f"- {change}" for change in what_was_changed(manifest)),
         *_own_passages(manifest),
         "",
         "## Where it comes from",
@@ -69,9 +69,11 @@ def _unspaced(words: dict[str, dict[str, float]]) -> list[str]:
     return ["Each character of a script that writes no spaces counts as a word.", ""]
 
 
-def _changes(counts: dict[str, int]) -> list[str]:
-    lines = [f"- {counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts[name]]
-    return lines or ["Nothing but white space and Unicode form."]
+def what_was_changed(manifest: dict[str, Any]) -> list[str]:
+    """What was merged, dropped and left out, a phrase each; at least one."""
+    counts = manifest["counts"]
+    found = [f"{counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts.get(name)]
+    return [*found, *_left_out(manifest)] or ["nothing but white space and Unicode form"]
 
 
 def _left_out(manifest: dict[str, Any]) -> list[str]:
@@ -79,11 +81,13 @@ def _left_out(manifest: dict[str, Any]) -> list[str]:
     found = manifest.get("left_out", {})
     lines = []
     if names := found.get("files"):
-        shown = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
-        lines.append(f"- {len(names):,} files not read, because the layout has no such files: {shown}")
+        shown = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (
+            f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        )
+        lines.append(f"files not read, because the layout has no such files: {shown}")
     if fields := found.get("fields"):
         told = ", ".join(f"`{name}` ({number:,} records)" for name, number in fields.items())
-        lines.append(f"- fields dropped, because the layout has no such fields: {told}")
+        lines.append(f"fields dropped, because the layout has no such fields: {told}")
     return lines
 
 
