@@ -21,7 +21,7 @@ from llm_retriever.promotion.publication import (
     with_index,
 )
 from llm_retriever.promotion.rule import Decision, decide, decide_contest
-from llm_retriever.promotion.wholeness import check_retriever, check_whole_index
+from llm_retriever.promotion.wholeness import check_retriever, check_whole_hybrid, check_whole_index
 from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version, model_digest
 from llm_retriever.settings import PromotionSettings
@@ -77,6 +77,7 @@ def promote(
     if content.get("card") != card:
         raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
     check_whole_index(index, card, content.get("collection"))
+    check_whole_hybrid(evaluation, card, str(content.get("collection")))
     renewed = with_index(refreshed)
     if renewed is not None:
         check_whole_index(renewed / "index", None, content.get("collection"))
