@@ -70,7 +70,7 @@ def promote(
     """
     file = evaluation / EVALUATION_FILE
     content = files.read_json(file, mend="give the output of evaluate")
-    new = measured(content, target_of(content, settings), settings.metric, file)
+    new = measured(content, target_of(content, settings), settings.metric, file, settings.system)
     against = contest(content, settings, file)
     listing = manifest_of(retriever)
     card = check_retriever(retriever, listing).digest()
@@ -208,7 +208,7 @@ def _measured_before(registry: Registry, before: Version, new: Measured, setting
     """The same metric of the version in production; its name where that was measured elsewhere."""
     content = registry.evaluation(before)
     try:
-        old = measured(content, new.place[1], settings.metric, registry.uri_of(before))
+        old = measured(content, new.place[1], settings.metric, registry.uri_of(before), settings.system)
     except InputError:
         return before.name
     return old if old.place == new.place else before.name
