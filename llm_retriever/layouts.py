@@ -194,7 +194,9 @@ COLLECTION = Layout(
 TRAINING_SET = Layout(
     "a training set", "training_set.json", _has("format", "examples", "collection"), ("training_set.jsonl",)
 )
-BM25_RUNS = Layout("runs of BM25", "runs.json", _has("system", "parameters", "collection"), ("**/*.trec", "lucene/*"))
+BM25_RUNS = Layout(
+    "runs of BM25", "runs.json", _has("system", "parameters", "collection"), ("**/*.trec", "lucene.json", "lucene/*")
+)
 MINED = Layout(
     "what variants share",
     "collection/collection.json",

@@ -20,7 +20,7 @@ from llm_retriever.evaluation.runs import read_ranked
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
-from llm_retriever.hybrid.published import LUCENE_FOLDER, Published
+from llm_retriever.hybrid.published import LUCENE_FOLDER, Published, check_lucene
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 HELD_OUT = ("dev", "validation", "valid", "heldout")
@@ -50,10 +50,14 @@ class Hybrid:
 
     Attributes:
         fusion: As it was chosen; None as long as nothing was fused.
+
+    Raises:
+        InputError: Lucene's index beside the runs is damaged.
     """
 
     def __init__(self, bench: Bench, runs: BM25Runs, scratch: Path) -> None:
         self.bench, self._runs = bench, runs
+        check_lucene(runs.directory / LUCENE_FOLDER, runs.lucene)
         self.fusion: Fusion | None = None
         self._choices = choices(bench.settings)
         self._values: list[float] = []
@@ -129,13 +133,20 @@ class Hybrid:
             directory: To make.
             card: Digest of the retriever's card.
         """
-        lucene, searched = self._runs.directory / LUCENE_FOLDER, self._runs.parameters
-        if self.fusion is None or not lucene.is_dir():
+        if self.fusion is None or not self._runs.lucene:
             return
-        fingerprint, depth = self.bench.corpus.fingerprint, self.bench.settings.depth
-        parameters = {name: searched[name] for name in ("k1", "b")}
-        published = Published(self.fusion, card, fingerprint, depth, self._query_length, parameters, searched["depth"])
-        published.write(directory, lucene)
+        searched = self._runs.parameters
+        published = Published(
+            fusion=self.fusion,
+            card=card,
+            collection=self.bench.corpus.fingerprint,
+            depth=self.bench.settings.depth,
+            query_length=self._query_length,
+            bm25={name: searched[name] for name in ("k1", "b")},
+            bm25_depth=searched["depth"],
+            files=self._runs.lucene,
+        )
+        published.write(directory, self._runs.directory / LUCENE_FOLDER)
 
 
 def fusion_as_text(fusion: Fusion) -> str:

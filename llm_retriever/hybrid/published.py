@@ -16,11 +16,12 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.hybrid.fusion import Fusion
-from llm_retriever.store import manifest_of, open_store
+from llm_retriever.store import open_store
 from llm_retriever.stores.interface import verify
 
-FOLDER, FILE, LUCENE_FOLDER = "hybrid", "hybrid.json", "lucene"
-"""The last one beside the runs of mine_negatives too: postings and passage ids, without texts and positions."""
+FOLDER, FILE = "hybrid", "hybrid.json"
+LUCENE_FOLDER, LUCENE_FILE = "lucene", "lucene.json"
+"""Lucene's index (postings and passage ids, without texts and positions), and its checksums beside mine_negatives' runs."""
 FORMAT = 1
 MEND = "evaluate again, or name another version"
 
@@ -47,19 +48,18 @@ class Published:
     query_length: int | None
     bm25: dict[str, float]
     bm25_depth: int
-    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    files: list[dict[str, Any]]
 
     def write(self, directory: Path, lucene: Path) -> None:
         """Writes the folder; Lucene's files get a second name, or are copied.
 
         Args:
             directory: To make.
-            lucene: The folder with Lucene's index.
+            lucene: The folder with Lucene's index, whose files were checked.
         """
         directory.mkdir(parents=True)
         files.link_tree(lucene, directory / LUCENE_FOLDER)
-        rows = manifest_of(directory / LUCENE_FOLDER)["files"]
-        content = {"format": FORMAT, **dataclasses.asdict(self), **self.fusion.as_json(), "files": rows}
+        content = {"format": FORMAT, **dataclasses.asdict(self), **self.fusion.as_json()}
         files.write_json(directory / FILE, content)
 
     @classmethod
@@ -86,7 +86,16 @@ class Published:
             if getattr(self, field) != wanted:
                 of = "retriever" if field == "card" else field
                 raise InputError(f"is of another {of}", file=directory / FILE, field=field, mend=MEND)
-        verify(directory / LUCENE_FOLDER, {"files": self.files}, str(directory / LUCENE_FOLDER))
+        check_lucene(directory / LUCENE_FOLDER, self.files)
+
+
+def check_lucene(directory: Path, listed: list[dict[str, Any]]) -> None:
+    """Compares Lucene's index with a list of names and SHA-256.
+
+    Raises:
+        InputError: A file is missing or has other bytes.
+    """
+    verify(directory, {"files": listed}, str(directory))
 
 
 def _parsed(content: Any, file: Path | str) -> Published:

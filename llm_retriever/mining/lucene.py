@@ -25,6 +25,7 @@ import types
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO
 
 from llm_retriever.collection import CORPUS_FILE, Collection, Passage
@@ -40,6 +41,8 @@ CHARACTERS_AT_ONCE = 8_000_000
 QUERIES_AT_ONCE = 50
 HITS_AT_ONCE = 20_000
 PARTS_AHEAD = 4
+LOCK = "write.lock"
+"""An empty file that Lucene leaves in an index that it has written."""
 
 _held: list[Any] = []  # Java forgets a logger, and its level, that nobody holds.
 
@@ -227,6 +230,7 @@ def _indexed(source: str | None, directory: str, threads: int) -> Searcher:
         return Searcher(directory, threads)
     collection = Collection.open(source)
     indexed = index_passages(collection.passages(), collection.passage_count, directory, threads)
+    (Path(directory) / LOCK).unlink(missing_ok=True)
     searcher = Searcher(directory, threads)
     _check_whole(min(indexed, searcher.passages), collection)
     return searcher

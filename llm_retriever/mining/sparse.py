@@ -19,8 +19,6 @@ from llm_retriever.mining.similarities import Similarity
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
-LOCK = "write.lock"
-"""An empty file that Lucene leaves in an index that it has written."""
 
 Ranking = list[tuple[str, float]]
 
@@ -68,8 +66,6 @@ class SparseIndex:
             self._process.communicate()
         finally:
             self._directory.cleanup()
-            if self._kept is not None and self._collection is not None:
-                (self._kept / LOCK).unlink(missing_ok=True)
 
     def wait(self) -> int:
         """Waits until the index can be searched; returns how many passages are in it."""

@@ -14,8 +14,11 @@ import pytest
 from llm_retriever import files, preparation
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.evaluate import evaluate
+from llm_retriever.evaluation.hybrid import Hybrid
 from llm_retriever.evaluation.runs import read_run
+from llm_retriever.evaluation.systems import BM25Runs
 from llm_retriever.hybrid.published import Published, published_in
 from llm_retriever.hybrid.search import HybridSearcher
 from llm_retriever.indexing import search
@@ -163,6 +166,15 @@ def test_a_version_without_it_is_told(copy, capsys):
     assert "does not lie beside this index" in capsys.readouterr().err
     with pytest.raises(InputError):
         HybridSearcher.load(copy)
+
+
+def test_a_damaged_index_beside_the_runs_is_not_evaluated(run_directory, tmp_path):
+    runs = Path(shutil.copytree(run_directory / "mine-negatives" / "bm25_runs", tmp_path / "runs"))
+    next((runs / "lucene").glob("*.tim")).write_bytes(b"something else")
+    corpus = Collection.open(run_directory / "prepare-corpus" / "collection")
+    bench = Bench(EvaluationSettings(depth=50), corpus, tmp_path / "out")
+    with pytest.raises(InputError, match="does not have the checksum"):
+        Hybrid(bench, BM25Runs(runs, corpus), tmp_path)
 
 
 def test_a_damaged_evaluation_is_not_promoted(run_directory, tmp_path):

@@ -13,7 +13,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import read_ranked, read_run
 from llm_retriever.evaluation.zero_shot import why_no_bm25
 from llm_retriever.hybrid.fusion import Fusion, united
-from llm_retriever.hybrid.published import LUCENE_FOLDER, published_in
+from llm_retriever.hybrid.published import LUCENE_FILE, LUCENE_FOLDER, published_in
 from llm_retriever.hybrid.search import HybridSearcher
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
@@ -22,6 +22,7 @@ from llm_retriever.promotion import promote
 from llm_retriever.registry import Registry
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import PromotionSettings
+from llm_retriever.store import manifest_of
 from tests.evaluation.conftest import unspoilt_inputs  # noqa: F401  (a fixture)
 from tests.evaluation.test_evaluate import run
 from tests.evaluation.test_production import NEW, old_rows, with_corpus
@@ -103,6 +104,7 @@ def with_lucene(made: dict[str, Path], directory: Path) -> dict[str, Path]:
     runs = Path(shutil.copytree(made["bm25_runs"], directory))
     with SparseIndex(Collection.open(made["collection"]), threads=1, directory=runs / LUCENE_FOLDER) as index:
         index.wait()
+    files.write_json(runs / LUCENE_FILE, manifest_of(runs / LUCENE_FOLDER))
     return made | {"bm25_runs": runs}
 
 
