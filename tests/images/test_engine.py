@@ -14,12 +14,12 @@ import pytest
 from packageurl import PackageURL
 
 from images import sbom
-from images.requirements import canonical, inventory
+from images.requirements import LOCKS, canonical, inventory
 from tests.conftest import write_backbone, write_beir
 from tests.pipelines.test_local import SMALL
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("llm_retriever", "components", "images", "pyproject.toml", "README.md", "requirements.lock", ".dockerignore")
+COPIED = ("llm_retriever", "components", "images", "pyproject.toml", "README.md", *LOCKS, ".dockerignore")
 TAG = "test"
 PLANTED = "planted-secret-3f9b1c"
 pytestmark = pytest.mark.slow
