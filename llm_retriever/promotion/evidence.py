@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import PRODUCTION, RETRIEVER
+from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
 from llm_retriever.training_queries import favour
 
@@ -24,11 +25,13 @@ class Measured:
         place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
         value: Of the retriever.
         others: Of the baselines, by name.
+        leads: Over the baselines that a first version is judged by.
     """
 
     place: tuple[str, str, int]
     value: float
     others: dict[str, float]
+    leads: tuple[Lead, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +123,7 @@ def measured(
     }
     collection = splits[split].get("collection", content.get("collection", ""))
     place = (str(collection), split, int(splits[split].get("queries", 0)))
-    return Measured(place, float(values[metric]), others)
+    return Measured(place, float(values[metric]), others, leads(splits[split]) if system == RETRIEVER else ())
 
 
 def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path) -> Contest | None:

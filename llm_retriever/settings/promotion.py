@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,13 @@ class PromotionSettings:
     minimum_value: Annotated[
         float, Field(ge=0, le=1, description="Required value, also for the very first version.")
     ] = 0.0
+    first: Annotated[
+        Literal["significant", "any"],
+        Field(
+            description="A first version: significantly better than its un-tuned backbone, and it or its hybrid than BM25; "
+            "or any."
+        ),
+    ] = "significant"
     guards: Annotated[
         str,
         Field(
