@@ -18,7 +18,7 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRIDS, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
@@ -106,7 +106,7 @@ class Baselines:
 
     def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
         self.settings = settings
-        names = [RETRIEVER, PRODUCTION, BM25, BACKBONE, *taken]
+        names = [RETRIEVER, *HYBRIDS, PRODUCTION, BM25, BACKBONE, *taken]
         found = named(_with_rows(settings.encoders), "encoders", names)
         self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in found.items()}
         self.runs = named(settings.runs, "runs", [*names, *self.encoders])

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from llm_retriever.evaluation import plots, tables, verdict
-from llm_retriever.evaluation.conventions import BM25, p_value
+from llm_retriever.evaluation.conventions import BM25, hybrid_of, p_value
 from llm_retriever.evaluation.costs_table import hours, large, size_as_text
 from llm_retriever.evaluation.report import pages, scatters
 from llm_retriever.progress import seconds_as_text
@@ -45,6 +45,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         reference=reference,
         legend=legend(reference),
         headline=headline,
+        hybrid_findings=hybrid_findings,
         own=own,
         forests={name: _forest(split) for name, split in own.items()},
         matrices={name: matrix(split, variants) for name, split in own.items()},
@@ -60,7 +61,8 @@ def legend(reference: str) -> str:
     """What the marks of the tables mean."""
     return (
         f"† and ‡ mark a system that differs from the reference ({reference}) at the 5 % level: † by the paired t-test "
-        "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test."
+        "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test. Hybrids, of a retriever and BM25, are "
+        "marked where they differ from that of the reference."
     )
 
 
@@ -71,6 +73,11 @@ def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metri
     ahead = [variant for variant, value in values.items() if value == highest]
     what = f"the highest {verdict.label(metric)} of {len(values)} variants: {highest:.3f}"
     return f"On {name}, {verdict.listed(ahead)} {'has' if len(ahead) == 1 else 'have'} {what}."
+
+
+def hybrid_findings(split: Mapping[str, Any], reference: str) -> list[str]:
+    """How the hybrid search of the reference does against all other systems, one sentence a kind of outcome."""
+    return verdict.findings(split, hybrid_of(reference), "hybrid_comparisons")
 
 
 def _forest(split: Mapping[str, Any]) -> Markup:
@@ -136,7 +143,8 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
     parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
     for name, split in comparison["splits"].items():
         parts += [f"## {name}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
-        told = verdict.findings(split, comparison["reference"])
+        reference = comparison["reference"]
+        told = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
         parts += [f"**{headline(name, split, variants, primary)}** {' '.join(told)}", ""]
         parts += [*_results(split, comparison["measures"], primary), ""]
         parts += [f"- {note}" for note in split["notes"]] + [""] * bool(split["notes"])

@@ -136,12 +136,13 @@ def test_the_refreshed_index_is_a_whole_one_of_the_new_collection(grown, theirs,
 def test_the_new_retriever_is_compared_with_the_one_in_production_first_of_all(evaluated):
     (metrics, content), _ = evaluated
     for split in content["splits"].values():
-        assert list(split["systems"]) == list(split["per_query"]) == ["retriever", "production", "BM25", "backbone"]
+        names = ["retriever", "hybrid", "production", "BM25", "backbone"]
+        assert list(split["systems"]) == list(split["per_query"]) == names
         assert [c["baseline"] for c in split["comparisons"]] == ["production", "BM25", "backbone"]
         ours, other = (np.array(list(split["per_query"][name].values())) for name in ("retriever", "production"))
         assert split["comparisons"][0]["mean_difference"] == pytest.approx((ours - other).mean())
     assert metrics["test_ndcg_at_10_production"] == content["splits"]["test"]["systems"]["production"]["ndcg@10"]
-    assert list(content["systems"])[:2] == ["retriever", "production"]
+    assert list(content["systems"])[:3] == ["retriever", "hybrid", "production"]
     assert content["systems"]["production"]["description"].startswith("the retriever in production, version 2")
     assert content["costs"]["production_seconds"] > 0
 
@@ -170,7 +171,7 @@ def test_with_many_baselines_the_page_still_begins_with_production(grown, versio
     run(grown, tmp_path, production_uri=version, encoders=f"again={theirs['retriever']}")
     page = (tmp_path / "report.html").read_text()
     first = page.index("the version in production")
-    assert first < page.index("of 5 systems")
+    assert first < page.index("of 6 systems")
     assert page.count("95\N{NO-BREAK SPACE}% interval") == 2  # one a split
 
 
