@@ -22,14 +22,20 @@ from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRIDS, PRODUC
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
 from llm_retriever.store import open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
-INHERITED = ("passage_length", "batch_tokens", "dtype")
+INHERITED = ("passage_length", "batch_tokens", "dtype", "dimension")
 """What the index of a baseline has in common with that of the retriever; it is searched exactly whatever that one is."""
+
+
+def inherited(manifest: Manifest) -> dict[str, Any]:
+    """The settings that the index of a baseline takes from that of the retriever; an earlier version's says no dimension."""
+    return {name: manifest.settings[name] for name in INHERITED if name in manifest.settings}
 
 
 def add_lexical(bench: Bench, runs: BM25Runs) -> None:
@@ -79,7 +85,7 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     started = time.monotonic()
     description = "the same backbone before any training, worded and read out like the retriever"
     untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
-    settings = IndexSettings(**{name: tuned.index.manifest.settings[name] for name in INHERITED})
+    settings = IndexSettings(**inherited(tuned.index.manifest))
     with encoded(untuned, bench.corpus, settings, tuned.query_length) as system:
         bench.add_dense(BACKBONE, system, description=description)
     return time.monotonic() - started

@@ -16,7 +16,8 @@ from typing import Any
 
 from llm_retriever.card import RetrieverCard, Stage
 from llm_retriever.evaluation.systems import DenseSystem
-from llm_retriever.indexing.shards import DTYPES, Manifest
+from llm_retriever.indexing.shards import Manifest
+from llm_retriever.indexing.stored import row_bytes
 
 SECONDS_PER_HOUR = 3600
 PRETRAINING = "pretraining"
@@ -120,7 +121,7 @@ def index_seconds(manifest: Manifest) -> float | None:
 
 def index_bytes(manifest: Manifest) -> int:
     """Bytes of the vectors, and of the structure for approximate search where there is one."""
-    vectors = manifest.count * manifest.dimension * DTYPES[manifest.dtype].itemsize
+    vectors = manifest.count * row_bytes(manifest.dtype, manifest.dimension)
     return vectors + (manifest.faiss.size if manifest.faiss is not None else 0)
 
 
