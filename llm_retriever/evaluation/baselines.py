@@ -25,7 +25,7 @@ from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from llm_retriever.store import open_store
+from llm_retriever.store import LocalStore, open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
@@ -165,9 +165,9 @@ class Baselines:
             return  # of the run's own collection; query ids that are numbers stand in many others
         for split in bench.splits:
             place = pattern.replace(SPLIT, split.name)
-            run = _opened(place) if self._may_have(pattern, place) else {}
-            judged = {query: run[query] for query in split.qrels if query in run}
-            if not judged:
+            run = _opened(place) if self._may_have(pattern, place) else None
+            judged = {query: run[query] for query in split.qrels if query in run} if run else {}
+            if run is None or (run and not judged):
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
                 continue
             bench.add_run(split, name, judged, description=f"a run that was given ({last_part(pattern)})")
@@ -179,7 +179,7 @@ class Baselines:
         return SPLIT not in pattern or _exists(place)
 
     def check_runs(self, own: Judged, zero_shot: Judged) -> None:
-        """Refuses runs that do not exist, or have no query of any split; called before anything is encoded.
+        """Refuses runs that do not exist, or are of other queries than those of any split; called before anything is encoded.
 
         Args:
             own: Name and judged queries of every split of the collection.
@@ -212,8 +212,9 @@ def _row(source: str) -> str:
 
 
 def _has_any(place: str, judged: Iterable[str]) -> bool:
+    """Whether a run is of some of these queries; an empty one may be of any."""
     run = _opened(place)
-    return any(query in run for query in judged)
+    return not run or any(query in run for query in judged)
 
 
 def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:
@@ -255,11 +256,12 @@ def _opened(place: str) -> Run:
 
 @contextlib.contextmanager
 def _local(place: str) -> Iterator[Path]:
-    if not place.startswith("s3://"):
-        yield Path(place)
-        return
     parent, _, key = place.rpartition("/")
+    store = open_store(parent or ".")
+    if isinstance(store, LocalStore):
+        yield store.directory / key
+        return
     with tempfile.TemporaryDirectory(prefix="run-") as scratch:
         path = Path(scratch) / key
-        path.write_bytes(open_store(parent).read(key))
+        path.write_bytes(store.read(key))
         yield path

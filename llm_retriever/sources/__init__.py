@@ -14,6 +14,7 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.sources.reading import BadLines
 from llm_retriever.sources.rows import Row
+from llm_retriever.uris import SOURCES, check_scheme
 
 FORMATS = ("beir", "msmarco", "tevatron", "flagembedding")
 LICENCE_UNKNOWN = "not stated by the source"
@@ -45,6 +46,7 @@ def opened_source(uri: str, format: str = "auto") -> Iterator[Source]:
     Raises:
         InputError: The source does not exist, cannot be reached, or its layout is not known.
     """
+    check_scheme(uri, SOURCES, field="uri")
     if uri.startswith("demo:"):
         yield _demo(uri)
     elif uri.startswith("hf://"):

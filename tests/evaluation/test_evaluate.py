@@ -210,9 +210,19 @@ def test_a_setting_that_cannot_be_used_is_refused(changes, message, unspoilt_inp
     assert message in refused(unspoilt_inputs, tmp_path, **changes)
 
 
-def test_an_empty_bm25_run_is_refused(inputs, tmp_path):
-    (inputs["bm25_runs"] / "test.trec").write_text("")
-    assert "test.trec: the run is empty" in refused(inputs, tmp_path)
+@pytest.mark.parametrize("text", ["", "first"])
+def test_a_system_that_finds_nothing_counts_as_0_with_a_note(text, inputs, tmp_path):
+    for file, rest in (("test.trec", "BM25"), ("other.trec", "other")):
+        lines = (inputs["bm25_runs"] / "test.trec").read_text().splitlines() if text and rest == "BM25" else []
+        first = [line for line in lines if line.split()[0] == lines[0].split()[0]]
+        (inputs["bm25_runs"] / file).write_text("".join(f"{line}\n" for line in first))
+    metrics, content = run(inputs, tmp_path, untuned_passages=0, runs=f"other={inputs['bm25_runs']}/other.trec")
+    assert metrics["test_ndcg_at_10_other"] == 0
+    notes = content["splits"]["test"]["notes"]
+    assert "other has no passage for 10 of 10 queries, which count as 0." in notes
+    assert f"BM25 has no passage for {9 if text else 10} of 10 queries, which count as 0." in notes
+    assert (metrics["test_ndcg_at_10_bm25"] > 0) == bool(text)
+    assert not any("BM25 has no passage" in note for note in content["splits"]["graded"]["notes"])
 
 
 def test_runs_of_another_collection_are_refused(inputs, tmp_path):
