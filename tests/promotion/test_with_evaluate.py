@@ -26,7 +26,10 @@ def night(
     run(made, directory, untuned_passages=0, **given)
     paths = {part: directory / part for part in ("evaluation", "refreshed")}
     settings = PromotionSettings(
-        uri=str(directory.parent / "published"), minimum_gain=minimum_gain, source_fingerprint=directory.name
+        uri=str(directory.parent / "published"),
+        minimum_gain=minimum_gain,
+        first="any",
+        source_fingerprint=directory.name,
     )
     decision = directory / "d.md"
     return promote(settings, **paths, retriever=made["retriever"], index=made["index"], decision=decision)[0]
