@@ -145,7 +145,7 @@ def run_command(given: argparse.Namespace) -> int:
     from pipelines.compilation import compile_pipeline
 
     if given.preset is None:
-        given.preset, why = demo.preset()
+        given.preset, why = demo.preset(compared=COMPARISON in given.parameters[:1])
         print(why)
     root = given.root.absolute()
     shared = root / "runs" if given.in_images else root

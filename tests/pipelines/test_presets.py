@@ -147,7 +147,7 @@ def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None
     [
         (
             ["run-local", "--preset", "demo"],
-            "'demo' is no preset; use one of demo-cluster-cpu, demo-cpu, demo-cpu-fp32, demo-scratch",
+            "'demo' is no preset; use one of demo-cluster-cpu, demo-compare, demo-cpu, demo-cpu-fp32, demo-scratch",
         ),
         (
             ["run-local", "adapt_method=magic"],
@@ -185,6 +185,7 @@ def test_the_demo_is_sized_for_what_the_processor_can_do(flags: str, name: str, 
     chosen, why = demo.preset(tmp_path / "cpuinfo")
     assert chosen == name
     assert f"preset {name}" in why
+    assert (demo.preset(tmp_path / "cpuinfo", compared=True)[0] == "demo-compare") == (name == "demo-cpu")
 
 
 def test_the_demo_is_sized_for_what_training_computes_in() -> None:
