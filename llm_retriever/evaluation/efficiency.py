@@ -43,6 +43,7 @@ def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
             "device": tuned.device,
             "parameters": weights,
             "dimension": tuned.index.manifest.dimension,
+            "dtype": tuned.index.manifest.dtype,
             "training": stages,
             "training_seconds": sum(stage["seconds"] for stage in ours),
             "training_process_hours": sum(stage["process_hours"] for stage in ours),
