@@ -20,8 +20,10 @@ TOKEN, PASSAGE_FRAME = 4.5, 40.0
 REMEMBERED = 60.0
 NEGATIVE, EXAMPLE = 66.0, 150.0
 RUN_LINE = 42.0
-SYSTEMS = 3
-"""Runs in an evaluation: the retriever, BM25, the un-tuned backbone."""
+POSTINGS = 80.0
+"""Bytes of a passage of 60 words in Lucene's index, without text and positions."""
+SYSTEMS = 4
+"""Runs in an evaluation: the retriever, hybrid search, BM25, the un-tuned backbone."""
 ID, DIGEST = 8.0, 16.0
 NUMBER, SCALE = {"fp32": 4, "fp16": 2, "int8": 1}, 4
 """Bytes of a stored number, and of the scale of a vector in int8."""
@@ -112,8 +114,8 @@ class Sizes:
 
     @property
     def bm25_runs(self) -> Files:
-        """A run a split."""
-        return (self._run(self.given["mine_evaluation_depth"]), SMALL)
+        """A run a split, and Lucene's index."""
+        return (self._run(self.given["mine_evaluation_depth"]), self.passages * POSTINGS, SMALL)
 
     @property
     def data(self) -> Files:
@@ -164,9 +166,17 @@ class Sizes:
 
     @property
     def evaluation(self) -> Files:
-        """Runs of the systems, measures and the report; the values of every query are in it."""
+        """Runs of the systems, Lucene's index, measures and the report; the values of every query are in it."""
         run = self._run(self.given["eval_depth"])
-        return (*(run for _ in range(SYSTEMS)), self.evaluated * VALUES, REPORT, SMALL, SMALL, SMALL)
+        return (
+            *(run for _ in range(SYSTEMS)),
+            self.passages * POSTINGS,
+            self.evaluated * VALUES,
+            REPORT,
+            SMALL,
+            SMALL,
+            SMALL,
+        )
 
     @property
     def decision(self) -> Files:

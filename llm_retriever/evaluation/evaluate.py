@@ -16,7 +16,7 @@ from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import EVALUATION_FILE, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.hybrid import Hybrid
 from llm_retriever.evaluation.metrics import parse_measures
@@ -112,7 +112,10 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add([Task(bench), *zero_shot.tasks()])
     hybrid.add(task.bench for task in zero_shot.tasks())
+    if production:
+        production.add_hybrid(bench)
     zero_shot.conclude()
+    hybrid.publish(paths.draft / HYBRID, card.digest())
     costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
     extras = run_extras(settings, bench, card, paths)
     return {

@@ -4,10 +4,11 @@ A Java machine inside a process that later forks workers makes those hang, so no
 it with ``python -m llm_retriever.mining.lucene``. It reads JSON lines from standard input and answers with JSON lines on
 standard output; Java's own messages go to standard error.
 
-The first line is the job: ``{"collection", "index", "threads"}``; the answer ``{"indexed": number}``. Every further line
-is a search: ``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are
-``{"hits": [query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not
-depend on the similarity: any number of them search the same one.
+The first line is the job: ``{"collection", "index", "keep", "threads"}``; the answer ``{"indexed": number}``. Without a
+collection the index is there already; without `keep` it goes at the end. Every further line is a search: ``{"queries": [text,
+…], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are ``{"hits": [query's hits, …]}``, as
+many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not depend on the similarity: any number of
+them search the same one.
 
 Passages are analysed as Anserini does by default: English tokeniser, Lucene's 33 English stop words, Porter stemmer;
 title and text, joined by a space, are one field. The order is by score, then passage id (Anserini's); scores are Lucene's
@@ -206,10 +207,7 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     job: dict[str, Any] = json.loads(requests.readline())
     try:
         threads = start_java(job["threads"])
-        collection = Collection.open(job["collection"])
-        indexed = index_passages(collection.passages(), collection.passage_count, job["index"], threads)
-        searcher = Searcher(job["index"], threads)
-        _check_whole(min(indexed, searcher.passages), collection)
+        searcher = _indexed(job["collection"], job["index"], threads)
         _write(answers, json.dumps({"indexed": searcher.passages}))
         for line in requests:
             search = json.loads(line)
@@ -219,7 +217,19 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     except InputError as error:
         _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
     finally:
-        shutil.rmtree(job["index"], ignore_errors=True)
+        if not job["keep"]:
+            shutil.rmtree(job["index"], ignore_errors=True)
+
+
+def _indexed(source: str | None, directory: str, threads: int) -> Searcher:
+    """Searches an index, which is made of a collection if one is named."""
+    if source is None:
+        return Searcher(directory, threads)
+    collection = Collection.open(source)
+    indexed = index_passages(collection.passages(), collection.passage_count, directory, threads)
+    searcher = Searcher(directory, threads)
+    _check_whole(min(indexed, searcher.passages), collection)
+    return searcher
 
 
 def _check_whole(indexed: int, collection: Collection) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -18,6 +19,8 @@ from llm_retriever.mining.similarities import Similarity
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
+LOCK = "write.lock"
+"""An empty file that Lucene leaves in an index that it has written."""
 
 Ranking = list[tuple[str, float]]
 
@@ -26,18 +29,20 @@ class SparseIndex:
     """Searches the passages of a collection with Lucene.
 
     Used in a `with` statement. Indexing begins at once, beside whatever this process does next; it is waited for by the
-    first search. The index lies in a temporary directory and goes when the statement ends.
+    first search.
 
     Args:
-        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer.
+        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer. None =
+            what the index in `directory` holds, which is not changed.
         threads: Threads that index and search; 0 = one per processor that this process may use.
+        directory: Where the index is kept; None = in a temporary directory that goes when the statement ends.
 
     Example:
         ``with SparseIndex(collection) as index: dict(index.search({"q1": "what is a glacier"}, 10, bm25(0.9, 0.4)))``
     """
 
-    def __init__(self, collection: Collection, *, threads: int = 0) -> None:
-        self._collection, self._threads = collection, threads
+    def __init__(self, collection: Collection | None, *, threads: int = 0, directory: Path | None = None) -> None:
+        self._collection, self._threads, self._kept = collection, threads, directory
 
     def __enter__(self) -> SparseIndex:
         self._directory = tempfile.TemporaryDirectory(prefix="lucene-", ignore_cleanup_errors=True)
@@ -46,8 +51,9 @@ class SparseIndex:
         )
         self._requests, self._answers = cast(TextIO, self._process.stdin), cast(TextIO, self._process.stdout)
         self._indexed = -1
-        job = {"collection": str(self._collection.directory.resolve()), "index": self._directory.name}
-        self._ask({**job, "threads": self._threads})
+        source = None if self._collection is None else str(self._collection.directory.resolve())
+        index = str(self._kept.resolve()) if self._kept else self._directory.name
+        self._ask({"collection": source, "index": index, "keep": self._kept is not None, "threads": self._threads})
         return self
 
     def __exit__(
@@ -62,9 +68,11 @@ class SparseIndex:
             self._process.communicate()
         finally:
             self._directory.cleanup()
+            if self._kept is not None and self._collection is not None:
+                (self._kept / LOCK).unlink(missing_ok=True)
 
     def wait(self) -> int:
-        """Waits until the index is built; returns how many passages are in it."""
+        """Waits until the index can be searched; returns how many passages are in it."""
         if self._indexed < 0:
             self._indexed = int(self._answer()["indexed"])
         return self._indexed

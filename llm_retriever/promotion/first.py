@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, RETRIEVER, p_equals
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
 from llm_retriever.evaluation.significance import ALPHA
 
-HYBRID = "hybrid"
 _NAMES = {RETRIEVER: "The retriever", HYBRID: "Hybrid search", BACKBONE: "its un-tuned backbone", BM25: "BM25"}
 _SUBJECTS = {BACKBONE: "The un-tuned backbone", BM25: "BM25"}
 

@@ -21,6 +21,9 @@ class PromotionSettings:
     ] = ""
     split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
     metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
+    system: Annotated[
+        Literal["retriever", "hybrid"], Field(description="Whose values decide: the retriever's, or hybrid search's.")
+    ] = "retriever"
     minimum_gain: Annotated[
         float,
         Field(

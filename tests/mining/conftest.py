@@ -56,5 +56,6 @@ def mined_into(directory: Path, collection: Path, settings: MiningSettings) -> P
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """Every file of a directory."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """Every file of a directory but Lucene's, which hold random names."""
+    paths = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "lucene")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
