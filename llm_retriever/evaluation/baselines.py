@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from llm_retriever import encoders
 from llm_retriever.adaptation.vocabulary import added_tokens
 from llm_retriever.card import RetrieverCard
+from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
@@ -165,7 +166,7 @@ class Baselines:
             return  # of the run's own collection; query ids that are numbers stand in many others
         for split in bench.splits:
             place = pattern.replace(SPLIT, split.name)
-            run = _opened(place) if self._may_have(pattern, place) else None
+            run = with_kept_ids(_opened(place), bench.corpus) if self._may_have(pattern, place) else None
             judged = {query: run[query] for query in split.qrels if query in run} if run else {}
             if run is None or (run and not judged):
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
@@ -215,6 +216,20 @@ def _has_any(place: str, judged: Iterable[str]) -> bool:
     """Whether a run is of some of these queries; an empty one may be of any."""
     run = _opened(place)
     return not run or any(query in run for query in judged)
+
+
+def with_kept_ids(run: Run, corpus: Collection) -> Run:
+    """A run in which a passage that was merged into another one has the id of that one, and the higher of their scores."""
+    kept = corpus.kept_ids(set().union(*run.values()))
+    if not kept:
+        return run
+    found: Run = {}
+    for query, ranking in run.items():
+        scores = found.setdefault(query, {})
+        for passage, score in ranking.items():
+            name = kept.get(passage, passage)
+            scores[name] = max(score, scores.get(name, score))
+    return found
 
 
 def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:

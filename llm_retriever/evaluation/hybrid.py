@@ -21,6 +21,7 @@ from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
 from llm_retriever.hybrid.published import LUCENE_FOLDER, Published
+from llm_retriever.scripts import ENGLISH
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 HELD_OUT = ("dev", "validation", "valid", "heldout")
@@ -134,7 +135,16 @@ class Hybrid:
             return
         fingerprint, depth = self.bench.corpus.fingerprint, self.bench.settings.depth
         parameters = {name: searched[name] for name in ("k1", "b")}
-        published = Published(self.fusion, card, fingerprint, depth, self._query_length, parameters, searched["depth"])
+        published = Published(
+            self.fusion,
+            card,
+            fingerprint,
+            depth,
+            self._query_length,
+            bm25=parameters,
+            bm25_depth=searched["depth"],
+            language=searched.get("language", ENGLISH),
+        )
         published.write(directory, lucene)
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.hybrid.fusion import Fusion
+from llm_retriever.scripts import ENGLISH
+from llm_retriever.settings.mining import Language
 from llm_retriever.store import manifest_of, open_store
 from llm_retriever.stores.interface import verify
 
@@ -36,6 +38,7 @@ class Published:
         depth: Passages of either system that are fused.
         query_length: Tokens of a query, prompt included; None = as in training.
         bm25: Its parameters `k1` and `b`.
+        language: How Lucene's index was analysed, and queries are.
         bm25_depth: Passages that BM25 searches; of them the first `depth` by score, then by id, count.
         files: Names, sizes and SHA-256 of Lucene's files.
     """
@@ -47,6 +50,7 @@ class Published:
     query_length: int | None
     bm25: dict[str, float]
     bm25_depth: int
+    language: str = ENGLISH
     files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def write(self, directory: Path, lucene: Path) -> None:
@@ -94,8 +98,14 @@ def _parsed(content: Any, file: Path | str) -> Published:
         names = [field.name for field in dataclasses.fields(Published) if field.name != "fusion"]
         weight = Fusion.weight if content["weight"] is None else float(content["weight"])
         found = Published(Fusion(content["fusion"], weight), **{name: content[name] for name in names})
+        known = found.language in get_args(Language)
         k1_and_b = float(found.bm25["k1"]), float(found.bm25["b"])
-        usable = found.fusion.kind in ("convex", "rrf") and 0 <= weight <= 1 and min(found.depth, found.bm25_depth) > 0
+        usable = (
+            known
+            and found.fusion.kind in ("convex", "rrf")
+            and 0 <= weight <= 1
+            and min(found.depth, found.bm25_depth) > 0
+        )
     except (KeyError, TypeError, ValueError):
         usable = False
     if not usable or content.get("format") != FORMAT:

@@ -42,7 +42,8 @@ class HybridSearcher:
         self._open = contextlib.ExitStack()
         # Whoever forgets to close it leaves no process behind.
         self.close = weakref.finalize(self, self._open.close)
-        self._lucene = self._open.enter_context(SparseIndex(None, threads=threads, directory=directory / LUCENE_FOLDER))
+        kept = {"threads": threads, "language": self._published.language, "directory": directory / LUCENE_FOLDER}
+        self._lucene = self._open.enter_context(SparseIndex(None, **kept))
 
     @classmethod
     def load(
