@@ -92,8 +92,9 @@ class _Mining:
         s = self.settings
         with contextlib.ExitStack() as open_:
             draft = open_.enter_context(files.atomic_directory(bm25_runs, layouts.BM25_RUNS))
-            kept = {"threads": s.threads, "language": s.bm25_language, "directory": draft / LUCENE_FOLDER}
-            index = open_.enter_context(SparseIndex(self.collection, **kept))
+            kept = draft / LUCENE_FOLDER
+            sparse = SparseIndex(self.collection, threads=s.threads, language=s.bm25_language, directory=kept)
+            index = open_.enter_context(sparse)
             queries = self.collection.queries(TRAINING_SPLIT)
             guards = _Guards(self.settings, self.collection, queries)
             # Both read the corpus while Lucene's process indexes it.
