@@ -97,8 +97,10 @@ class Contest:
 
 
 def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
-    """The split that decides; "" if nothing was evaluated."""
-    return settings.split or next(iter(content.get("splits") or [""]))
+    """The split that decides: the first one that nothing was chosen on, if there is such a one; "" if nothing was evaluated."""
+    names = list(content.get("splits") or [""])
+    chosen_on = (content.get(HYBRID) or {}).get("chosen_on")
+    return settings.split or next((name for name in names if name != chosen_on), names[0])
 
 
 def measured(
