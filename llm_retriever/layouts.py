@@ -189,7 +189,15 @@ COLLECTION = Layout(
     "a collection",
     "collection.json",
     _has("format", "fingerprint", "splits"),
-    ("corpus.jsonl", "queries.jsonl", "qrels/*.tsv", "articles.jsonl", "bad_lines.jsonl"),
+    (
+        "corpus.jsonl",
+        "queries.jsonl",
+        "qrels/*.tsv",
+        "articles.jsonl",
+        "merged.tsv",
+        "teacher_scores.tsv",
+        "bad_lines.jsonl",
+    ),
 )
 TRAINING_SET = Layout(
     "a training set", "training_set.json", _has("format", "examples", "collection"), ("training_set.jsonl",)

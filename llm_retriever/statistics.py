@@ -10,9 +10,14 @@ CHANGES = {
     "queries_unjudged": "queries left out because no split judges them",
     "queries_dropped": "training queries dropped because they lost their positives or had none",
     "judgments_dropped": "judgments dropped because their query or passage was set aside",
+    "passages_empty": "passages with neither title nor text left out",
     "judgments_merged": "judgments merged because they say the same, or their passages were merged",
     "bad_lines": "bad lines set aside in `bad_lines.jsonl`",
 }
+
+
+SHOWN = 20
+SPLIT_COLUMNS = ("split", "queries", "judgments", "judgments per query", "queries without a relevant passage")
 
 
 def statistics_markdown(manifest: dict[str, Any]) -> str:
@@ -23,11 +28,12 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
         "",
         f"{counts['passages']:,} passages, {counts['queries']:,} queries, {counts['judgments']:,} judgments.",
         "",
-        *_table(("split", "queries", "judgments", "judgments per query"), _split_rows(manifest["splits"])),
+        *_table(SPLIT_COLUMNS, _split_rows(manifest["splits"])),
         *_table(("words in a", "mean", "median", "95th percentile", "longest"), _word_rows(manifest["words"])),
+        *_unspaced(manifest["words"]),
         "## What was changed",
         "",
-        *_changes(counts),
+        *(f"- {change}" for change in what_was_changed(manifest)),
         *_own_passages(manifest),
         "",
         "## Where it comes from",
@@ -42,7 +48,13 @@ def statistics_markdown(manifest: dict[str, Any]) -> str:
 
 def _split_rows(splits: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
     return [
-        (name, f"{n['queries']:,}", f"{n['judgments']:,}", f"{n['judgments'] / n['queries']:.2f}")
+        (
+            name,
+            f"{n['queries']:,}",
+            f"{n['judgments']:,}",
+            f"{n['judgments'] / n['queries']:.2f}",
+            f"{n.get('without_relevant', 0):,}",
+        )
         for name, n in splits.items()
     ]
 
@@ -51,9 +63,32 @@ def _word_rows(words: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
     return [(kind, *(f"{n[key]:,}" for key in ("mean", "median", "p95", "max"))) for kind, n in words.items()]
 
 
-def _changes(counts: dict[str, int]) -> list[str]:
-    lines = [f"- {counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts[name]]
-    return lines or ["Nothing but white space and Unicode form."]
+def _unspaced(words: dict[str, dict[str, float]]) -> list[str]:
+    if not any("unspaced" in n for n in words.values()):
+        return []
+    return ["Each character of a script that writes no spaces counts as a word.", ""]
+
+
+def what_was_changed(manifest: dict[str, Any]) -> list[str]:
+    """What was merged, dropped and left out, a phrase each; at least one."""
+    counts = manifest["counts"]
+    found = [f"{counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts.get(name)]
+    return [*found, *_left_out(manifest)] or ["nothing but white space and Unicode form"]
+
+
+def _left_out(manifest: dict[str, Any]) -> list[str]:
+    """What is in the source and was not read; a split may be among it."""
+    found = manifest.get("left_out", {})
+    lines = []
+    if names := found.get("files"):
+        shown = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (
+            f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        )
+        lines.append(f"files not read, because the layout has no such files: {shown}")
+    if fields := found.get("fields"):
+        told = ", ".join(f"`{name}` ({number:,} records)" for name, number in fields.items())
+        lines.append(f"fields dropped, because the layout has no such fields: {told}")
+    return lines
 
 
 def _own_passages(manifest: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from llm_retriever.precision import resolve_precision
 from llm_retriever.progress import Progress
 from llm_retriever.settings import as_dict
 from llm_retriever.sharding import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
+from llm_retriever.store import LocalStore, open_store
 from llm_retriever.trainer import Conductor, LossTrainer, Plan
 
 NOT_IN_CHECKPOINTS = ("checkpoint_", "node_", "gpus")
@@ -115,15 +116,20 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
         output: The step's output directory; without a checkpoint_uri the checkpoints lie beside it.
         digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
             goes on from them.
+
+    Raises:
+        InputError: checkpoint_uri is of another kind than a directory or s3:// prefix.
     """
     inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith(NOT_IN_CHECKPOINTS)}
     inputs["processes"] = processes_of(settings)
     key = files.digest([type(settings).__name__, inputs, list(digests)])[:16]
     directory, mirror = output.parent / f".{output.name}.checkpoints" / key, ""
-    if settings.checkpoint_uri.startswith("s3://"):
-        mirror = f"{settings.checkpoint_uri.rstrip('/')}/{key}"
-    elif settings.checkpoint_uri:
-        directory = Path(settings.checkpoint_uri) / key
+    if settings.checkpoint_uri:
+        store = open_store(settings.checkpoint_uri)
+        if isinstance(store, LocalStore):
+            directory = store.directory / key
+        else:
+            mirror = f"{store.uri}/{key}"
     return TrainingRun(
         title=title,
         precision=resolve_precision(settings.precision),

@@ -25,6 +25,8 @@ POSTINGS = 80.0
 SYSTEMS = 4
 """Runs in an evaluation: the retriever, hybrid search, BM25, the un-tuned backbone."""
 ID, DIGEST = 8.0, 16.0
+NUMBER, SCALE = {"fp32": 4, "fp16": 2, "int8": 1}, 4
+"""Bytes of a stored number, and of the scale of a vector in int8."""
 LINK = 4
 """Bytes of a neighbour in a graph; its lowest layer has twice `hnsw_m`."""
 REPORT = 30_000.0
@@ -135,8 +137,13 @@ class Sizes:
         """Vectors and ids, shard by shard."""
         size = self.given["index_shard_passages"]
         counts = [min(size, self.passages - start) for start in range(0, self.passages, size)]
-        number = 2 if self.given["index_dtype"] == "fp16" else 4
-        return tuple(x for n in counts for x in (128.0 + n * self.shape.hidden * number, n * ID))
+        row = self.dimension * NUMBER[self.given["index_dtype"]] + (SCALE if self.given["index_dtype"] == "int8" else 0)
+        return tuple(x for n in counts for x in (128.0 + n * row, n * ID))
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector that are kept."""
+        return self.given["index_dimension"] or self.shape.hidden
 
     @property
     def index(self) -> Files:
@@ -146,14 +153,14 @@ class Sizes:
         return (*own, *((kind,) if kind else ()), self.passages * DIGEST, SMALL)
 
     def _kind(self, kind: str) -> float:
-        hidden = self.shape.hidden
-        codes = self.given["index_pq_bytes"] if self.given["index_pq_bytes"] > 0 else hidden / 8
+        numbers = self.dimension
+        codes = self.given["index_pq_bytes"] if self.given["index_pq_bytes"] > 0 else numbers / 8
         row = {
             "flat": 0.0,
-            "hnsw": 4 * hidden + LINK * 2 * self.given["index_hnsw_m"],
+            "hnsw": 2 * numbers + LINK * 2 * self.given["index_hnsw_m"],
             "ivf-pq": codes + ID,
-            "sq8": hidden,
-            "fp16": 2 * hidden,
+            "sq8": numbers,
+            "fp16": 2 * numbers,
         }[kind]
         return self.passages * row
 

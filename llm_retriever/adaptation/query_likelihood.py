@@ -29,6 +29,7 @@ from llm_retriever.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QueryLikelihoodRecipe
 from llm_retriever.prompts import PromptEncoder, passage_text, plain_ids, symbol_ids
+from llm_retriever.scripts import is_unspaced
 from llm_retriever.training_set import EXAMPLES_FILE
 
 HIDDEN = "_"
@@ -112,6 +113,7 @@ class PairCollator:
         self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")
         self.embedding, (self.end,) = symbol_ids(tokenizer, embedding_tokens), symbol_ids(tokenizer, ["eos"])
         self.hidden = hidden_id(tokenizer) if recipe.corruption_ratio > 0 else self.end
+        self._noted = recipe.corruption_ratio <= 0
 
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Makes a batch.
@@ -139,14 +141,29 @@ class PairCollator:
         passages = [self.lookup[pair.passage] for pair in pairs]
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         draws = [random.Random(pair.draw) for pair in pairs]  # noqa: S311
+        by_word = [self.recipe.corruption_unit == "word" and not self._has_no_words(text) for text in texts]
+        parts: list[list[tuple[str, random.Random]]] = [[], []]
+        for text, draw, words in zip(texts, draws, by_word, strict=True):
+            parts[words].append((text, draw))
+        found = [iter(self._hidden(part, bool(words))) for words, part in enumerate(parts)]
+        return [next(found[words]) for words in by_word]
+
+    def _has_no_words(self, text: str) -> bool:
+        """Whether a text is of a script that writes no spaces, of which a word would be all or nothing; says so once."""
+        found = is_unspaced(text)
+        if found and not self._noted:
+            self._noted = True
+            logger.warning("texts without spaces between words are hidden token by token")
+        return found
+
+    def _hidden(self, texts: Sequence[tuple[str, random.Random]], by_word: bool) -> list[list[int]]:
+        """Ids of document parts, hidden word by word or token by token."""
         ratio = self.recipe.corruption_ratio
-        if self.recipe.corruption_unit == "word":
-            hidden = [corrupt_words(text, ratio, draw) for text, draw in zip(texts, draws, strict=True)]
-            return self.documents.batch(hidden)
-        bodies = self.documents.body_ids([text.strip() for text in texts])
-        return self.documents.around(
-            [corrupt_tokens(body, ratio, draw, self.hidden) for body, draw in zip(bodies, draws, strict=True)]
-        )
+        if by_word:
+            return self.documents.batch([corrupt_words(text, ratio, draw) for text, draw in texts])
+        bodies = self.documents.body_ids([text.strip() for text, _ in texts])
+        hidden = [corrupt_tokens(ids, ratio, d, self.hidden) for ids, (_, d) in zip(bodies, texts, strict=True)]
+        return self.documents.around(hidden)
 
     def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
         """Ids of query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""

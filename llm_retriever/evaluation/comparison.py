@@ -45,6 +45,7 @@ FAMILIES = {
 FACTS = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
 COSTS = ("index_seconds", "index_bytes", "passages_per_second")
 EFFICIENCY = (
+    "bytes_per_passage",
     "training_process_hours",
     "batch_size",
     "tokens_per_second",
@@ -125,9 +126,15 @@ def _facts(variant: Variant) -> dict[str, Any]:
         "method": content["method"],
         "recipe": content["recipe"],
         "card": content.get("card", ""),
-        "backbone": lineage["source"],
+        "backbone": _backbone(lineage),
         "stages": [stage["stage"] for stage in lineage["stages"]],
     }
+
+
+def _backbone(lineage: Mapping[str, Any]) -> str:
+    """The backbone by its source, with its layers where some were dropped."""
+    kept = lineage.get("layers")
+    return f"{lineage['source']}, {kept[0]} of {kept[1]} layers" if kept else str(lineage["source"])
 
 
 def _notes(variants: list[Variant]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llm_retriever.evaluation import plots, tables, verdict
+from llm_retriever.evaluation import frontier, plots, tables, verdict
 from llm_retriever.evaluation.conventions import BM25, hybrid_of, p_value
 from llm_retriever.evaluation.costs_table import hours, large, size_as_text
 from llm_retriever.evaluation.report import pages, scatters
@@ -23,6 +23,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "training_process_hours": ("process-hours", hours),
     "index_seconds": ("index", seconds_as_text),
     "index_bytes": ("index size", size_as_text),
+    "bytes_per_passage": ("bytes/passage", lambda v: f"{v:,.0f}"),
     "passages_per_second": ("passages/s", lambda v: f"{v:,.0f}"),
     "tokens_per_second": ("tokens/s", lambda v: f"{v:,.0f}"),
     "padding_share": ("padding", lambda v: f"{100 * v:.1f} %"),
@@ -54,6 +55,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         zero_shot_splits=tables.zero_shot_splits(comparison),
         zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
         costs=cost_table(comparison),
+        frontiers=frontier.panels(comparison),
     )
 
 

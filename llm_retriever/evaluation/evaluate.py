@@ -17,6 +17,7 @@ from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.evaluation.cut_texts import note_cuts
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.hybrid import Hybrid
 from llm_retriever.evaluation.metrics import parse_measures
@@ -102,6 +103,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     zero_shot.prepare(scratch)
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
+    cuts = note_cuts(tuned, bench.corpus, bench.splits)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     zero_shot.add_retriever(tuned, bench.runs)
     hybrid.search(tuned)
@@ -129,7 +131,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "splits": bench.results() | zero_shot.splits,
         **zero_shot.content(),
         **hybrid.content(),
-        "notes": bench.notes + zero_shot.notes,
+        "notes": bench.notes + cuts + zero_shot.notes,
         "card": card.digest(),
         "method": card.method,
         "recipe": card.recipe,

@@ -21,6 +21,7 @@ from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
 from llm_retriever.hybrid.published import LUCENE_FOLDER, Published, check_lucene
+from llm_retriever.scripts import ENGLISH
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 HELD_OUT = ("dev", "validation", "valid", "heldout")
@@ -144,6 +145,7 @@ class Hybrid:
             query_length=self._query_length,
             bm25={name: searched[name] for name in ("k1", "b")},
             bm25_depth=searched["depth"],
+            language=searched.get("language", ENGLISH),
             files=self._runs.lucene,
         )
         published.write(directory, self._runs.directory / LUCENE_FOLDER)

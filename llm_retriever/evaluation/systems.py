@@ -186,7 +186,7 @@ class BM25Runs:
         """The first `depth` passages of a split's queries, as `DenseSystem.run` returns them; None where there is no run.
 
         Raises:
-            InputError: The run is empty or spoilt.
+            InputError: The run is spoilt.
         """
         path = self.file(split, system)
         return None if path is None else without_own_passages(read_run(path), depth)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.hybrid.fusion import Fusion
+from llm_retriever.scripts import ENGLISH
+from llm_retriever.settings.mining import Language
 from llm_retriever.store import open_store
 from llm_retriever.stores.interface import verify
 
@@ -39,6 +41,7 @@ class Published:
         bm25: Its parameters `k1` and `b`.
         bm25_depth: Passages that BM25 searches; of them the first `depth` by score, then by id, count.
         files: Names, sizes and SHA-256 of Lucene's files.
+        language: How Lucene's index was analysed, and queries are.
     """
 
     fusion: Fusion
@@ -49,6 +52,7 @@ class Published:
     bm25: dict[str, float]
     bm25_depth: int
     files: list[dict[str, Any]]
+    language: str = ENGLISH
 
     def write(self, directory: Path, lucene: Path) -> None:
         """Writes the folder; Lucene's files get a second name, or are copied.
@@ -103,8 +107,14 @@ def _parsed(content: Any, file: Path | str) -> Published:
         names = [field.name for field in dataclasses.fields(Published) if field.name != "fusion"]
         weight = Fusion.weight if content["weight"] is None else float(content["weight"])
         found = Published(Fusion(content["fusion"], weight), **{name: content[name] for name in names})
+        known = found.language in get_args(Language)
         k1_and_b = float(found.bm25["k1"]), float(found.bm25["b"])
-        usable = found.fusion.kind in ("convex", "rrf") and 0 <= weight <= 1 and min(found.depth, found.bm25_depth) > 0
+        usable = (
+            known
+            and found.fusion.kind in ("convex", "rrf")
+            and 0 <= weight <= 1
+            and min(found.depth, found.bm25_depth) > 0
+        )
     except (KeyError, TypeError, ValueError):
         usable = False
     if not usable or content.get("format") != FORMAT:

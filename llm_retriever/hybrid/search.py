@@ -42,7 +42,9 @@ class HybridSearcher:
         self._open = contextlib.ExitStack()
         # Whoever forgets to close it leaves no process behind.
         self.close = weakref.finalize(self, self._open.close)
-        self._lucene = self._open.enter_context(SparseIndex(None, threads=threads, directory=directory / LUCENE_FOLDER))
+        language, lucene = self._published.language, directory / LUCENE_FOLDER
+        sparse = SparseIndex(None, threads=threads, language=language, directory=lucene)
+        self._lucene = self._open.enter_context(sparse)
 
     @classmethod
     def load(

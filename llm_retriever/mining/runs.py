@@ -19,7 +19,15 @@ from llm_retriever.mining.similarities import Similarity
 from llm_retriever.mining.sparse import Ranking, SparseIndex, without_own
 from llm_retriever.mining.tuning import Tuning
 from llm_retriever.progress import Progress
+from llm_retriever.scripts import ENGLISH, PAIRED
 from llm_retriever.store import manifest_of
+
+BY_SCRIPT = "auto"
+ANALYZERS = {
+    ENGLISH: "English, stop words, Porter stemmer",
+    PAIRED: "pairs of characters",
+    BY_SCRIPT: "by the script of the collection",
+}
 
 
 def write_runs(
@@ -51,12 +59,12 @@ def write_runs(
                 # One more, because the passage of the query's own id may be left out.
                 rows = _watched(index.search(queries, depth + 1, system), depth, own, progress)
                 write_run(directory / _file(split, system, bm25), rows, system.label)
-    manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth)}
+    manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth, index.language)}
     if baselines:
         manifest["systems"] = {
             system.label: {
                 "description": system.description,
-                "parameters": search_parameters(system, depth),
+                "parameters": search_parameters(system, depth, index.language),
                 "files": {split: _file(split, system, bm25) for split in splits},
             }
             for system in baselines
@@ -79,12 +87,13 @@ def _watched(
         progress.update()
 
 
-def search_parameters(system: Similarity, depth: int) -> dict[str, Any]:
-    """What decides a sparse ranking, for manifests."""
+def search_parameters(system: Similarity, depth: int, language: str) -> dict[str, Any]:
+    """What decides a sparse ranking, for manifests; `language` is that of the index, or `BY_SCRIPT` of several."""
     return {
         **system.parameters,
         "depth": depth,
         "contents": "title and text",
-        "analyzer": "English, stop words, Porter stemmer",
+        "language": language,
+        "analyzer": ANALYZERS.get(language, f"Anserini's for {language}"),
         "pyserini": importlib.metadata.version("pyserini"),
     }

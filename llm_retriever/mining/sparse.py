@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import subprocess
@@ -16,9 +17,11 @@ from llm_retriever.collection import Collection
 from llm_retriever.crashes import Crash, ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity
+from llm_retriever.scripts import language_of
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
+PASSAGES_LOOKED_AT = 1000
 
 Ranking = list[tuple[str, float]]
 
@@ -30,17 +33,28 @@ class SparseIndex:
     first search.
 
     Args:
-        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer. None =
-            what the index in `directory` holds, which is not changed.
+        collection: What to search. Title and text are one field. None = what the index in `directory` holds, which is not
+            changed.
         threads: Threads that index and search; 0 = one per processor that this process may use.
+        language: How they are analysed, as in `settings.mining.Language`; auto = by the script of the first passages. Of an
+            index that is there already, the one that it was made with.
         directory: Where the index is kept; None = in a temporary directory that goes when the statement ends.
+
+    Attributes:
+        language: The one that it is.
 
     Example:
         ``with SparseIndex(collection) as index: dict(index.search({"q1": "what is a glacier"}, 10, bm25(0.9, 0.4)))``
     """
 
-    def __init__(self, collection: Collection | None, *, threads: int = 0, directory: Path | None = None) -> None:
+    def __init__(
+        self, collection: Collection | None, *, threads: int = 0, language: str = "auto", directory: Path | None = None
+    ) -> None:
         self._collection, self._threads, self._kept = collection, threads, directory
+        self.language = language
+        if language == "auto" and collection is not None:
+            first = (passage.text for passage in itertools.islice(collection.passages(), PASSAGES_LOOKED_AT))
+            self.language = language_of(first)
 
     def __enter__(self) -> SparseIndex:
         self._directory = tempfile.TemporaryDirectory(prefix="lucene-", ignore_cleanup_errors=True)
@@ -51,7 +65,8 @@ class SparseIndex:
         self._indexed = -1
         source = None if self._collection is None else str(self._collection.directory.resolve())
         index = str(self._kept.resolve()) if self._kept else self._directory.name
-        self._ask({"collection": source, "index": index, "keep": self._kept is not None, "threads": self._threads})
+        job = {"collection": source, "index": index, "keep": self._kept is not None}
+        self._ask({**job, "threads": self._threads, "language": self.language})
         return self
 
     def __exit__(

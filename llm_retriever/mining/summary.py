@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from llm_retriever.mining.selection import DENSE, REASONS, SPARSE
+from llm_retriever.mining.selection import DENSE, REASONS, SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 
 BAR_WIDTH = 40
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-NAMES = {SPARSE: "BM25", DENSE: "dense"}
+NAMES = {SPARSE: "BM25", DENSE: "dense", TEACHER: "teacher"}
 MEANINGS = {
     "positive": "positives of the query",
     "same_text": "the text of a positive or of the query",
@@ -74,6 +74,8 @@ def _source(name: str, source: Mapping[str, Any]) -> str:
     if name == SPARSE:
         tuned = ", tuned" if "tuning" in source else ""
         return f"BM25's top {source['depth']:,} (k1 {source['k1']}, b {source['b']}{tuned}; {source['analyzer']})"
+    if name == TEACHER:
+        return f"the top {source['depth']:,} of what the source's teacher has scored"
     return f"the top {source['depth']:,} of {source['encoder']} (exact search in {source['dtype']})"
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
+from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
 from llm_retriever.training_queries import favour
 
@@ -24,11 +25,13 @@ class Measured:
         place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
         value: Of the retriever, or of its hybrid search where that decides.
         others: Of the baselines, by name.
+        leads: Over the baselines that a first version is judged by.
     """
 
     place: tuple[str, str, int]
     value: float
     others: dict[str, float]
+    leads: tuple[Lead, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +97,10 @@ class Contest:
 
 
 def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
-    """The split that decides; "" if nothing was evaluated."""
-    return settings.split or next(iter(content.get("splits") or [""]))
+    """The split that decides: the first one that nothing was chosen on, if there is such a one; "" if nothing was evaluated."""
+    names = list(content.get("splits") or [""])
+    chosen_on = (content.get(HYBRID) or {}).get("chosen_on")
+    return settings.split or next((name for name in names if name != chosen_on), names[0])
 
 
 def measured(
@@ -122,7 +127,7 @@ def measured(
     }
     collection = splits[split].get("collection", content.get("collection", ""))
     place = (str(collection), split, int(splits[split].get("queries", 0)))
-    return Measured(place, float(values[metric]), others)
+    return Measured(place, float(values[metric]), others, leads(splits[split]))
 
 
 def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path) -> Contest | None:

@@ -52,7 +52,7 @@ def run_directory(unspoilt_inputs: dict[str, Path], tmp_path_factory: pytest.Tem
     evaluate(
         EvaluationSettings(depth=50, measures="ndcg@10", untuned_passages=0), **inputs, **outputs(run / "evaluate")
     )
-    place = PromotionSettings(uri=str(run / "published"))
+    place = PromotionSettings(uri=str(run / "published"), first="any")
     uri, promoted = promote(place, run / "evaluate" / "evaluation", retriever, index, run / "decision.md")
     assert promoted
     (run / "version").symlink_to(uri)
@@ -180,7 +180,7 @@ def test_a_damaged_index_beside_the_runs_is_not_evaluated(run_directory, tmp_pat
 def test_a_damaged_evaluation_is_not_promoted(run_directory, tmp_path):
     evaluation = Path(shutil.copytree(run_directory / "evaluate" / "evaluation", tmp_path / "evaluation"))
     next((evaluation / "hybrid" / "lucene").glob("segments_*")).unlink()
-    place = PromotionSettings(uri=str(tmp_path / "published"))
+    place = PromotionSettings(uri=str(tmp_path / "published"), first="any")
     inputs = run_directory / "tune-retriever" / "retriever", run_directory / "build-index" / "index"
     with pytest.raises(InputError, match="is missing"):
         promote(place, evaluation, *inputs, tmp_path / "decision.md")

@@ -44,6 +44,7 @@ def night(
     settings = PromotionSettings(
         uri=str(directory.parent / "published"),
         minimum_gain=minimum_gain,
+        first="any",
         source_fingerprint=directory.name,
         system=system,
     )
