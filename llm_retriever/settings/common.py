@@ -86,8 +86,8 @@ Gpus = Annotated[
     BeforeValidator(_count_as_text),
     Field(
         pattern=r"^(|0|1|2|4|8|16)$",
-        description="GPUs that the step asks for: 1, 2, 4, 8 or 16; with fewer it ends before it loads anything. 0 = compute on "
-        "the processor, even if there are GPUs. Empty = take those that are there.",
+        description="GPUs that the step asks for: 1, 2, 4, 8 or 16; with fewer it ends at once. 0 = the processor; empty = "
+        "those that are there.",
     ),
     IN_FORM,
 ]
