@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_retriever.markdown import code, escaped, table
+
 CHANGES = {
     "duplicates_merged": "passages merged into one of the same title and text",
     "passages_left_out": "passages left out by `max_passages`",
@@ -81,12 +83,12 @@ def _left_out(manifest: dict[str, Any]) -> list[str]:
     found = manifest.get("left_out", {})
     lines = []
     if names := found.get("files"):
-        shown = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (
+        shown = ", ".join(map(code, names[:SHOWN])) + (
             f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         )
         lines.append(f"files not read, because the layout has no such files: {shown}")
     if fields := found.get("fields"):
-        told = ", ".join(f"`{name}` ({number:,} records)" for name, number in fields.items())
+        told = ", ".join(f"{code(name)} ({number:,} records)" for name, number in fields.items())
         lines.append(f"fields dropped, because the layout has no such fields: {told}")
     return lines
 
@@ -104,16 +106,11 @@ def _own_passages(manifest: dict[str, Any]) -> list[str]:
 def _origin(manifest: dict[str, Any]) -> list[str]:
     source = {name: value for name, value in manifest["source"].items() if not isinstance(value, dict)}
     versions = manifest["source"].get("versions", {})
-    lines = [f"- {name}: `{value}`" for name, value in source.items()]
+    lines = [f"- {escaped(name)}: {code(str(value))}" for name, value in source.items()]
     if versions:
         lines.append("- made from: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    return [*lines, f"- licence: {manifest['licence']}", f"- fingerprint: `{manifest['fingerprint']}`", ""]
+    return [*lines, f"- licence: {escaped(manifest['licence'])}", f"- fingerprint: `{manifest['fingerprint']}`", ""]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [head, tuple("---" if i == 0 else "---:" for i in range(len(head))), *rows]
-    return [*("| " + " | ".join(_cell(value) for value in row) + " |" for row in cells), ""]
-
-
-def _cell(value: str) -> str:
-    return value.replace("|", "\\|").replace("\n", " ")
+    return [*table(head, [[escaped(cell) for cell in row] for row in rows]), ""]

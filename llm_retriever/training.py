@@ -174,7 +174,7 @@ def train(
 
     Raises:
         InputError: The dataset is too small, the batch cannot be divided, or the loss became infinite or NaN.
-        SystemExit: 143, after SIGTERM, with a checkpoint saved.
+        SystemExit: 143 after SIGTERM, 130 after Ctrl-C, with a checkpoint saved.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault(
@@ -196,7 +196,9 @@ def train(
         # The Trainer wraps the forward of the model it was given; the caller gets it back as it was.
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if conductor.stopped:
-        raise SystemExit(128 + 15)
+        if trainer.is_world_process_zero():
+            print(_farewell(trainer.state.global_step, plan, run, checkpoints), file=sys.stderr, flush=True)
+        raise SystemExit(stop.exit_code)
     return _log(trainer.state.log_history, plan.examples(trainer.state.global_step))
 
 
@@ -291,6 +293,15 @@ def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan,
         done = _updates(chosen[0])
         print(f"{run.title}: resumed from update {done:,} of {plan.updates:,} ({source})", file=sys.stderr, flush=True)
     return checkpoints.latest()
+
+
+def _farewell(done: int, plan: Plan, run: TrainingRun, checkpoints: Checkpoints | None) -> str:
+    """What a training that was asked to stop has left, and how it goes on."""
+    stopped = f"{run.title}: stopped after update {done:,} of {plan.updates:,}"
+    if checkpoints is None:
+        return f"{stopped}; no checkpoint is kept, and the next run begins anew"
+    place = f"{run.mirror}/checkpoint-{done}" if run.mirror else checkpoints.directory / f"checkpoint-{done}"
+    return f"{stopped}; the checkpoint {place} is written, and the same command goes on from there"
 
 
 def _updates(checkpoint: str) -> int:

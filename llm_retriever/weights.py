@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM
 
 from llm_retriever.batches import padded
+from llm_retriever.encoders.loading import whole
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.sharding import full_parameters, sharded_loading
@@ -65,7 +66,7 @@ def set_attention(model: Any, attention: str) -> None:
 
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
     kind = AutoModelForCausalLM if head else AutoModel
-    with quiet():
+    with whole(directory), quiet():
         return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
 
 

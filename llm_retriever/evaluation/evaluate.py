@@ -16,6 +16,7 @@ from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
+from llm_retriever.evaluation.content import sealed
 from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.cut_texts import note_cuts
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
@@ -85,7 +86,7 @@ def evaluate(
         _check_backbone(backbone, card)
         check_extras(settings, card, paths)
         content = _content(bench, zero_shot, card, paths, Path(scratch))
-        files.write_json(draft / EVALUATION_FILE, content)
+        files.write_json(draft / EVALUATION_FILE, sealed(content))
         examples = {split.name: bench.examples(split) for split in bench.splits} | zero_shot.examples
         files.write_text(report, report_page.render(content, corpus.manifest, examples))
         files.write_text(summary, verdict.summary_markdown(content))

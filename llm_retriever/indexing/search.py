@@ -280,4 +280,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from llm_retriever import pipes
+
+    raise SystemExit(pipes.run(main))

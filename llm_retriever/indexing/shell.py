@@ -146,14 +146,15 @@ def _questions(given: argparse.Namespace) -> Iterable[str] | None:
 
 def _read(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"cannot be read ({reason})", file=path, field="--queries") from None
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line.strip() for line in lines if line.strip())
+    stripped = (line.removeprefix("\ufeff").strip() for line in lines)
+    return (line for line in stripped if line)
 
 
 def _in_batches(searcher: Searcher, questions: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,13 @@ def _leads(split: Mapping[str, Any]) -> Iterator[Lead]:
         for row in split.get(key) or []:
             name = row["baseline"]
             if name == BM25 or (name, system) == (BACKBONE, RETRIEVER):
-                yield Lead(system, name, row["metric"], float(row["mean_difference"]), float(row["t_test_hommel"]))
+                yield Lead(
+                    system,
+                    name,
+                    row["metric"],
+                    float(row["mean_difference"]),
+                    float(row.get("t_test_hommel", row["t_test"])),
+                )
 
 
 def deserves_to_be_first(found: tuple[Lead, ...]) -> tuple[bool, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.alias import MovedError
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.content import check_content
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.promotion.evidence import Contest, Measured, contest, measured, target_of
 from llm_retriever.promotion.page import Outcome, decision_markdown
@@ -70,6 +71,7 @@ def promote(
     """
     file = evaluation / EVALUATION_FILE
     content = files.read_json(file, mend="give the output of evaluate")
+    check_content(content, file)
     new = measured(content, target_of(content, settings), settings.metric, file, settings.system)
     against = contest(content, settings, file)
     listing = manifest_of(retriever)
