@@ -26,6 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from llm_retriever.batches import padded
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
+from llm_retriever.models.attention import refuse_one_sided, set_attention
 from llm_retriever.sharding import full_parameters, sharded_loading
 from llm_retriever.training import TrainingRun
 from llm_retriever.weight_files import SHARD_BYTES, OtherNamesError, StreamedModel, WeightFiles, write_shards
@@ -49,18 +50,17 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
         head: True = with the language-model head (`AutoModelForCausalLM`); False = the inner model, whose output is
             `last_hidden_state`.
         attention: `causal` or `bidirectional`; the configuration remembers it when the model is saved.
+
+    Raises:
+        InputError: The model cannot be bidirectional.
     """
     halved = run.precision == "bf16" and (tune == "lora" or run.deepspeed != "off")
     with sharded_loading(run.deepspeed, run.precision):
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
+    if attention == "bidirectional":
+        refuse_one_sided(model)
     return model
-
-
-def set_attention(model: Any, attention: str) -> None:
-    """Makes a model causal or bidirectional, by its configuration alone; no code of the model is replaced."""
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.is_causal = attention == "causal"
 
 
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from llm_retriever import weight_files, weights
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
+from llm_retriever.models.attention import set_attention
 from llm_retriever.training import TrainingRun
 from llm_retriever.weights import attach_lora, hidden_states, load_backbone, save_model, saved_dtype
 from tests.conftest import write_backbone
@@ -165,7 +166,7 @@ def reference(model, backbone: Path, directory: Path, dtype: torch.dtype) -> Pat
         target = whole if hasattr(model, "lm_head") else whole.base_model
         target.load_state_dict(model.state_dict(), strict=False)
         whole.tie_weights()
-    weights.set_attention(whole, "causal")
+    set_attention(whole, "causal")
     whole.to(dtype).save_pretrained(directory)
     return directory
 

@@ -43,10 +43,10 @@ from llm_retriever.chunks import ByLength
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import STOP_FILE
+from llm_retriever.models.attention import set_attention
 from llm_retriever.passes import DIVISOR
 from llm_retriever.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
-from llm_retriever.weights import set_attention
 
 ROOT = Path(__file__).parents[2]
 RECIPE = methods.MNTP["default"]
