@@ -219,7 +219,7 @@ class Method:
         pooling: `last` = last hidden state at the last token; `embedding` = mean over the embedding tokens; `text` =
             mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
-        padding_side: Where a batch is padded.
+        padding_side: Where the published code pads a batch; vectors do not depend on it, and here it is the right.
         normalise: Whether vectors have length 1; with the inner product as score this is cosine similarity.
         query_length, passage_length: Tokens, prompt and embedding tokens included.
         title_joiner: Between title and text; an empty title leaves the text alone.
