@@ -57,10 +57,11 @@ clean:                      ## remove runs, caches and checkpoints, but not .ven
 	rm -rf build .pytest_cache .ruff_cache .mypy_cache
 
 # torch comes first: deepspeed is a source package that needs it, and the same pin brings the CUDA build where that is the default.
-$(VENV)/installed: requirements.lock pyproject.toml
+$(VENV)/installed: requirements.lock requirements-alone.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("llm-retriever needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-alone.lock
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@

@@ -192,7 +192,7 @@ def measured(
     own = {"corpus_uri": str(folder / "corpus"), "backbone_scratch_tokens": TOKENS_A_PASSAGE * passages}
     own |= {"promote_uri": f"{server.uri}/published{passages}", "run_checkpoint_uri": f"{server.uri}/checkpoints"}
     own["run_checkpoint_minutes"] = CHECKPOINT_MINUTES
-    given = {**presets.load("demo-cpu"), "run_precision": "fp32", "eval_attention_queries": 0, **own, **changes}
+    given = {**presets.load("demo-scratch"), "run_precision": "fp32", "eval_attention_queries": 0, **own, **changes}
     package = compile_pipeline(train_retriever, folder / "pipeline.yaml", form.folded(given))
     watch = DiskWatch(folder / "build" / "runs")
     watch.start()

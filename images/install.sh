@@ -9,7 +9,7 @@
 #   install.sh project               the project's own wheel, without dependencies
 set -eu
 # torch's version stands outside the lock, because it comes before everything else; the project pins the same one.
-{ grep -v '^#' requirements.lock; echo 'torch==2.13.0'; } > constraints.txt
+{ cat requirements.lock requirements-alone.lock | grep -v '^#'; echo 'torch==2.13.0'; } > constraints.txt
 where="--find-links wheels"
 if [ "${OFFLINE:-}" = 1 ]; then where="--no-index $where"; fi
 pip() { /opt/venv/bin/python -m pip "$@"; }

@@ -12,6 +12,7 @@ from llm_retriever import __version__
 from llm_retriever.errors import InputError
 
 OWN = "llm-retriever"
+LOCKS = ("requirements.lock", "requirements-alone.lock")
 LISTS = {"cpu": ("cpu",), "gpu": ("cpu", "gpu")}
 """The folders whose packages.txt and alone.txt an image installs."""
 TORCH = re.compile(r"'(torch)==([^']+)'")
@@ -43,7 +44,8 @@ def listed(kind: str, file: str) -> list[str]:
 
 def pinned() -> dict[str, str]:
     """Versions by canonical name: the lock's, and torch's and FAISS's, which stand in install.sh and the Dockerfile."""
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line and line[0] != "#"]
+    texts = [(ROOT / name).read_text() for name in LOCKS]
+    lines = [line for text in texts for line in text.splitlines() if "==" in line and line[0] != "#"]
     rows = [tuple(line.split("==")) for line in lines]
     return {canonical(name): version for name, version in rows} | _beside_the_lock() | {OWN: __version__}
 

@@ -1,28 +1,37 @@
-"""Bringing the causal LM that everything starts from: a directory, an s3:// prefix, the Hugging Face hub, or from scratch.
+"""Bringing the causal LM that everything starts from: a directory, an s3:// prefix, the hub, a package, or from scratch.
 
 What arrives is a plain Hugging Face directory: configuration, safetensors weights, fast tokenizer, and `backbone.json` with
-its lineage. Nothing is loaded and no code of the source runs; a source is looked at before its weights are copied.
+its lineage. No code of the source runs, and a source is looked at before its weights are copied. Models are loaded only where
+something is to change: weights of GGUF files are de-quantised, and layers dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from llm_retriever import files, hub, layouts
 from llm_retriever.card import LINEAGE_FILE, Lineage, load_lineage, save_lineage, weights_digest
 from llm_retriever.errors import InputError
 from llm_retriever.model_files import DESCRIPTION_FILES, WEIGHTS, WEIGHTS_INDEX, ModelFiles, check_safetensors
+from llm_retriever.models.gguf_files import SUFFIX, load_gguf
+from llm_retriever.models.layers import keep_layers
+from llm_retriever.models.packages import PACKAGED
 from llm_retriever.progress import Progress
 from llm_retriever.settings import BackboneSettings
-from llm_retriever.store import LocalStore, open_store
+from llm_retriever.store import LocalStore, Store, open_store
 from llm_retriever.uris import BACKBONES, check_scheme
 
 SCRATCH = "scratch:"
+_ON_HUB = re.compile(
+    r"hf://(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^/]*))?(/(?P<file>.+\.gguf))?/?"
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -39,13 +48,82 @@ def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) 
     """
     check_scheme(settings.source, BACKBONES, field="source")
     with files.atomic_directory(output, layouts.BACKBONE) as draft:
-        if settings.source.startswith(SCRATCH):
-            lineage = _from_scratch(settings, collection_directory, draft)
-        elif "://" in settings.source or Path(settings.source).exists():
-            lineage = _from_store(settings.source, draft)
-        else:
-            lineage = _from_hub(settings.source, settings.revision, draft)
+        lineage = _brought(settings, collection_directory, draft)
+        if settings.layers and not lineage.layers:
+            lineage = _cut(draft, lineage, settings)
         save_lineage(draft, lineage)
+
+
+def _brought(settings: BackboneSettings, collection_directory: Path, draft: Path) -> Lineage:
+    source = settings.source
+    if source.startswith(SCRATCH):
+        return _from_scratch(settings, collection_directory, draft)
+    if source in PACKAGED:
+        found = PACKAGED[source]
+        lineage = _from_gguf(found.path(), source, draft, settings, Lineage(source, found.version))
+        return dataclasses.replace(lineage, licence=found.licence, origin=found.origin)
+    if on_hub := _ON_HUB.fullmatch(source):
+        return _from_hub_address(on_hub, settings, draft)
+    if source.endswith(SUFFIX):
+        return _from_gguf_uri(settings, draft)
+    if "://" in source or Path(source).exists():
+        return _from_store(settings, draft)
+    return _from_hub(source, settings.revision, draft)
+
+
+def _cut(draft: Path, lineage: Lineage, settings: BackboneSettings) -> Lineage:
+    """Drops the upper layers of the model in a directory."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(draft, dtype="auto")
+    had = keep_layers(model, settings.layers, settings.source)
+    for old in [*draft.glob(WEIGHTS), *draft.glob(WEIGHTS_INDEX)]:
+        old.unlink()  # What is still read of it stays until the model is let go.
+    model.save_pretrained(draft)
+    return dataclasses.replace(lineage, digest=weights_digest(draft), layers=(settings.layers, had))
+
+
+def _from_gguf(path: Path, label: str, draft: Path, settings: BackboneSettings, origin: Lineage) -> Lineage:
+    """De-quantises a GGUF file; layers that are not kept are never written."""
+    model, tokenizer = load_gguf(path, label)
+    had = keep_layers(model, settings.layers, label) if settings.layers else 0
+    model.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    ModelFiles(LocalStore(draft), label).check()
+    layers = (settings.layers, had) if settings.layers else ()
+    return dataclasses.replace(origin, digest=weights_digest(draft), layers=layers)
+
+
+def _from_gguf_uri(settings: BackboneSettings, draft: Path) -> Lineage:
+    name = settings.source.rpartition("/")[2]
+    store = open_store(settings.source.removesuffix(name) or ".")
+    if not store.exists(name):
+        raise InputError("no such file", file=settings.source, field="source", mend="check the path or the URI")
+    return _from_gguf_in(store, name, settings, draft)
+
+
+def _from_gguf_in(store: Store, name: str, settings: BackboneSettings, draft: Path) -> Lineage:
+    if isinstance(store, LocalStore):
+        return _from_gguf(store.directory / name, settings.source, draft, settings, Lineage(settings.source))
+    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=draft) as folder:
+        store.download("", Path(folder), only=name.__eq__)
+        return _from_gguf(Path(folder) / name, settings.source, draft, settings, Lineage(settings.source))
+
+
+def _only_gguf(store: Store, source: str) -> str | None:
+    """Name of the GGUF file of a place without safetensors; None where there is none.
+
+    Raises:
+        InputError: There are several.
+    """
+    names = sorted(entry.key for entry in store.list())
+    found = [name for name in names if name.endswith(SUFFIX) and "/" not in name]
+    if not found or any(fnmatch(name, WEIGHTS) for name in names):
+        return None
+    if len(found) > 1:
+        shown = ", ".join(found)
+        raise InputError(f"holds several models: {shown}", file=source, field="source", mend="name one of the files")
+    return found[0]
 
 
 def _from_scratch(settings: BackboneSettings, collection_directory: Path, draft: Path) -> Lineage:
@@ -56,10 +134,13 @@ def _from_scratch(settings: BackboneSettings, collection_directory: Path, draft:
     return pretrain_from_scratch(size, Collection.open(collection_directory), draft, settings)
 
 
-def _from_store(source: str, draft: Path) -> Lineage:
+def _from_store(settings: BackboneSettings, draft: Path) -> Lineage:
+    source = settings.source
     store = open_store(source)
     if isinstance(store, LocalStore) and not store.directory.is_dir():
         raise InputError("not a directory", file=source, field="source", mend="give the directory of a model")
+    if gguf := _only_gguf(store, source):
+        return _from_gguf_in(store, gguf, settings, draft)
     model = ModelFiles(store, source)
     model.check()
     wanted = model.wanted()
@@ -69,15 +150,24 @@ def _from_store(source: str, draft: Path) -> Lineage:
     return _lineage(draft, model, Lineage(source))
 
 
+def _from_hub_address(address: re.Match[str], settings: BackboneSettings, draft: Path) -> Lineage:
+    name, revision, file = address["name"], address["revision"] or settings.revision, address["file"]
+    if not file:
+        return _from_hub(name, revision, draft)
+    _check_revision(name, revision)
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=draft) as folder:
+        with _growth(Path(folder), f"fetch {file}"):
+            _snapshot(name, revision, Path(folder), [file])
+        path = Path(folder) / file
+        if not path.is_file():
+            raise InputError("has no such file", file=settings.source, field="source", mend="check the file's name")
+        return _from_gguf(path, settings.source, draft, settings, Lineage(f"{name}/{file}", revision))
+
+
 def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
     if not _HUB_ID.fullmatch(source):
         raise InputError("no such directory", file=source, field="source", mend="check the path")
-    if not revision:
-        raise InputError(
-            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", mend=hub.PIN
-        )
-    if not hub.COMMIT.fullmatch(revision):
-        raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=hub.PIN)
+    _check_revision(source, revision)
     label = f"{source}@{revision[:8]}"
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=draft) as folder:
         copy = Path(folder) / "model"
@@ -89,6 +179,15 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
         for name in model.wanted():
             (copy / name).replace(draft / name)
     return _lineage(draft, model, Lineage(source, revision))
+
+
+def _check_revision(source: str, revision: str) -> None:
+    if not revision:
+        raise InputError(
+            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", mend=hub.PIN
+        )
+    if not hub.COMMIT.fullmatch(revision):
+        raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=hub.PIN)
 
 
 # Small file of a source without usable weights that tells what is wrong with it.
@@ -136,8 +235,8 @@ def _lineage(draft: Path, model: ModelFiles, origin: Lineage) -> Lineage:
             raise InputError(
                 error.problem, file=f"{model.label}/{LINEAGE_FILE}", field=error.field, mend=error.mend
             ) from None
-        if kept.stages:
-            return kept
+        if kept.stages:  # What was trained before stays known; the weights are those that are here.
+            return dataclasses.replace(kept, digest=weights_digest(draft))
     return Lineage(origin.source, origin.revision, weights_digest(draft))
 
 

@@ -52,12 +52,18 @@ class Lineage:
         revision: Commit of a hub model, else "".
         digest: SHA-256 over the backbone's weight files.
         stages: What was trained on top of it, in order.
+        layers: How many of the source's layers were kept, and how many it has; () = it is whole.
+        licence: SPDX identifier of the licence of the weights, where it is known.
+        origin: Which model it is, in words, where the source does not say it.
     """
 
     source: str
     revision: str = ""
     digest: str = ""
     stages: tuple[Stage, ...] = ()
+    layers: tuple[int, ...] = ()
+    licence: str = ""
+    origin: str = ""
 
     def then(self, stage: Stage) -> Lineage:
         """The lineage of a model after one more stage."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.models.gguf_files import SUFFIX
+from llm_retriever.models.packages import PACKAGED
 from llm_retriever.uris import SOURCES, check_scheme
 
 
@@ -40,6 +42,13 @@ def backbone_fingerprint(backbone: str) -> str:
     Raises:
         InputError: A directory or prefix does not exist, is empty or cannot be listed.
     """
+    if backbone in PACKAGED:
+        return files.digest([backbone, PACKAGED[backbone].sha256])
+    if backbone.startswith("s3://") and backbone.endswith(SUFFIX):
+        place, _, name = backbone.rpartition("/")
+        return files.digest([row for row in _s3_listing(place) if row[0] == name] or backbone)
+    if Path(backbone).is_file():
+        return files.sha256_of_file(Path(backbone))
     if backbone.startswith("s3://") or Path(backbone).is_dir():
         return _listing_digest(backbone)
     return files.digest(backbone)

@@ -48,7 +48,7 @@ class PromptEncoder:
                 mend="use a backbone with a tokenizer.json",
             )
         self.tokenizer, self.wording, self.length = tokenizer, wording, length
-        self.opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        self.opening = opening_ids(tokenizer)
         self.closing = symbol_ids(tokenizer, wording.embedding_tokens) if closing is None else list(closing)
         self._prefix, self._suffix = plain_ids(tokenizer, [wording.prefix, wording.suffix])
         self._between = None if wording.between is None else plain_ids(tokenizer, [wording.between])[0]
@@ -170,6 +170,11 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def opening_ids(tokenizer: Any) -> list[int]:
+    """What every row begins with: the beginning-of-sequence token, where the tokenizer has one."""
+    return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
 
 
 def passage_text(title: str, text: str, joiner: str = " ") -> str:

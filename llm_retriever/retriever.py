@@ -23,6 +23,7 @@ from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.encoders.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
+from llm_retriever.models.attention import refuse_one_sided, set_attention
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.store import fetched
 
@@ -48,6 +49,9 @@ class Retriever(BatchedEncoder):
         tokenizer: Its fast tokenizer.
         card: Wording, read-out and lengths.
 
+    Raises:
+        InputError: The card asks for a bidirectional model, and this one cannot be.
+
     Attributes:
         card: The card; its digest names the vectors' space.
 
@@ -62,9 +66,11 @@ class Retriever(BatchedEncoder):
     def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
-        model.config.is_causal = card.attention == "causal"
+        set_attention(model, card.attention)
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
+        if not self._maskless:
+            refuse_one_sided(model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
@@ -136,6 +142,11 @@ class Retriever(BatchedEncoder):
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def normalised(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.card.normalise
+
+    @property
     def precision(self) -> Arithmetic:
         """Arithmetic of the model; vectors are float32 in any case."""
         return next((name for name, dtype in DTYPES.items() if dtype == self.model.dtype), "fp32")
@@ -170,7 +181,8 @@ class Retriever(BatchedEncoder):
         Raises:
             InputError: The batch does not fit into the GPU's memory.
         """
-        batch = padded(rows, self._pad, "right" if self._maskless else self.card.padding_side)
+        # On the right whatever the card says: models that count positions from the first column would count pads.
+        batch = padded(rows, self._pad, "right")
         ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
         with fitting(ids.numel()):
             output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)

@@ -13,7 +13,7 @@ from llm_retriever.errors import InputError
 
 STORES = ("s3://", "file://")
 SOURCES = ("s3://", "hf://", "demo:")
-BACKBONES = ("s3://", "file://", "scratch:")
+BACKBONES = ("s3://", "file://", "hf://", "scratch:")
 _HEAD = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)(:/*|//+)")
 _ALIKE, _SURE = 0.5, 0.8
 """Share of common characters from which another scheme is taken for a slip of the pen, and without slashes behind it."""

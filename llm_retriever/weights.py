@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from llm_retriever.batches import padded
 from llm_retriever.encoders.loading import whole
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
+from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.projections import projections
 from llm_retriever.sharding import full_parameters, sharded_loading
 from llm_retriever.training import TrainingRun
 from llm_retriever.weight_files import SHARD_BYTES, OtherNamesError, StreamedModel, WeightFiles, write_shards
@@ -50,18 +53,17 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
         head: True = with the language-model head (`AutoModelForCausalLM`); False = the inner model, whose output is
             `last_hidden_state`.
         attention: `causal` or `bidirectional`; the configuration remembers it when the model is saved.
+
+    Raises:
+        InputError: The model cannot be bidirectional.
     """
     halved = run.precision == "bf16" and (tune == "lora" or run.deepspeed != "off")
     with sharded_loading(run.deepspeed, run.precision):
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
+    if attention == "bidirectional":
+        refuse_one_sided(model)
     return model
-
-
-def set_attention(model: Any, attention: str) -> None:
-    """Makes a model causal or bidirectional, by its configuration alone; no code of the model is replaced."""
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        config.is_causal = attention == "causal"
 
 
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
@@ -93,9 +95,11 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         seed: Of the adapter's first values.
         trained_tokens: Ids whose embeddings are trained with the adapter: tokens that the backbone has just been given.
 
+    What is adapted is told on standard error: architectures name their projections otherwise, and may have more.
+
     Raises:
-        InputError: The model has none of the projections that the adapter is for, or tokens are to be trained in
-            embeddings that ZeRO-3 has sharded.
+        InputError: The model does not have the projections that the adapter is for (`models.projections`), or tokens are
+            to be trained in embeddings that ZeRO-3 has sharded.
     """
     if trained_tokens and hasattr(model.get_input_embeddings().weight, "ds_id"):
         raise InputError(
@@ -103,22 +107,21 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
             field="deepspeed",
             mend="use zero2, or train all weights",
         )
+    names, left = projections(model, lora.targets)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        others = f"; {', '.join(left)} of its experts stay as they are" if left else ""
+        print(f"LoRA adapts {', '.join(names)} of {type(model).__name__}{others}", file=sys.stderr, flush=True)
     torch.manual_seed(seed)
     has_head = model.get_output_embeddings() is not None
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
+        target_modules=names,
         trainable_token_indices=list(trained_tokens) or None,
         task_type="CAUSAL_LM" if has_head else "FEATURE_EXTRACTION",
     )
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise InputError(
-            f"no LoRA adapter fits {type(model).__name__} ({error})", field="tune", mend="use tune=full"
-        ) from None
+    adapted = get_peft_model(model, config)
     # Without gradients at the input embeddings, checkpointed layers of a frozen base train nothing.
     adapted.enable_input_require_grads()
     return adapted

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     compiling.set_defaults(command=compile_command)
 
     running = commands.add_parser("run-local", help="run the compiled pipeline on this machine")
-    running.add_argument("--preset", default="demo-cpu", help="(default: %(default)s)")
+    running.add_argument("--preset", metavar="NAME|FILE", help="(default: the demo that fits this processor)")
     running.add_argument(
         "--root", type=Path, default=BUILD, help="outputs, cache and checkpoints (default: %(default)s)"
     )
@@ -142,9 +142,12 @@ def compile_command(given: argparse.Namespace) -> int:
 
 def run_command(given: argparse.Namespace) -> int:
     """Compiles a pipeline with a preset, runs it on this machine, and prints results, times and the report's place."""
-    from pipelines import local
+    from pipelines import demo, local
     from pipelines.compilation import compile_pipeline
 
+    if given.preset is None:
+        given.preset, why = demo.preset(compared=COMPARISON in given.parameters[:1])
+        print(why)
     root = given.root.absolute()
     shared = root / "runs" if given.in_images else root
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}

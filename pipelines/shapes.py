@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
+from llm_retriever.models.gguf_files import SUFFIX, configuration
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ SHAPES = {
     "mistralai/Mistral-7B-v0.1": Shape(32, 4096, 14_336, 32_000, 4096, 1024),
     "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14_336, 128_256, 4096, 1024),
     "Qwen/Qwen3-0.6B": Shape(28, 1024, 3072, 151_936, 2048, 1024, tied=True),
+    "smollm2-135m": Shape(30, 576, 1536, 49_152, 576, 192, tied=True, stored=4),
     "scratch:tiny": Shape(4, 128, 344, 8192, 128, 128, tied=True, stored=4),
     "scratch:small": Shape(6, 256, 688, 8192, 256, 256, tied=True, stored=4),
     "scratch:medium": Shape(8, 512, 1376, 8192, 512, 512, tied=True, stored=4),
@@ -98,28 +100,40 @@ SHAPES = {
 
 
 def shape_of(given: Mapping[str, Any]) -> Shape:
-    """Shape of the backbone of a run: a known one's, or that of a model directory's `config.json`.
+    """Shape of the backbone of a run: a known one's, or that of a model directory's `config.json` or a GGUF file.
 
     Args:
-        given: The pipeline's parameters: `backbone`, and for one from scratch `backbone_scratch_vocabulary`.
+        given: The pipeline's parameters: `backbone`, `backbone_layers`, and for one from scratch
+            `backbone_scratch_vocabulary`.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is none of these.
     """
+    shape, layers = _whole_shape(given), int(given.get("backbone_layers", 0))
+    return replace(shape, layers=min(layers, shape.layers)) if layers else shape
+
+
+def _whole_shape(given: Mapping[str, Any]) -> Shape:
     backbone = str(given["backbone"])
     if backbone in SHAPES:
         vocabulary = int(given.get("backbone_scratch_vocabulary", 0))
         if backbone.startswith("scratch:") and vocabulary:
             return replace(SHAPES[backbone], vocabulary=-(-vocabulary // 64) * 64)
         return SHAPES[backbone]
+    if backbone.endswith(SUFFIX) and Path(backbone).is_file():
+        return _of_gguf(Path(backbone))
     config = Path(backbone) / "config.json"
     if not config.is_file():
         raise InputError(
             f"the shape of {backbone!r} is not known",
             field="backbone",
-            mend=f"use a directory with config.json, or one of {', '.join(SHAPES)}",
+            mend=f"use a directory with config.json, a GGUF file, or one of {', '.join(SHAPES)}",
         )
     return _configured(json.loads(config.read_text(encoding="utf-8")))
+
+
+def _of_gguf(path: Path) -> Shape:
+    return _configured({**configuration(path, str(path)), "dtype": "float32"})
 
 
 def _configured(told: Mapping[str, Any]) -> Shape:

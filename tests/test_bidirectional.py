@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from llm_retriever import methods
 from llm_retriever.batches import padded
 from llm_retriever.card import Lineage, RetrieverCard
 from llm_retriever.masks import LEAST
+from llm_retriever.models.attention import set_attention
 from llm_retriever.retriever import Retriever
 from llm_retriever.training import TrainingRun
-from llm_retriever.weights import load_backbone, set_attention
+from llm_retriever.weights import load_backbone
 from tests.conftest import passages
 
 TEXTS = [row["text"] for row in passages(4)] + ["bread", "a bridge", "glacier " * 40]
@@ -111,12 +112,21 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_its_neighbours(retriever, 
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
 
 
-def test_a_vector_does_not_depend_on_the_padding_side(retriever):
-    rows = retriever.tokenise_passages(TEXTS)
-    assert len({len(row) for row in rows}) > 3
-    right = dataclasses.replace(retriever.card, padding_side="right")
-    other = Retriever(retriever.model, retriever.tokenizer, right)
-    np.testing.assert_allclose(other.embed("passage", rows), retriever.embed("passage", rows), atol=1e-5)
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_pads_take_no_positions_from_a_model_that_counts_them_from_the_first_column(
+    backbone_directory, tmp_path, attention
+):
+    tokenizer = AutoTokenizer.from_pretrained(backbone_directory)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.2
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    row = dataclasses.replace(methods.method("llm2vec"), attention=attention, padding_side="left")
+    retriever = Retriever.on_backbone(tmp_path, RetrieverCard.of(row, Lineage("random")), precision="fp32")
+    alone = np.concatenate([retriever.encode_passages([text]) for text in TEXTS])
+    np.testing.assert_allclose(retriever.encode_passages(TEXTS), alone, atol=1e-5)
 
 
 def test_a_vector_is_the_state_that_a_plain_pass_over_the_text_alone_gives(retriever, backbone_directory):

@@ -25,8 +25,8 @@ from llm_retriever.chunks import ByLength, Limits, chunked
 from llm_retriever.collection import Collection
 from llm_retriever.contrastive.loss import ContrastiveLoss, contrastive_loss
 from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
+from llm_retriever.models.attention import set_attention
 from llm_retriever.passes import DIVISOR
-from llm_retriever.weights import set_attention
 
 QUERIES, GROUP = 12, 4
 

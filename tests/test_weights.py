@@ -19,9 +19,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from llm_retriever import weight_files, weights
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
+from llm_retriever.models.attention import set_attention
 from llm_retriever.training import TrainingRun
 from llm_retriever.weights import attach_lora, hidden_states, load_backbone, save_model, saved_dtype
 from tests.conftest import write_backbone
+from tests.models.test_attention import random_model
 
 ROOT = Path(__file__).parent.parent
 RUN = TrainingRun("t")
@@ -165,7 +167,7 @@ def reference(model, backbone: Path, directory: Path, dtype: torch.dtype) -> Pat
         target = whole if hasattr(model, "lm_head") else whole.base_model
         target.load_state_dict(model.state_dict(), strict=False)
         whole.tie_weights()
-    weights.set_attention(whole, "causal")
+    set_attention(whole, "causal")
     whole.to(dtype).save_pretrained(directory)
     return directory
 
@@ -268,6 +270,20 @@ def test_weights_under_other_names_are_saved_from_memory(tmp_path):
     model = trained_lora(backbone, head=False)
     saved(model, backbone, tmp_path)
     assert_same(tmp_path / "model", reference(model, backbone, tmp_path / "reference", torch.float32))
+
+
+@pytest.mark.parametrize("kind", ["Phi3Config", "GPT2Config", "OPTConfig"])
+def test_an_adapter_is_merged_into_every_projection_whatever_it_is_called(kind, backbone_directory, tmp_path):
+    backbone = tmp_path / "backbone"
+    random_model(kind).save_pretrained(backbone)
+    AutoTokenizer.from_pretrained(backbone_directory).save_pretrained(backbone)
+    model = trained_lora(backbone, head=False)
+    saved(model, backbone, tmp_path)
+    assert_same(tmp_path / "model", reference(model, backbone, tmp_path / "reference", torch.float32))
+    before, after = (tensors(directory) for directory in (backbone, tmp_path / "model"))
+    same = {name for name, value in before.items() if value.ndim == 2 and torch.equal(value, after[name])}
+    assert {name for name in same if any(part.isdigit() for part in name.split("."))} == set()
+    assert same
 
 
 MEASURED = """

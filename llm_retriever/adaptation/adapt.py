@@ -24,6 +24,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import launch, processes_of
 from llm_retriever.methods import AdaptationRecipe, Method
+from llm_retriever.models.attention import refuse_unmasked
 from llm_retriever.passes import divisor
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
@@ -35,8 +36,10 @@ LOG_FILE = "training_log.json"
 PROBES = 8
 OBJECTIVES = {"ql": "query_likelihood", "ebae_ebar": "ebae_ebar", "mntp": "mntp", "simcse": "simcse"}
 """Module of every adaptation; its `objective(task)` gives what is trained."""
-BY_LENGTH, BY_ROWS = ("ql", "ebae_ebar"), ("ql", "ebae_ebar", "mntp")
-"""Adaptations whose rows differ in length, and those that can let some rows through the model at a time."""
+MASKED = BY_LENGTH = ("ql", "ebae_ebar")
+"""Adaptations that tell the model which token sees which, and those whose rows differ in length."""
+BY_ROWS = (*BY_LENGTH, "mntp")
+"""Adaptations that can let some rows through the model at a time."""
 
 
 def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
@@ -199,6 +202,8 @@ def work(job: dict[str, Any]) -> None:
     task = Task(recipe, row, tokenizer, paths["collection"], paths["training_set"], run.seed)
     found = objective(settings.method, task)
     model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=found.head, attention=row.attention)
+    if settings.method in MASKED:
+        refuse_unmasked(model)
     if recipe.tune == "lora":
         model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
     found.prepare(model)

@@ -25,7 +25,7 @@ from llm_retriever.batches import pad_id, padded
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EbaeEbarRecipe, Method, Wording
-from llm_retriever.prompts import CHARACTERS_PER_TOKEN, plain_ids, symbol_ids
+from llm_retriever.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, symbol_ids
 
 SHORTEST = 8
 """Tokens of a text that can have something to say about the next one."""
@@ -56,8 +56,7 @@ class JointCollator:
         if method.passage.prefix != method.query.prefix or any(w.tokenise != "pieces" or w.between for w in wordings):
             raise ValueError(f"{method.name}: the two prompts must begin alike, and stand around one copy, in pieces")
         self.recipe, self.tokenizer, self.padding_side = recipe, tokenizer, padding_side
-        opening = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        self.head = [*opening, *plain_ids(tokenizer, [method.passage.prefix])[0]]
+        self.head = [*opening_ids(tokenizer), *plain_ids(tokenizer, [method.passage.prefix])[0]]
         self.self_branch, self.next_branch = (_branch(tokenizer, wording) for wording in wordings)
         self.self_tokens, self.next_tokens = (max(1, len(wording.embedding_tokens)) for wording in wordings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import AdaptationRecipe, EbaeEbarRecipe, Method, QueryLikelihoodRecipe
-from llm_retriever.prompts import plain_ids
+from llm_retriever.prompts import opening_ids, plain_ids
+
+logger = logging.getLogger(__name__)
 
 
 def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str, int]:
@@ -21,7 +24,7 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
         embedding = len(method.passage.embedding_tokens)
         return {"passage_length": recipe.passage_length, "embedding tokens": embedding, "query": recipe.query_length}
     if isinstance(recipe, EbaeEbarRecipe):
-        opening = int(tokenizer.bos_token_id is not None)
+        opening = len(opening_ids(tokenizer))
         prefix, *suffixes = plain_ids(tokenizer, [method.passage.prefix, method.passage.suffix, method.query.suffix])
         tokens = (len(wording.embedding_tokens) for wording in (method.passage, method.query))
         prompts = [len(suffix) + more for suffix, more in zip(suffixes, tokens, strict=True)]
@@ -30,15 +33,20 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
 
 
 def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
-    """Refuses, before weights are loaded, rows that are longer than the model can read.
+    """Refuses, before weights are loaded, rows that are longer than the model can read; warns of lost windows.
 
     Raises:
         InputError: With the most that `passage_length` may be.
     """
-    most = getattr(AutoConfig.from_pretrained(backbone).get_text_config(), "max_position_embeddings", None)
+    config = AutoConfig.from_pretrained(backbone).get_text_config()
+    most, window = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
     found = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
     total = sum(found.values())
     if most is None or total <= most:
+        if window and total > window and isinstance(recipe, QueryLikelihoodRecipe | EbaeEbarRecipe):
+            logger.warning(
+                "in this training all layers see rows of up to %d tokens, also beyond their window of %d", total, window
+            )
         return
     others = "".join(f" + {number} ({name})" for name, number in found.items() if name != "passage_length")
     raise InputError(

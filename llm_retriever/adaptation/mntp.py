@@ -33,7 +33,7 @@ from llm_retriever.collection import CORPUS_FILE, Collection, Passage
 from llm_retriever.errors import InputError
 from llm_retriever.launching import STOP_FILE
 from llm_retriever.methods import MntpRecipe
-from llm_retriever.prompts import passage_text, plain_ids, symbol_ids
+from llm_retriever.prompts import opening_ids, passage_text, plain_ids, symbol_ids
 from llm_retriever.sharding import world_size
 
 IGNORED = -100
@@ -91,7 +91,10 @@ class BlockDataset:
 
 
 def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
-    """Ids of texts, each closed by the end-of-sequence token, int32 [tokens], memory-mapped from a nameless file.
+    """Ids of texts, int32 [tokens], memory-mapped from a nameless file.
+
+    Each begins as it does when it is encoded, with the beginning-of-sequence token; where a tokenizer has none, each ends
+    with the end-of-sequence token.
 
     The texts are tokenised a thousand at a time: memory is the same for every collection.
     """
@@ -134,10 +137,11 @@ def _wait_for(path: Path) -> None:
 
 
 def _write_ids(texts: Iterator[str], tokenizer: Any, file: IO[bytes]) -> None:
-    (end,) = symbol_ids(tokenizer, ["eos"])
+    opening = opening_ids(tokenizer)
+    closing = [] if opening else symbol_ids(tokenizer, ["eos"])
     while some := list(itertools.islice(texts, PASSAGES_AT_ONCE)):
-        closed = itertools.chain.from_iterable((*ids, end) for ids in plain_ids(tokenizer, some))
-        file.write(np.fromiter(closed, np.int32).tobytes())
+        parted = itertools.chain.from_iterable((*opening, *ids, *closing) for ids in plain_ids(tokenizer, some))
+        file.write(np.fromiter(parted, np.int32).tobytes())
     file.flush()
 
 

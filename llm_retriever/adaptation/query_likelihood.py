@@ -103,7 +103,7 @@ class PairCollator:
         embedding_tokens: Sequence[str],
         tokenizer: Any,
         lookup: PassageLookup,
-        padding_side: str = "left",
+        padding_side: str = "right",
     ) -> None:
         if recipe.query_length < 2:
             raise InputError(

@@ -53,10 +53,10 @@ class PassageDataset:
 
 
 class PassageCollator:
-    """Words passages as the retrieval method does, and pads them.
+    """Words passages as the retrieval method does, and pads them on the right, as every encoding does.
 
     Args:
-        method: Wording of passages, pooling and padding side.
+        method: Wording of passages and pooling.
         tokenizer: The backbone's.
         length: Tokens of a passage, prompt included.
 
@@ -66,7 +66,7 @@ class PassageCollator:
 
     def __init__(self, method: Method, tokenizer: Any, length: int) -> None:
         self.passages = PromptEncoder(tokenizer, method.passage, length, setting="passage_length")
-        self.pooling, self.side, self.pad = method.pooling, method.padding_side, pad_id(tokenizer)
+        self.pooling, self.pad = method.pooling, pad_id(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Makes a batch.
@@ -76,7 +76,7 @@ class PassageCollator:
             `pooled` int64 [B], the tokens that it is the mean of.
         """
         rows = self.passages.batch(texts)
-        batch = padded(rows, self.pad, self.side)
+        batch = padded(rows, self.pad, "right")
         if self.pooling != "last":
             batch["pooled"] = torch.tensor([self.passages.pooled(row, self.pooling) for row in rows])
         return batch

@@ -19,18 +19,24 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRIDS, PRODUCTION, RETRIEVER
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
 from llm_retriever.store import LocalStore, open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
-INHERITED = ("passage_length", "batch_tokens", "dtype")
+INHERITED = ("passage_length", "batch_tokens", "dtype", "dimension")
 """What the index of a baseline has in common with that of the retriever; it is searched exactly whatever that one is."""
+
+
+def inherited(manifest: Manifest) -> dict[str, Any]:
+    """The settings that the index of a baseline takes from that of the retriever; an earlier version's says no dimension."""
+    return {name: manifest.settings[name] for name in INHERITED if name in manifest.settings}
 
 
 def add_lexical(bench: Bench, runs: BM25Runs) -> None:
@@ -80,7 +86,7 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     started = time.monotonic()
     description = "the same backbone before any training, worded and read out like the retriever"
     untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
-    settings = IndexSettings(**{name: tuned.index.manifest.settings[name] for name in INHERITED})
+    settings = IndexSettings(**inherited(tuned.index.manifest))
     with encoded(untuned, bench.corpus, settings, tuned.query_length) as system:
         bench.add_dense(BACKBONE, system, description=description)
     return time.monotonic() - started
@@ -107,7 +113,7 @@ class Baselines:
 
     def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
         self.settings = settings
-        names = [RETRIEVER, PRODUCTION, BM25, BACKBONE, *taken]
+        names = [RETRIEVER, *HYBRIDS, PRODUCTION, BM25, BACKBONE, *taken]
         found = named(_with_rows(settings.encoders), "encoders", names)
         self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in found.items()}
         self.runs = named(settings.runs, "runs", [*names, *self.encoders])

@@ -12,9 +12,10 @@ from typing import Any
 from llm_retriever.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import report as report_page
-from llm_retriever.evaluation.conventions import RETRIEVER
+from llm_retriever.evaluation.conventions import BM25, HYBRID, HYBRIDS, RETRIEVER
 from llm_retriever.evaluation.examples import Examples, judge, most_different
 from llm_retriever.evaluation.metrics import means
+from llm_retriever.evaluation.plots import signed
 from llm_retriever.evaluation.runs import Run, write_run
 from llm_retriever.evaluation.significance import ON_TIES, Comparison, compare, wins_and_losses
 from llm_retriever.evaluation.splits import SplitResults, chosen_measures, chosen_splits, open_split
@@ -124,8 +125,9 @@ class Bench:
     def _split_results(self, split: SplitResults) -> dict[str, Any]:
         all_judged = split.in_order()
         per_query = {name: judged.scores[self.primary.name] for name, judged in all_judged.items()}
-        baselines = {name: values for name, values in per_query.items() if name != RETRIEVER}
+        baselines = {name: values for name, values in per_query.items() if name not in (RETRIEVER, *HYBRIDS)}
         compared = compare(self.primary.name, per_query[RETRIEVER], baselines)
+        hybrid = self._hybrid(per_query)
         return {
             "collection": self.corpus.fingerprint,
             **({"zero_shot": self.zero_shot} if self.zero_shot else {}),
@@ -134,13 +136,28 @@ class Bench:
             "relevance_level": split.level,
             "systems": {name: means(judged.scores) for name, judged in all_judged.items()},
             "comparisons": [_as_json(comparison) for comparison in compared],
+            **({"hybrid_comparisons": [_as_json(comparison) for comparison in hybrid]} if hybrid else {}),
             "wins_and_losses": {
                 name: wins_and_losses(per_query[RETRIEVER], found) for name, found in baselines.items()
             },
             "per_query": per_query,
             **({"own_passages": {"queries": len(split.own), "left_out": split.left_out}} if split.own else {}),
-            "notes": [*split.notes, *_own_passages(split), *self._ties(compared)],
+            "notes": [*split.notes, *_own_passages(split), *self._ties(compared), *map(self._harm, harmful(hybrid))],
         }
+
+    def _hybrid(self, per_query: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
+        """Hybrid search against every other system, the retriever among them; [] where it is not one of the systems."""
+        if HYBRID not in per_query:
+            return []
+        others = {name: values for name, values in per_query.items() if name != HYBRID}
+        return compare(self.primary.name, per_query[HYBRID], others)
+
+    def _harm(self, comparison: Comparison) -> str:
+        alone = "the retriever" if comparison.baseline == RETRIEVER else comparison.baseline
+        return (
+            f"Hybrid search harms here: its {self.primary.label} is significantly lower than that of {alone} alone "
+            f"({signed(comparison.mean_difference)})."
+        )
 
     def _ties(self, compared: list[Comparison]) -> list[str]:
         """What is to be known of a metric that has few values."""
@@ -153,7 +170,7 @@ class Bench:
 
     def examples(self, split: SplitResults) -> report_page.SplitExamples:
         """Queries won and lost against the first baseline."""
-        judged = split.in_order()
+        judged = {name: found for name, found in split.in_order().items() if name not in HYBRIDS}
         if len(judged) < 2:
             return report_page.SplitExamples(against="")
         metric, shown = self.primary.name, dict(itertools.islice(judged.items(), 2))
@@ -164,6 +181,12 @@ class Bench:
             [found.example(query, shown, metric) for query in won],
             [found.example(query, shown, metric) for query in lost],
         )
+
+
+def harmful(compared: Sequence[Comparison]) -> list[Comparison]:
+    """Of comparisons of hybrid search, those that say that one of its two parts is significantly better alone."""
+    parts = [one for one in compared if one.baseline in (RETRIEVER, BM25)]
+    return [one for one in parts if one.verdict == "significant" and one.mean_difference < 0]
 
 
 def _nothing_found(name: str, split: SplitResults, run: Run) -> list[str]:

@@ -1,8 +1,9 @@
 """The step `compare`: the evaluations of several variants side by side, and which of them differ by more than chance.
 
 A variant is one way through the pipeline (a method, a recipe, a size of the backbone); its figures are those of the system
-`retriever` in its own `evaluation.json`. Two families of paired t-tests are corrected by Hommel's procedure, each for one
-metric on one split: all other systems against the reference, and all pairs of variants.
+`retriever` in its own `evaluation.json`. Families of paired t-tests are corrected by Hommel's procedure, each for one metric on
+one split: all other systems but the variants' hybrid searches against the reference, all pairs of variants, and all others,
+those among them, against the hybrid search of the reference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from llm_retriever import files, layouts
 from llm_retriever.evaluation import comparison_report
+from llm_retriever.evaluation.conventions import HYBRID, hybrid_of
 from llm_retriever.evaluation.metrics import mean_of_systems, parse_measures
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
 from llm_retriever.evaluation.variants import (
@@ -38,10 +40,12 @@ FORMAT = 1
 FAMILIES = {
     "comparisons": "all other systems × the primary metric × one split",
     "pairs": "all pairs of variants × the primary metric × one split",
+    "hybrid_comparisons": "the reference's hybrid search against all other systems × the primary metric × one split",
 }
 FACTS = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
 COSTS = ("index_seconds", "index_bytes", "passages_per_second")
 EFFICIENCY = (
+    "bytes_per_passage",
     "training_process_hours",
     "batch_size",
     "tokens_per_second",
@@ -122,9 +126,15 @@ def _facts(variant: Variant) -> dict[str, Any]:
         "method": content["method"],
         "recipe": content["recipe"],
         "card": content.get("card", ""),
-        "backbone": lineage["source"],
+        "backbone": _backbone(lineage),
         "stages": [stage["stage"] for stage in lineage["stages"]],
     }
+
+
+def _backbone(lineage: Mapping[str, Any]) -> str:
+    """The backbone by its source, with its layers where some were dropped."""
+    kept = lineage.get("layers")
+    return f"{lineage['source']}, {kept[0]} of {kept[1]} layers" if kept else str(lineage["source"])
 
 
 def _notes(variants: list[Variant]) -> list[str]:
@@ -158,8 +168,9 @@ def _untuned(variants: list[Variant]) -> dict[str, Variant]:
 
 
 def _systems(variants: list[Variant], split: str) -> dict[str, tuple[Variant, str]]:
-    """Every system of a split: the variants, BM25, un-tuned backbones and other baselines, and where their figures stand."""
+    """Every system of a split: variants, their hybrids, BM25, un-tuned backbones, other baselines; and where it stands."""
     found = {variant.name: (variant, RETRIEVER) for variant in variants}
+    found |= {hybrid_of(v.name): (v, HYBRID) for v in variants if v.per_query(split, HYBRID) is not None}
     lexical = next((v for v in variants if v.per_query(split, BM25) is not None), None)
     if lexical is not None:
         found[BM25] = (lexical, BM25)
@@ -172,7 +183,7 @@ def _others(variants: list[Variant], split: str, taken: set[str]) -> dict[str, t
     names = (name for v in variants for name in v.content["splits"][split]["per_query"])
     found: dict[str, tuple[Variant, str]] = {}
     for name in dict.fromkeys(names):
-        having = [v for v in variants if name not in (RETRIEVER, BM25, BACKBONE) and v.per_query(split, name)]
+        having = [v for v in variants if name not in (RETRIEVER, HYBRID, BM25, BACKBONE) and v.per_query(split, name)]
         if having and all(v.per_query(split, name) == having[0].per_query(split, name) for v in having):
             found[f"{name} (baseline)" if name in taken else name] = (having[0], name)
         else:
@@ -184,15 +195,24 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
     metric, first = variants[0].content["primary_metric"], variants[0].content["splits"][split]
     systems = _systems(variants, split)
     per_query = {name: variant.per_query(split, system) or {} for name, (variant, system) in systems.items()}
-    others = {name: values for name, values in per_query.items() if name != reference}
+    others = {n: values for n, values in per_query.items() if n != reference and systems[n][1] != HYBRID}
     return {
         **{key: first[key] for key in FACTS if key in first},
         "systems": {name: v.content["splits"][split]["systems"][system] for name, (v, system) in systems.items()},
         "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
+        **_hybrid(metric, per_query, hybrid_of(reference)),
         "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
         "per_query": per_query,
         "notes": _split_notes(variants, split),
     }
+
+
+def _hybrid(metric: str, per_query: Mapping[str, Mapping[str, float]], hybrid: str) -> dict[str, Any]:
+    """The hybrid search of the reference against all other systems; {} where there is none."""
+    if hybrid not in per_query:
+        return {}
+    others = {name: values for name, values in per_query.items() if name != hybrid}
+    return {"hybrid_comparisons": [_as_json(c) for c in compare(metric, per_query[hybrid], others)]}
 
 
 def pairs(metric: str, systems: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llm_retriever.evaluation import plots, tables, verdict
-from llm_retriever.evaluation.conventions import BM25, p_value
+from llm_retriever.evaluation import frontier, plots, tables, verdict
+from llm_retriever.evaluation.conventions import BM25, hybrid_of, p_value
 from llm_retriever.evaluation.costs_table import hours, large, size_as_text
 from llm_retriever.evaluation.report import pages, scatters
 from llm_retriever.markdown import escaped, table
@@ -24,6 +24,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "training_process_hours": ("process-hours", hours),
     "index_seconds": ("index", seconds_as_text),
     "index_bytes": ("index size", size_as_text),
+    "bytes_per_passage": ("bytes/passage", lambda v: f"{v:,.0f}"),
     "passages_per_second": ("passages/s", lambda v: f"{v:,.0f}"),
     "tokens_per_second": ("tokens/s", lambda v: f"{v:,.0f}"),
     "padding_share": ("padding", lambda v: f"{100 * v:.1f} %"),
@@ -46,6 +47,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         reference=reference,
         legend=legend(reference),
         headline=headline,
+        hybrid_findings=hybrid_findings,
         own=own,
         forests={name: _forest(split) for name, split in own.items()},
         matrices={name: matrix(split, variants) for name, split in own.items()},
@@ -54,6 +56,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         zero_shot_splits=tables.zero_shot_splits(comparison),
         zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
         costs=cost_table(comparison),
+        frontiers=frontier.panels(comparison),
     )
 
 
@@ -61,7 +64,8 @@ def legend(reference: str) -> str:
     """What the marks of the tables mean."""
     return (
         f"† and ‡ mark a system that differs from the reference ({reference}) at the 5 % level: † by the paired t-test "
-        "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test."
+        "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test. Hybrids, of a retriever and BM25, are "
+        "marked where they differ from that of the reference."
     )
 
 
@@ -72,6 +76,11 @@ def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metri
     ahead = [variant for variant, value in values.items() if value == highest]
     what = f"the highest {verdict.label(metric)} of {len(values)} variants: {highest:.3f}"
     return f"On {name}, {verdict.listed(ahead)} {'has' if len(ahead) == 1 else 'have'} {what}."
+
+
+def hybrid_findings(split: Mapping[str, Any], reference: str) -> list[str]:
+    """How the hybrid search of the reference does against all other systems, one sentence a kind of outcome."""
+    return verdict.findings(split, hybrid_of(reference), "hybrid_comparisons")
 
 
 def _forest(split: Mapping[str, Any]) -> Markup:
@@ -137,7 +146,8 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
     parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
     for name, split in comparison["splits"].items():
         parts += [f"## {escaped(name)}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
-        told = verdict.findings(split, comparison["reference"])
+        reference = comparison["reference"]
+        told = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
         parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(told))}", ""]
         parts += [*_results(split, comparison["measures"], primary), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])

@@ -29,6 +29,7 @@ class _Comparison(TypedDict):
     mean_difference: Number
     interval: Pair | None
     t_test: Number
+    t_test_hommel: NotRequired[Number]
 
 
 class _Split(TypedDict):
@@ -38,6 +39,7 @@ class _Split(TypedDict):
     judgments: NotRequired[Count]
     relevance_level: NotRequired[Annotated[int, Field(strict=True)]]
     comparisons: NotRequired[list[_Comparison]]
+    hybrid_comparisons: NotRequired[list[_Comparison]]
     per_query: NotRequired[dict[Text, Values]]
     notes: NotRequired[list[Text]]
 
@@ -76,6 +78,13 @@ class _Production(TypedDict):
     trained_on: NotRequired[dict[Text, Count] | None]
 
 
+class _Hybrid(TypedDict):
+    fusion: Text
+    weight: Number | None
+    chosen_on: Text | None
+    curve: list[Pair]
+
+
 class _Content(TypedDict):
     splits: dict[Text, _Split]
     format: NotRequired[int]
@@ -90,6 +99,7 @@ class _Content(TypedDict):
     costs: NotRequired[_Costs]
     lineage: NotRequired[_Lineage]
     notes: NotRequired[list[Text]]
+    hybrid: NotRequired[_Hybrid]
     zero_shot: NotRequired[_ZeroShot]
     production: NotRequired[_Production | None]
     versions: NotRequired[dict[Text, Text]]

@@ -5,7 +5,15 @@ from __future__ import annotations
 EVALUATION_FILE, RUNS_DIRECTORY = "evaluation.json", "runs"
 REFRESHED_FOLDER, REFRESHED_FILE = "refreshed", "refreshed.json"
 RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "backbone"
+HYBRID, PRODUCTION_HYBRID = "hybrid", "production-hybrid"
+HYBRIDS = (HYBRID, PRODUCTION_HYBRID)
+"""Fusions of the retriever, or of that of the version in production, with BM25."""
 SPACE = "\N{NO-BREAK SPACE}"
+
+
+def hybrid_of(variant: str) -> str:
+    """What the hybrid search of a variant is called where several variants are compared."""
+    return f"{HYBRID} of {variant}"
 
 
 def p_value(p: float) -> str:

@@ -17,9 +17,10 @@ from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.content import sealed
-from llm_retriever.evaluation.conventions import EVALUATION_FILE, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.cut_texts import note_cuts
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
+from llm_retriever.evaluation.hybrid import Hybrid
 from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.production import Added, Production
 from llm_retriever.evaluation.significance import ALPHA, DRAWS, FAMILY
@@ -99,19 +100,25 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     # Whatever is wrong with an input shows before the hours of encoding.
     uris = settings.production_uri, settings.production_shards_uri
     production = Production(*uris) if settings.production_uri else None
+    hybrid = Hybrid(bench, runs, scratch)
     zero_shot.prepare(scratch)
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     cuts = note_cuts(tuned, bench.corpus, bench.splits)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     zero_shot.add_retriever(tuned, bench.runs)
+    hybrid.search(tuned)
     tuned.release()  # One model at a time: each system loads its own.
     add_lexical(bench, runs)
     before = production.add(bench, paths.refreshed, paths.retriever) if production else Added()
     before.refreshed.save(paths.refreshed)
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add([Task(bench), *zero_shot.tasks()])
+    hybrid.add(task.bench for task in zero_shot.tasks())
+    if production:
+        production.add_hybrid(bench)
     zero_shot.conclude()
+    hybrid.publish(paths.draft / HYBRID, card.digest())
     costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
     extras = run_extras(settings, bench, card, paths)
     return {
@@ -124,6 +131,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "significance": {"level": ALPHA, "correction": "Hommel", "family": FAMILY, "draws": DRAWS},
         "splits": bench.results() | zero_shot.splits,
         **zero_shot.content(),
+        **hybrid.content(),
         "notes": bench.notes + cuts + zero_shot.notes,
         "card": card.digest(),
         "method": card.method,

@@ -29,10 +29,11 @@ from llm_retriever.encoders.loading import free_memory
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.packing import Pack, batch_of, mask_of, packs
 from llm_retriever.methods import QueryLikelihoodRecipe, Wording
+from llm_retriever.models.attention import refuse_unmasked, set_attention
 from llm_retriever.precision import dtype_of
 from llm_retriever.prompts import passage_text
 from llm_retriever.retriever import BATCH_TOKENS, PROCESSOR_BATCH_TOKENS
-from llm_retriever.weights import quiet, set_attention
+from llm_retriever.weights import quiet
 
 METHOD = "llm-ql"
 
@@ -111,7 +112,7 @@ def load_language_model(
         attention: Implementation, as transformers names it; None = the fastest one.
 
     Raises:
-        InputError: There is no such model, or its head is missing.
+        InputError: There is no such model, its head is missing, or it takes no mask.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     load: Any = AutoModelForCausalLM.from_pretrained
@@ -133,7 +134,8 @@ def load_language_model(
     if loading["missing_keys"]:
         raise InputError(f"the weights lack {sorted(loading['missing_keys'])[0]}", file=directory)
     set_attention(model, "causal")
-    return model.to(device).eval(), tokenizer
+    refuse_unmasked(model.to(device))
+    return model.eval(), tokenizer
 
 
 @dataclasses.dataclass
@@ -164,9 +166,7 @@ class QueryLikelihood:
     tokens: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.rows = PairCollator(
-            self.wording.recipe, self.wording.embedding_tokens, self.tokenizer, self.lookup, padding_side="right"
-        )
+        self.rows = PairCollator(self.wording.recipe, self.wording.embedding_tokens, self.tokenizer, self.lookup)
 
     def scores(
         self,

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from llm_retriever.evaluation import heat_map, plots, tables, verdict
-from llm_retriever.evaluation.conventions import RETRIEVER, SPACE, p_value
+from llm_retriever.evaluation.conventions import HYBRID, RETRIEVER, SPACE, p_value
 from llm_retriever.evaluation.costs_table import efficiency_rows, size_as_text
 from llm_retriever.evaluation.examples import Example
 from llm_retriever.progress import seconds_as_text
@@ -86,7 +86,9 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
             zero_shot=tables.zero_shot_table(evaluation, primary),
             zero_shot_splits=tables.zero_shot_splits(evaluation),
             zero_shot_sentences=verdict.zero_shot(evaluation, primary),
-            legend=verdict.LEGEND,
+            legend=verdict.legend(evaluation),
+            fused={name: split for name, split in own.items() if "hybrid_comparisons" in split},
+            hybrid_curve=_hybrid_curve(evaluation),
             forest=_forest(own),
             scatters=scatters(own, RETRIEVER, primary),
             examples={name: found for name, found in shown.items() if name in own},
@@ -133,6 +135,16 @@ def scatters(
 def _curves(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     drawn = [(c["title"], plots.curve_plot(c["points"], "update", "loss")) for c in evaluation.get("curves", ())]
     return [(title, Markup(plot)) for title, plot in drawn if plot]  # noqa: S704
+
+
+def _hybrid_curve(evaluation: Mapping[str, Any]) -> Markup | None:
+    """The metric by the retriever's weight, on the split that chose; None where nothing was chosen."""
+    found = evaluation.get(HYBRID, {})
+    points = found.get("curve", [])
+    if len(points) < 2:
+        return None
+    what = f"{verdict.label(found['metric'])} on {found['chosen_on']}"
+    return Markup(plots.curve_plot(points, "weight of the retriever", what))  # noqa: S704
 
 
 def attention(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:

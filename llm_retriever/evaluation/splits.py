@@ -8,7 +8,14 @@ from typing import NamedTuple, TypeVar
 
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, PRODUCTION, RETRIEVER
+from llm_retriever.evaluation.conventions import (
+    BACKBONE,
+    BM25,
+    HYBRID,
+    PRODUCTION,
+    PRODUCTION_HYBRID,
+    RETRIEVER,
+)
 from llm_retriever.evaluation.examples import Judged
 from llm_retriever.evaluation.metrics import Measure, parse_measures
 from llm_retriever.settings import EvaluationSettings
@@ -48,8 +55,9 @@ class SplitResults:
 
 
 def in_order(systems: Mapping[str, Content]) -> dict[str, Content]:
-    """By name: the retriever, the one in production, BM25, the un-tuned backbone, then others as they were added."""
-    names = dict.fromkeys((RETRIEVER, PRODUCTION, BM25, BACKBONE, *systems))
+    """By name: retriever and production, each before its fusion, BM25, un-tuned backbone, then others as they were added."""
+    first = (RETRIEVER, HYBRID, PRODUCTION, PRODUCTION_HYBRID, BM25, BACKBONE)
+    names = dict.fromkeys((*first, *systems))
     return {name: systems[name] for name in names if name in systems}
 
 

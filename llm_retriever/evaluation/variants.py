@@ -11,7 +11,7 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.content import check_content
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER, hybrid_of
 from llm_retriever.names import slug
 
 FORMAT = 1
@@ -63,7 +63,8 @@ def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> lis
     if len(evaluations) < 2:
         raise InputError("there are fewer than two evaluations", field="evaluations", mend="give at least two")
     taken = {"", *map(slug, (RETRIEVER, BM25, BACKBONE))}
-    reserved = [name for name in descriptions if slug(name) in taken or slug(name).startswith(slug(UNTUNED))]
+    beginnings = (slug(UNTUNED), slug(hybrid_of("")))
+    reserved = [name for name in descriptions if slug(name) in taken or slug(name).startswith(beginnings)]
     if reserved:
         raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", mend="choose another name")
     return [_open(name, text, by_slug[slug(name)] / EVALUATION_FILE) for name, text in descriptions.items()]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_retriever.evaluation.conventions import BACKBONE, PRODUCTION, RETRIEVER, SPACE, p_equals
+from llm_retriever.evaluation.conventions import (
+    BACKBONE,
+    HYBRID,
+    PRODUCTION,
+    PRODUCTION_HYBRID,
+    RETRIEVER,
+    SPACE,
+    hybrid_of,
+    p_equals,
+)
 from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.plots import signed
 from llm_retriever.markdown import escaped, table
@@ -13,7 +22,9 @@ from llm_retriever.markdown import escaped, table
 UNTUNED = "un-tuned backbone"
 IN_A_SENTENCE = {
     RETRIEVER: "the retriever",
+    HYBRID: "hybrid search",
     PRODUCTION: "the version in production",
+    PRODUCTION_HYBRID: "the hybrid search in production",
     BACKBONE: f"the {UNTUNED}",
 }
 DAGGERS = (("t_test_hommel", "†"), ("randomisation", "‡"))
@@ -21,6 +32,12 @@ LEGEND = (
     "† and ‡ mark a baseline that differs from the retriever at the 5 % level: "
     "† by the paired t-test (Hommel-corrected over the baselines), ‡ by Fisher's randomisation test."
 )
+HYBRID_LEGEND = "Those of hybrid search tell it from the retriever alone, corrected over its own comparisons."
+
+
+def legend(evaluation: Mapping[str, Any]) -> str:
+    """What the marks of the tables mean."""
+    return f"{LEGEND} {HYBRID_LEGEND}" if HYBRID in evaluation else LEGEND
 
 
 def label(metric: str) -> str:
@@ -39,8 +56,14 @@ def in_a_sentence(system: str) -> str:
 
 
 def daggers(split: Mapping[str, Any], system: str, metric: str) -> str:
-    """The significance marks of a baseline's value: ``†``, ``‡``, both or none."""
-    found = [c for c in split["comparisons"] if (c["baseline"], c["metric"]) == (system, metric)]
+    """The significance marks of a system's value: ``†``, ``‡``, both or none.
+
+    They tell a baseline from the retriever, hybrid search from the retriever, and a variant's hybrid from the reference's.
+    """
+    compared, against = split["comparisons"], RETRIEVER if system == HYBRID else system
+    if system == HYBRID or system.startswith(hybrid_of("")):
+        compared = split.get("hybrid_comparisons", [])
+    found = [c for c in compared if (c["baseline"], c["metric"]) == (against, metric)]
     return "".join(mark for key, mark in DAGGERS for c in found if c[key] < 0.05)
 
 
@@ -79,10 +102,16 @@ def overview(name: str, split: Mapping[str, Any], metric: str) -> str:
     )
 
 
-def findings(split: Mapping[str, Any], reference: str) -> list[str]:
-    """How the reference does against all other systems of a split, one sentence a kind of outcome."""
+def findings(split: Mapping[str, Any], reference: str, compared: str = "comparisons") -> list[str]:
+    """How the reference does against all other systems of a split, one sentence a kind of outcome.
+
+    Args:
+        split: Its results.
+        reference: A system.
+        compared: The list of its comparisons; where the split has none, there are no sentences.
+    """
     groups: dict[str, list[str]] = {}
-    for comparison in split["comparisons"]:
+    for comparison in split.get(compared, []):
         groups.setdefault(_outcome(comparison), []).append(in_a_sentence(comparison["baseline"]))
     told = {
         "better": ("{reference} is significantly better than {others}.", "and"),
@@ -96,7 +125,8 @@ def findings(split: Mapping[str, Any], reference: str) -> list[str]:
         if kind in groups
     ]
     # A variant's name is written as it is, at the start of a sentence too.
-    return [f"The{sentence[3:]}" if sentence.startswith("the ") else sentence for sentence in sentences]
+    known = IN_A_SENTENCE.values()
+    return [f"{s[0].upper()}{s[1:]}" if s.startswith(("the ", *known)) else s for s in sentences]
 
 
 def _outcome(comparison: Mapping[str, Any]) -> str:
@@ -121,13 +151,14 @@ def zero_shot(content: Mapping[str, Any], metric: str, reference: str = RETRIEVE
         f"{label(metric)} of {in_a_sentence(reference)} on {number}: {found['mean'][reference][metric]:.3f} on average"
     )
     splits = [split for split in content["splits"].values() if "zero_shot" in split]
-    return [f"{mean}; {listed(others)}." if others else f"{mean}.", *_counted(splits, reference)]
+    hybrid = _counted(splits, HYBRID, "hybrid_comparisons") if reference == RETRIEVER else []
+    return [f"{mean}; {listed(others)}." if others else f"{mean}.", *_counted(splits, reference), *hybrid]
 
 
-def _counted(splits: list[Mapping[str, Any]], reference: str) -> list[str]:
+def _counted(splits: list[Mapping[str, Any]], reference: str, compared: str = "comparisons") -> list[str]:
     outcomes: dict[str, list[str]] = {}
     for split in splits:
-        for comparison in split["comparisons"]:
+        for comparison in split.get(compared, []):
             outcomes.setdefault(comparison["baseline"], []).append(_outcome(comparison))
     return [
         f"Against {in_a_sentence(baseline)}, {in_a_sentence(reference)} is significantly better on {kinds.count('better')} "
@@ -174,10 +205,12 @@ def summary_markdown(evaluation: Mapping[str, Any]) -> str:
         parts += [f"## {escaped(name)}: {count(split['queries'], 'query', 'queries')}", ""]
         for comparison in split["comparisons"]:
             parts += [f"**{escaped(headline(name, split, comparison))}** {escaped(evidence(split, comparison))}", ""]
+        if told := findings(split, HYBRID, "hybrid_comparisons"):
+            parts += [escaped(" ".join(told)), ""]
         parts += [*_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
     if any(split["comparisons"] for split in evaluation["splits"].values()):
-        parts += [LEGEND, ""]
+        parts += [legend(evaluation), ""]
     parts += [f"- {escaped(note)}" for note in evaluation["notes"]]
     return "\n".join(parts).rstrip() + "\n"
 

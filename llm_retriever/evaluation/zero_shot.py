@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from llm_retriever import preparation
 from llm_retriever.collection import BAD_LINES_FILE, Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.baselines import INHERITED, Task, fitting
+from llm_retriever.evaluation.baselines import Task, fitting, inherited
 from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
 from llm_retriever.evaluation.conventions import BM25, RETRIEVER
 from llm_retriever.evaluation.metrics import mean_of_systems
@@ -206,8 +206,8 @@ class _Collection:
         queries, passages = fitting(tuned.encoder, *wanted)
         if [queries, passages].count(None) > wanted.count(None):
             self._note_lengths()
-        index = {name: tuned.index.manifest.settings[name] for name in INHERITED if name != "passage_length"}
-        settings = IndexSettings(**index, passage_length=passages or tuned.encoder.passage_length)
+        lengths = {"passage_length": passages or tuned.encoder.passage_length}
+        settings = IndexSettings(**inherited(tuned.index.manifest) | lengths)
         started = time.monotonic()
         with encoded(tuned.encoder, bench.corpus, settings, queries) as system:
             self.seconds += time.monotonic() - started

@@ -105,7 +105,7 @@ def _tokenizer(retriever: Retriever, prompts: dict[Side, str], way: str) -> PreT
         eos_token=original.eos_token,
         unk_token=original.unk_token,
         pad_token=original.convert_ids_to_tokens(pad_id(original)),
-        padding_side=card.padding_side,
+        padding_side="right",  # Some models count positions from the first column, pads among them.
         model_max_length=card.passage_length,
         split_special_tokens=True,
     )

@@ -189,6 +189,7 @@ class ContrastiveRecipe:
         sources: `mixed`, or `homogeneous` = the queries of an update come from one data set.
         distillation_weight: Of the divergence from a teacher's scores, beside the contrastive loss; 0 = left out.
         distillation_temperature: What the teacher's scores are divided by.
+        matryoshka_dimensions: Numbers of the prefixes that are trained beside the whole vectors, as "64,128"; empty = none.
     """
 
     passages_per_query: int
@@ -201,6 +202,12 @@ class ContrastiveRecipe:
     sources: Literal["mixed", "homogeneous"] = "mixed"
     distillation_weight: float = 0.0
     distillation_temperature: float = 1.0
+    matryoshka_dimensions: str = ""
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """`matryoshka_dimensions` as numbers, ascending."""
+        return tuple(sorted({int(part) for part in self.matryoshka_dimensions.split(",") if part.strip()}))
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ class Method:
         pooling: `last` = last hidden state at the last token; `embedding` = mean over the embedding tokens; `text` =
             mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
-        padding_side: Where a batch is padded.
+        padding_side: Where the published code pads a batch; vectors do not depend on it, and here it is the right.
         normalise: Whether vectors have length 1; with the inner product as score this is cosine similarity.
         query_length, passage_length: Tokens, prompt and embedding tokens included.
         title_joiner: Between title and text; an empty title leaves the text alone.

@@ -4,10 +4,11 @@ A Java machine inside a process that later forks workers makes those hang, so no
 it with ``python -m llm_retriever.mining.lucene``. It reads JSON lines from standard input and answers with JSON lines on
 standard output; Java's own messages go to standard error.
 
-The first line is the job: ``{"collection", "index", "threads", "language"}``; the answer ``{"indexed": number}``. Every
-further line is a search: ``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the
-answers are ``{"hits": [query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The
-index does not depend on the similarity: any number of them search the same one.
+The first line is the job: ``{"collection", "index", "keep", "threads", "language"}``; the answer ``{"indexed": number}``.
+Without a collection the index is there already; without `keep` it goes at the end. Every further line is a search:
+``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are ``{"hits":
+[query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not depend on the
+similarity: any number of them search the same one.
 
 Passages are analysed as Anserini does for their language; for English that is a tokeniser, Lucene's 33 stop words and the Porter
 stemmer. Thai and its like are pairs of characters: the Java of the image has no dictionary of them. Title and text, joined by a
@@ -25,6 +26,7 @@ import types
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO
 
 from llm_retriever.collection import CORPUS_FILE, Collection, Passage
@@ -41,6 +43,8 @@ CHARACTERS_AT_ONCE = 8_000_000
 QUERIES_AT_ONCE = 50
 HITS_AT_ONCE = 20_000
 PARTS_AHEAD = 4
+LOCK = "write.lock"
+"""An empty file that Lucene leaves in an index that it has written."""
 
 _held: list[Any] = []  # Java forgets a logger, and its level, that nobody holds.
 
@@ -218,11 +222,7 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     job: dict[str, Any] = json.loads(requests.readline())
     try:
         threads = start_java(job["threads"])
-        collection = Collection.open(job["collection"])
-        place, language = job["index"], job["language"]
-        indexed = index_passages(collection.passages(), collection.passage_count, place, threads, language)
-        searcher = Searcher(place, threads, language)
-        _check_whole(min(indexed, searcher.passages), collection)
+        searcher = _indexed(job["collection"], job["index"], threads, job["language"])
         _write(answers, json.dumps({"indexed": searcher.passages}))
         for line in requests:
             search = json.loads(line)
@@ -232,7 +232,20 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     except InputError as error:
         _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
     finally:
-        shutil.rmtree(job["index"], ignore_errors=True)
+        if not job["keep"]:
+            shutil.rmtree(job["index"], ignore_errors=True)
+
+
+def _indexed(source: str | None, directory: str, threads: int, language: str) -> Searcher:
+    """Searches an index, which is made of a collection if one is named."""
+    if source is None:
+        return Searcher(directory, threads, language)
+    collection = Collection.open(source)
+    indexed = index_passages(collection.passages(), collection.passage_count, directory, threads, language)
+    (Path(directory) / LOCK).unlink(missing_ok=True)
+    searcher = Searcher(directory, threads, language)
+    _check_whole(min(indexed, searcher.passages), collection)
+    return searcher
 
 
 def _check_whole(indexed: int, collection: Collection) -> None:

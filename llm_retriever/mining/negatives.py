@@ -17,6 +17,7 @@ from typing import Any
 from llm_retriever import files, layouts
 from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
+from llm_retriever.hybrid.published import LUCENE_FOLDER
 from llm_retriever.mining.dense import dense_index
 from llm_retriever.mining.runs import search_parameters, write_runs
 from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
@@ -40,14 +41,16 @@ def mine(
 ) -> dict[str, Any]:
     """Mines a collection; the outputs appear when they are complete.
 
-    The same collection and settings give the same bytes, whatever the number of threads. With an encoder, the vectors
-    of the corpus lie beside `training_set` until it is complete; a run that was killed takes them up.
+    The same collection and settings give the same bytes, whatever the number of threads, but for those of Lucene's index.
+    With an encoder, the vectors of the corpus lie beside `training_set` until it is complete; a run that was killed takes
+    them up.
 
     Args:
         settings: Who searches how deep, what to leave out, how many to draw.
         collection: The output of prepare_corpus.
         training_set: Where the training set goes.
-        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`.
+        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`;
+            and `lucene/`, the index of the collection.
         statistics: Where the Markdown goes that tells what was found.
         picture: Where the page goes that shows it.
 
@@ -88,7 +91,10 @@ class _Mining:
 
         s = self.settings
         with contextlib.ExitStack() as open_:
-            index = open_.enter_context(SparseIndex(self.collection, threads=s.threads, language=s.bm25_language))
+            draft = open_.enter_context(files.atomic_directory(bm25_runs, layouts.BM25_RUNS))
+            kept = draft / LUCENE_FOLDER
+            sparse = SparseIndex(self.collection, threads=s.threads, language=s.bm25_language, directory=kept)
+            index = open_.enter_context(sparse)
             queries = self.collection.queries(TRAINING_SPLIT)
             guards = _Guards(self.settings, self.collection, queries)
             # Both read the corpus while Lucene's process indexes it.
@@ -98,11 +104,9 @@ class _Mining:
             searches[SPARSE] = lambda asked, depth: index.search(asked, depth, similarity)
             searches[TEACHER] = self._scored
             recipe = self._recipe(similarity, tuning, used, index.language)
-            with files.atomic_directory(bm25_runs, layouts.BM25_RUNS) as draft:
-                self._write_runs(index, similarity, tuning, draft)
-                examples = self._examples({name: searches[name] for name in self.sources}, guards)
-                counts = self.statistics.counts
-                manifest = write_training_set(training_set, examples, recipe, counts, self.collection)
+            self._write_runs(index, similarity, tuning, draft)
+            examples = self._examples({name: searches[name] for name in self.sources}, guards)
+            manifest = write_training_set(training_set, examples, recipe, self.statistics.counts, self.collection)
         files.write_text(statistics, markdown(self.statistics, recipe))
         files.write_text(picture, page(self.statistics, recipe))
         return manifest

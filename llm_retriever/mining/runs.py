@@ -1,6 +1,7 @@
 """The sparse runs of the evaluation splits: BM25's, and those of the further baselines that were asked for.
 
-BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are.
+BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are,
+`lucene.json` the checksums of Lucene's index beside them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
+from llm_retriever.hybrid.published import LUCENE_FILE, LUCENE_FOLDER
 from llm_retriever.mining.similarities import Similarity
 from llm_retriever.mining.sparse import Ranking, SparseIndex, without_own
 from llm_retriever.mining.tuning import Tuning
 from llm_retriever.progress import Progress
 from llm_retriever.scripts import ENGLISH, PAIRED
+from llm_retriever.store import manifest_of
 
 BY_SCRIPT = "auto"
 ANALYZERS = {
@@ -46,7 +49,7 @@ def write_runs(
         depth: Passages per query.
         bm25: With its parameters.
         baselines: The systems beside it.
-        directory: Exists.
+        directory: Holds the index in `lucene/`.
         tuning: How BM25's parameters were found.
     """
     for split in splits:
@@ -68,6 +71,7 @@ def write_runs(
         }
     if tuning is not None:
         manifest["tuning"] = tuning.as_json()
+    files.write_json(directory / LUCENE_FILE, manifest_of(directory / LUCENE_FOLDER))
     files.write_json(directory / RUNS_MANIFEST, {**manifest, "collection": collection.fingerprint})
 
 
@@ -89,6 +93,7 @@ def search_parameters(system: Similarity, depth: int, language: str) -> dict[str
         **system.parameters,
         "depth": depth,
         "contents": "title and text",
+        "language": language,
         "analyzer": ANALYZERS.get(language, f"Anserini's for {language}"),
         "pyserini": importlib.metadata.version("pyserini"),
     }

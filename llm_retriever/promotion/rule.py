@@ -6,6 +6,7 @@ import dataclasses
 
 from llm_retriever.evaluation.conventions import p_equals
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
+from llm_retriever.promotion.first import deserves_to_be_first
 from llm_retriever.settings import PromotionSettings
 
 # Differences of decimal fractions are off by rounding: 0.3 - 0.2 < 0.1.
@@ -39,8 +40,8 @@ def decide(settings: PromotionSettings, new: Measured, before: Measured | str | 
     """
     enough, reasons = _enough(settings, new)
     if before is None:
-        reasons.append("Nothing is in production yet.")
-        return Decision(enough, reasons)
+        deserved, why = _as_first(settings, new)
+        return Decision(enough and deserved, reasons + why)
     if isinstance(before, str):
         reasons.append(f"{before}, in production, was measured on other queries: its numbers are not comparable.")
         if not settings.minimum_value:
@@ -51,6 +52,17 @@ def decide(settings: PromotionSettings, new: Measured, before: Measured | str | 
     relation = "reaches" if better else "stays below"
     reasons.append(f"The difference to production, {gain:+.4f}, {relation} the required {settings.minimum_gain:+.4f}.")
     return Decision(enough and better, reasons, before.value)
+
+
+def _as_first(settings: PromotionSettings, new: Measured) -> tuple[bool, list[str]]:
+    if settings.first == "any":
+        return True, ["Nothing is in production yet."]
+    deserved, reasons = deserves_to_be_first(new.leads)
+    return deserved, [
+        "Nothing is in production yet. A first version must be significantly better than its un-tuned backbone, and it or its "
+        "hybrid search significantly better than BM25.",
+        *reasons,
+    ]
 
 
 def decide_contest(

@@ -81,8 +81,8 @@ class BackboneSettings:
         str,
         Field(
             min_length=1,
-            description="A directory, s3://bucket/prefix, a Hugging Face model id, or scratch:tiny|small|medium = a tokenizer "
-            "and Llama made and pre-trained on the collection itself.",
+            description="A directory, s3://bucket/prefix, a GGUF file, a Hugging Face model id, smollm2-135m, or "
+            "scratch:tiny|small|medium = pre-trained on the collection itself.",
         ),
         IN_FORM,
     ] = "scratch:small"
@@ -91,6 +91,7 @@ class BackboneSettings:
         Field(description="Commit of the Hugging Face model; required for a model id, so that a run can be repeated."),
         IN_FORM,
     ] = ""
+    layers: Annotated[int, Field(ge=0, description="Keep so many layers, the lower ones; 0 = all.")] = 0
     scratch_tokens: Annotated[
         int, Field(ge=0, description="scratch only: tokens to pre-train on (the collection is repeated as needed).")
     ] = 6_000_000

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_retriever.settings.common import IN_FORM, OF_STEP, UNSET_NUMBER, Gpus, Precision
+from llm_retriever.settings.common import IN_FORM, OF_STEP, UNSET_NUMBER, UNSET_OR_NOT_NEGATIVE, Gpus, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,17 @@ class EvaluationSettings:
             description="Tokens of a query, prompt included; -1 = as in training. Echo reads a text twice and takes twice as "
             "many.",
         ),
+    ] = UNSET_NUMBER
+    hybrid_fusion: Annotated[
+        Literal["convex", "rrf", "auto"],
+        Field(
+            description="How retriever and BM25 are fused: mixed scores, reciprocal ranks, or what is better on dev."
+        ),
+    ] = "convex"
+    hybrid_weight: Annotated[
+        float,
+        Field(ge=-1, le=1, description="Weight of the retriever in mixed scores; -1 = the best on dev."),
+        UNSET_OR_NOT_NEGATIVE,
     ] = UNSET_NUMBER
     untuned_passages: Annotated[
         int,

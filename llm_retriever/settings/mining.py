@@ -114,8 +114,7 @@ class MiningSettings:
         str,
         Field(
             description="Dense encoder to mine with beside BM25: a published one by its name, NAME=PATH_OR_URI for its "
-            "files, or a path or s3:// URI of a retriever made here, which makes the second round. Wants a GPU and the "
-            "GPU image. Empty = none."
+            "files, or a path or s3:// URI of a retriever made here. Empty = none."
         ),
         IN_FORM,
     ] = UNSET_TEXT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,11 @@ class PromotionSettings:
         Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing."),
         IN_FORM,
     ] = ""
-    split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
+    split: Annotated[str, Field(description="Split that decides; empty = the first that nothing was chosen on.")] = ""
     metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
+    system: Annotated[
+        Literal["retriever", "hybrid"], Field(description="Whose values decide: the retriever's, or hybrid search's.")
+    ] = "retriever"
     minimum_gain: Annotated[
         float,
         Field(
@@ -33,6 +36,13 @@ class PromotionSettings:
     minimum_value: Annotated[
         float, Field(ge=0, le=1, description="Required value, also for the very first version.")
     ] = 0.0
+    first: Annotated[
+        Literal["significant", "any"],
+        Field(
+            description="A first version: significantly better than its un-tuned backbone, and it or its hybrid than BM25; "
+            "or any."
+        ),
+    ] = "significant"
     guards: Annotated[
         str,
         Field(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, OPTConfig, OPTForCausalLM
 
 from llm_retriever.adaptation import query_likelihood
-from llm_retriever.adaptation.adapt import adapt, resolved_recipe
+from llm_retriever.adaptation.adapt import adapt, resolved_method, resolved_recipe
 from llm_retriever.adaptation.consecutive import TextPair
 from llm_retriever.adaptation.ebae_ebar import JointCollator
-from llm_retriever.adaptation.lengths import parts
+from llm_retriever.adaptation.lengths import parts, refuse_too_long
 from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
 from llm_retriever.adaptation.vocabulary import extended
 from llm_retriever.card import load_lineage, weights_digest
@@ -216,6 +216,29 @@ def test_rows_longer_than_the_model_reads_are_refused_before_it_is_loaded(step, 
         step.run(method=method, **changes)
     assert told in str(caught.value)
     assert not step.adapted.exists()
+
+
+def test_query_likelihood_on_a_model_that_takes_no_mask_is_refused(step, tmp_path):
+    step.backbone = Path(shutil.copytree(step.backbone, tmp_path / "opt"))
+    config = OPTConfig(vocab_size=400, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4)
+    config.word_embed_proj_dim, config.max_position_embeddings = 32, 512
+    OPTForCausalLM(config).save_pretrained(step.backbone)
+    with pytest.raises(InputError, match=r'"method": OPTForCausalLM takes no mask that hides some of the text'):
+        step.run(method="ql", **SHORT)
+
+
+@pytest.mark.parametrize(("name", "told"), [("ql", True), ("mntp", False)])
+def test_lost_windows_are_told_where_rows_are_longer(step, caplog, tmp_path, name, told):
+    step.backbone = Path(shutil.copytree(step.backbone, tmp_path / "windows"))
+    config = MistralConfig(sliding_window=128, max_position_embeddings=1024)
+    config.save_pretrained(step.backbone)
+    stage = build(AdaptationSettings, {"method": name})
+    refuse_too_long(resolved_recipe(stage), resolved_method(stage), step.backbone)
+    assert ("up to 401 tokens, also beyond their window of 128" in caplog.text) == told
+
+
+def test_masking_is_a_setting_of_mntp():
+    assert resolved_recipe(build(AdaptationSettings, {"method": "mntp", "masking": "all"})).masking == "all"
 
 
 def test_rows_that_just_fit_are_long_enough_for_ebae_and_ebar(backbone_directory):

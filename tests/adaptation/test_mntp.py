@@ -43,10 +43,10 @@ from llm_retriever.chunks import ByLength
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.launching import STOP_FILE
+from llm_retriever.models.attention import set_attention
 from llm_retriever.passes import DIVISOR
-from llm_retriever.prompts import passage_text
+from llm_retriever.prompts import PromptEncoder, passage_text
 from llm_retriever.settings import AdaptationSettings, build
-from llm_retriever.weights import set_attention
 
 ROOT = Path(__file__).parents[2]
 RECIPE = methods.MNTP["default"]
@@ -84,15 +84,16 @@ def task(backbone: Path, collection: Path, **changes: Any) -> Task:
     return Task(replace(RECIPE, **changes), methods.method("llm2vec"), tokenizer, collection, Path("unused"), 17)
 
 
-def test_blocks_are_the_passages_one_after_the_other_closed_by_eos(backbone_directory, collection_directory, tokenizer):
+def test_blocks_are_the_passages_one_after_the_other_begun_as_in_encoding(
+    backbone_directory, collection_directory, tokenizer
+):
     dataset = objective(task(backbone_directory, collection_directory, passage_length=100)).dataset
     text = [
         token
         for p in Collection.open(collection_directory).passages()
-        for token in [
-            *tokenizer(passage_text(p.title, p.text), add_special_tokens=False)["input_ids"],
-            tokenizer.eos_token_id,
-        ]
+        for token in PromptEncoder(tokenizer, methods.Wording("", "", embedding_tokens=()), 10_000).ids(
+            passage_text(p.title, p.text)
+        )
     ]
     assert len(dataset) == len(text) // 100 > 5
     joined = np.concatenate([dataset[item].ids for item in range(len(dataset))])
@@ -107,16 +108,21 @@ def test_a_collection_smaller_than_a_block_makes_one_shorter_block(backbone_dire
 
 
 def test_the_names_of_special_tokens_in_a_text_are_ordinary_characters(tokenizer):
-    ids = token_stream(iter(["a </s> b"]), tokenizer).tolist()
-    assert ids.count(tokenizer.eos_token_id) == 1
-    assert ids[-1] == tokenizer.eos_token_id
+    ids = token_stream(iter(["a </s> <s> b"]), tokenizer).tolist()
+    assert [ids.count(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)] == [1, 0]
+    assert ids[0] == tokenizer.bos_token_id
+
+
+def test_where_nothing_begins_a_text_its_end_is_marked():
+    tokenizer = sentencepiece_like("▁river", "▁old")
+    assert token_stream(iter(["river old", "old"]), tokenizer).tolist() == [3, 4, 1, 4, 1]
 
 
 def test_a_stream_longer_than_one_portion_is_whole_and_compact(tokenizer):
     stream = token_stream((f"bridge {i}" for i in range(2500)), tokenizer)
     assert stream.dtype == np.int32
-    assert (stream == tokenizer.eos_token_id).sum() == 2500
-    assert tokenizer.decode(stream[-3:]).endswith("9</s>")
+    assert (stream == tokenizer.bos_token_id).sum() == 2500
+    assert tokenizer.decode(stream[-3:]).endswith("99")
 
 
 @pytest.mark.parametrize("masking", ["bert", "all"])
@@ -330,8 +336,8 @@ def test_a_run_of_few_updates_tokenises_no_more_than_it_needs(
     everything = objective(task(backbone_directory, collection_directory, passage_length=16)).dataset.tokens.tolist()
     found = objective(bounded).dataset
     assert 4 * 5 <= len(found) < 3 * 4 * 5 < len(everything) // 16
-    closed = np.flatnonzero(found.tokens == tokenizer.eos_token_id) + 1
-    passages = [part.tolist() for part in np.split(found.tokens, closed) if len(part)]
+    begun = np.flatnonzero(found.tokens == tokenizer.bos_token_id)
+    passages = [part.tolist() for part in np.split(found.tokens, begun) if len(part)]
     text = " ".join(map(str, everything)) + " "
     places = [text.index(" ".join(map(str, passage)) + " ") for passage in passages]
     assert places == sorted(places), "in the order of the collection"

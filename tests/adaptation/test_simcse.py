@@ -23,9 +23,9 @@ from llm_retriever.adaptation.simcse import PassageCollator, SimcseLoss, objecti
 from llm_retriever.card import load_lineage, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.models.attention import set_attention
 from llm_retriever.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
-from llm_retriever.weights import set_attention
 
 TEXTS = ["The river is old", "an engine that was built by hand near the coast", "bread", "a poem on the moon at night"]
 RECIPE = methods.SIMCSE["default"]

@@ -46,7 +46,7 @@ def in_two_copies(inputs, directory):
 def test_an_encoder_is_one_more_system_on_every_split(unspoilt_inputs, tmp_path):
     other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
     metrics, content = run(unspoilt_inputs, tmp_path, encoders=f"{other}, Again={other}", untuned_passages=0)
-    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25", "other", "Again"]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25", "other", "Again"]
     assert content["systems"]["other"]["description"] == "an encoder that was given (other)"
     assert content["systems"]["Again"]["parameters"]["dimension"] == 64
     values = content["splits"]["test"]["per_query"]
@@ -75,7 +75,7 @@ def test_the_run_of_an_encoder_is_that_of_its_own_evaluation(unspoilt_inputs, tm
 def test_a_large_corpus_is_not_encoded_by_encoders_which_is_noted(unspoilt_inputs, tmp_path):
     other = another_retriever(unspoilt_inputs, tmp_path / "in" / "other")
     _, content = run(unspoilt_inputs, tmp_path, encoders=str(other), encoder_passages=39, untuned_passages=0)
-    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25"]
     assert any("other was not evaluated: 40 passages are more than the limit of 39" in n for n in content["notes"])
 
 
@@ -93,7 +93,7 @@ def test_other_lexical_systems_of_the_mining_are_baselines(inputs, tmp_path):
     reversed_ = [(q, [(p, -s) for p, s in found.items()]) for q, found in read_run(runs / "test.trec").items()]
     write_run(runs / "test.qld.trec", reversed_, "QLM-D")
     metrics, content = run(inputs, tmp_path, untuned_passages=0)
-    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25", "QLM-D"]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25", "QLM-D"]
     assert content["systems"]["QLM-D"]["description"] == "query likelihood, Dirichlet smoothing"
     assert "test_ndcg_at_10_qlm_d" in metrics
     assert "There is no QLM-D run of this split, so QLM-D is not compared." in content["splits"]["graded"]["notes"]
@@ -112,7 +112,7 @@ def test_runs_that_somebody_else_made_are_baselines(unspoilt_inputs, tmp_path):
     _, content = run(unspoilt_inputs, tmp_path, runs=f"{pattern},{one}", untuned_passages=0)
     test, graded = content["splits"]["test"], content["splits"]["graded"]
     assert test["systems"]["lexical"] == test["systems"]["BM25"] == test["systems"]["only-test"]
-    assert list(graded["systems"]) == ["retriever", "BM25", "lexical"]
+    assert list(graded["systems"]) == ["retriever", "hybrid", "BM25", "lexical"]
     assert "There is no run of only-test for this split, so only-test is not compared." in graded["notes"]
     assert "p39" not in read_run(tmp_path / "evaluation" / "runs" / "test" / "lexical.trec")["p39"]
 

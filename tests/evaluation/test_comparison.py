@@ -357,3 +357,36 @@ def test_a_zero_shot_collection_that_has_changed_is_refused(tmp_path: Path) -> N
     with pytest.raises(InputError, match="changed of b differs from scifact/test of a") as caught:
         run(write(tmp_path / "in", a=first, b=second), tmp_path)
     assert caught.value.field == "collection of scifact/test"
+
+
+def with_hybrid(content: dict[str, Any], mean: float, seed: int) -> dict[str, Any]:
+    """An evaluation with hybrid search among its systems."""
+    for split in content["splits"].values():
+        split["per_query"]["hybrid"] = scores(mean, seed)
+        value = math.fsum(split["per_query"]["hybrid"].values()) / len(QUERIES)
+        split["systems"]["hybrid"] = {"ndcg@10": value, "mrr@10": value / 2}
+    return content
+
+
+def test_every_variant_shows_its_hybrid_which_has_a_family_of_its_own(tmp_path: Path) -> None:
+    first, second = with_hybrid(evaluation(0.5, 1), 0.6, 5), with_hybrid(evaluation(0.5, 2), 0.4, 6)
+    metrics = run(write(tmp_path / "in", a=first, b=second, plain=evaluation(0.5, 3)), tmp_path)
+    split = json.loads((tmp_path / "comparison" / "comparison.json").read_text())["splits"]["test"]
+    assert list(split["systems"]) == ["a", "b", "plain", "hybrid of a", "hybrid of b", "BM25"]
+    assert [c["baseline"] for c in split["comparisons"]] == ["b", "plain", "BM25"]
+    compared = split["hybrid_comparisons"]
+    assert [c["baseline"] for c in compared] == ["a", "b", "plain", "hybrid of b", "BM25"]
+    assert [c["t_test_hommel"] for c in compared] == pytest.approx(hommel([c["t_test"] for c in compared]))
+    assert metrics["test_ndcg_at_10_hybrid_of_b"] == split["systems"]["hybrid of b"]["ndcg@10"]
+    page, summary = (tmp_path / "report.html").read_text(), (tmp_path / "summary.md").read_text()
+    sentence = "hybrid of a is significantly better than a, b, plain, hybrid of b and BM25."
+    assert sentence in page
+    assert sentence in summary
+    value = split["systems"]["hybrid of b"]["ndcg@10"]
+    assert f"| hybrid of b | {value:.3f}†‡ |" in summary
+
+
+def test_a_variant_cannot_be_called_like_the_hybrid_of_another(tmp_path: Path) -> None:
+    names = {"a": evaluation(0.5, 1), "hybrid of a": evaluation(0.5, 2)}
+    with pytest.raises(InputError, match="cannot name a variant"):
+        run(write(tmp_path / "in", **names), tmp_path)

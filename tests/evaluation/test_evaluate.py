@@ -75,7 +75,7 @@ def test_the_run_of_the_retriever_is_the_exact_ranking_of_its_vectors(unspoilt_i
         assert all(score == pytest.approx(by_id[p], abs=1e-5) for p, score in found[query].items())
 
 
-@pytest.mark.parametrize("system", ["retriever", "BM25", "backbone"])
+@pytest.mark.parametrize("system", ["retriever", "hybrid", "BM25", "backbone"])
 def test_the_values_are_those_of_the_runs_that_are_kept(system, unspoilt_inputs, evaluated):
     (metrics, content), directory = evaluated
     qrels = Collection.open(unspoilt_inputs["collection"]).qrels("graded")
@@ -88,7 +88,7 @@ def test_the_values_are_those_of_the_runs_that_are_kept(system, unspoilt_inputs,
 
 def test_all_numbers_are_finite_and_named_for_kubeflow(evaluated):
     (metrics, _), _ = evaluated
-    assert len(metrics) == 2 * 3 * 3
+    assert len(metrics) == 2 * 3 * 4
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert all(name.replace("_", "").isalnum() and name.islower() for name in metrics)
     assert {"test_mrr_at_10", "test_recall_at_20_bm25", "graded_ndcg_at_10_backbone"} <= metrics.keys()
@@ -97,7 +97,7 @@ def test_all_numbers_are_finite_and_named_for_kubeflow(evaluated):
 def test_the_three_systems_differ_and_their_per_query_scores_are_kept(unspoilt_inputs, evaluated):
     (_, content), _ = evaluated
     split = content["splits"]["test"]
-    assert list(split["systems"]) == list(split["per_query"]) == ["retriever", "BM25", "backbone"]
+    assert list(split["systems"]) == list(split["per_query"]) == ["retriever", "hybrid", "BM25", "backbone"]
     queries = Collection.open(unspoilt_inputs["collection"]).qrels("test").keys()
     for system, scores in split["per_query"].items():
         assert scores.keys() == queries
@@ -129,7 +129,7 @@ def test_what_was_compared_and_what_it_cost_is_told(unspoilt_inputs, evaluated):
 
 
 def test_a_passage_with_the_id_of_the_query_is_left_out_and_replaced(evaluated):
-    for system in ("retriever", "BM25", "backbone"):
+    for system in ("retriever", "hybrid", "BM25", "backbone"):
         kept = read_run(evaluated[1] / "evaluation" / "runs" / "test" / f"{system}.trec")
         assert "p39" not in kept["p39"]
         assert {len(ranking) for ranking in kept.values()} == {20}
@@ -168,7 +168,7 @@ def test_training_queries_are_evaluated_on_demand_and_said_to_be_such(unspoilt_i
 def test_a_large_corpus_is_not_encoded_by_the_untuned_backbone_which_is_noted(unspoilt_inputs, tmp_path):
     metrics, content = run(unspoilt_inputs, tmp_path, untuned_passages=39)
     assert "40 passages are more than the limit of 39" in content["notes"][0]
-    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25"]
     assert not any(name.endswith("_backbone") for name in metrics)
     assert content["notes"][0] in (tmp_path / "report.html").read_text()
     assert content["notes"][0] in (tmp_path / "summary.md").read_text()
@@ -357,7 +357,7 @@ def test_a_backbone_without_the_retrievers_embedding_tokens_is_left_out_which_is
     build_index(retriever, inputs["collection"], tmp_path / "index", IndexSettings())
     _, content = run({**inputs, "retriever": retriever, "index": tmp_path / "index"}, tmp_path)
     assert "read out at <s1>, a token that only stage one has added" in content["notes"][0]
-    assert list(content["splits"]["test"]["systems"]) == ["retriever", "BM25"]
+    assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25"]
 
 
 def test_the_measures_of_a_benchmark_are_taken_with_levels_of_their_own(unspoilt_inputs, tmp_path):

@@ -134,6 +134,8 @@ def test_every_value_of_a_systems_table_is_that_of_the_evaluation(page, content)
             marks = {
                 c["baseline"]: (c["t_test_hommel"] < 0.05, c["randomisation"] < 0.05) for c in split["comparisons"]
             }
+            against_retriever = split["hybrid_comparisons"][0]
+            marks["hybrid"] = tuple(against_retriever[p] < 0.05 for p in ("t_test_hommel", "randomisation"))
             assert ("†" in row[1], "‡" in row[1]) == marks.get(row[0], (False, False))
 
 
@@ -205,7 +207,7 @@ def test_of_many_baselines_the_summary_names_the_best_and_gathers_the_rest(page,
     split = content["splits"]["test"]
     best = max(split["systems"], key=lambda s: split["systems"][s]["ndcg@10"])
     highest, ours = (split["systems"][s]["ndcg@10"] for s in (best, "retriever"))
-    expected = f"On test, {best} has the highest nDCG@10 of 5 systems: {highest:.3f}; the retriever has {ours:.3f}."
+    expected = f"On test, {best} has the highest nDCG@10 of 6 systems: {highest:.3f}; the retriever has {ours:.3f}."
     assert expected in page.text
 
 

@@ -48,7 +48,7 @@ def test_every_collection_is_a_split_behind_those_of_the_run_itself(evaluated):
     assert list(content["splits"]) == ["graded", "test", "stance/test", *PARTS]
     told = [split.get("zero_shot") for split in content["splits"].values()]
     assert told == [None, None, "stance", "cqa", "cqa"]
-    assert all(list(split["systems"]) == ["retriever", "BM25"] for split in content["splits"].values())
+    assert all(list(split["systems"]) == ["retriever", "hybrid", "BM25"] for split in content["splits"].values())
     assert (directory / "evaluation" / "runs" / "cqa" / "english" / "test" / "BM25.trec").exists()
     assert "stance/test" in (directory / "report.html").read_text()
 

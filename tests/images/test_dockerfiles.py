@@ -43,7 +43,8 @@ def test_the_last_stage_runs_as_nobody_special_and_installs_nothing(kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_package_is_in_the_lock(kind: str) -> None:
-    lock = {line.split("==")[0].lower() for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    texts = [(ROOT / name).read_text() for name in requirements.LOCKS]
+    lock = {line.split("==")[0].lower() for text in texts for line in text.splitlines()}
     for file in ("packages.txt", "alone.txt"):
         names = {line.split("#")[0].strip() for line in (ROOT / "images" / kind / file).read_text().splitlines()} - {""}
         assert names
@@ -71,7 +72,7 @@ def test_the_build_context_holds_no_more_than_is_copied() -> None:
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
     assert allowed == {
-        "requirements.lock",
+        *requirements.LOCKS,
         "pyproject.toml",
         "README.md",
         "images/install.sh",

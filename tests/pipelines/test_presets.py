@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llm_retriever import methods
 from llm_retriever.adaptation import adapt as adaptation
 from llm_retriever.contrastive import tuning
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EbaeEbarRecipe, MntpRecipe, QueryLikelihoodRecipe
+from llm_retriever.precision import has_native_bf16
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
 from llm_retriever.training import planned
-from pipelines import presets
+from pipelines import demo, presets
 from pipelines.__main__ import main
-from pipelines.choice import TRAINING, names_of
+from pipelines.choice import TRAINING, choose, names_of
 from pipelines.form import defaults, flat_name
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
@@ -142,7 +145,10 @@ def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["run-local", "--preset", "demo"], "'demo' is no preset; use one of demo-cluster-cpu, demo-cpu"),
+        (
+            ["run-local", "--preset", "demo"],
+            "'demo' is no preset; use one of demo-cluster-cpu, demo-compare, demo-cpu, demo-cpu-fp32, demo-scratch",
+        ),
         (
             ["run-local", "adapt_method=magic"],
             "field \"adapt_method\": 'magic' is refused; input should be 'none', 'ql', 'ebae_ebar'",
@@ -166,8 +172,39 @@ def test_commands_end_with_code_2_before_anything_starts(
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("flags : fpu avx512f avx512_bf16 amx_tile", "demo-cpu"),
+        ("flags : fpu amx_bf16", "demo-cpu"),
+        ("flags : fpu avx2 fma", "demo-cpu-fp32"),
+    ],
+)
+def test_the_demo_is_sized_for_what_the_processor_can_do(flags: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    chosen, why = demo.preset(tmp_path / "cpuinfo")
+    assert chosen == name
+    assert f"preset {name}" in why
+    assert (demo.preset(tmp_path / "cpuinfo", compared=True)[0] == "demo-compare") == (name == "demo-cpu")
+
+
+def test_the_demo_is_sized_for_what_training_computes_in() -> None:
+    assert (demo.preset()[0] == demo.BF16) == has_native_bf16() or torch.cuda.is_available()
+
+
 def test_presets_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     assert "demo-cpu: " in capsys.readouterr().out
     assert main(["presets", "demo-cpu"]) == 0
     assert "corpus_uri=demo:python-docs\n" in capsys.readouterr().out
+
+
+def test_what_a_preset_says_of_its_backbone_does_not_hold_for_another_one(tmp_path: Path) -> None:
+    assert choose([], preset="demo-cpu").flat["backbone_layers"] == 6
+    assert choose(["backbone=models/own"], preset="demo-cpu").flat["backbone_layers"] == 0
+    assert choose(["backbone=models/own", "backbone_layers=3"], preset="demo-cpu").flat["backbone_layers"] == 3
+    own = tmp_path / "own.toml"
+    own.write_text('base = "demo-cpu"\n[parameters]\nbackbone = "models/own"\n')
+    assert presets.load(str(own)) == {
+        name: value for name, value in presets.load("demo-cpu").items() if name != "backbone_layers"
+    } | {"backbone": "models/own"}

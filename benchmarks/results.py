@@ -1,0 +1,173 @@
+"""The tables of docs/results.md, from evaluations that runs wrote.
+
+    python benchmarks/results.py add COLLECTION METHOD build/runs/RUN --command "make run …"
+    python benchmarks/results.py write
+
+`add` keeps what the tables need of a run's `evaluation.json` in docs/results/, with the command, the commit and the machine.
+`write` puts the tables between the markers of docs/results.md and README.md. Runs of one collection and method that differ in
+their seed become one row: means over the seeds; tests are on the means of every query over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_retriever import files
+from llm_retriever.evaluation.conventions import BM25, p_value
+from llm_retriever.evaluation.significance import paired_t_test
+
+ROOT = Path(__file__).parents[1]
+KEPT, PAGE, FIRST_PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
+METRIC, RECALL = "ndcg@10", "recall@100"
+SYSTEMS = ("retriever", "hybrid", BM25, "backbone")
+BASELINE = "none"
+"""The method without stage one, which the others are tested against."""
+MARKERS = re.compile(r"(<!-- results: (?P<collection>[\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Runs a command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    adding = commands.add_parser("add", help="keep a run's figures")
+    adding.add_argument("collection")
+    adding.add_argument("method")
+    adding.add_argument("run", type=Path)
+    adding.add_argument("--command", required=True, dest="told", metavar="TEXT", help="that made the run")
+    adding.set_defaults(work=lambda given: add(given.collection, given.method, given.run, given.told))
+    commands.add_parser("write", help="write the tables").set_defaults(work=lambda given: write())
+    given = parser.parse_args()
+    given.work(given)
+
+
+def add(collection: str, method: str, run: Path, command: str) -> None:
+    """Keeps the figures of a run."""
+    found = next(iter(sorted(run.rglob("evaluation.json"))), None)
+    if found is None:
+        raise SystemExit(f"{run}: no evaluation.json below")
+    content = json.loads(found.read_text(encoding="utf-8"))
+    seed = max(int(stage["settings"].get("seed", 0)) for stage in content["lineage"]["stages"])
+    target = KEPT / collection / f"{method}-seed-{seed}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "collection": collection,
+        "method": method,
+        "seed": seed,
+        "command": command,
+        "commit": _output("git", "rev-parse", "--short=10", "HEAD"),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "lineage": content["lineage"],
+        "costs": content["costs"],
+        "hybrid": {name: value for name, value in content.get("hybrid", {}).items() if name != "curve"},
+        "splits": {name: _split(split) for name, split in content["splits"].items()},
+    }
+    files.write_json(target, kept)
+    print(target.relative_to(ROOT))
+
+
+def _split(split: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: values for name, values in split["systems"].items() if name in SYSTEMS}
+    scores = {name: split["per_query"][name] for name in kept}
+    rounded = {name: {query: round(value, 4) for query, value in row.items()} for name, row in scores.items()}
+    return {"queries": split["queries"], "systems": kept, "per_query": rounded}
+
+
+def machine() -> str:
+    """Processor, cores and memory, in words."""
+    told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    name = re.search(r"model name\s*:\s*(.+)", told)
+    bf16 = "bf16 in hardware" if re.search(r"avx512_bf16|amx_bf16", told) else "no bf16 in hardware"
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {name[1] if name else 'a processor'}, {bf16}, {gibibytes:.0f} GiB"
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def write() -> None:
+    """Writes the tables into both pages."""
+    for page in (PAGE, FIRST_PAGE):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(MARKERS.sub(_filled, text), encoding="utf-8")
+
+
+def _filled(found: re.Match[str]) -> str:
+    return f"{found[1]}{table(found['collection'])}{found[3]}"
+
+
+def table(collection: str) -> str:
+    """The Markdown table of a collection, a row a method, and the commands behind it."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / collection).glob("*.json"))]
+    if not runs:
+        return "No run yet.\n"
+    methods = sorted({run["method"] for run in runs}, key=lambda name: (name != BASELINE, name))
+    by_method = {name: [run for run in runs if run["method"] == name] for name in methods}
+    return "".join(_split_table(split, by_method) for split in runs[0]["splits"])
+
+
+def _split_table(split: str, by_method: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    first = next(iter(by_method.values()))[0]["splits"][split]
+    head = f"`{split}`, {first['queries']:,} queries | nDCG@10 | R@100 | hybrid nDCG@10 | p against none | hybrid, p against BM25"
+    lines = [f"| {head} | training, minutes | seeds |", f"|{'---|' * 8}"]
+    lines.append(_baseline("BM25", first, BM25))
+    if "backbone" in first["systems"]:
+        lines.append(_baseline("un-tuned backbone", first, "backbone"))
+    none = by_method.get(BASELINE)
+    for method, runs in by_method.items():
+        splits = [run["splits"][split] for run in runs]
+        against = (
+            "" if method == BASELINE or none is None else _p(splits, [r["splits"][split] for r in none], "retriever")
+        )
+        lexical = _p(splits, splits, "hybrid", BM25) if "hybrid" in first["systems"] else ""
+        minutes = np.mean([run["costs"]["training_seconds"] for run in runs]) / 60
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        cells = [
+            _mean(splits, "retriever", METRIC),
+            _mean(splits, "retriever", RECALL),
+            _mean(splits, "hybrid", METRIC),
+        ]
+        lines.append(f"| {' | '.join([method, *cells, against, lexical, f'{minutes:.1f}', seeds])} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _baseline(name: str, split: Mapping[str, Any], system: str) -> str:
+    return f"| {name} | {split['systems'][system][METRIC]:.3f} | {split['systems'][system][RECALL]:.3f} | | | | | |"
+
+
+def _mean(splits: Iterable[Mapping[str, Any]], system: str, metric: str) -> str:
+    values = [split["systems"][system][metric] for split in splits if system in split["systems"]]
+    if not values:
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def _p(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], system: str, other: str | None = None
+) -> str:
+    """The p of the paired t-test over the queries, on means over the seeds."""
+    left, right = _per_query(ours, system), _per_query(theirs, other or system)
+    differences = np.array([value - right[query] for query, value in left.items()])
+    sign = "+" if differences.mean() > 0 else "−"
+    return f"{sign}{abs(differences.mean()):.3f}, p {p_value(paired_t_test(differences))}"
+
+
+def _per_query(splits: Sequence[Mapping[str, Any]], system: str) -> dict[str, float]:
+    rows = [split["per_query"][system] for split in splits]
+    return {query: float(np.mean([row[query] for row in rows])) for query in rows[0]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Hybrid search: a retriever and BM25 as one ranking."""

@@ -1,0 +1,47 @@
+"""Models with fewer layers: the upper ones of a decoder dropped before anything is trained.
+
+Sources: L3Prune (arXiv 2410.14578) and EffiR (arXiv 2512.20612), which find that retrievers lose little by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_retriever.errors import InputError
+
+
+def keep_layers(model: Any, layers: int, label: str) -> int:
+    """Drops all but the first layers of a causal LM, in place; its configuration follows.
+
+    Args:
+        model: A causal LM of transformers.
+        layers: How many stay.
+        label: What the user calls the model; error messages name it.
+
+    Returns:
+        How many it had.
+
+    Raises:
+        InputError: It has fewer, or its layers are not one list.
+    """
+    from torch import nn
+
+    config = model.config.get_text_config()
+    had = int(config.num_hidden_layers)
+    if layers > had:
+        raise InputError(f"has {had} layers", file=label, field="layers", mend=f"keep 1 to {had}, or 0 = all")
+    stacks = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == had
+    ]
+    if len(stacks) != 1:
+        raise InputError("its layers are not one list of modules", file=label, field="layers", mend="keep all: 0")
+    parent, name = stacks[0]
+    setattr(parent, name, getattr(parent, name)[:layers])
+    for key, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == had:  # As layer_types: one entry a layer.
+            setattr(config, key, value[:layers])
+    config.num_hidden_layers = layers
+    return had

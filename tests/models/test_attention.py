@@ -1,0 +1,109 @@
+"""Who sees whom, on small random models of many architectures: what is told is obeyed, or the model is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from llm_retriever.batches import padded
+from llm_retriever.errors import InputError
+from llm_retriever.models.attention import refuse_one_sided, refuse_unmasked, set_attention
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+SMALL |= {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0}
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+OF_GPT = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+NARROW_OPT = {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}
+LOCAL = {**SMALL, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "LlamaConfig": GROUPED,
+    "Qwen3Config": {**GROUPED, "head_dim": 8},
+    "Gemma3TextConfig": {**GROUPED, "head_dim": 8},
+    "Phi3Config": GROUPED,
+    "StableLmConfig": GROUPED,
+    "NemotronConfig": GROUPED,
+    "GPT2Config": OF_GPT,
+    "GPTJConfig": {**OF_GPT, "rotary_dim": 8},
+    "OPTConfig": NARROW_OPT,
+    "BloomConfig": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "GPTNeoConfig": LOCAL,
+    "MambaConfig": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+}
+ONE_SIDED = ("GPTNeoConfig", "MambaConfig")
+WITHOUT_MASK = ("OPTConfig", "BloomConfig", "MambaConfig")
+ROWS = [list(range(10, 30)), [40, 41, 42], list(range(50, 61))]
+
+
+def random_model(name: str) -> Any:
+    """A causal LM whose weights are large enough for attention to matter."""
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**CONFIGURATIONS[name])
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.2)
+    return model
+
+
+@torch.inference_mode()
+def states(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
+    return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGURATIONS) - set(ONE_SIDED)))
+def test_a_bidirectional_row_is_the_same_alone_as_beside_longer_ones(name):
+    model = random_model(name)
+    set_attention(model, "bidirectional")
+    refuse_one_sided(model)
+    batch = padded(ROWS, pad=0, side="right")
+    together = states(model, batch["input_ids"], batch["attention_mask"])
+    for number, row in enumerate(ROWS):
+        ids = torch.tensor([row])
+        alone = states(model, ids, torch.ones_like(ids))
+        torch.testing.assert_close(together[number, : len(row)], alone[0], atol=1e-5, rtol=0)
+        changed = states(model, torch.cat([ids[:, :-1], ids[:, -1:] + 1], dim=1), torch.ones_like(ids))
+        assert (changed - alone)[0, 0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_a_model_that_stays_causal_is_refused(name):
+    model = random_model(name)
+    set_attention(model, "bidirectional")
+    with pytest.raises(InputError, match="cannot be bidirectional"):
+        refuse_one_sided(model)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
+def test_a_causal_model_is_told_from_a_bidirectional_one(name):
+    model = random_model(name)
+    set_attention(model, "bidirectional")
+    set_attention(model, "causal")
+    with pytest.raises(InputError, match="cannot be bidirectional"):
+        refuse_one_sided(model)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
+def test_a_model_either_obeys_a_mask_or_is_refused(name):
+    model = random_model(name).train()
+    if name in WITHOUT_MASK:
+        with pytest.raises(InputError, match="takes no mask"):
+            refuse_unmasked(model)
+    else:
+        refuse_unmasked(model)
+    assert model.training
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+@pytest.mark.parametrize("name", sorted(set(CONFIGURATIONS) - set(ONE_SIDED)))
+def test_pads_on_the_right_leave_the_states_as_they_are_where_positions_are_absolute_too(name, attention):
+    model = random_model(name)
+    set_attention(model, attention)
+    ids = torch.tensor([ROWS[0]])
+    batch = padded(ROWS[:1], pad=0, side="right", multiple_of=32)
+    found = states(model, batch["input_ids"], batch["attention_mask"])[:, : ids.shape[1]]
+    torch.testing.assert_close(found, states(model, ids, torch.ones_like(ids)), atol=1e-5, rtol=0)
