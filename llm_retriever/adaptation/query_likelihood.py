@@ -1,7 +1,7 @@
 """LLM-QL stage one: the model learns to generate the training query from its passage, through the embedding token alone.
 
-One row is the document part (prompt and partly hidden passage), the embedding tokens [E], and the query part (query and
-end-of-sequence), each tokenised as a piece of its own. The loss is the query's negative log-likelihood.
+One row is the document part (prompt and partly hidden passage, one string), the embedding tokens [E], and the query part (query
+and end-of-sequence, another string). The loss is the query's negative log-likelihood.
 
 Source: Zhang et al. (LLM-QL), Eq. 6 (attention block) and Eq. 8 (loss).
 """
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
 
 class PairDataset:
-    """The training set as one example for every query and positive of it.
+    """The training set as one example for every query and positive of it, or for every query with a positive drawn anew.
 
     What is hidden follows from (seed, query id, passage id, epoch): every epoch hides something else, and a resumed run
     hides what the uninterrupted one would have hidden. Lines are read when they are needed: memory is 16 bytes a pair.
@@ -54,15 +54,17 @@ class PairDataset:
     Args:
         directory: A training set whose lines have been checked.
         seed: Of the draws.
+        one_positive: Whether a query is one example an epoch.
     """
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, one_positive: bool = False) -> None:
+        self.one_positive = one_positive
         self.path, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, seed, 0
         self._starts, self._sizes, self._positives = array("Q"), array("I"), array("I")
         start = 0
         with self.path.open("rb") as lines:
             for line in lines:
-                for number in range(len(json.loads(line)["positives"])):
+                for number in range(1 if one_positive else len(json.loads(line)["positives"])):
                     self._starts.append(start)
                     self._sizes.append(len(line))
                     self._positives.append(number)
@@ -78,7 +80,10 @@ class PairDataset:
     def __getitem__(self, item: int) -> Pair:
         with self.path.open("rb") as file:
             row = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))
-        passage = row["positives"][self._positives[item]]["id"]
+        positive = row["positives"][self._positives[item]]
+        if self.one_positive:
+            positive = random.Random(f"{self.seed} {row['query_id']} {self.epoch}").choice(row["positives"])  # noqa: S311
+        passage = positive["id"]
         return Pair(row["query"], passage, f"{self.seed} {row['query_id']} {passage} {self.epoch}")
 
 
@@ -139,14 +144,17 @@ class PairCollator:
         passages = [self.lookup[pair.passage] for pair in pairs]
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         draws = [random.Random(pair.draw) for pair in pairs]  # noqa: S311
-        ratio = self.recipe.corruption_ratio
-        if self.recipe.corruption_unit == "word":
-            hidden = [corrupt_words(text, ratio, draw) for text, draw in zip(texts, draws, strict=True)]
-            return self.documents.batch(hidden)
-        bodies = self.documents.body_ids([text.strip() for text in texts])
-        return self.documents.around(
-            [corrupt_tokens(body, ratio, draw, self.hidden) for body, draw in zip(bodies, draws, strict=True)]
-        )
+        ratio, by_word = self.recipe.corruption_ratio, self.recipe.corruption_unit == "word"
+        if by_word:
+            texts = [corrupt_words(text, ratio, draw) for text, draw in zip(texts, draws, strict=True)]
+        rows = self.documents.batch(texts)
+        return rows if by_word else [self._hidden(row, draw) for row, draw in zip(rows, draws, strict=True)]
+
+    def _hidden(self, row: list[int], draw: random.Random) -> list[int]:
+        """A document part with tokens of its passage hidden, and none of its prompt."""
+        first, behind = self.documents.body_span(row)
+        body = corrupt_tokens(row[first:behind], self.recipe.corruption_ratio, draw, self.hidden)
+        return [*row[:first], *body, *row[behind:]]
 
     def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
         """Ids of query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""
@@ -182,7 +190,7 @@ def objective(task: Task) -> Objective:
     lookup = Collection.open(task.collection).lookup()
     tokens = task.method.passage.embedding_tokens
     collate = PairCollator(recipe, tokens, task.tokenizer, lookup)
-    dataset = PairDataset(task.training_set, task.seed)
+    dataset = PairDataset(task.training_set, task.seed, recipe.positives == "one")
     return Objective(dataset, collate, QueryLikelihoodLoss(recipe.attention_block))
 
 
