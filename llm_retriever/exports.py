@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llm_retriever import files, layouts, pipes
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
@@ -102,9 +102,11 @@ def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
         local_files_only=True,
         model_kwargs={"dtype": "float32"},
     )
+    # One at a time: some architectures forget that they are bidirectional where a batch has no pads.
+    alone: dict[str, Any] = {"batch_size": 1, "show_progress_bar": False}
     return {
-        "query": model.encode_query(source.texts["query"], show_progress_bar=False),
-        "passage": model.encode_document(source.texts["passage"], show_progress_bar=False),
+        "query": model.encode_query(source.texts["query"], **alone),
+        "passage": model.encode_document(source.texts["passage"], **alone),
     }
 
 

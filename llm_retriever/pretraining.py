@@ -150,7 +150,9 @@ def _prompt_texts() -> list[str]:
     ]
     wordings += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
     return [
-        *sorted({part for wording in wordings for part in (wording.prefix, wording.suffix, wording.between or "")}),
+        *sorted(
+            {part for wording in wordings for part in (*wording.prefix_pieces, wording.suffix, wording.between or "")}
+        ),
         " _ _",
     ]
 

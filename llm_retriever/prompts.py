@@ -6,6 +6,7 @@ any length. Special tokens are appended as ids, because several fast tokenizers 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,9 +51,9 @@ class PromptEncoder:
         self.tokenizer, self.wording, self.length = tokenizer, wording, length
         self.opening = opening_ids(tokenizer)
         self.closing = symbol_ids(tokenizer, wording.embedding_tokens) if closing is None else list(closing)
-        self._prefix, self._suffix = plain_ids(tokenizer, [wording.prefix, wording.suffix])
+        self._prefix, (self._suffix,) = prefix_ids(tokenizer, wording), plain_ids(tokenizer, [wording.suffix])
         self._between = None if wording.between is None else plain_ids(tokenizer, [wording.between])[0]
-        self._copies = 1 if self._between is None else 2
+        self._copies, self._lead = 1 if self._between is None else 2, "".join(wording.prefix_pieces)
         prompt = (
             len(self.opening) + len(self._prefix) + len(self._between or ()) + len(self._suffix) + len(self.closing)
         )
@@ -76,16 +77,8 @@ class PromptEncoder:
             return []
         bodies = [text.strip() for text in texts]
         if self.wording.tokenise == "pieces":
-            return self.around(self.body_ids(bodies))
+            return self._around(self._body_ids(bodies))
         return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
-
-    def around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
-        """Puts the prompt around bodies that are ids already, and cuts them to fit (`pieces`)."""
-        head, tail = [*self.opening, *self._prefix], [*self._suffix, *self.closing]
-        cut = [ids[: self._body_room] for ids in bodies]
-        if self._between is not None:
-            cut = [[*ids, *self._between, *ids] for ids in cut]
-        return [[*head, *ids, *tail] for ids in cut]
 
     def pooled(self, row: Sequence[int], pooling: str) -> int:
         """How many of a worded row's last tokens its vector is the mean of.
@@ -101,17 +94,39 @@ class PromptEncoder:
             return 1
         if pooling == "embedding" and self.closing:
             return len(self.closing)
-        if pooling == "text" and self.wording.tokenise == "pieces":
-            tail = len(self._suffix) + len(self.closing)
-            bodies = len(row) - len(self.opening) - len(self._prefix) - len(self._between or ()) - tail
-            return max(1, bodies // self._copies + tail)
+        if pooling == "text":
+            first, behind = self.body_span(row)
+            bodies = behind - first - len(self._between or ())
+            return max(1, bodies // self._copies + len(row) - behind)
         raise ValueError(f"pooling {pooling!r} does not go with {self.wording}")
 
     def body_span(self, row: Sequence[int]) -> tuple[int, int]:
-        """Where the text stands in a worded row of `pieces`: its first position, and the one behind its last."""
-        return len(self.opening) + len(self._prefix), len(row) - len(self._suffix) - len(self.closing)
+        """Where the text stands in a worded row: its first position, and the one behind its last; both copies where it is two.
 
-    def body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
+        A token of `whole` that holds a part of the prompt and of the text, as `▁word` after a space, is the text's.
+        """
+        first, behind = len(self.opening), len(row) - len(self.closing)
+        if self.wording.tokenise == "pieces":
+            return first + len(self._prefix), behind - len(self._suffix)
+        before, after = self._seams
+        first += _shared(row[first:behind], before)
+        return first, behind - _shared(row[first:behind][::-1], after[::-1])
+
+    @functools.cached_property
+    def _seams(self) -> tuple[list[int], list[int]]:
+        """Ids of the prompt before and behind a text, as they are in a whole string."""
+        before, word, ended = plain_ids(self.tokenizer, [self._lead.rstrip(), "river", f"river{self.wording.suffix}"])
+        return before, ended[_shared(ended, word) :]
+
+    def _around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
+        """Puts the prompt around bodies and cuts these to fit (`pieces`)."""
+        head, tail = [*self.opening, *self._prefix], [*self._suffix, *self.closing]
+        cut = [ids[: self._body_room] for ids in bodies]
+        if self._between is not None:
+            cut = [[*ids, *self._between, *ids] for ids in cut]
+        return [[*head, *ids, *tail] for ids in cut]
+
+    def _body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
         """Ids of texts without their prompt, each at least as far as there is room for it."""
         starts = [self._start_of(body) for body in bodies]
         found = plain_ids(self.tokenizer, starts)
@@ -150,7 +165,7 @@ class PromptEncoder:
         if not bodies:
             return []
         encoded = self.tokenizer(
-            [self.wording.prefix + body + self.wording.suffix for body in bodies],
+            [self._lead + body + self.wording.suffix for body in bodies],
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,
@@ -159,7 +174,7 @@ class PromptEncoder:
 
     def _cut(self, body: str, ids: list[int], offsets: list[tuple[int, int]]) -> str:
         """The body without its last tokens, as many as are too many, and shorter by one character at least."""
-        first, last = len(self.wording.prefix), len(self.wording.prefix) + len(body)
+        first, last = len(self._lead), len(self._lead) + len(body)
         inside, excess = [begin for begin, end in offsets if begin >= first and end <= last], len(ids) - self._room
         keep = inside[-excess] - first if excess < len(inside) else 0
         return body[: max(0, min(keep, len(body) - 1))].rstrip()
@@ -170,6 +185,17 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def prefix_ids(tokenizer: Any, wording: Wording) -> list[int]:
+    """Ids of what stands before a text, each of its pieces for itself."""
+    return [token for piece in plain_ids(tokenizer, wording.prefix_pieces) for token in piece]
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first ids two rows share."""
+    alike = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(alike, min(len(one), len(other)))
 
 
 def opening_ids(tokenizer: Any) -> list[int]:

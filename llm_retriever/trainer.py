@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llm_retriever.checkpoints import Checkpoints, StopRequest, Timer
@@ -29,6 +31,8 @@ class Plan:
         updates_per_epoch: Updates per epoch; the last one may have fewer micro-batches.
         updates: Updates of the whole training.
         warmup: Updates in which the learning rate rises.
+        decay: Updates after which it would be 0; more of them than there are where the training is ended before.
+        logarithmic: Whether it rises as a logarithm.
     """
 
     micro_batch_size: int
@@ -38,6 +42,15 @@ class Plan:
     updates_per_epoch: int
     updates: int
     warmup: int
+    decay: int = 0
+    logarithmic: bool = False
+
+    def rate(self, update: int) -> float:
+        """Share of the peak learning rate in an update, counted from 0."""
+        if update < self.warmup:
+            return math.log(update + 1) / math.log(self.warmup) if self.logarithmic else update / self.warmup
+        total = max(self.updates, self.decay)
+        return max(0.0, (total - update) / max(1, total - self.warmup))
 
     def examples(self, updates: int) -> int:
         """Examples seen in the first `updates` updates, over all processes."""
@@ -52,13 +65,19 @@ class LossTrainer(Trainer):
     Args:
         loss: `loss(model, batch)`, the mean over the micro-batch.
         checkpoints: Where checkpoints go; None = none are written.
+        plan: Of the learning rate.
     """
 
     def __init__(
-        self, *args: Any, loss: Callable[[Any, dict[str, Tensor]], Tensor], checkpoints: Checkpoints | None, **rest: Any
+        self,
+        *args: Any,
+        loss: Callable[[Any, dict[str, Tensor]], Tensor],
+        checkpoints: Checkpoints | None,
+        plan: Plan,
+        **rest: Any,
     ) -> None:
         super().__init__(*args, **rest)
-        self.loss, self.checkpoints = loss, checkpoints
+        self.loss, self.checkpoints, self.plan = loss, checkpoints, plan
         # A micro-batch's loss is a mean: the Trainer itself divides it by the accumulation steps.
         self.loss_is_scaled_for_ga, self.model_accepts_loss_kwargs = False, False
         self._started, self._seconds_before = time.monotonic(), 0.0
@@ -85,6 +104,13 @@ class LossTrainer(Trainer):
                 mend="lower it, or train in fp32",
             )
         return value
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The plan's own schedule, in place of one of the Trainer's."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = LambdaLR(optimizer, self.plan.rate)  # type: ignore[arg-type]
+        return self.lr_scheduler
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: batches have keys of their own."""

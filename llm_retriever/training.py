@@ -186,7 +186,9 @@ def train(
         arguments = _arguments(plan, schedule, run, Path(scratch))
         if getattr(dataset, "ordered", False):
             arguments.train_sampling_strategy = "sequential"
-        trainer = LossTrainer(model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, callbacks=[])
+        trainer = LossTrainer(
+            model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, plan=plan, callbacks=[]
+        )
         resumed = _restored(trainer, checkpoints, plan, run)
         conductor = _conductor(trainer, plan, run, stop, resumed)
         with conductor.progress:
@@ -228,12 +230,14 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     accumulation, micro_batches = share // micro, examples // (micro * world)
     per_epoch = math.ceil(micro_batches / accumulation)
     updates = schedule.max_steps if schedule.max_steps > 0 else max(1, math.ceil(schedule.epochs * per_epoch))
+    decay = math.ceil(schedule.decay_epochs * per_epoch)
     warmup = math.ceil(schedule.warmup * updates) if schedule.warmup < 1 else int(schedule.warmup)
     if warmup > updates / 2:  # made for a longer training
         warmup = math.ceil(updates / 10)
     if warmup == 1:  # its update has the learning rate 0
         warmup = 0
-    return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, warmup)
+    logarithmic = schedule.warmup_shape == "logarithmic"
+    return Plan(micro, accumulation, world, micro_batches, per_epoch, updates, warmup, decay, logarithmic)
 
 
 def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) -> TrainingArguments:
@@ -247,9 +251,7 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.accumulation,
         max_steps=plan.updates,
-        warmup_steps=plan.warmup,
         learning_rate=schedule.learning_rate,
-        lr_scheduler_type="linear",
         optim="adamw_torch" if deepspeed else "adamw_torch_fused",
         weight_decay=schedule.weight_decay,
         max_grad_norm=1.0,

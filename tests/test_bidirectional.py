@@ -134,7 +134,7 @@ def test_a_vector_is_the_state_that_a_plain_pass_over_the_text_alone_gives(retri
     for text in TEXTS[:3]:
         (row,) = retriever.tokenise_queries([text])
         hidden = states(model, torch.tensor([row]), None)[0]
-        words = len(retriever.tokenizer(text, add_special_tokens=False)["input_ids"])
+        words = len(retriever.tokenizer(f" {text}", add_special_tokens=False)["input_ids"])
         chosen = hidden[-1:] if retriever.card.pooling == "last" else hidden[-words:]
         expected = torch.nn.functional.normalize(chosen.mean(dim=0), dim=0).numpy()
         np.testing.assert_allclose(retriever.encode_queries([text])[0], expected, atol=1e-5)

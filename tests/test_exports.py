@@ -22,6 +22,7 @@ from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.methods import NEW_TOKENS, Wording, method, with_embedding, with_read_out
 from llm_retriever.retriever import Retriever
 from tests.conftest import passages, write_backbone
+from tests.models.test_attention import random_model
 from tests.test_prompts import MAKERS
 
 LENGTHS = {"query_length": 190, "passage_length": 130}
@@ -281,6 +282,18 @@ def test_an_export_that_gives_other_vectors_is_not_written(written, tmp_path):
             retriever.export(tmp_path / "export", kind)
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+@pytest.mark.parametrize("kind", ["merged", "sentence-transformers"])
+def test_a_model_that_forgets_to_be_bidirectional_is_not_exported(model_directory, tmp_path, kind):
+    """StableLM alone in its batch: its layers are told here, and no file could tell them elsewhere."""
+    tokenizer = AutoTokenizer.from_pretrained(model_directory)
+    random_model("StableLmConfig", vocab_size=len(tokenizer), max_position_embeddings=512).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    row = dataclasses.replace(ROWS["llm2vec last"], **LENGTHS)
+    retriever = Retriever.on_backbone(tmp_path, RetrieverCard.of(row, Lineage("random")), precision="fp32")
+    with pytest.raises(InputError, match="gets another vector"):
+        retriever.export(tmp_path / "export", kind)
 
 
 @pytest.mark.parametrize("kind", ["merged", "sentence-transformers"])

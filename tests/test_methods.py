@@ -56,7 +56,7 @@ def test_stage_one_of_llm_ql_words_passages_as_stage_two_does(recipe: str):
     """But for white space, which the released code has more of in stage two, and the end-of-sequence token."""
     document, passage = QUERY_LIKELIHOOD[recipe].document, METHODS["llm-ql"][recipe].passage
     assert (document.prefix.split(), document.suffix.split()) == (passage.prefix.split(), passage.suffix.split())
-    assert document.tokenise == "pieces"
+    assert document.tokenise == passage.tokenise == "whole"
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
@@ -102,7 +102,21 @@ def test_repllama_as_printed_has_no_adapter_on_the_keys():
     assert set(ALL_PROJECTIONS) - set(paper.tuning.lora.targets) == {"k_proj"}
     assert "k_proj" in released.tuning.lora.targets
     assert (paper.query.prefix, released.query.prefix) == ("query: ", "Query: ")
-    assert (paper.passage_length, released.passage_length) == (196, 156)
+    assert (paper.query_length, paper.passage_length, released.passage_length) == (31, 195, 156)
+
+
+def test_released_recipes_plan_their_learning_rate_as_the_scripts_do():
+    schedules = {name: recipes["released"].tuning.schedule for name, recipes in METHODS.items()}
+    schedules |= {name: recipes["released"].schedule for name, recipes in ADAPTATIONS.items()}
+    logarithmic = {name for name, schedule in schedules.items() if schedule.warmup_shape == "logarithmic"}
+    assert logarithmic == {"ql", "ebae_ebar", "llm-ql", "llama2vec", "repllama"}
+    assert {name for name, s in schedules.items() if s.decay_epochs} == {"mntp", "simcse", "llm2vec"}
+    assert schedules["llama2vec"].batch_size == 8
+
+
+def test_a_number_of_epochs_ends_a_decay_that_was_planned_over_others():
+    found = overridden(ADAPTATIONS["mntp"]["released"], AdaptationSettings(epochs=2)).schedule
+    assert (found.epochs, found.max_steps, found.decay_epochs) == (2, -1, 0)
 
 
 def test_where_paper_and_code_of_llm_ql_disagree_the_rows_do():
@@ -172,7 +186,7 @@ def test_the_page_on_methods_prints_every_wording(name: str, recipe: str):
     page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     page = page.replace("⏎", "\n").replace("␠", " ")
     for wording in (METHODS[name][recipe].query, METHODS[name][recipe].passage):
-        assert all(piece in page for piece in (wording.prefix, wording.between or "", wording.suffix))
+        assert all(piece in page for piece in ("".join(wording.prefix_pieces), wording.between or "", wording.suffix))
 
 
 @pytest.mark.parametrize(("name", "recipe", "said"), [("bm25", "paper", "no method"), ("echo", "best", "no recipe")])
@@ -252,9 +266,7 @@ def test_a_mean_over_the_text_of_an_empty_text_is_that_of_its_last_token(
     assert pooled_ids(extended_tokenizer, METHODS["llm2vec"]["paper"], "") == [1]
 
 
-@pytest.mark.parametrize(
-    ("name", "pooling"), [("llm2vec default", "text"), ("llm2vec default", "embedding"), ("llm-ql default", "mean-ish")]
-)
+@pytest.mark.parametrize(("name", "pooling"), [("llm2vec default", "embedding"), ("llm-ql default", "mean-ish")])
 def test_a_pooling_that_a_wording_has_no_tokens_for_is_an_error(
     extended_tokenizer: PreTrainedTokenizerFast, name: str, pooling: str
 ):

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, QUERY_LIKELIHOOD, Wording
 from llm_retriever.prompts import PromptEncoder, passage_text, symbol_ids
+from tests import released
 from tests.conftest import passages
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -50,7 +51,7 @@ EVERY_WORDING = {name: wording for wording, name in {**OTHERWISE, **AS_WRITTEN}.
 
 def training_texts() -> Iterator[str]:
     yield from (row["text"] for row in passages(200))
-    yield from (w.prefix + " river " + (w.between or "") + w.suffix for w in WORDINGS.values())
+    yield from ("".join(w.prefix_pieces) + " river " + (w.between or "") + w.suffix for w in WORDINGS.values())
 
 
 def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -72,9 +73,9 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """As Llama-2: every string begins with ▁, characters outside the vocabulary become bytes."""
+    """As Llama-2: every string begins with ▁, no token crosses a space, characters outside the vocabulary become bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     spaces = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=False)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), spaces])
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -82,6 +83,7 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
         vocab_size=900, special_tokens=SPECIAL + fallback, show_progress=False, max_token_length=12
     )
     tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
     return wrapped(tokenizer)
 
 
@@ -114,7 +116,7 @@ def without_spaces(text: str) -> str:
 
 
 def prompt_length(tokenizer: PreTrainedTokenizerFast, wording: Wording) -> int:
-    pieces = (wording.prefix, wording.between or "", wording.suffix)
+    pieces = (*wording.prefix_pieces, wording.between or "", wording.suffix)
     return 1 + sum(len(plain(tokenizer, piece)) for piece in pieces) + 1
 
 
@@ -130,7 +132,7 @@ def test_prompt_and_embedding_token_survive_every_length(tokenizer: PreTrainedTo
             assert ids[-1] == 2
             assert ids.count(1) == ids.count(2) == 1
             shown = without_spaces(tokenizer.decode(ids[1:-1]))
-            assert shown.startswith(without_spaces(wording.prefix)), (text, length)
+            assert shown.startswith(without_spaces("".join(wording.prefix_pieces))), (text, length)
             assert shown.endswith(without_spaces(wording.suffix)), (text, length)
             assert without_spaces(wording.between or "") in shown, (text, length)
 
@@ -158,7 +160,7 @@ def test_a_cut_wastes_little_room(tokenizer: PreTrainedTokenizerFast):
 
 
 def test_pieces_are_the_ids_of_each_piece(tokenizer: PreTrainedTokenizerFast):
-    wording = QUERY_LIKELIHOOD["default"].document
+    wording = METHODS["llama2vec"]["default"].passage
     head, tail = plain(tokenizer, wording.prefix), plain(tokenizer, wording.suffix)
     for length in (80, 3000):
         encoder = PromptEncoder(tokenizer, wording, length, [2])
@@ -259,3 +261,43 @@ def test_embedding_tokens_are_looked_up_and_unknown_ones_refused(bytes_tokenizer
 def test_a_tokenizer_without_the_new_tokens_is_refused(bytes_tokenizer: PreTrainedTokenizerFast):
     with pytest.raises(InputError, match="no token '<s1>'"):
         PromptEncoder(bytes_tokenizer, METHODS["llama2vec"]["default"].passage, 200)
+
+
+@pytest.mark.parametrize("kind", released.TOKENIZERS)
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("name", ["llm2vec", "echo"])
+def test_texts_become_the_ids_that_the_released_code_gives(name: str, recipe: str, kind: str):
+    row, found = METHODS[name][recipe], released.IDS[kind]
+    texts = {"query": released.QUERY, "passage": passage_text(released.TITLE, released.TEXT)}
+    for side, text in texts.items():
+        encoder = PromptEncoder(released.TOKENIZERS[kind](), getattr(row, side), 1000)
+        (ids,) = encoder.batch([text])
+        assert ids == found[f"{name} {side}"]["ids"]
+        assert encoder.pooled(ids, "text") == found[f"{name} {side}"]["pooled"]
+
+
+@pytest.mark.parametrize("recipe", QUERY_LIKELIHOOD)
+def test_stage_one_words_a_passage_in_the_ids_of_stage_two(tokenizer: PreTrainedTokenizerFast, recipe: str):
+    """But for the spaces that the released code has in one stage alone."""
+    document, passage = QUERY_LIKELIHOOD[recipe].document, METHODS["llm-ql"][recipe].passage
+    if recipe == "released":
+        passage = replace(passage, prefix=passage.prefix[:-1], suffix=f"{passage.suffix} ")
+    one, two = (PromptEncoder(tokenizer, wording, 3000, [2]) for wording in (document, passage))
+    assert one.batch(TEXTS) == two.batch(TEXTS)
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_the_place_of_a_text_in_its_row_is_known(tokenizer: PreTrainedTokenizerFast, name: str):
+    """Where a token holds a part of the prompt and of the text, as the trained SentencePiece has, it is the text's."""
+    wording = WORDINGS[name]
+    encoder = PromptEncoder(tokenizer, wording, 400, [2])
+    lead, tail = (without_spaces(part) for part in ("".join(wording.prefix_pieces), wording.suffix))
+    for text in ("river", "The river in the north, which is old", "bridge " * 500):
+        (ids,) = encoder.batch([text])
+        first, behind = encoder.body_span(ids)
+        before, after = (without_spaces(tokenizer.decode(part)) for part in (ids[1:first], ids[behind:-1]))
+        assert lead.startswith(before)
+        assert tail.endswith(after)
+        assert len(before) >= len(lead) - 12
+        assert len(after) >= len(tail) - 12
+        assert without_spaces(text)[:5] in without_spaces(tokenizer.decode(ids[first:behind]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -120,6 +121,36 @@ def test_the_learning_rate_rises_and_falls_in_a_line():
     rates = [entry["learning_rate"] for entry in log.steps]
     assert max(rates) == rates[2] == pytest.approx(1e-2)
     assert rates[-1] == pytest.approx(1e-2 / 18)
+
+
+def test_a_logarithmic_warm_up_and_the_decay_behind_it_are_those_of_deepspeed():
+    schedules = pytest.importorskip("deepspeed.runtime.lr_schedules")
+    plan = planned(replace(SCHEDULE, warmup=7, max_steps=40, warmup_shape="logarithmic"), 100, 1)
+    optimizer = torch.optim.SGD(small_model().parameters(), lr=1.0)
+    reference = schedules.WarmupDecayLR(optimizer, 40, warmup_max_lr=1.0, warmup_num_steps=7)
+    for update in range(40):
+        reference.step(update)
+        assert plan.rate(update) == pytest.approx(reference.get_lr()[0], abs=1e-12)
+    log = train(
+        small_model(),
+        Numbers(),
+        collate,
+        squared,
+        replace(SCHEDULE, warmup=4, max_steps=10, warmup_shape="logarithmic"),
+        TrainingRun("t"),
+    )
+    rates = [entry["learning_rate"] for entry in log.steps]
+    assert rates[:5] == pytest.approx(
+        [0, 1e-2 * math.log(2) / math.log(4), 1e-2 * math.log(3) / math.log(4), 1e-2, 1e-2]
+    )
+
+
+def test_a_decay_that_is_planned_over_more_epochs_is_not_over_at_the_end():
+    plan = planned(replace(SCHEDULE, batch_size=8, max_steps=10, warmup=0.0, decay_epochs=3), 80, 1)
+    assert (plan.updates, plan.decay) == (10, 30)
+    assert [plan.rate(update) for update in (0, 9)] == pytest.approx([1, 21 / 30])
+    short = planned(replace(SCHEDULE, batch_size=8, max_steps=10, warmup=0.0, decay_epochs=3), 16, 1)
+    assert short.rate(9) == pytest.approx(1 / 10), "where the data are few, it ends with the training"
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.01, 0.1, 0.9, 1, 2, 100])

@@ -122,7 +122,8 @@ def _adapted(
     """One adaptation; its checkpoints stay."""
     lineage = load_lineage(backbone)
     with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
-        with extended(backbone, added_tokens(resolved_method(settings), backbone)) as base:
+        random = getattr(resolved_recipe(settings), "new_tokens", "mean") == "random"
+        with extended(backbone, added_tokens(resolved_method(settings), backbone), random=random) as base:
             log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
         log.save(draft / LOG_FILE)
         save_lineage(draft, lineage.then(_stage(settings, run, data, log)))

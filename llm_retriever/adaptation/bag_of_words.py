@@ -18,18 +18,17 @@ from llm_retriever.prompts import plain_ids
 IGNORED = -100
 """Fills up the target ids of a batch."""
 NOT_A_WORD = re.compile(r"[\W_]+")
-FUNCTION_WORDS = """
-a about above after again against ain all also am an and any are aren as at be because been before being below between
-both but by can cannot could couldn d did didn do does doesn doing don down during each either few for from further
-had hadn has hasn have haven having he her here hers herself him himself his how however i if in into is isn it its
-itself just let ll m may me might mightn more most must mustn my myself needn neither no nor not now o of off on once
-only or other ought our ours ourselves out over own per re s same shall shan she should shouldn so some such t than
-that the their theirs them themselves then there these they this those though through thus to too under until up upon
-us ve very was wasn we were weren what when where which while who whom whose why will with within without won would
-wouldn y yet you your yours yourself yourselves
+_WORDS = """
+a about above after again against ain all am an and any are aren as at be because been before being below between both
+but by can couldn d did didn do does doesn doing don down during each few for from further had hadn has hasn have
+haven having he her here hers herself him himself his how i if in into is isn it its itself just ll m ma me mightn
+more most mustn my myself needn no nor not now o of off on once only or other our ours ourselves out over own re s
+same shan she should shouldn so some such t than that the their theirs them themselves then there these they this
+those through to too under until up ve very was wasn we were weren what when where which while who whom why will with
+won wouldn y you your yours yourself yourselves
 """
-STOP_WORDS = frozenset(FUNCTION_WORDS.split())
-"""English function words, and what punctuation leaves of their contractions."""
+STOP_WORDS = frozenset(_WORDS.split())
+"""The English stop words of NLTK, and what punctuation leaves of their contractions."""
 
 
 def content_words(text: str) -> str:

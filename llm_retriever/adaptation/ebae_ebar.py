@@ -25,7 +25,7 @@ from llm_retriever.batches import pad_id, padded
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EbaeEbarRecipe, Method, Wording
-from llm_retriever.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, symbol_ids
+from llm_retriever.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, prefix_ids, symbol_ids
 
 SHORTEST = 8
 """Tokens of a text that can have something to say about the next one."""
@@ -56,7 +56,7 @@ class JointCollator:
         if method.passage.prefix != method.query.prefix or any(w.tokenise != "pieces" or w.between for w in wordings):
             raise ValueError(f"{method.name}: the two prompts must begin alike, and stand around one copy, in pieces")
         self.recipe, self.tokenizer, self.padding_side = recipe, tokenizer, padding_side
-        self.head = [*opening_ids(tokenizer), *plain_ids(tokenizer, [method.passage.prefix])[0]]
+        self.head = [*opening_ids(tokenizer), *prefix_ids(tokenizer, method.passage)]
         self.self_branch, self.next_branch = (_branch(tokenizer, wording) for wording in wordings)
         self.self_tokens, self.next_tokens = (max(1, len(wording.embedding_tokens)) for wording in wordings)
 
@@ -100,14 +100,16 @@ class JointCollator:
         }
 
     def _cut(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """Ids of texts, and their bags of ids, both cut at the same place."""
-        length = self.recipe.passage_length
-        bodies = [_start_of(text.strip(), CHARACTERS_PER_TOKEN * length) for text in texts]
+        """Ids of texts, and their bags of ids; both cut at the same place, unless the recipe has a length of its own for bags."""
+        length, of_bag = self.recipe.passage_length, self.recipe.target_length
+        bodies = [_start_of(text.strip(), CHARACTERS_PER_TOKEN * max(length, 2 * of_bag)) for text in texts]
         encoded = self.tokenizer(
             bodies, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
         ids = [found[:length] for found in encoded["input_ids"]]
-        if self.recipe.clean_targets:
+        if of_bag:
+            bags = [bag[:of_bag] for bag in bag_of_words.content_ids(self.tokenizer, bodies)]
+        elif self.recipe.clean_targets:
             ends = [offsets[:length][-1][1] if offsets else 0 for offsets in encoded["offset_mapping"]]
             cut = [body[:end] for body, end in zip(bodies, ends, strict=True)]
             bags = bag_of_words.content_ids(self.tokenizer, cut)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import AdaptationRecipe, EbaeEbarRecipe, Method, QueryLikelihoodRecipe
-from llm_retriever.prompts import opening_ids, plain_ids
+from llm_retriever.prompts import opening_ids, plain_ids, prefix_ids
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
         return {"passage_length": recipe.passage_length, "embedding tokens": embedding, "query": recipe.query_length}
     if isinstance(recipe, EbaeEbarRecipe):
         opening = len(opening_ids(tokenizer))
-        prefix, *suffixes = plain_ids(tokenizer, [method.passage.prefix, method.passage.suffix, method.query.suffix])
+        prefix = prefix_ids(tokenizer, method.passage)
+        suffixes = plain_ids(tokenizer, [method.passage.suffix, method.query.suffix])
         tokens = (len(wording.embedding_tokens) for wording in (method.passage, method.query))
         prompts = [len(suffix) + more for suffix, more in zip(suffixes, tokens, strict=True)]
         return {"passage_length": recipe.passage_length, "head": opening + len(prefix), "prompt": max(prompts)}

@@ -1,7 +1,7 @@
 """LLM-QL stage one: the model learns to generate the training query from its passage, through the embedding token alone.
 
-One row is the document part (prompt and partly hidden passage), the embedding tokens [E], and the query part (query and
-end-of-sequence), each tokenised as a piece of its own. The loss is the query's negative log-likelihood.
+One row is the document part (prompt and partly hidden passage, one string), the embedding tokens [E], and the query part (query
+and end-of-sequence, another string). The loss is the query's negative log-likelihood.
 
 Source: Zhang et al. (LLM-QL), Eq. 6 (attention block) and Eq. 8 (loss).
 """
@@ -47,7 +47,7 @@ class Pair(NamedTuple):
 
 
 class PairDataset:
-    """The training set as one example for every query and positive of it.
+    """The training set as one example for every query and positive of it, or for every query with a positive drawn anew.
 
     What is hidden follows from (seed, query id, passage id, epoch): every epoch hides something else, and a resumed run
     hides what the uninterrupted one would have hidden. Lines are read when they are needed: memory is 16 bytes a pair.
@@ -55,15 +55,17 @@ class PairDataset:
     Args:
         directory: A training set whose lines have been checked.
         seed: Of the draws.
+        one_positive: Whether a query is one example an epoch.
     """
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, one_positive: bool = False) -> None:
+        self.one_positive = one_positive
         self.path, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, seed, 0
         self._starts, self._sizes, self._positives = array("Q"), array("I"), array("I")
         start = 0
         with self.path.open("rb") as lines:
             for line in lines:
-                for number in range(len(json.loads(line)["positives"])):
+                for number in range(1 if one_positive else len(json.loads(line)["positives"])):
                     self._starts.append(start)
                     self._sizes.append(len(line))
                     self._positives.append(number)
@@ -79,7 +81,10 @@ class PairDataset:
     def __getitem__(self, item: int) -> Pair:
         with self.path.open("rb") as file:
             row = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))
-        passage = row["positives"][self._positives[item]]["id"]
+        positive = row["positives"][self._positives[item]]
+        if self.one_positive:
+            positive = random.Random(f"{self.seed} {row['query_id']} {self.epoch}").choice(row["positives"])  # noqa: S311
+        passage = positive["id"]
         return Pair(row["query"], passage, f"{self.seed} {row['query_id']} {passage} {self.epoch}")
 
 
@@ -141,12 +146,17 @@ class PairCollator:
         passages = [self.lookup[pair.passage] for pair in pairs]
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         draws = [random.Random(pair.draw) for pair in pairs]  # noqa: S311
+        ratio = self.recipe.corruption_ratio
         by_word = [self.recipe.corruption_unit == "word" and not self._has_no_words(text) for text in texts]
-        parts: list[list[tuple[str, random.Random]]] = [[], []]
-        for text, draw, words in zip(texts, draws, by_word, strict=True):
-            parts[words].append((text, draw))
-        found = [iter(self._hidden(part, bool(words))) for words, part in enumerate(parts)]
-        return [next(found[words]) for words in by_word]
+        rows = self.documents.batch(
+            [
+                corrupt_words(text, ratio, draw) if words else text
+                for text, draw, words in zip(texts, draws, by_word, strict=True)
+            ]
+        )
+        return [
+            row if words else self._hidden(row, draw) for row, draw, words in zip(rows, draws, by_word, strict=True)
+        ]
 
     def _has_no_words(self, text: str) -> bool:
         """Whether a text is of a script that writes no spaces, of which a word would be all or nothing; says so once."""
@@ -156,14 +166,11 @@ class PairCollator:
             logger.warning("texts without spaces between words are hidden token by token")
         return found
 
-    def _hidden(self, texts: Sequence[tuple[str, random.Random]], by_word: bool) -> list[list[int]]:
-        """Ids of document parts, hidden word by word or token by token."""
-        ratio = self.recipe.corruption_ratio
-        if by_word:
-            return self.documents.batch([corrupt_words(text, ratio, draw) for text, draw in texts])
-        bodies = self.documents.body_ids([text.strip() for text, _ in texts])
-        hidden = [corrupt_tokens(ids, ratio, d, self.hidden) for ids, (_, d) in zip(bodies, texts, strict=True)]
-        return self.documents.around(hidden)
+    def _hidden(self, row: list[int], draw: random.Random) -> list[int]:
+        """A document part with tokens of its passage hidden, and none of its prompt."""
+        first, behind = self.documents.body_span(row)
+        body = corrupt_tokens(row[first:behind], self.recipe.corruption_ratio, draw, self.hidden)
+        return [*row[:first], *body, *row[behind:]]
 
     def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
         """Ids of query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""
@@ -199,7 +206,7 @@ def objective(task: Task) -> Objective:
     lookup = Collection.open(task.collection).lookup()
     tokens = task.method.passage.embedding_tokens
     collate = PairCollator(recipe, tokens, task.tokenizer, lookup)
-    dataset = PairDataset(task.training_set, task.seed)
+    dataset = PairDataset(task.training_set, task.seed, recipe.positives == "one")
     return Objective(dataset, collate, QueryLikelihoodLoss(recipe.attention_block))
 
 

@@ -35,11 +35,12 @@ def added_tokens(method: Method | RetrieverCard, backbone: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def extended(backbone: Path, tokens: Sequence[str]) -> Iterator[Path]:
+def extended(backbone: Path, tokens: Sequence[str], *, random: bool = False) -> Iterator[Path]:
     """Yields a backbone that has `tokens`: the directory itself, or a temporary copy where any are to be added.
 
     Their embeddings start at the mean of all others: every start predicts the same, and training tells them apart by
-    their positions. The copy is deterministic, so that a resumed training finds the same one.
+    their positions. Where they are to be `random`, they start as those of an untrained model. The copy is deterministic, so
+    that a resumed training finds the same one.
     """
     if not tokens:
         yield backbone
@@ -53,16 +54,21 @@ def extended(backbone: Path, tokens: Sequence[str]) -> Iterator[Path]:
             model = AutoModelForCausalLM.from_pretrained(backbone, dtype=dtype, use_safetensors=True)
             if len(tokenizer) > model.config.get_text_config().vocab_size:
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            _start_at_mean(model, [tokenizer.get_vocab()[token] for token in tokens])
+            _start(model, [tokenizer.get_vocab()[token] for token in tokens], random)
             model.save_pretrained(directory, max_shard_size=SHARD_BYTES)
         tokenizer.save_pretrained(directory)
         yield directory
 
 
 @torch.no_grad()
-def _start_at_mean(model: Any, ids: Sequence[int]) -> None:
+def _start(model: Any, ids: Sequence[int], random: bool) -> None:
+    draw, deviation = (
+        torch.Generator().manual_seed(0),
+        getattr(model.config.get_text_config(), "initializer_range", 0.02),
+    )
     matrices = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     for weight in matrices.values():
         others = torch.ones(len(weight), dtype=torch.bool)
         others[list(ids)] = False
-        weight[list(ids)] = weight[others].float().mean(dim=0).to(weight.dtype)
+        drawn = torch.randn(len(ids), weight.shape[1], generator=draw) * deviation
+        weight[list(ids)] = (drawn if random else weight[others].float().mean(dim=0)).to(weight.dtype)

@@ -158,11 +158,11 @@ _LLM2VEC_SOURCE = "arXiv 2404.05961; McGill-NLP/llm2vec, llm2vec/llm2vec.py"
 
 
 def _llm2vec(before: str, after: str) -> Method:
-    """Pieces, because the instruction is kept out of the mean; the seams are where SentencePiece has a space anyway."""
+    """The instruction is kept out of the mean."""
     return replace(
         method("llm2vec", "released"),
-        query=Wording(f"{before}{_LLM2VEC_QUERY}", after, "pieces", ()),
-        passage=Wording(before.strip(), after, "pieces", ()),
+        query=Wording(f"{before}{_LLM2VEC_QUERY} ", after, "whole", ()),
+        passage=Wording(before, after, "whole", ()),
     )
 
 
@@ -197,7 +197,7 @@ _LLMS = (
                 "0ae69bdd5816105778b971c3138e8f8a18eaa3ae",
             ),
         ),
-        _llm2vec("[INST] ", "[/INST]"),
+        _llm2vec("[INST] ", " [/INST]"),
     ),
     Row(
         "llm2vec-sheared-llama",

@@ -47,7 +47,8 @@ _PIECES = """\
     body = plain(text)[: card[f"{side}_length"] - len(head + tail)]  # cut the text alone, never what is around it
     row = head + body + tail"""
 _TWICE = """\
-    head, tail = opening + plain(wording["prefix"]), plain(wording["suffix"]) + closing
+    pieces = [wording["prefix"]] if isinstance(wording["prefix"], str) else wording["prefix"]
+    head, tail = opening + sum(map(plain, pieces), []), plain(wording["suffix"]) + closing
     between = plain(wording["between"])
     body = plain(text)[: (card[f"{side}_length"] - len(head + between + tail)) // 2]  # both copies are cut alike
     row = head + body + between + body + tail"""
@@ -55,6 +56,7 @@ _COUNTS = {
     "last": "1  # the vector is the last token's",
     "embedding": "len(closing)  # the vector is the mean over the embedding tokens",
     "text": "max(1, len(body + tail))  # the vector is the mean over the text and what follows it",
+    "text in whole": 'max(1, len(row) - len(opening + plain(wording["prefix"].rstrip())))  # all but the prompt before the text',
 }
 
 
@@ -92,8 +94,9 @@ def _ids_of(wording: Wording) -> str:
 
 def _read_out(card: RetrieverCard) -> str:
     vector = "torch.nn.functional.normalize(vector, dim=0)" if card.normalise else "vector"
+    counted = f"{card.pooling} in whole" if card.pooling == "text" and card.query.tokenise == "whole" else card.pooling
     return f"""\
-    count = {_COUNTS[card.pooling]}
+    count = {_COUNTS[counted]}
     with torch.inference_mode():
         hidden = model(input_ids=torch.tensor([row])).last_hidden_state[0]
     vector = hidden[-count:].float().mean(dim=0)

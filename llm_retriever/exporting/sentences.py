@@ -28,9 +28,9 @@ VERSION = "6.2"
 """The first release known to take lengths of queries and of documents; older ones have one length for both."""
 NOTHING = "\ufeff"
 """A prompt of no tokens. Without any prompt, sentence-transformers takes the beginning-of-sequence token into a mean."""
-_WAYS = ("together", "apart", "apart and spaced")
-"""How a tokenizer may treat prompt and text, to be tried in turn; the latter two give `tokenise: pieces`, the last one where
-a SentencePiece tokenizer begins only the string, and not every piece, with a space."""
+_WAYS = ("together", "together and spaced", "apart", "apart and spaced")
+"""How a tokenizer may treat prompt and text, to be tried in turn; the latter two give `tokenise: pieces`. Where a SentencePiece
+tokenizer begins only the string, and not every piece, with a space, it has to be told to: `spaced`."""
 
 
 def refuse_inexpressible(card: RetrieverCard) -> None:
@@ -61,7 +61,7 @@ def worded(source: Source) -> tuple[PreTrainedTokenizerFast, dict[Side, str]]:
     """
     prompts = {side: _prompt(source.retriever, side) for side in SIDES}
     pieces = "pieces" in (source.retriever.card.query.tokenise, source.retriever.card.passage.tokenise)
-    *others, last = _WAYS if pieces else _WAYS[:1]
+    *others, last = _WAYS if pieces else _WAYS[:2]
     for way in others:
         with contextlib.suppress(InputError):
             return _checked(source, prompts, way), prompts
@@ -69,7 +69,7 @@ def worded(source: Source) -> tuple[PreTrainedTokenizerFast, dict[Side, str]]:
 
 
 def _prompt(retriever: Retriever, side: Side) -> str:
-    prefix: str = getattr(retriever.card, side).prefix
+    prefix = "".join(getattr(retriever.card, side).prefix_pieces)
     counted = retriever.card.pooling == "text" and retriever.prompt(side).opening
     return prefix or (NOTHING if counted else "")
 
@@ -90,8 +90,12 @@ def _tokenizer(retriever: Retriever, prompts: dict[Side, str], way: str) -> PreT
     backend.no_truncation()
     backend.no_padding()
     prefixes = [prompt for prompt in prompts.values() if prompt not in ("", NOTHING)]
-    if way != "together" and prefixes:
-        _isolate(backend, prefixes, spaced=way == "apart and spaced")
+    if way != "together":
+        _isolate(backend, prefixes if way.startswith("apart") else [], spaced=way.endswith("spaced"))
+    if card.pooling == "text" and card.query.tokenise == "whole":
+        # How long a prompt is, is counted on the prompt alone, whose last space is the text's.
+        ended = normalizers.Replace(Regex(r"\s+\z"), "")
+        backend.normalizer = normalizers.Sequence([ended, *([backend.normalizer] if backend.normalizer else [])])
     if NOTHING in prompts.values():
         removed = normalizers.Replace(Regex(rf"\A{NOTHING}"), "")
         kept = [backend.normalizer] if backend.normalizer is not None else []
@@ -112,12 +116,12 @@ def _tokenizer(retriever: Retriever, prompts: dict[Side, str], way: str) -> PreT
 
 
 def _isolate(backend: Tokenizer, prefixes: list[str], *, spaced: bool) -> None:
-    """Makes the tokenizer treat a prompt as a piece of its own, and begin the next one with ▁ where `spaced`."""
+    """Makes the tokenizer treat some prompts as pieces of their own, and begin every piece with ▁ where `spaced`."""
     if backend.normalizer is not None:
         prefixes = [backend.normalizer.normalize_str(prefix) for prefix in prefixes]
     longest_first = sorted(set(prefixes), key=len, reverse=True)
     pattern = Regex(rf"\A(?:{'|'.join(map(re.escape, longest_first))})")
-    steps: list[Any] = [pre_tokenizers.Split(pattern, "isolated")]
+    steps: list[Any] = [pre_tokenizers.Split(pattern, "isolated")] if prefixes else []
     steps += [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
     steps += [pre_tokenizers.Metaspace(prepend_scheme="always", split=False)] if spaced else []
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
@@ -126,7 +130,7 @@ def _isolate(backend: Tokenizer, prefixes: list[str], *, spaced: bool) -> None:
 def tail_ids(retriever: Retriever) -> list[int]:
     """Ids of what follows a text: its suffix, as it is tokenised after a text, and the embedding tokens."""
     wording, tokenizer = retriever.card.passage, retriever.tokenizer
-    before = wording.prefix + "river" if wording.tokenise == "whole" else ""
+    before = "".join(wording.prefix_pieces) + "river" if wording.tokenise == "whole" else ""
     head, whole = plain_ids(tokenizer, [before, before + wording.suffix])
     return [*whole[len(head) :], *retriever.prompt("passage").closing]
 

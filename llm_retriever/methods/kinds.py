@@ -26,7 +26,7 @@ class Wording:
     """How a text is put into a prompt.
 
     Attributes:
-        prefix: What stands before the text, spaces included.
+        prefix: What stands before the text, spaces included; several strings are tokenised each for itself (Echo).
         suffix: What stands after the text and before the embedding tokens.
         tokenise: `whole` = the string at once; `pieces` = prefix, text and suffix each for itself, ids concatenated. The
             two give different ids under SentencePiece tokenizers, which start every piece with a space.
@@ -36,7 +36,7 @@ class Wording:
             always tokenised as pieces.
     """
 
-    prefix: str
+    prefix: str | tuple[str, ...]
     suffix: str
     tokenise: Tokenisation = "whole"
     embedding_tokens: tuple[str, ...] = ("eos",)
@@ -45,6 +45,13 @@ class Wording:
     def __post_init__(self) -> None:
         if self.between is not None and self.tokenise != "pieces":
             raise ValueError("two copies of a text are tokenised as pieces, or they could not be cut alike")
+        if not isinstance(self.prefix, str) and self.tokenise != "pieces":
+            raise ValueError("a prefix of several pieces goes with a text that is tokenised for itself")
+
+    @property
+    def prefix_pieces(self) -> tuple[str, ...]:
+        """What stands before the text, as it is tokenised."""
+        return (self.prefix,) if isinstance(self.prefix, str) else self.prefix
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,9 @@ class Schedule:
         micro_batch_size: Queries that one process holds at once; in contrastive tuning it bounds the in-batch negatives.
         learning_rate: Peak of the linear schedule (AdamW).
         warmup: Share of all updates if below 1, else a number of updates.
+        warmup_shape: How the rate rises: `linear`, or `logarithmic`, `log(u + 1) / log(warmup)` in update u counted from 0, as
+            under DeepSpeed's `WarmupDecayLR`.
+        decay_epochs: Epochs that the decay is planned over, though `max_steps` ends the training before; 0 = it ends with it.
         weight_decay: Of AdamW.
         gradient_checkpointing: Recompute activations in the backward pass.
     """
@@ -78,6 +88,8 @@ class Schedule:
     learning_rate: float
     warmup: float
     max_steps: int = -1
+    warmup_shape: Literal["linear", "logarithmic"] = "linear"
+    decay_epochs: float = 0.0
     weight_decay: float = 0.0
     gradient_checkpointing: bool = True
 
@@ -87,11 +99,12 @@ class QueryLikelihoodRecipe:
     """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
 
     Attributes:
-        document: Wording of the passage in front of [E]; always tokenised as a piece of its own. [E] itself is that of
-            the retrieval method that the model will be tuned for.
+        document: Wording of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
+            method that the model will be tuned for.
         corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
         corruption_unit: `word` (split on white space) or `token`.
         attention_block: Whether query tokens see the passage only through [E] (Eq. 6).
+        positives: `all` = each query and positive is an example of every epoch; `one` = each query, with a positive drawn anew.
         loss_on: `query` = the query and its closing end-of-sequence token (Eq. 8); `all` = every token but pads.
         tune: `full` or `lora`.
         query_length: Tokens of the query part, its end-of-sequence token included.
@@ -102,6 +115,7 @@ class QueryLikelihoodRecipe:
     corruption_ratio: float
     corruption_unit: Literal["word", "token"]
     attention_block: bool
+    positives: Literal["all", "one"]
     loss_on: Literal["query", "all"]
     tune: Weights
     query_length: int
@@ -123,7 +137,9 @@ class EbaeEbarRecipe:
         ar_weight: Weight of the ordinary next-token loss on the text itself; 0 = left out.
         bag_weight: Weight of the sum of the two bag-of-words losses.
         clean_targets: Whether stop words and punctuation are left out of the targets.
-        passage_length: Tokens of the text, prompt not included; the targets are cut at the same place.
+        passage_length: Tokens of the text, prompt not included.
+        target_length: Tokens of a cleaned target, whatever the text is cut to; 0 = it is cut where the text is.
+        new_tokens: Embeddings that added tokens start with: the mean of all others, or random ones as of an untrained model.
     """
 
     loss: Literal["paper", "released"]
@@ -132,6 +148,8 @@ class EbaeEbarRecipe:
     clean_targets: bool
     tune: Weights
     passage_length: int
+    target_length: int
+    new_tokens: Literal["mean", "random"]
     schedule: Schedule
     lora: Lora
 
@@ -250,7 +268,7 @@ def overridden(row: Row, settings: Any) -> Row:
     """
     changes: dict[str, Any] = {}
     if isinstance(row, Schedule) and not is_unset(getattr(settings, "epochs", -1)):
-        changes["max_steps"] = -1
+        changes |= {"max_steps": -1, "decay_epochs": 0.0}
     for field in dataclasses.fields(row):  # type: ignore[arg-type]
         current = getattr(row, field.name)
         wanted = getattr(settings, f"lora_{field.name}" if isinstance(row, Lora) else field.name, -1)

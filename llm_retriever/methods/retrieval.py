@@ -29,6 +29,7 @@ _SHARED = ContrastiveRecipe(
     schedule=Schedule(epochs=1, batch_size=128, micro_batch_size=4, learning_rate=1e-4, warmup=100),
     lora=Lora(),
 )
+_AS_DEEPSPEED = replace(_SHARED.schedule, warmup_shape="logarithmic")
 
 _LLM_QL = Method(
     name="llm-ql",
@@ -42,6 +43,7 @@ _LLM_QL = Method(
     passage_length=200,
     tuning=_SHARED,
 )
+_LLM_QL_RELEASED = replace(_LLM_QL, tuning=replace(_SHARED, schedule=_AS_DEEPSPEED))
 _LLM_QL_PAPER = replace(
     _LLM_QL,
     query=Wording(
@@ -67,7 +69,7 @@ _LLAMA2VEC_RELEASED = replace(
     passage_length=160,
     tuning=replace(
         _SHARED,
-        schedule=replace(_SHARED.schedule, learning_rate=3e-4, warmup=0.1),
+        schedule=replace(_AS_DEEPSPEED, batch_size=8, micro_batch_size=8, learning_rate=3e-4, warmup=0.1),
         lora=Lora(rank=64, alpha=16, dropout=0.1),
     ),
 )
@@ -91,8 +93,8 @@ _LLM2VEC = Method(
 )
 _LLM2VEC_PAPER = replace(
     _LLM2VEC,
-    query=Wording(_LLM2VEC_QUERY, "", "pieces", ()),
-    passage=Wording("", "", "pieces", ()),
+    query=Wording(_LLM2VEC_QUERY, "", "whole", ()),
+    passage=Wording("", "", "whole", ()),
     query_length=512,
     passage_length=512,
     pooling="text",
@@ -106,6 +108,10 @@ _LLM2VEC_PAPER = replace(
         lora=Lora(rank=16, alpha=32, dropout=0.05),
         sources="homogeneous",
     ),
+)
+_LLM2VEC_RELEASED = replace(
+    _LLM2VEC_PAPER,
+    tuning=replace(_LLM2VEC_PAPER.tuning, schedule=replace(_LLM2VEC_PAPER.tuning.schedule, decay_epochs=3)),
 )
 
 _REPLLAMA = Method(
@@ -139,14 +145,14 @@ _ECHO = Method(
 _ECHO_RELEASED = replace(
     _ECHO,
     query=Wording(
-        "Instruct:Given a web search query, retrieve relevant passages that answer the query,\nQuery:",
+        ("Instruct:", "Given a web search query, retrieve relevant passages that answer the query,", "\nQuery:"),
         "",
         "pieces",
         between="\nQuery again:",
     ),
     passage=Wording("Document:", "", "pieces", between="\nDocument again:"),
-    query_length=640,
-    passage_length=640,
+    query_length=629,  # 300 tokens a copy, as Llama-2 tokenises the prompts
+    passage_length=609,
 )
 
 _SUMMARIZE = Method(
@@ -162,6 +168,8 @@ _SUMMARIZE_PAPER = replace(
     _SUMMARIZE,
     query=Wording('This sentence : "', '" means in one word:"', "whole", ()),
     passage=Wording('This sentence : "', '" means in one word:"', "whole", ()),
+    query_length=43,  # 32 of the text, as Llama tokenises the prompt
+    passage_length=43,
     tuning=ContrastiveRecipe(
         passages_per_query=2,
         temperature=0.05,
@@ -182,18 +190,23 @@ def _recipes(default: Method, paper: Method, released: Method) -> dict[str, Meth
 
 
 METHODS: dict[str, dict[str, Method]] = {
-    "llm-ql": _recipes(_LLM_QL, _LLM_QL_PAPER, _LLM_QL),
+    "llm-ql": _recipes(_LLM_QL, _LLM_QL_PAPER, _LLM_QL_RELEASED),
     "llama2vec": _recipes(_LLAMA2VEC, _LLAMA2VEC_PAPER, _LLAMA2VEC_RELEASED),
-    "llm2vec": _recipes(_LLM2VEC, _LLM2VEC_PAPER, _LLM2VEC_PAPER),
+    "llm2vec": _recipes(_LLM2VEC, _LLM2VEC_PAPER, _LLM2VEC_RELEASED),
     "repllama": _recipes(
         _REPLLAMA,
-        replace(_REPLLAMA, tuning=replace(_SHARED, lora=Lora(targets=_WITHOUT_K))),
+        replace(
+            _REPLLAMA,
+            query_length=31,  # v1 leaves one of its 32 and 196 tokens unused
+            passage_length=195,
+            tuning=replace(_SHARED, schedule=replace(_AS_DEEPSPEED, micro_batch_size=8), lora=Lora(targets=_WITHOUT_K)),
+        ),
         replace(
             _REPLLAMA,
             query=Wording("Query: ", ""),
             passage=Wording("Passage: ", ""),
             passage_length=156,
-            tuning=replace(_SHARED, schedule=replace(_SHARED.schedule, warmup=0.1), lora=Lora(rank=16)),
+            tuning=replace(_SHARED, schedule=replace(_AS_DEEPSPEED, warmup=0.1), lora=Lora(rank=16)),
         ),
     ),
     "echo": _recipes(_ECHO, replace(_ECHO_RELEASED, pooling="text"), _ECHO_RELEASED),

@@ -152,6 +152,10 @@ class AdaptationSettings(TrainingSettings):
     corruption_unit: Annotated[
         Literal["", "word", "token"], Field(description="ql: hide whole words or single tokens; empty = the recipe's.")
     ] = ""
+    masking: Annotated[
+        Literal["", "bert", "all"],
+        Field(description="mntp: BERT's 80/10/10, or all masked; empty = the recipe's."),
+    ] = ""
     attention_block: Annotated[
         Switch, Field(description="ql: query tokens see the passage only through [E]: on, off, empty = the recipe's.")
     ] = ""

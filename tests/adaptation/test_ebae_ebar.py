@@ -281,9 +281,19 @@ def test_uncleaned_targets_are_all_tokens_as_often_as_they_come(tokenizer):
     assert [t for t in batch["next_targets"][0].tolist() if t >= 0] == plain(tokenizer, "the old old")
 
 
+def test_released_targets_have_a_length_of_their_own(tokenizer):
+    text = "The river in the north is old, and the glacier and the harbour and the bridge are older"
+    wanted = plain(tokenizer, "river north old glacier harbour bridge older")
+    for length in (3, 40):
+        recipe = replace(RELEASED, passage_length=8, target_length=length)
+        batch = collator(tokenizer, recipe)([TextPair(text, text)])
+        expected = list(dict.fromkeys(wanted[:length]))
+        assert [batch[f"{branch}_targets"][0].tolist() for branch in ("self", "next")] == [expected, expected]
+
+
 def test_targets_are_cut_where_the_text_is(tokenizer):
     text = "glacier harbour " * 4 + "violin " * 30
-    recipe = replace(RELEASED, passage_length=8)
+    recipe = replace(RELEASED, passage_length=8, target_length=0)
     ids = plain(tokenizer, text)[:8]
     batch = collator(tokenizer, recipe)([TextPair(text, text)])
     cut = list(dict.fromkeys(plain(tokenizer, tokenizer.decode(ids).strip())))
@@ -313,6 +323,18 @@ def test_a_random_model_starts_at_the_entropy_of_its_vocabulary(tokenizer, direc
     with torch.no_grad():
         value = EbaeEbarLoss(PAPER)(llm, collator(tokenizer, PAPER)(PAIRS))
     assert value.item() == pytest.approx(2 * math.log(len(tokenizer)), abs=0.3)
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_new_tokens_start_alike_at_the_mean_or_apart_at_random(backbone_directory: Path, random: bool):
+    starts = []
+    for _ in range(2):
+        with extended(backbone_directory, NEW_TOKENS, random=random) as directory:
+            ids = new_token_ids(AutoTokenizer.from_pretrained(directory), METHOD)
+            starts.append(AutoModelForCausalLM.from_pretrained(directory).get_input_embeddings().weight[ids].detach())
+    assert torch.equal(*starts)
+    assert bool((starts[0] == starts[0][0]).all()) != random
+    assert not random or starts[0].std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_a_backbone_without_the_new_tokens_is_refused(backbone_directory: Path):

@@ -26,6 +26,7 @@ from llm_retriever.adaptation.query_likelihood import (
 from llm_retriever.collection import Passage
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QUERY_LIKELIHOOD, QueryLikelihoodRecipe
+from tests import released
 
 DEFAULT = replace(QUERY_LIKELIHOOD["default"], passage_length=90, query_length=24)
 CLEAN = replace(DEFAULT, corruption_ratio=0.0)
@@ -82,9 +83,10 @@ def test_a_row_is_prompt_passage_suffix_embedding_token_query_end(tokenizer):
     row = real_rows(collator(tokenizer)([PAIRS[0]]))[0]
     expected = [
         tokenizer.bos_token_id,
-        *plain(tokenizer, "Instruct: Given a retrieved passage, summarize the passage.\nPassage: "),
-        *plain(tokenizer, "River is old"),
-        *plain(tokenizer, "\nSummarization:"),
+        *plain(
+            tokenizer,
+            "Instruct: Given a retrieved passage, summarize the passage.\nPassage:  River is old\nSummarization:",
+        ),
         tokenizer.eos_token_id,
         *plain(tokenizer, "which river is old"),
         tokenizer.eos_token_id,
@@ -310,12 +312,20 @@ def test_the_same_draw_hides_the_same_and_another_draw_something_else(tokenizer,
 def test_corruption_never_touches_prompt_or_query(tokenizer, unit: str):
     recipe = replace(DEFAULT, corruption_ratio=1.0, corruption_unit=unit)
     row = real_rows(collator(tokenizer, recipe)([PAIRS[0]]))[0]
-    head = [tokenizer.bos_token_id, *plain(tokenizer, recipe.document.prefix)]
+    head = [tokenizer.bos_token_id, *plain(tokenizer, recipe.document.prefix.rstrip())]
     tail = [*plain(tokenizer, recipe.document.suffix), 2, *plain(tokenizer, "which river is old"), 2]
     assert row[: len(head)] == head
     assert row[-len(tail) :] == tail
     hidden = tokenizer.decode(row[len(head) : -len(tail)])
     assert set(hidden.replace(" ", "")) == {"_"}
+
+
+@pytest.mark.parametrize("kind", released.TOKENIZERS)
+def test_a_row_has_the_ids_that_the_released_code_gives(kind: str):
+    lookup = {"p": Passage("p", released.TITLE, released.TEXT)}
+    recipe = replace(QUERY_LIKELIHOOD["released"], corruption_ratio=0.0, passage_length=400)
+    batch = PairCollator(recipe, EOS, released.TOKENIZERS[kind](), lookup)([Pair(released.QUERY, "p", "")])
+    assert batch["input_ids"][0].tolist() == released.IDS[kind]["ql"]["ids"]
 
 
 def write_lines(directory: Path, lines: list[str]) -> Path:
@@ -330,6 +340,23 @@ def test_one_example_for_every_query_and_positive(tmp_path: Path):
     ]
     dataset = PairDataset(write_lines(tmp_path, lines), seed=17)
     assert [dataset[i][:2] for i in range(len(dataset))] == [("größe", "a"), ("größe", "b"), ("two", "c")]
+
+
+def test_with_one_positive_a_query_is_one_example_whose_positive_changes_with_the_epochs(tmp_path: Path):
+    lines = [
+        f'{{"query_id": "{i}", "query": "q", "positives": [{{"id": "a"}}, {{"id": "b"}}], "negatives": []}}\n'
+        for i in range(8)
+    ]
+    dataset, resumed = (PairDataset(write_lines(tmp_path, lines), 17, one_positive=True) for _ in range(2))
+    epochs = []
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        epochs.append([dataset[i].passage for i in range(len(dataset))])
+    resumed.set_epoch(3)
+    assert [resumed[i].passage for i in range(len(resumed))] == epochs[-1]
+    assert {len(passages) for passages in epochs} == {8}
+    assert len({tuple(passages) for passages in epochs}) == 4
+    assert {passage for passages in epochs for passage in passages} == {"a", "b"}
 
 
 def test_every_epoch_hides_something_else_and_a_resumed_one_the_same(tmp_path: Path):

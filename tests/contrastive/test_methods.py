@@ -97,7 +97,7 @@ def model(backbone: Path) -> Any:
 
 def prompt_tokens(tokenizer: Any, wording: Wording) -> int:
     """Tokens of the prompt alone."""
-    pieces = plain_ids(tokenizer, [wording.prefix, wording.suffix, wording.between or ""])
+    pieces = plain_ids(tokenizer, [*wording.prefix_pieces, wording.suffix, wording.between or ""])
     return 1 + sum(map(len, pieces)) + len(wording.embedding_tokens)
 
 
@@ -151,7 +151,8 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_the_padding(row, model, to
 @each_row
 def test_a_vector_is_the_mean_of_the_states_that_the_method_names(row, model, tokenizer):
     retriever, wording, text = retriever_of(row, model, tokenizer), row.query, TEXTS[3]
-    ids, body = retriever.tokenise_queries([text])[0], plain_ids(tokenizer, [text])[0]
+    seam = " " if wording.tokenise == "whole" else ""  # the last one of the prompt is the first word's
+    ids, body = retriever.tokenise_queries([text])[0], plain_ids(tokenizer, [seam + text])[0]
     closing = symbol_ids(tokenizer, wording.embedding_tokens)
     following = [*plain_ids(tokenizer, [wording.suffix])[0], *closing]
     expected = {"last": ids[-1:], "embedding": closing, "text": [*body, *following]}[row.pooling]
@@ -187,7 +188,7 @@ def test_prompt_and_embedding_tokens_survive_any_length(wording, tokenizer):
             inside = ids[1 : len(ids) - len(closing)]
             assert [*inside, *closing] == ids[1:]
             worded = tokenizer.decode(inside)
-            assert worded.startswith(wording.prefix.rstrip())
+            assert worded.startswith("".join(wording.prefix_pieces).rstrip())
             assert worded.endswith(wording.suffix)
             assert (wording.between or "") in worded
 

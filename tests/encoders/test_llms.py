@@ -125,11 +125,11 @@ def test_echo_reads_the_second_copy(mistral: Path, name: str) -> None:
     model = transformers.AutoModel.from_pretrained(mistral).eval()
     text = title_text(PASSAGES[1])
     for pieces, found in (
-        ((f"Instruct:{TASK},\nQuery:", "\nQuery again:", QUERIES[0]), encoder.encode_queries(QUERIES[:1])[0]),
-        (("Document:", "\nDocument again:", text), encoder.encode_passages(PASSAGES[1:2])[0]),
+        ((("Instruct:", f"{TASK},", "\nQuery:"), "\nQuery again:", QUERIES[0]), encoder.encode_queries(QUERIES[:1])[0]),
+        ((("Document:",), "\nDocument again:", text), encoder.encode_passages(PASSAGES[1:2])[0]),
     ):
         start, between, body = pieces
-        row = [1, *ids_of(mistral, start, body, between, body), 2]
+        row = [1, *ids_of(mistral, *start, body, between, body), 2]
         count = 1 if name == "echo" else len(ids_of(mistral, body)) + 1
         expected = torch.nn.functional.normalize(states(model, row)[-count:].mean(dim=0), dim=0)
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

@@ -60,8 +60,11 @@ def layout(tokenizer, query: str, passage: str, embedding: int = 1) -> tuple[int
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     document, found = wording().recipe.document, PASSAGES[passage]
-    before, behind = len(ids(document.prefix)), len(ids(document.suffix))
-    body = min(len(ids(f"{found.title} {found.text}".strip())), 90 - 1 - before - behind)
+    before, behind = len(ids(document.prefix.rstrip())), len(ids(document.suffix))
+    text = f"{found.title} {found.text}".strip()
+    while len(whole := ids(document.prefix + text + document.suffix)) > 90 - 1:
+        text = text[:-1].rstrip()
+    body = len(whole) - before - behind
     return before, behind, body, min(len(ids(query)), 23)
 
 

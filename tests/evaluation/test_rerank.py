@@ -61,9 +61,10 @@ def pieces(tokenizer, query: str, passage: str) -> tuple[list[int], list[int]]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     found, document = PASSAGES[passage], QUERY_LIKELIHOOD["default"].document
-    head, tail = [tokenizer.bos_token_id, *ids(document.prefix)], ids(document.suffix)
-    body = ids(f"{found.title} {found.text}".strip())[: 90 - len(head) - len(tail)]
-    return [*head, *body, *tail, tokenizer.eos_token_id], [*ids(query.strip())[:23], tokenizer.eos_token_id]
+    text = f"{found.title} {found.text}".strip()
+    while len(worded := ids(document.prefix + text + document.suffix)) > 90 - 1:
+        text = text[:-1].rstrip()
+    return [tokenizer.bos_token_id, *worded, tokenizer.eos_token_id], [*ids(query.strip())[:23], tokenizer.eos_token_id]
 
 
 @torch.no_grad()

@@ -38,10 +38,10 @@ WITHOUT_MASK = ("OPTConfig", "BloomConfig", "MambaConfig")
 ROWS = [list(range(10, 30)), [40, 41, 42], list(range(50, 61))]
 
 
-def random_model(name: str) -> Any:
+def random_model(name: str, **changes: int) -> Any:
     """A causal LM whose weights are large enough for attention to matter."""
     torch.manual_seed(0)
-    config = getattr(transformers, name)(**CONFIGURATIONS[name])
+    config = getattr(transformers, name)(**{**CONFIGURATIONS[name], **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in model.parameters():
