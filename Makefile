@@ -7,10 +7,10 @@ ENGINE ?= docker
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run compare test lint compile images sbom audit deploy golden readmes bench clean
+.PHONY: help run compare test test-all lint compile images sbom audit deploy golden readmes bench clean
 
 help:                       ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 run: $(VENV)/installed      ## run the demo on this machine; ARGS="corpus_uri=DIR adapt_method=none" changes parameters
 	$(BIN)/python -m pipelines run-local $(ARGS)
@@ -23,6 +23,9 @@ test: $(VENV)/installed     ## linters and tests; TESTS=tests/mining runs a part
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+
+test-all: $(VENV)/installed  ## make test, with 3,000 damaged inputs for the readers instead of 150
+	LLM_RETRIEVER_FUZZ=3000 $(MAKE) test
 
 lint: $(VENV)/installed     ## linters alone
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
