@@ -75,6 +75,7 @@ def test_the_build_context_holds_no_more_than_is_copied() -> None:
         *requirements.LOCKS,
         "pyproject.toml",
         "README.md",
+        "LICENSE",
         "images/install.sh",
         "images/cpu",
         "images/gpu",
