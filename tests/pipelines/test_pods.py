@@ -288,7 +288,8 @@ def test_every_preset_can_be_a_base(name: str, tmp_path: Path) -> None:
     path.write_text(
         f'base = "{name}"\n[parameters]\nbackbone = "s3://bucket/llama"\n[cluster.backbone]\nmemory = "32Gi"\n'
     )
-    assert presets.load(str(path)) == presets.load(name) | {"backbone": "s3://bucket/llama"}
+    of_another = {key: value for key, value in presets.load(name).items() if not key.startswith("backbone")}
+    assert presets.load(str(path)) == of_another | {"backbone": "s3://bucket/llama"}
     expected = settings_of(name)
     assert settings_of(str(path)) == expected | {"backbone": replace(expected["backbone"], memory="32Gi")}
 
