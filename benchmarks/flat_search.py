@@ -22,7 +22,8 @@ import numpy as np
 from llm_retriever import files
 from llm_retriever.card import Lineage, RetrieverCard
 from llm_retriever.indexing.search import Index
-from llm_retriever.indexing.shards import DTYPES, Manifest, Shard, write_ids
+from llm_retriever.indexing.shards import Manifest, Shard, write_ids
+from llm_retriever.indexing.stored import DTYPES, decoded, encoded
 from llm_retriever.methods import method
 
 CARD = RetrieverCard.of(method("llm-ql"), Lineage("random"), weights="0" * 64)
@@ -42,7 +43,7 @@ def main() -> None:
     vectors, queries = unit(given.passages, given.dimension, 0), unit(given.queries, given.dimension, 1)
     if given.apart:
         vectors = (unit(1, given.dimension, 2) + given.apart * vectors).astype(np.float32)
-    vectors = vectors.astype(DTYPES[given.dtype]).astype(np.float32)
+    vectors = decoded(encoded(vectors, given.dtype))
     flat = faiss.IndexFlatIP(given.dimension)
     flat.add(vectors)
     print(f"{given.passages:,} passages × {given.dimension}, {given.dtype}, {given.queries:,} queries")
@@ -86,7 +87,7 @@ def written(directory: Path, vectors: np.ndarray, dtype: str, shards: int) -> In
     entries = []
     for i, rows in enumerate(np.array_split(np.arange(len(vectors)), shards)):
         file, names = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
-        np.save(file, vectors[rows].astype(DTYPES[dtype]))
+        np.save(file, encoded(vectors[rows], dtype))
         write_ids(names, map(str, rows.tolist()))
         digests = files.sha256_of_file(file), files.sha256_of_file(names)
         norm = float(np.linalg.norm(vectors[rows], axis=1).max())

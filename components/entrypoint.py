@@ -18,7 +18,9 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, NoReturn
+from typing import Annotated, Any, Generic, NoReturn
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from components import supervision
 from components.outputs import check_outputs
@@ -108,8 +110,16 @@ class Step(Generic[SettingsClass]):
             print(f"{self.name}: {error}", file=sys.stderr, flush=True)
             return EXIT_BAD_INPUT
         except KeyboardInterrupt:
-            print(f"{self.name}: interrupted", file=sys.stderr, flush=True)
+            kept = "; the same command goes on from what is complete by now" if self.restarts else ""
+            print(f"{self.name}: interrupted{kept}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
+        except PermissionError as error:
+            if given.debug:
+                traceback.print_exc()
+            mend = f"let user {os.getuid()} read its inputs and write its outputs"
+            told = InputError("permission denied", file=error.filename, mend=mend)
+            print(f"{self.name}: {told}", file=sys.stderr, flush=True)
+            return EXIT_BAD_INPUT
         except Exception as error:
             if not given.debug:
                 print(
@@ -214,6 +224,51 @@ class Step(Generic[SettingsClass]):
         self.run(run)
 
 
+@dataclasses.dataclass
+class _Artifacts:
+    artifacts: list[dict[str, Any]] | None = None
+
+
+@dataclasses.dataclass
+class _Inputs:
+    parameterValues: dict[str, Any] | None = None  # noqa: N815
+    artifacts: dict[str, _Artifacts] | None = None
+
+
+@dataclasses.dataclass
+class _Outputs:
+    outputFile: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]  # noqa: N815
+    artifacts: dict[str, _Artifacts] | None = None
+
+
+@dataclasses.dataclass
+class _Message:
+    """Kubeflow's own names; what is empty it leaves out, or says null."""
+
+    outputs: _Outputs
+    inputs: _Inputs | None = None
+
+
+_MESSAGE = TypeAdapter(_Message)
+
+
+def _first(name: str, value: _Artifacts) -> dict[str, Any]:
+    """The first of an artifact's list, which has one.
+
+    Raises:
+        InputError: It has none, or one without a place.
+    """
+    found = (value.artifacts or [{}])[0]
+    for key in ("uri", "customPath"):
+        if not isinstance(found.get(key, ""), str) or "\0" in found.get(key, ""):
+            raise InputError(f"{key} of the artifact is no text", field=name, mend="give the output of an earlier step")
+    if not found.get("uri"):
+        raise InputError("the artifact is missing", field=name, mend="give the output of an earlier step")
+    if not isinstance(found.get("metadata") or {}, dict):
+        raise InputError("its metadata are no object", field=name, mend="give the output of an earlier step")
+    return found
+
+
 class ExecutorInput:
     """Kubeflow's message to a step, and the answer to it.
 
@@ -227,17 +282,20 @@ class ExecutorInput:
 
     def __init__(self, text: str, outputs: Iterable[str] = ()) -> None:
         try:
-            message = json.loads(text)
-            answers = message["outputs"]
-            self._target = Path(answers["outputFile"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            message = _MESSAGE.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
             raise InputError(
-                f"not an executor input ({error})", field="--executor-input", mend="leave it to Kubeflow"
+                f"not an executor input ({where}: {first['msg']})",
+                field="--executor-input",
+                mend="leave it to Kubeflow",
             ) from None
-        given = message.get("inputs", {})
-        self.parameters: dict[str, Any] = given.get("parameterValues", {})
-        self.inputs = {name: local_path(value["artifacts"][0]) for name, value in given.get("artifacts", {}).items()}
-        self._artifacts = {name: value["artifacts"][0] for name, value in answers.get("artifacts", {}).items()}
+        given, answers = message.inputs or _Inputs(), message.outputs
+        self._target = Path(answers.outputFile)
+        self.parameters: dict[str, Any] = given.parameterValues or {}
+        self.inputs = {name: local_path(_first(name, value)) for name, value in (given.artifacts or {}).items()}
+        self._artifacts = {name: _first(name, value) for name, value in (answers.artifacts or {}).items()}
         self.outputs = {name: local_path(artifact) for name, artifact in self._artifacts.items()}
         self.outputs |= {name: self._target.parent / name for name in outputs if name not in self._artifacts}
         for path in (self._target, *self.outputs.values()):
@@ -254,8 +312,8 @@ class ExecutorInput:
 
     def _answer(self, name: str, run: StepRun[Any]) -> dict[str, Any]:
         artifact = self._artifacts[name]
-        kept = {key: artifact[key] for key in ("name", "uri") if key in artifact}
-        metadata = {**artifact.get("metadata", {}), **run.metadata.get(name, {})}
+        kept: dict[str, Any] = {key: artifact[key] for key in ("name", "uri") if key in artifact}
+        metadata: dict[str, Any] = {**(artifact.get("metadata") or {}), **run.metadata.get(name, {})}
         return {**kept, "metadata": {key: value for key, value in metadata.items() if _is_presentable(value)}}
 
 

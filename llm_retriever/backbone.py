@@ -26,6 +26,7 @@ from llm_retriever.models.packages import PACKAGED
 from llm_retriever.progress import Progress
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.store import LocalStore, Store, open_store
+from llm_retriever.uris import BACKBONES, check_scheme
 
 SCRATCH = "scratch:"
 _ON_HUB = re.compile(
@@ -45,6 +46,7 @@ def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) 
     Raises:
         InputError: The source is missing, refuses, or is not a causal LM with a fast tokenizer and safetensors weights.
     """
+    check_scheme(settings.source, BACKBONES, field="source")
     with files.atomic_directory(output, layouts.BACKBONE) as draft:
         lineage = _brought(settings, collection_directory, draft)
         if settings.layers and not lineage.layers:

@@ -17,6 +17,7 @@ from llm_retriever import files
 from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, Wording
+from llm_retriever.methods.kinds import Attention, Pooling
 from llm_retriever.settings import UNSET_NUMBER
 
 CARD_FILE, MODEL_DIRECTORY = "retriever_card.json", "model"
@@ -78,9 +79,9 @@ class RetrieverCard:
     recipe: str
     query: Wording
     passage: Wording
-    pooling: str
-    attention: str
-    padding_side: str
+    pooling: Pooling
+    attention: Attention
+    padding_side: Literal["left", "right"]
     normalise: bool
     title_joiner: str
     query_length: int

@@ -6,6 +6,7 @@ of every file. What has no mark, or does not agree with it, was interrupted and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -237,34 +238,40 @@ def _files(directory: Path) -> list[Path]:
 
 
 class StopRequest:
-    """Whether this training was asked to stop: by SIGTERM, or by a file that the launching process writes.
+    """Whether this training was asked to stop: by SIGTERM or Ctrl-C, or by a file that the launching process writes.
+
+    A second Ctrl-C ends it at once.
 
     Args:
-        file: Path of that file; None = only the signal.
+        file: Path of that file; None = only the signals.
+
+    Attributes:
+        exit_code: 128 + the signal's number, that of SIGTERM where a file asked.
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        self.file, self._signalled = file, False
-        self._before: Any = None
+        self.file, self.exit_code, self._signalled = file, 128 + signal.SIGTERM, False
+        self._before: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
         return self._signalled or (self.file is not None and self.file.exists())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        if number == signal.SIGINT and self._signalled:
+            raise KeyboardInterrupt
+        self._signalled, self.exit_code = True, 128 + number
 
     def __enter__(self) -> StopRequest:
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:
-            self._before = None  # Only the main thread may listen to signals.
+        with contextlib.suppress(ValueError):  # Only the main thread may listen to signals.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class Timer:

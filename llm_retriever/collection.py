@@ -1,8 +1,9 @@
 """The collection: passages, queries and judgments in the layout that every step reads.
 
 `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (BEIR's columns, with header) and
-`collection.json`; where the source knows which passages follow each other, also `articles.jsonl` {_id, passages}. Passages
-are streamed or looked up by id; they are never all in memory.
+`collection.json`. Where there is anything to say: `articles.jsonl` {_id, passages}, which passages follow each other;
+`merged.tsv` (id, id of the kept passage), which passages became one; `teacher_scores.tsv` (query, passage, score), what a
+teacher gives them. Passages are streamed or looked up by id; they are never all in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +31,13 @@ CORPUS_FILE = "corpus.jsonl"
 QUERIES_FILE = "queries.jsonl"
 QRELS_DIRECTORY = "qrels"
 ARTICLES_FILE = "articles.jsonl"
+MERGED_FILE = "merged.tsv"
+TEACHER_FILE = "teacher_scores.tsv"
 MANIFEST_FILE = "collection.json"
 BAD_LINES_FILE = "bad_lines.jsonl"
 QRELS_HEADER = "query-id\tcorpus-id\tscore\n"
 OWN_PASSAGES = "own_passages"
+LEFT_OUT = "left_out"
 RELEVANT = 1
 """Lowest grade of a relevant passage, but for measures with a level of their own."""
 FORMAT = 1
@@ -122,6 +126,24 @@ class Collection:
             with (self.directory / ARTICLES_FILE).open("rb") as lines:
                 for line in lines:
                     yield json.loads(line)["passages"]
+
+    def kept_ids(self, ids: Container[str]) -> dict[str, str]:
+        """By the id of a passage that was merged into another one, the id of that one; of the ids given."""
+        return {one: kept for one, kept in self._table(MERGED_FILE) if one in ids}
+
+    def teacher_scores(self) -> dict[str, dict[str, float]]:
+        """A teacher's score by passage id by query id; {} where the source has none."""
+        found: dict[str, dict[str, float]] = {}
+        for query, passage, score in self._table(TEACHER_FILE):
+            found.setdefault(query, {})[passage] = float(score)
+        return found
+
+    def _table(self, name: str) -> Iterator[list[str]]:
+        """The lines of an optional file of tab-separated columns; the fingerprint vouches for them."""
+        if name in self.manifest["files"]:
+            with (self.directory / name).open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield line.rstrip("\n").split("\t")
 
     def queries(self, split: str) -> dict[str, str]:
         """Text by query id for the queries that a split judges, in the order of the source.

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from llm_retriever import files, layouts
+from llm_retriever import files, layouts, pipes
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
@@ -141,4 +141,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pipes.run(main))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -103,16 +104,35 @@ def read_json(path: str | Path, *, mend: str = "") -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: The file is missing or is not valid JSON; `mend` tells what to do about it.
+        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `mend` tells
+            what to do about it.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("no such file", file=path, mend=mend) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, mend=mend) from None
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         raise InputError(f"not valid JSON ({error})", file=path, line=line, mend=mend) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON, in which all numbers are finite: ValueError for NaN, Infinity and numbers too large for a float."""
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def digest(value: Any) -> str:

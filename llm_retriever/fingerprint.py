@@ -12,6 +12,7 @@ from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.models.gguf_files import SUFFIX
 from llm_retriever.models.packages import PACKAGED
+from llm_retriever.uris import SOURCES, check_scheme
 
 
 def corpus_fingerprint(uri: str) -> str:
@@ -23,6 +24,7 @@ def corpus_fingerprint(uri: str) -> str:
     Raises:
         InputError: The source does not exist, is empty or cannot be listed.
     """
+    check_scheme(uri, SOURCES, field="corpus_uri")
     if uri.startswith("demo:"):
         from llm_retriever.sources.python_docs import versions
 

@@ -156,19 +156,22 @@ def _environment(directory: Path, processes: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _stopping(child: subprocess.Popen[str], stop: Path) -> Iterator[None]:
-    """While inside, SIGTERM asks the training to save and stop; an exception ends it at once."""
+    """While inside, SIGTERM or Ctrl-C asks the training to save and stop; a second Ctrl-C, or an exception, ends it at once."""
 
-    def ask(*_: Any) -> None:
+    def ask(number: int, *_: Any) -> None:
+        if number == signal.SIGINT and stop.exists():
+            raise KeyboardInterrupt
         stop.touch()
 
     stop.unlink(missing_ok=True)
     listens = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, ask) if listens else None
+    asking = (signal.SIGTERM, signal.SIGINT) if listens else ()
+    before = {number: signal.signal(number, ask) for number in asking}
     try:
         yield
     finally:
-        if listens:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 

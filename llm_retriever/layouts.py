@@ -189,12 +189,22 @@ COLLECTION = Layout(
     "a collection",
     "collection.json",
     _has("format", "fingerprint", "splits"),
-    ("corpus.jsonl", "queries.jsonl", "qrels/*.tsv", "articles.jsonl", "bad_lines.jsonl"),
+    (
+        "corpus.jsonl",
+        "queries.jsonl",
+        "qrels/*.tsv",
+        "articles.jsonl",
+        "merged.tsv",
+        "teacher_scores.tsv",
+        "bad_lines.jsonl",
+    ),
 )
 TRAINING_SET = Layout(
     "a training set", "training_set.json", _has("format", "examples", "collection"), ("training_set.jsonl",)
 )
-BM25_RUNS = Layout("runs of BM25", "runs.json", _has("system", "parameters", "collection"), ("**/*.trec",))
+BM25_RUNS = Layout(
+    "runs of BM25", "runs.json", _has("system", "parameters", "collection"), ("**/*.trec", "lucene.json", "lucene/*")
+)
 MINED = Layout(
     "what variants share",
     "collection/collection.json",
@@ -225,12 +235,13 @@ INDEX = Layout(
 )
 ENCODED = Layout("an encoded part", "part.json", _has("part", "parts", "shards"))
 REFRESHED = Layout("a refreshed index", "refreshed.json", _has("production_uri", "version"), folders={"index": INDEX})
+HYBRID = Layout("what hybrid search needs", "hybrid.json", _has("fusion", "bm25", "files"), ("lucene/*",))
 EVALUATION = Layout(
     "an evaluation",
     "evaluation.json",
     _has("format", "splits", "card"),
     ("runs/**/*.trec", "report.html", "summary.md"),
-    {"refreshed": REFRESHED},
+    {"refreshed": REFRESHED, "hybrid": HYBRID},
 )
 COMPARISON = Layout("a comparison", "comparison.json", _has("format", "variants", "splits"))
 EXPORT = Layout(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_retriever.sources.rows import JudgmentRow, PassageRow, Place, QueryRow
+from llm_retriever.sources.rows import JudgmentRow, PassageRow, Place, QueryRow, TeacherRow
 
 CACHE_KIB = 4 * 1024
 SCHEMA = """
@@ -22,6 +22,7 @@ CREATE TABLE content (content BLOB PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE query (number INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT);
 CREATE TABLE judgment (number INTEGER PRIMARY KEY, split TEXT, query TEXT, passage TEXT, grade INTEGER,
                        file INTEGER, line INTEGER);
+CREATE TABLE teacher (number INTEGER PRIMARY KEY, query TEXT, passage TEXT, score REAL, UNIQUE (query, passage));
 CREATE TABLE set_aside (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
 # One row a query and kept passage, in the order in which the source first named them.
@@ -108,6 +109,13 @@ class Ledger:
         self._database.execute(
             "INSERT INTO judgment (split, query, passage, grade, file, line) VALUES (?, ?, ?, ?, ?, ?)",
             (row.split, row.query_id, row.passage_id, row.grade, number, row.place.line),
+        )
+
+    def add_teacher(self, row: TeacherRow) -> None:
+        """Remembers a teacher's score; the first one of a pair counts."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO teacher (query, passage, score) VALUES (?, ?, ?)",
+            (row.query_id, row.passage_id, row.score),
         )
 
     def note_set_aside(self, ids: Iterable[tuple[str, str]]) -> None:
@@ -204,6 +212,26 @@ class Ledger:
     def is_chosen(self, passage_id: str) -> bool:
         """Whether `choose_passages` let a passage stay."""
         return self._one("SELECT 1 FROM chosen WHERE id = ?", passage_id) is not None
+
+    def merged(self) -> Iterator[tuple[str, str]]:
+        """(id, id of the kept passage) of the passages that were merged into another one."""
+        yield from self._rows("SELECT id, keeper FROM passage WHERE id <> keeper ORDER BY id")
+
+    def teacher_scores(self) -> Iterator[tuple[str, str, float]]:
+        """(query id, id of the kept passage, a teacher's score) for the queries that a split judges."""
+        yield from self._rows(
+            """SELECT query, keeper, MAX(score) FROM teacher JOIN passage ON passage.id = teacher.passage
+               WHERE query IN (SELECT query FROM judgment) GROUP BY query, keeper ORDER BY MIN(number)"""
+        )
+
+    def queries_without_relevant(self, split: str) -> int:
+        """How many queries of a split no passage answers."""
+        return int(
+            self._one(
+                "SELECT COUNT(*) FROM (SELECT query FROM judgment WHERE split = ? GROUP BY query HAVING MAX(grade) < 1)",
+                split,
+            )
+        )
 
     def queries_with_own_passage(self) -> int:
         """How many judged queries have the id of a passage."""

@@ -8,21 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import llm_retriever
-from llm_retriever import collection, files, layouts
+from llm_retriever import collection, files, layouts, scripts
 from llm_retriever.articles import ArticleRow, Articles
 from llm_retriever.collection import Passage, same_texts
 from llm_retriever.errors import InputError
 from llm_retriever.ledger import Finding, Ledger
 from llm_retriever.progress import Progress
+from llm_retriever.scripts import has_unspaced
 from llm_retriever.settings import CorpusSettings
 from llm_retriever.sources import Source, opened_source
-from llm_retriever.sources.reading import BadLines
-from llm_retriever.sources.rows import JudgmentRow, PassageRow, QueryRow, Row
+from llm_retriever.sources.reading import BadLines, unread
+from llm_retriever.sources.rows import JudgmentRow, PassageRow, QueryRow, Row, TeacherRow
 
 LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
@@ -68,27 +70,30 @@ def _work(settings: CorpusSettings, source: Source, draft: Path, tolerate_empty:
 
 
 class Lengths:
-    """How many words texts have; memory does not grow with their number."""
+    """How many words texts have, as `scripts.words` counts them; memory does not grow with their number."""
 
     def __init__(self) -> None:
         self._numbers = [0] * (LONGEST_COUNTED + 1)
-        self._words = self._texts = self._longest = 0
+        self._words = self._texts = self._longest = self._unspaced = 0
 
     def add(self, text: str) -> None:
         """Counts a normalised text."""
         words = text.count(" ") + 1
+        if has_unspaced(text):
+            words, self._unspaced = len(scripts.words(text)), self._unspaced + 1
         self._numbers[min(words, LONGEST_COUNTED)] += 1
         self._words += words
         self._texts += 1
         self._longest = max(self._longest, words)
 
     def summary(self) -> dict[str, float]:
-        """Words of a text: mean, median, 95th percentile (at most 4096) and maximum."""
+        """Words of a text: mean, median, 95th percentile (at most 4096) and maximum; how many texts have unspaced ones."""
         return {
             "mean": round(self._words / max(self._texts, 1), 1),
             "median": self._quantile(0.5),
             "p95": self._quantile(0.95),
             "max": self._longest,
+            **({"unspaced": self._unspaced} if self._unspaced else {}),
         }
 
     def _quantile(self, share: float) -> int:
@@ -148,6 +153,8 @@ class Preparation:
                     self._take_query(row)
                 elif isinstance(row, ArticleRow):
                     self.articles.add(row)
+                elif isinstance(row, TeacherRow):
+                    self.ledger.add_teacher(row)
                 else:
                     self._take_judgment(row)
                 if number % UNITS_BETWEEN_REPORTS == 0:
@@ -248,7 +255,7 @@ class Preparation:
             self.ledger.hold_out(self.settings.heldout_queries, self.settings.seed)
 
     def write(self) -> None:
-        """Writes queries, qrels and articles, and thins the corpus out where a subset is wanted."""
+        """Writes all but the manifest, and thins the corpus out where a subset is wanted."""
         self._write_queries()
         (self.draft / collection.QRELS_DIRECTORY).mkdir()
         for split in self.ledger.splits():
@@ -257,8 +264,19 @@ class Preparation:
         thinned = 0 < self.settings.max_passages < self.counts["passages"]
         if thinned:
             self._thin_corpus()
-        if articles := self.articles.write(self.ledger.is_chosen if thinned else lambda _: True):
+        is_left = self.ledger.is_chosen if thinned else lambda _: True
+        if articles := self.articles.write(is_left):
             self.counts["articles"] = articles
+        self._write_table(collection.MERGED_FILE, (row for row in self.ledger.merged() if is_left(row[1])))
+        self._write_table(collection.TEACHER_FILE, (row for row in self.ledger.teacher_scores() if is_left(row[1])))
+
+    def _write_table(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Writes tab-separated columns, and no file where there are no rows."""
+        path = self.draft / name
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
+        if not path.stat().st_size:
+            path.unlink()
 
     def _settle_own_passages(self) -> None:
         """Decides whether rankings leave out the passage of a query's own id: where most such passages are the query."""
@@ -283,6 +301,8 @@ class Preparation:
                 file.write("\t".join(map(str, row)) + "\n")
                 judgments += 1
         self.splits[split] = {"queries": self.ledger.number_of_queries(split), "judgments": judgments}
+        if without := self.ledger.queries_without_relevant(split):
+            self.splits[split]["without_relevant"] = without
 
     def _thin_corpus(self) -> None:
         """Makes the corpus a subset: the judged passages, and others up to the number wanted."""
@@ -299,11 +319,20 @@ class Preparation:
         whole.unlink()
         self.counts["passages_left_out"] = read - self.counts["passages"]
 
+    def _left_out(self) -> dict[str, Any]:
+        """What was in the source and is not known to its layout: files, and fields by the number of their records."""
+        files_ = unread(self.source.directory, self.bad.read) if self.source.directory else []
+        if files_:
+            print(f"not read, because the layout has no such files: {', '.join(files_)}", file=sys.stderr, flush=True)
+        found = {"files": files_, "fields": dict(sorted(self.bad.dropped.items()))}
+        return {collection.LEFT_OUT: found} if any(found.values()) else {}
+
     def manifest(self) -> dict[str, Any]:
         """What `collection.json` says."""
         names = [collection.CORPUS_FILE, collection.QUERIES_FILE]
         names += [f"{collection.QRELS_DIRECTORY}/{split}.tsv" for split in self.splits]
-        names += [collection.ARTICLES_FILE] if "articles" in self.counts else []
+        optional = (collection.ARTICLES_FILE, collection.MERGED_FILE, collection.TEACHER_FILE)
+        names += [name for name in optional if (self.draft / name).is_file()]
         judgments = sum(split["judgments"] for split in self.splits.values())
         dropped = self.counts["judgments_dropped"]
         self.counts |= {
@@ -321,6 +350,7 @@ class Preparation:
             collection.OWN_PASSAGES: self.own_passages,
             "words": {"passage": self.passage_words.summary(), "query": self.query_words.summary()},
             "source": self.source.description,
+            **self._left_out(),
             "fingerprint": collection.fingerprint_of(self.draft, names),
             "licence": self.source.licence,
             "files": {name: (self.draft / name).stat().st_size for name in names},

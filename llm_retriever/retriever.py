@@ -142,6 +142,11 @@ class Retriever(BatchedEncoder):
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
+    def normalised(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.card.normalise
+
+    @property
     def precision(self) -> Arithmetic:
         """Arithmetic of the model; vectors are float32 in any case."""
         return next((name for name, dtype in DTYPES.items() if dtype == self.model.dtype), "fp32")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.stores.interface import MANIFEST, Entry, Store, manifest_of
 from llm_retriever.stores.local import LocalStore
+from llm_retriever.uris import check_scheme
 
 __all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "manifest_of", "missing", "open_store", "publish"]
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def open_store(uri: str | Path) -> Store:
@@ -30,23 +28,16 @@ def open_store(uri: str | Path) -> Store:
         InputError: The URI is of another kind, or is not well-formed.
     """
     text = str(uri)
-    scheme = _SCHEME.match(text)
     if not text:
         raise InputError("the URI is empty", mend="give a directory or s3://bucket/prefix")
-    if scheme is None:
-        return LocalStore(text)
-    if scheme[1] == "file" and text.startswith("file:///"):
-        return LocalStore(text.removeprefix("file://"))
-    if scheme[1] == "s3":
+    # A host in a file:// URI would be another machine.
+    check_scheme(text, ("s3://", "file:///"))
+    if text.startswith("s3://"):
         # boto3 takes longer to import than a local store takes to do its work.
         from llm_retriever.stores.s3 import S3Store
 
         return S3Store(text)
-    raise InputError(
-        f"{scheme[0]} is not a kind of URI that can be used here",
-        file=text,
-        mend="give a directory or s3://bucket/prefix",
-    )
+    return LocalStore(text.removeprefix("file://"))
 
 
 @contextlib.contextmanager

@@ -92,6 +92,12 @@ class LossTrainer(Trainer):
         """
         value = self.loss(model, inputs)
         if not torch.isfinite(value):
+            if spoilt := spoilt_weight(model, untouched=self.state.global_step == 0):
+                raise InputError(
+                    f"the weight {spoilt} holds numbers that are not finite, and was not trained yet",
+                    field="backbone",
+                    mend="look where the backbone comes from, and fetch or adapt it again",
+                )
             raise InputError(
                 f"the loss became {value.item()} at update {self.state.global_step + 1}",
                 field="learning_rate",
@@ -129,6 +135,19 @@ class LossTrainer(Trainer):
         if self.is_world_process_zero():
             self.checkpoints.complete(checkpoint, sent)
         self.accelerator.wait_for_everyone()
+
+
+def spoilt_weight(model: Any, *, untouched: bool) -> str:
+    """The name of a weight that is not finite and that no update has changed; "" where there is none.
+
+    Args:
+        model: In training.
+        untouched: Whether there was no update yet; else only frozen weights are looked at.
+    """
+    for name, weight in model.named_parameters():
+        if (untouched or not weight.requires_grad) and not torch.isfinite(weight.detach()).all():
+            return str(name).removeprefix("module.")
+    return ""
 
 
 def _of_all(sent: dict[str, int]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from llm_retriever.precision import resolve_precision
 from llm_retriever.progress import Progress
 from llm_retriever.settings import as_dict
 from llm_retriever.sharding import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
+from llm_retriever.store import LocalStore, open_store
 from llm_retriever.trainer import Conductor, LossTrainer, Plan
 
 NOT_IN_CHECKPOINTS = ("checkpoint_", "node_", "gpus")
@@ -115,15 +116,20 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
         output: The step's output directory; without a checkpoint_uri the checkpoints lie beside it.
         digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
             goes on from them.
+
+    Raises:
+        InputError: checkpoint_uri is of another kind than a directory or s3:// prefix.
     """
     inputs = {name: value for name, value in as_dict(settings).items() if not name.startswith(NOT_IN_CHECKPOINTS)}
     inputs["processes"] = processes_of(settings)
     key = files.digest([type(settings).__name__, inputs, list(digests)])[:16]
     directory, mirror = output.parent / f".{output.name}.checkpoints" / key, ""
-    if settings.checkpoint_uri.startswith("s3://"):
-        mirror = f"{settings.checkpoint_uri.rstrip('/')}/{key}"
-    elif settings.checkpoint_uri:
-        directory = Path(settings.checkpoint_uri) / key
+    if settings.checkpoint_uri:
+        store = open_store(settings.checkpoint_uri)
+        if isinstance(store, LocalStore):
+            directory = store.directory / key
+        else:
+            mirror = f"{store.uri}/{key}"
     return TrainingRun(
         title=title,
         precision=resolve_precision(settings.precision),
@@ -168,7 +174,7 @@ def train(
 
     Raises:
         InputError: The dataset is too small, the batch cannot be divided, or the loss became infinite or NaN.
-        SystemExit: 143, after SIGTERM, with a checkpoint saved.
+        SystemExit: 143 after SIGTERM, 130 after Ctrl-C, with a checkpoint saved.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault(
@@ -192,7 +198,9 @@ def train(
         # The Trainer wraps the forward of the model it was given; the caller gets it back as it was.
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if conductor.stopped:
-        raise SystemExit(128 + 15)
+        if trainer.is_world_process_zero():
+            print(_farewell(trainer.state.global_step, plan, run, checkpoints), file=sys.stderr, flush=True)
+        raise SystemExit(stop.exit_code)
     return _log(trainer.state.log_history, plan.examples(trainer.state.global_step))
 
 
@@ -287,6 +295,15 @@ def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan,
         done = _updates(chosen[0])
         print(f"{run.title}: resumed from update {done:,} of {plan.updates:,} ({source})", file=sys.stderr, flush=True)
     return checkpoints.latest()
+
+
+def _farewell(done: int, plan: Plan, run: TrainingRun, checkpoints: Checkpoints | None) -> str:
+    """What a training that was asked to stop has left, and how it goes on."""
+    stopped = f"{run.title}: stopped after update {done:,} of {plan.updates:,}"
+    if checkpoints is None:
+        return f"{stopped}; no checkpoint is kept, and the next run begins anew"
+    place = f"{run.mirror}/checkpoint-{done}" if run.mirror else checkpoints.directory / f"checkpoint-{done}"
+    return f"{stopped}; the checkpoint {place} is written, and the same command goes on from there"
 
 
 def _updates(checkpoint: str) -> int:

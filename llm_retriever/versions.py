@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from llm_retriever import pipes
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.records import Records
 from llm_retriever.registry import Registry
@@ -164,4 +165,4 @@ def _sweep(given: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(pipes.run(main))

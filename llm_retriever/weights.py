@@ -25,6 +25,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM
 
 from llm_retriever.batches import padded
+from llm_retriever.encoders.loading import whole
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.models.attention import refuse_one_sided, set_attention
@@ -67,7 +68,7 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
 
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
     kind = AutoModelForCausalLM if head else AutoModel
-    with quiet():
+    with whole(directory), quiet():
         return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
 
 

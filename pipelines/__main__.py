@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llm_retriever import pipes
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from pipelines import remote
 from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, check_room, choose
@@ -145,7 +146,7 @@ def run_command(given: argparse.Namespace) -> int:
     from pipelines.compilation import compile_pipeline
 
     if given.preset is None:
-        given.preset, why = demo.preset()
+        given.preset, why = demo.preset(compared=COMPARISON in given.parameters[:1])
         print(why)
     root = given.root.absolute()
     shared = root / "runs" if given.in_images else root
@@ -215,4 +216,5 @@ def _print_parameters(parameters: dict[str, Any], indent: str = "") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # A run on this machine is work, and not done when nobody reads of it any more.
+    sys.exit(main() if sys.argv[1:2] == ["run-local"] else pipes.run(main))

@@ -20,9 +20,13 @@ TOKEN, PASSAGE_FRAME = 4.5, 40.0
 REMEMBERED = 60.0
 NEGATIVE, EXAMPLE = 66.0, 150.0
 RUN_LINE = 42.0
-SYSTEMS = 3
-"""Runs in an evaluation: the retriever, BM25, the un-tuned backbone."""
+POSTINGS = 80.0
+"""Bytes of a passage of 60 words in Lucene's index, without text and positions."""
+SYSTEMS = 4
+"""Runs in an evaluation: the retriever, hybrid search, BM25, the un-tuned backbone."""
 ID, DIGEST = 8.0, 16.0
+NUMBER, SCALE = {"fp32": 4, "fp16": 2, "int8": 1}, 4
+"""Bytes of a stored number, and of the scale of a vector in int8."""
 LINK = 4
 """Bytes of a neighbour in a graph; its lowest layer has twice `hnsw_m`."""
 REPORT = 30_000.0
@@ -110,8 +114,8 @@ class Sizes:
 
     @property
     def bm25_runs(self) -> Files:
-        """A run a split."""
-        return (self._run(self.given["mine_evaluation_depth"]), SMALL)
+        """A run a split, and Lucene's index."""
+        return (self._run(self.given["mine_evaluation_depth"]), self.passages * POSTINGS, SMALL)
 
     @property
     def data(self) -> Files:
@@ -133,8 +137,13 @@ class Sizes:
         """Vectors and ids, shard by shard."""
         size = self.given["index_shard_passages"]
         counts = [min(size, self.passages - start) for start in range(0, self.passages, size)]
-        number = 2 if self.given["index_dtype"] == "fp16" else 4
-        return tuple(x for n in counts for x in (128.0 + n * self.shape.hidden * number, n * ID))
+        row = self.dimension * NUMBER[self.given["index_dtype"]] + (SCALE if self.given["index_dtype"] == "int8" else 0)
+        return tuple(x for n in counts for x in (128.0 + n * row, n * ID))
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector that are kept."""
+        return self.given["index_dimension"] or self.shape.hidden
 
     @property
     def index(self) -> Files:
@@ -144,22 +153,30 @@ class Sizes:
         return (*own, *((kind,) if kind else ()), self.passages * DIGEST, SMALL)
 
     def _kind(self, kind: str) -> float:
-        hidden = self.shape.hidden
-        codes = self.given["index_pq_bytes"] if self.given["index_pq_bytes"] > 0 else hidden / 8
+        numbers = self.dimension
+        codes = self.given["index_pq_bytes"] if self.given["index_pq_bytes"] > 0 else numbers / 8
         row = {
             "flat": 0.0,
-            "hnsw": 4 * hidden + LINK * 2 * self.given["index_hnsw_m"],
+            "hnsw": 2 * numbers + LINK * 2 * self.given["index_hnsw_m"],
             "ivf-pq": codes + ID,
-            "sq8": hidden,
-            "fp16": 2 * hidden,
+            "sq8": numbers,
+            "fp16": 2 * numbers,
         }[kind]
         return self.passages * row
 
     @property
     def evaluation(self) -> Files:
-        """Runs of the systems, measures and the report; the values of every query are in it."""
+        """Runs of the systems, Lucene's index, measures and the report; the values of every query are in it."""
         run = self._run(self.given["eval_depth"])
-        return (*(run for _ in range(SYSTEMS)), self.evaluated * VALUES, REPORT, SMALL, SMALL, SMALL)
+        return (
+            *(run for _ in range(SYSTEMS)),
+            self.passages * POSTINGS,
+            self.evaluated * VALUES,
+            REPORT,
+            SMALL,
+            SMALL,
+            SMALL,
+        )
 
     @property
     def decision(self) -> Files:

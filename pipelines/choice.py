@@ -62,7 +62,8 @@ def choose(
     name = assignments.pop(0) if named else default
     known = names_of(name)
     given = {**(own or {}), **(presets.load(preset) if preset else {})}
-    given = {key: value for key, value in given.items() if key in known} | _words(name, assignments)
+    given = {key: value for key, value in given.items() if key in known}
+    given = presets.over(given, _words(name, assignments))
     return chosen(name, given, preset=preset, file=file, complete=complete)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-BF16, FP32 = "demo-cpu", "demo-cpu-fp32"
+BF16, FP32, COMPARED = "demo-cpu", "demo-cpu-fp32", "demo-compare"
 _NATIVE = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
 
 
-def preset(processor: Path = Path("/proc/cpuinfo")) -> tuple[str, str]:
-    """The demo's preset for this processor, and a sentence that says why.
+def preset(processor: Path = Path("/proc/cpuinfo"), *, compared: bool = False) -> tuple[str, str]:
+    """The demo's preset for this processor, or for a comparison of methods on it, and a sentence that says why.
 
     The flags are those that `llm_retriever.precision` goes by, without the seconds that torch takes to import.
     """
     told = processor.read_text(encoding="utf-8") if processor.is_file() else ""
     if _NATIVE.search(told):
-        return BF16, f"This processor multiplies bf16 in hardware: preset {BF16}."
+        chosen = COMPARED if compared else BF16
+        return chosen, f"This processor multiplies bf16 in hardware: preset {chosen}."
     return FP32, f"This processor does not multiply bf16 in hardware: preset {FP32}, with fewer layers and updates."

@@ -203,7 +203,7 @@ def _options_help(stage: str, whole: Collection[str]) -> str:
     own = parameters(SETTINGS[stage])
     keys = variant_options(stage) if stage in whole else option_names(SETTINGS[stage])
     told = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
-    return f'A JSON object with any of these keys, here with their defaults (-1 and "": the recipe\'s). {told}.'
+    return f'JSON object of any of these keys, shown with their defaults (-1 and "": the recipe\'s). {told}.'
 
 
 def _short(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def _read(name: str) -> dict[str, Any]:
     base = _base(content["base"], path) if "base" in content else {}
     return {
         "description": content.get("description", base.get("description", "")),
-        "parameters": {**base.get("parameters", {}), **own["parameters"]},
+        "parameters": over(base.get("parameters", {}), own["parameters"]),
         "cluster": _over(base.get("cluster", {}), own["cluster"]),
     }
 
@@ -87,6 +87,15 @@ def _base(name: str, path: Path) -> dict[str, Any]:
         mend = f"use one of {', '.join(names())}"
         raise InputError(f"{name!r} is no preset of the project", file=path, field="base", mend=mend)
     return _read(name)
+
+
+def over(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's parameters with others in their place, by flat name.
+
+    What a preset says of its backbone, as how many of its layers are kept, does not hold for another one.
+    """
+    is_other = own.get("backbone", preset.get("backbone")) != preset.get("backbone")
+    return {name: value for name, value in preset.items() if not (is_other and name.startswith("backbone_"))} | {**own}
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.models.gguf_files import SUFFIX, check_gguf
+from llm_retriever.models.gguf_files import SUFFIX, configuration
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,7 @@ def _whole_shape(given: Mapping[str, Any]) -> Shape:
 
 
 def _of_gguf(path: Path) -> Shape:
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    check_gguf(path, str(path))
-    return _configured({**load_gguf_checkpoint(path)["config"], "dtype": "float32"})
+    return _configured({**configuration(path, str(path)), "dtype": "float32"})
 
 
 def _configured(told: Mapping[str, Any]) -> Shape:

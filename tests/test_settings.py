@@ -23,9 +23,11 @@ from llm_retriever.settings import AdaptationSettings, TuningSettings, build
         ("lora_dropout", -0.5),
         ("query_length", 0),
         ("gradient_cache", -2),
+        ("matryoshka_dimensions", "64,0"),
+        ("matryoshka_dimensions", "64;128"),
     ],
 )
-def test_a_value_that_cannot_be_trained_with_is_refused(field: str, value: float) -> None:
+def test_a_value_that_cannot_be_trained_with_is_refused(field: str, value: float | str) -> None:
     with pytest.raises(InputError) as refused:
         build(TuningSettings, {field: value})
     assert refused.value.field == field

@@ -286,19 +286,25 @@ save_file(dict(model.state_dict()), sys.argv[2])
 """
 
 
-def test_sigterm_saves_a_checkpoint_stops_and_the_next_start_goes_on_from_it(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_stops_and_the_next_start_goes_on_from_it(tmp_path, number):
     arguments = [sys.executable, "-c", STEP, str(tmp_path / "checkpoints"), str(tmp_path / "weights")]
     root = Path(__file__).parent.parent
-    with subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, text=True) as step:
+    with subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as step:
         for _ in range(5):
             step.stdout.readline()
-        os.kill(step.pid, signal.SIGTERM)
-        step.communicate(timeout=120)
-    assert step.returncode == 128 + signal.SIGTERM
+        os.kill(step.pid, number)
+        _, told = step.communicate(timeout=120)
+    assert step.returncode == 128 + number
     saved = [int(path.stem.split("-")[1]) for path in (tmp_path / "checkpoints").glob("checkpoint-*.json")]
     assert len(saved) == 1
     assert saved[0] >= 2
     assert not (tmp_path / "weights").exists()
+    place = tmp_path / "checkpoints" / f"checkpoint-{saved[0]}"
+    assert (
+        f"t: stopped after update {saved[0]} of 10; the checkpoint {place} is written, and the same command goes"
+        in told
+    )
     again = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
     assert again.stdout.count("updating") == 20 - 2 * saved[0]
     whole = small_model()
@@ -333,3 +339,24 @@ def test_checkpoints_are_gone_once_the_result_is_complete(tmp_path):
     assert list((tmp_path / "here").glob("checkpoint-*.json"))
     discard_checkpoints(run)
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_that_are_not_finite_are_not_the_learning_rates_fault(frozen):
+    model = small_model()
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[0] = float("nan")
+    weight.requires_grad = not frozen
+    with pytest.raises(InputError, match=f'field "backbone": the weight {name} holds numbers that are not finite'):
+        train(model, Numbers(), collate, squared, SCHEDULE, TrainingRun("t"))
+
+
+def test_a_loss_that_updates_have_spoilt_is_the_learning_rates_fault():
+    def spoilt(model, batch):
+        value = squared(model, batch)
+        return value * float("nan") if value.requires_grad and next(updates) > 3 else value
+
+    updates = iter(range(1000))
+    with pytest.raises(InputError, match='field "learning_rate": the loss became nan at update'):
+        train(small_model(), Numbers(), collate, spoilt, SCHEDULE, TrainingRun("t"))

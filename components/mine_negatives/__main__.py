@@ -24,7 +24,7 @@ STEP = Step(
     inputs={"collection": "The output of prepare_corpus; it must have a split `train`."},
     outputs={
         "training_set": "Training queries with their positives, their hard negatives and where each was found.",
-        "bm25_runs": "TREC runs of BM25 and of the further `baselines` for every other split: baselines of evaluate.",
+        "bm25_runs": "TREC runs of BM25 and of the further `baselines` for every other split, and Lucene's index.",
         "statistics": "What was mined, as Markdown: counts, ranks, scores, queries dropped and why.",
         "picture": "The same to look at: ranks, scores, overlap of the sources, likely false negatives.",
     },

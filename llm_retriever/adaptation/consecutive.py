@@ -12,6 +12,7 @@ from typing import NamedTuple
 from llm_retriever.collection import ARTICLES_FILE, CORPUS_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.prompts import passage_text
+from llm_retriever.scripts import is_unspaced
 from llm_retriever.training import TrainingDataset
 
 SHORTEST = 16
@@ -85,13 +86,18 @@ class PartsDataset:
 
 
 def boundaries(text: str) -> list[int]:
-    """Where a text may be parted: ends of sentences, or else the space nearest its middle; [] if it is too short."""
+    """Where a text may be parted: ends of sentences, or else the space nearest its middle; [] if it is too short.
+
+    Where no spaces are written, the middle itself.
+    """
     margin = max(SHORTEST, len(text) // 4)
     found = [m.end() for m in SENTENCE_END.finditer(text) if _leaves(text, m.end(), margin)]
     if found:
         return found
     middle = len(text) / 2
     spaces = [m.end() for m in SPACE.finditer(text) if _leaves(text, m.end(), SHORTEST)]
+    if not spaces and is_unspaced(text) and _leaves(text, int(middle), SHORTEST):
+        return [int(middle)]
     return [min(spaces, key=lambda place: abs(place - middle))] if spaces else []
 
 

@@ -194,5 +194,6 @@ def _branch(tokenizer: Any, wording: Wording) -> list[int]:
 
 
 def _start_of(text: str, most: int) -> str:
-    """The start of a very long text, up to a space."""
-    return text if len(text) <= most else text[: text.rfind(" ", 0, most)] if " " in text[:most] else text
+    """The start of a very long text, up to a space near there; all of it where there is none, as in Chinese."""
+    end = text.rfind(" ", most - CHARACTERS_PER_TOKEN, most) if len(text) > most else -1
+    return text if end < 0 else text[:end]

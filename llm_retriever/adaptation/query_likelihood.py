@@ -29,6 +29,7 @@ from llm_retriever.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QueryLikelihoodRecipe
 from llm_retriever.prompts import PromptEncoder, passage_text, plain_ids, symbol_ids
+from llm_retriever.scripts import is_unspaced
 from llm_retriever.training_set import EXAMPLES_FILE
 
 HIDDEN = "_"
@@ -117,6 +118,7 @@ class PairCollator:
         self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")
         self.embedding, (self.end,) = symbol_ids(tokenizer, embedding_tokens), symbol_ids(tokenizer, ["eos"])
         self.hidden = hidden_id(tokenizer) if recipe.corruption_ratio > 0 else self.end
+        self._noted = recipe.corruption_ratio <= 0
 
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Makes a batch.
@@ -144,11 +146,22 @@ class PairCollator:
         passages = [self.lookup[pair.passage] for pair in pairs]
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         draws = [random.Random(pair.draw) for pair in pairs]  # noqa: S311
-        ratio, by_word = self.recipe.corruption_ratio, self.recipe.corruption_unit == "word"
-        if by_word:
-            texts = [corrupt_words(text, ratio, draw) for text, draw in zip(texts, draws, strict=True)]
-        rows = self.documents.batch(texts)
-        return rows if by_word else [self._hidden(row, draw) for row, draw in zip(rows, draws, strict=True)]
+        ratio, by_token = self.recipe.corruption_ratio, self.recipe.corruption_unit == "token"
+        tokens = [by_token or self._has_no_words(text) for text in texts]
+        texts = [
+            text if by_token else corrupt_words(text, ratio, draw)
+            for text, draw, by_token in zip(texts, draws, tokens, strict=True)
+        ]
+        rows = zip(self.documents.batch(texts), draws, tokens, strict=True)
+        return [self._hidden(row, draw) if by_token else row for row, draw, by_token in rows]
+
+    def _has_no_words(self, text: str) -> bool:
+        """Whether a text is of a script that writes no spaces, of which a word would be all or nothing; says so once."""
+        found = is_unspaced(text)
+        if found and not self._noted:
+            self._noted = True
+            logger.warning("texts without spaces between words are hidden token by token")
+        return found
 
     def _hidden(self, row: list[int], draw: random.Random) -> list[int]:
         """A document part with tokens of its passage hidden, and none of its prompt."""

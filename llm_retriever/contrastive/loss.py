@@ -1,6 +1,7 @@
 """The contrastive loss over hard negatives and everything else in the pool of all processes.
 
-Source: Zhang et al. (LLM-QL), Eq. 12; gathering as in Tevatron and the released LLM-QL code.
+Source: Zhang et al. (LLM-QL), Eq. 12; gathering as in Tevatron and the released LLM-QL code. Prefixes of the vectors that
+are trained beside them: Kusupati et al., Matryoshka Representation Learning (arXiv 2205.13147), Eq. 1, as the mean.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ContrastiveLoss:
     """The loss of a micro-batch: encodes it, gathers all processes' vectors, and scores every query against the pool.
 
     Args:
-        method: Attention, normalisation, temperature, gradient cache, masking and distillation. Under causal attention
+        method: Attention, normalisation, temperature, gradient cache, masking, distillation, prefixes. Under causal attention
             padding on the right needs no mask, and the fast kernels apply; a bidirectional model (`config.is_causal`
             False) gets the mask.
     """
@@ -104,7 +105,7 @@ class ContrastiveLoss:
         self.masked, self.normalise = method.attention == "bidirectional", method.normalise
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
-        self.teacher_temperature = method.tuning.distillation_temperature
+        self.teacher_temperature, self.prefixes = method.tuning.distillation_temperature, method.tuning.prefixes
         self.divisor = divisor()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -122,10 +123,19 @@ class ContrastiveLoss:
         copies = None
         if self.mask_positives and "passage_numbers" in batch:
             copies = copies_of_positives(batch["passage_numbers"], batch["positive_numbers"])
+        teacher = gathered(batch["teacher"]) / self.teacher_temperature if self.weight else None
+        pairs = [(queries, passages), *((self._prefix(queries, n), self._prefix(passages, n)) for n in self.prefixes)]
+        return torch.stack([self._of_pair(*pair, copies, teacher) for pair in pairs]).mean()
+
+    def _prefix(self, vectors: Tensor, numbers: int) -> Tensor:
+        """The first numbers of vectors, worth a vector themselves, as an index of so many searches them."""
+        kept = vectors[:, :numbers]
+        return functional.normalize(kept, dim=-1) if self.normalise else kept
+
+    def _of_pair(self, queries: Tensor, passages: Tensor, copies: Tensor | None, teacher: Tensor | None) -> Tensor:
         loss = contrastive_loss(queries, passages, self.temperature, copies)
-        if not self.weight:
+        if teacher is None:
             return loss
-        teacher = gathered(batch["teacher"]) / self.teacher_temperature
         return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
     def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:

@@ -136,7 +136,8 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
     """Refuses, before weights are loaded, a method that does not go with a backbone's tokenizer.
 
     Raises:
-        InputError: The tokenizer lacks embedding tokens of the method, or a length leaves no room for a text.
+        InputError: The tokenizer lacks embedding tokens of the method, a length leaves no room for a text, or a prefix of
+            the vectors is none.
     """
     missing = added_tokens(row, backbone)
     if missing:
@@ -148,7 +149,11 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
     _refuse_other_tokens(row, backbone)
-    most = getattr(AutoConfig.from_pretrained(backbone).get_text_config(), "max_position_embeddings", None)
+    shape = AutoConfig.from_pretrained(backbone).get_text_config()
+    if wrong := [n for n in row.tuning.prefixes if n >= shape.hidden_size]:
+        problem = f"vectors have {shape.hidden_size:,} numbers, of which {wrong[0]:,} are no prefix"
+        raise InputError(problem, field="matryoshka_dimensions", mend="give fewer; whole vectors are always trained")
+    most = getattr(shape, "max_position_embeddings", None)
     for name in ("query_length", "passage_length"):
         if most is not None and getattr(row, name) > most:
             raise InputError(f"the model reads at most {most} tokens, not {getattr(row, name)}", field=name)

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from llm_retriever import pipes
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
@@ -65,4 +66,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pipes.run(main))

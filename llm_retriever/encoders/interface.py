@@ -28,6 +28,10 @@ class Encoder(Protocol):
         """Numbers in a vector."""
 
     @property
+    def normalised(self) -> bool:
+        """Whether vectors have length 1; the inner product is the cosine then."""
+
+    @property
     def precision(self) -> Literal["bf16", "fp16", "fp32"]:
         """Arithmetic of the model; vectors are float32 in any case."""
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from llm_retriever.errors import InputError
 from llm_retriever.precision import dtype_of
+
+MEND = "copy the whole directory again: configuration and weights belong together"
 
 
 def load_model(
@@ -31,22 +34,35 @@ def load_model(
         InputError: It cannot be loaded, or a weight is missing.
     """
     free_memory()
-    try:
-        with quiet():
-            model, loading = getattr(transformers, kind).from_pretrained(
-                directory,
-                dtype=dtype_of(precision),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError) as error:
-        raise InputError(f"the model cannot be loaded ({error})", file=directory) from None
+    with whole(directory), quiet():
+        model, loading = getattr(transformers, kind).from_pretrained(
+            directory,
+            dtype=dtype_of(precision),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith(unread))
     if missing:
         raise InputError(f"the weights lack {missing[0]}", file=directory)
     return model.eval(), sorted(loading["unexpected_keys"])
+
+
+@contextlib.contextmanager
+def whole(directory: Path) -> Iterator[None]:
+    """Turns what transformers says of a model's files into an error that tells the mend.
+
+    Raises:
+        InputError: A file is missing or damaged, or weights have another shape than the configuration says.
+    """
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(f"the model cannot be loaded ({first})", file=directory, mend=MEND) from None
 
 
 def free_memory() -> None:

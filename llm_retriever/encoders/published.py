@@ -89,6 +89,11 @@ class PublishedEncoder(BatchedEncoder):
         return self.towers["query"].dimension
 
     @property
+    def normalised(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.wiring.normalise
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return self.towers["query"].model.device

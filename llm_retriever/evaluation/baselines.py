@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from llm_retriever import encoders
 from llm_retriever.adaptation.vocabulary import added_tokens
 from llm_retriever.card import RetrieverCard
+from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
@@ -22,14 +23,20 @@ from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRIDS, PRODUC
 from llm_retriever.evaluation.named import last_part, named
 from llm_retriever.evaluation.runs import Run, read_run
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
+from llm_retriever.indexing.shards import Manifest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from llm_retriever.store import open_store
+from llm_retriever.store import LocalStore, open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
-INHERITED = ("passage_length", "batch_tokens", "dtype")
+INHERITED = ("passage_length", "batch_tokens", "dtype", "dimension")
 """What the index of a baseline has in common with that of the retriever; it is searched exactly whatever that one is."""
+
+
+def inherited(manifest: Manifest) -> dict[str, Any]:
+    """The settings that the index of a baseline takes from that of the retriever; an earlier version's says no dimension."""
+    return {name: manifest.settings[name] for name in INHERITED if name in manifest.settings}
 
 
 def add_lexical(bench: Bench, runs: BM25Runs) -> None:
@@ -79,7 +86,7 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     started = time.monotonic()
     description = "the same backbone before any training, worded and read out like the retriever"
     untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
-    settings = IndexSettings(**{name: tuned.index.manifest.settings[name] for name in INHERITED})
+    settings = IndexSettings(**inherited(tuned.index.manifest))
     with encoded(untuned, bench.corpus, settings, tuned.query_length) as system:
         bench.add_dense(BACKBONE, system, description=description)
     return time.monotonic() - started
@@ -159,9 +166,9 @@ class Baselines:
             return  # of the run's own collection; query ids that are numbers stand in many others
         for split in bench.splits:
             place = pattern.replace(SPLIT, split.name)
-            run = _opened(place) if self._may_have(pattern, place) else {}
-            judged = {query: run[query] for query in split.qrels if query in run}
-            if not judged:
+            run = with_kept_ids(_opened(place), bench.corpus) if self._may_have(pattern, place) else None
+            judged = {query: run[query] for query in split.qrels if query in run} if run else {}
+            if run is None or (run and not judged):
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
                 continue
             bench.add_run(split, name, judged, description=f"a run that was given ({last_part(pattern)})")
@@ -173,7 +180,7 @@ class Baselines:
         return SPLIT not in pattern or _exists(place)
 
     def check_runs(self, own: Judged, zero_shot: Judged) -> None:
-        """Refuses runs that do not exist, or have no query of any split; called before anything is encoded.
+        """Refuses runs that do not exist, or are of other queries than those of any split; called before anything is encoded.
 
         Args:
             own: Name and judged queries of every split of the collection.
@@ -206,8 +213,23 @@ def _row(source: str) -> str:
 
 
 def _has_any(place: str, judged: Iterable[str]) -> bool:
+    """Whether a run is of some of these queries; an empty one may be of any."""
     run = _opened(place)
-    return any(query in run for query in judged)
+    return not run or any(query in run for query in judged)
+
+
+def with_kept_ids(run: Run, corpus: Collection) -> Run:
+    """A run in which a passage that was merged into another one has the id of that one, and the higher of their scores."""
+    kept = corpus.kept_ids(set().union(*run.values()))
+    if not kept:
+        return run
+    found: Run = {}
+    for query, ranking in run.items():
+        scores = found.setdefault(query, {})
+        for passage, score in ranking.items():
+            name = kept.get(passage, passage)
+            scores[name] = max(score, scores.get(name, score))
+    return found
 
 
 def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:
@@ -249,11 +271,12 @@ def _opened(place: str) -> Run:
 
 @contextlib.contextmanager
 def _local(place: str) -> Iterator[Path]:
-    if not place.startswith("s3://"):
-        yield Path(place)
-        return
     parent, _, key = place.rpartition("/")
+    store = open_store(parent or ".")
+    if isinstance(store, LocalStore):
+        yield store.directory / key
+        return
     with tempfile.TemporaryDirectory(prefix="run-") as scratch:
         path = Path(scratch) / key
-        path.write_bytes(open_store(parent).read(key))
+        path.write_bytes(store.read(key))
         yield path

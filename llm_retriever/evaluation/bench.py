@@ -98,6 +98,7 @@ class Bench:
         """
         split.left_out[name] = sum(query in run.get(query, ()) for query in split.own)
         run = without_own_passages(run, self.settings.depth, split.own)
+        split.notes += _nothing_found(name, split, run)
         rows = ((query, list(ranking.items())) for query, ranking in run.items())
         write_run(self.runs / split.name / f"{name}.trec", rows, name)
         split.judged[name] = judge(self.measures, split.qrels, run, split.level, split.highest)
@@ -186,6 +187,14 @@ def harmful(compared: Sequence[Comparison]) -> list[Comparison]:
     """Of comparisons of hybrid search, those that say that one of its two parts is significantly better alone."""
     parts = [one for one in compared if one.baseline in (RETRIEVER, BM25)]
     return [one for one in parts if one.verdict == "significant" and one.mean_difference < 0]
+
+
+def _nothing_found(name: str, split: SplitResults, run: Run) -> list[str]:
+    """How many queries a system found nothing for, as where words of another language are looked up."""
+    missed = sum(not run.get(query) for query in split.qrels)
+    if not missed:
+        return []
+    return [f"{name} has no passage for {missed:,} of {len(split.qrels):,} queries, which count as 0."]
 
 
 def _own_passages(split: SplitResults) -> list[str]:

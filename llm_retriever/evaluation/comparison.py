@@ -45,6 +45,7 @@ FAMILIES = {
 FACTS = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
 COSTS = ("index_seconds", "index_bytes", "passages_per_second")
 EFFICIENCY = (
+    "bytes_per_passage",
     "training_process_hours",
     "batch_size",
     "tokens_per_second",

@@ -7,10 +7,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llm_retriever.evaluation import plots, tables, verdict
+from llm_retriever.evaluation import frontier, plots, tables, verdict
 from llm_retriever.evaluation.conventions import BM25, hybrid_of, p_value
 from llm_retriever.evaluation.costs_table import hours, large, size_as_text
 from llm_retriever.evaluation.report import pages, scatters
+from llm_retriever.markdown import escaped, table
 from llm_retriever.progress import seconds_as_text
 
 COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -23,6 +24,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "training_process_hours": ("process-hours", hours),
     "index_seconds": ("index", seconds_as_text),
     "index_bytes": ("index size", size_as_text),
+    "bytes_per_passage": ("bytes/passage", lambda v: f"{v:,.0f}"),
     "passages_per_second": ("passages/s", lambda v: f"{v:,.0f}"),
     "tokens_per_second": ("tokens/s", lambda v: f"{v:,.0f}"),
     "padding_share": ("padding", lambda v: f"{100 * v:.1f} %"),
@@ -54,6 +56,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         zero_shot_splits=tables.zero_shot_splits(comparison),
         zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
         costs=cost_table(comparison),
+        frontiers=frontier.panels(comparison),
     )
 
 
@@ -142,29 +145,29 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
     primary, variants = comparison["primary_metric"], list(comparison["variants"])
     parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
     for name, split in comparison["splits"].items():
-        parts += [f"## {name}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
+        parts += [f"## {escaped(name)}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
         reference = comparison["reference"]
         told = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
-        parts += [f"**{headline(name, split, variants, primary)}** {' '.join(told)}", ""]
+        parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(told))}", ""]
         parts += [*_results(split, comparison["measures"], primary), ""]
-        parts += [f"- {note}" for note in split["notes"]] + [""] * bool(split["notes"])
+        parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
         parts += [f"All pairs: {verdict.label(primary)} of the row minus that of the column (p, Hommel-corrected).", ""]
         parts += [*_pairs(split, variants), ""]
-    parts += [legend(comparison["reference"]), "", "## What it cost", ""]
-    table = cost_table(comparison)
-    parts += [*_markdown(["variant", *table["heads"]], table["rows"]), ""]
-    parts += [f"- {note}" for note in comparison["notes"]]
+    parts += [escaped(legend(comparison["reference"])), "", "## What it cost", ""]
+    costs = cost_table(comparison)
+    parts += [*_markdown(["variant", *costs["heads"]], costs["rows"]), ""]
+    parts += [f"- {escaped(note)}" for note in comparison["notes"]]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
     """Sentence and table of the zero-shot collections, where there are any."""
-    table = tables.zero_shot_table(comparison, primary)
-    if table is None:
+    found = tables.zero_shot_table(comparison, primary)
+    if found is None:
         return []
-    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in table["rows"]}
+    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in found["rows"]}
     told = " ".join(verdict.zero_shot(comparison, primary, comparison["reference"]))
-    return ["## Zero-shot collections", "", told, "", *_markdown(["collection", *table["systems"]], rows), ""]
+    return ["## Zero-shot collections", "", escaped(told), "", *_markdown(["collection", *found["systems"]], rows), ""]
 
 
 def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
@@ -188,7 +191,4 @@ def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:
 
 
 def _markdown(heads: list[str], rows: Mapping[str, list[str]]) -> list[str]:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(heads), "|---" * len(heads) + "|", *(line([name, *cells]) for name, cells in rows.items())]
+    return table([*map(escaped, heads)], [[escaped(name), *cells] for name, cells in rows.items()])

@@ -65,6 +65,7 @@ ROWS: tuple[tuple[str, tuple[tuple[str, Callable[[Any], str]], ...]], ...] = (
             ("index_bytes", size_as_text),
             ("bytes_per_passage", lambda v: f"{v:,.0f} bytes per passage"),
             ("dimension", lambda v: f"{v:,} dimensions"),
+            ("dtype", lambda v: f"in {v}"),
         ),
     ),
     (

@@ -16,7 +16,8 @@ from typing import Any
 
 from llm_retriever.card import RetrieverCard, Stage
 from llm_retriever.evaluation.systems import DenseSystem
-from llm_retriever.indexing.shards import DTYPES, Manifest
+from llm_retriever.indexing.shards import Manifest
+from llm_retriever.indexing.stored import row_bytes
 
 SECONDS_PER_HOUR = 3600
 PRETRAINING = "pretraining"
@@ -42,6 +43,7 @@ def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
             "device": tuned.device,
             "parameters": weights,
             "dimension": tuned.index.manifest.dimension,
+            "dtype": tuned.index.manifest.dtype,
             "training": stages,
             "training_seconds": sum(stage["seconds"] for stage in ours),
             "training_process_hours": sum(stage["process_hours"] for stage in ours),
@@ -120,7 +122,7 @@ def index_seconds(manifest: Manifest) -> float | None:
 
 def index_bytes(manifest: Manifest) -> int:
     """Bytes of the vectors, and of the structure for approximate search where there is one."""
-    vectors = manifest.count * manifest.dimension * DTYPES[manifest.dtype].itemsize
+    vectors = manifest.count * row_bytes(manifest.dtype, manifest.dimension)
     return vectors + (manifest.faiss.size if manifest.faiss is not None else 0)
 
 

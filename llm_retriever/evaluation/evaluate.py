@@ -16,7 +16,9 @@ from llm_retriever.evaluation import account, efficiency, verdict
 from llm_retriever.evaluation import report as report_page
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import EVALUATION_FILE, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.evaluation.content import sealed
+from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.evaluation.cut_texts import note_cuts
 from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
 from llm_retriever.evaluation.hybrid import Hybrid
 from llm_retriever.evaluation.metrics import parse_measures
@@ -84,7 +86,7 @@ def evaluate(
         _check_backbone(backbone, card)
         check_extras(settings, card, paths)
         content = _content(bench, zero_shot, card, paths, Path(scratch))
-        files.write_json(draft / EVALUATION_FILE, content)
+        files.write_json(draft / EVALUATION_FILE, sealed(content))
         examples = {split.name: bench.examples(split) for split in bench.splits} | zero_shot.examples
         files.write_text(report, report_page.render(content, corpus.manifest, examples))
         files.write_text(summary, verdict.summary_markdown(content))
@@ -102,6 +104,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     zero_shot.prepare(scratch)
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
+    cuts = note_cuts(tuned, bench.corpus, bench.splits)
     bench.add_dense(RETRIEVER, tuned, **account.description(card))
     zero_shot.add_retriever(tuned, bench.runs)
     hybrid.search(tuned)
@@ -112,7 +115,10 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     untuned_seconds = add_untuned(bench, paths.backbone, tuned, card)
     encoder_seconds = others.add([Task(bench), *zero_shot.tasks()])
     hybrid.add(task.bench for task in zero_shot.tasks())
+    if production:
+        production.add_hybrid(bench)
     zero_shot.conclude()
+    hybrid.publish(paths.draft / HYBRID, card.digest())
     costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
     extras = run_extras(settings, bench, card, paths)
     return {
@@ -126,7 +132,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "splits": bench.results() | zero_shot.splits,
         **zero_shot.content(),
         **hybrid.content(),
-        "notes": bench.notes + zero_shot.notes,
+        "notes": bench.notes + cuts + zero_shot.notes,
         "card": card.digest(),
         "method": card.method,
         "recipe": card.recipe,

@@ -20,6 +20,8 @@ from llm_retriever.evaluation.runs import read_ranked
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
+from llm_retriever.hybrid.published import LUCENE_FOLDER, Published, check_lucene
+from llm_retriever.scripts import ENGLISH
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 HELD_OUT = ("dev", "validation", "valid", "heldout")
@@ -49,13 +51,18 @@ class Hybrid:
 
     Attributes:
         fusion: As it was chosen; None as long as nothing was fused.
+
+    Raises:
+        InputError: Lucene's index beside the runs is damaged.
     """
 
     def __init__(self, bench: Bench, runs: BM25Runs, scratch: Path) -> None:
         self.bench, self._runs = bench, runs
+        check_lucene(runs.directory / LUCENE_FOLDER, runs.lucene)
         self.fusion: Fusion | None = None
         self._choices = choices(bench.settings)
         self._values: list[float] = []
+        self._query_length: int | None = None
         name = next((name for name in HELD_OUT if runs.file(name) is not None), "")
         self._chosen_on = name if len(self._choices) > 1 else ""
         evaluated = name in {split.name for split in bench.splits}
@@ -64,6 +71,7 @@ class Hybrid:
 
     def search(self, tuned: DenseSystem) -> None:
         """Searches the split that chooses, where it is not evaluated anyway."""
+        self._query_length = tuned.query_length
         if self._apart is None:
             return
         (split,) = self._apart.splits
@@ -81,7 +89,7 @@ class Hybrid:
         if not benches:
             return
         self.fusion = self._chosen()
-        description = f"the retriever and BM25 as one ranking: {told(self.fusion)}"
+        description = f"the retriever and BM25 as one ranking: {fusion_as_text(self.fusion)}"
         for bench in benches:
             fuse(bench, self.fusion, RETRIEVER, HYBRID, description)
         self.bench.notes.append(self._note(self.fusion))
@@ -107,7 +115,7 @@ class Hybrid:
             why = f"not chosen, because no split called {' or '.join(HELD_OUT)} has a BM25 run"
         else:
             why = "as the settings say"
-        return f"Hybrid search fuses the retriever and BM25 by {told(fusion)}: {why}."
+        return f"Hybrid search fuses the retriever and BM25 by {fusion_as_text(fusion)}: {why}."
 
     def content(self) -> dict[str, Any]:
         """The part `hybrid` of `evaluation.json`; {} where nothing was fused."""
@@ -119,8 +127,31 @@ class Hybrid:
         facts = {"chosen_on": self._chosen_on, "metric": self.bench.primary.name, "family": FAMILY}
         return {HYBRID: {**self.fusion.as_json(), **facts, "curve": curve, "rrf": reciprocal}}
 
+    def publish(self, directory: Path, card: str) -> None:
+        """Writes what hybrid search with the retriever needs, where Lucene's index lies beside the runs.
 
-def told(fusion: Fusion) -> str:
+        Args:
+            directory: To make.
+            card: Digest of the retriever's card.
+        """
+        if self.fusion is None or not self._runs.lucene:
+            return
+        searched = self._runs.parameters
+        published = Published(
+            fusion=self.fusion,
+            card=card,
+            collection=self.bench.corpus.fingerprint,
+            depth=self.bench.settings.depth,
+            query_length=self._query_length,
+            bm25={name: searched[name] for name in ("k1", "b")},
+            bm25_depth=searched["depth"],
+            language=searched.get("language", ENGLISH),
+            files=self._runs.lucene,
+        )
+        published.write(directory, self._runs.directory / LUCENE_FOLDER)
+
+
+def fusion_as_text(fusion: Fusion) -> str:
     """A fusion in a sentence."""
     if fusion.kind == "rrf":
         return "reciprocal rank fusion"

@@ -31,8 +31,10 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation import account
 from llm_retriever.evaluation.baselines import fitting
 from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import PRODUCTION, REFRESHED_FILE
+from llm_retriever.evaluation.conventions import PRODUCTION, PRODUCTION_HYBRID, REFRESHED_FILE
+from llm_retriever.evaluation.hybrid import fuse, fusion_as_text
 from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.hybrid.published import published_in
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.earlier import Earlier
 from llm_retriever.indexing.search import Index
@@ -107,6 +109,7 @@ class Production:
         version: Its name.
         card: Of its retriever.
         manifest: Of its index.
+        hybrid: How it fuses with BM25; None where it does not say.
 
     Raises:
         InputError: There is no complete version, its retriever and index do not belong together, or the place of shards
@@ -130,6 +133,7 @@ class Production:
             self.manifest = Manifest.load(Path(scratch) / INDEX_FOLDER)
         if self.manifest.card != self.card.digest():
             raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
+        self.hybrid = published_in(self.uri)
 
     def add(self, bench: Bench, refreshed: Path, new: Path) -> Added:
         """Evaluates it on a bench, and says how in its notes.
@@ -156,6 +160,12 @@ class Production:
             shutil.rmtree(refreshed / INDEX_FOLDER, ignore_errors=True)
         bench.notes.append(self._note(told))
         return Added(told, time.monotonic() - started, known)
+
+    def add_hybrid(self, bench: Bench) -> None:
+        """Adds its hybrid search, by its own fusion, to the splits where it and BM25 were evaluated."""
+        if self.hybrid is not None:
+            description = f"the version in production and BM25 as one ranking: {fusion_as_text(self.hybrid.fusion)}"
+            fuse(bench, self.hybrid.fusion, PRODUCTION, PRODUCTION_HYBRID, description)
 
     def _trained_on(self, retriever: Path, new: Path, bench: Bench) -> dict[str, int] | None:
         """Counts queries that it was trained on and the new retriever was not, by split, and notes them."""

@@ -14,6 +14,7 @@ from llm_retriever.evaluation.conventions import HYBRID, RETRIEVER, SPACE, p_val
 from llm_retriever.evaluation.costs_table import efficiency_rows, size_as_text
 from llm_retriever.evaluation.examples import Example
 from llm_retriever.progress import seconds_as_text
+from llm_retriever.statistics import what_was_changed
 
 SCATTERS = 3
 """Baselines of a split that are shown query by query."""
@@ -56,6 +57,7 @@ def pages() -> jinja2.Environment:
         "meaning": verdict.meaning,
         "daggers": verdict.daggers,
         "count": verdict.count,
+        "what_was_changed": what_was_changed,
     }
     return page
 

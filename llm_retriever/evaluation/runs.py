@@ -58,10 +58,10 @@ def _check_ids(ids: list[str], field: str, path: str | Path) -> None:
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads a run: score by passage id, by query id.
+    """Reads a run: score by passage id, by query id; an empty file is the run of a system that found nothing.
 
     Raises:
-        InputError: The file is missing or empty, a line does not have six columns, a score is not a finite number,
+        InputError: The file is missing, a line does not have six columns, a score is not a finite number,
             or a passage stands twice under one query.
     """
     path = Path(path)
@@ -83,8 +83,6 @@ def read_run(path: str | Path) -> Run:
         raise InputError("no such run file", file=path, mend="give the output of an earlier step") from None
     except UnicodeDecodeError as error:
         raise InputError(f"not valid UTF-8 ({error.reason})", file=path, mend="write the run anew") from None
-    if not run:
-        raise InputError("the run is empty", file=path, mend="make it anew with the step that wrote it")
     return run
 
 

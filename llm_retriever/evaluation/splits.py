@@ -146,4 +146,10 @@ def open_split(corpus: Collection, name: str, levels: Iterable[int], depth: int)
     split.notes += [
         f"No judgment reaches relevance level {level}; level {highest} was used." for level in levels if level > highest
     ]
+    without = sum(max(grades.values()) < split.level for grades in judged.values())
+    if without:
+        split.notes.append(
+            f"{without:,} of {len(queries):,} queries have no passage of grade {split.level} or more, and count as 0 wherever "
+            "one is looked for."
+        )
     return split

@@ -16,6 +16,7 @@ from llm_retriever.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, Run, read_run
+from llm_retriever.hybrid.published import LUCENE_FILE
 from llm_retriever.indexing.build import write_index
 from llm_retriever.indexing.search import Index
 from llm_retriever.progress import Progress
@@ -138,6 +139,7 @@ class BM25Runs:
         parameters: Of the BM25 search.
         depth: Passages that BM25 searched per query; without a limit where nobody says.
         others: Other lexical systems by name.
+        lucene: Names, sizes and SHA-256 of the files of Lucene's index, in `lucene/`; [] where there is none.
 
     Raises:
         InputError: The directory holds no runs, or those of another collection.
@@ -154,6 +156,8 @@ class BM25Runs:
         self._bm25 = SparseSystem(description, parameters, {name: f"{name}.trec" for name in collection.splits})
         self.parameters: dict[str, Any] = parameters
         self.depth = self._bm25.depth
+        lucene = directory / LUCENE_FILE
+        self.lucene: list[dict[str, Any]] = files.read_json(lucene)["files"] if lucene.exists() else []
         self.others = {name: self._other(name, facts) for name, facts in manifest.get("systems", {}).items()}
 
     def _other(self, name: str, facts: Any) -> SparseSystem:
@@ -182,7 +186,7 @@ class BM25Runs:
         """The first `depth` passages of a split's queries, as `DenseSystem.run` returns them; None where there is no run.
 
         Raises:
-            InputError: The run is empty or spoilt.
+            InputError: The run is spoilt.
         """
         path = self.file(split, system)
         return None if path is None else without_own_passages(read_run(path), depth)

@@ -10,10 +10,12 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.content import check_content
 from llm_retriever.evaluation.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER, hybrid_of
 from llm_retriever.names import slug
 
 FORMAT = 1
+NEEDED = ("per_query", "relevance_level", "judgments", "notes")
 UNTUNED = "un-tuned backbone"
 ZERO_SHOT = "zero_shot"
 SHARED = {
@@ -82,15 +84,24 @@ def _descriptions(text: str) -> dict[str, str]:
 
 def _open(name: str, description: str, file: Path) -> Variant:
     content = files.read_json(file, mend="give the output of evaluate")
-    needed = ("splits", "costs", "lineage", "method", "recipe", *SHARED)
-    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
-    if missing or content.get("format") != FORMAT:
-        raise InputError(
-            f"not an evaluation of this version ({missing[0] if missing else 'format'})",
-            file=file,
-            mend="evaluate the variant anew",
-        )
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise InputError("not an evaluation of this version (format)", file=file, mend="evaluate the variant anew")
+    check_content(content, file, ("costs", "lineage", "method", "recipe", "notes", *SHARED))
+    for split_name, split in content["splits"].items():
+        _check_split(split, file, f"splits.{split_name}")
     return Variant(name, description, file, content)
+
+
+def _check_split(split: Mapping[str, Any], file: Path, field: str) -> None:
+    """Refuses a split without what is compared."""
+    mend = "evaluate the variant anew"
+    for key in NEEDED:
+        if key not in split:
+            raise InputError("is missing", file=file, field=f"{field}.{key}", mend=mend)
+    if RETRIEVER not in split["per_query"] or split["systems"].keys() != split["per_query"].keys():
+        raise InputError(
+            "its systems are not those by query, the retriever among them", file=file, field=field, mend=mend
+        )
 
 
 def check_alike(variants: list[Variant]) -> None:

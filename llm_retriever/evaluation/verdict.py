@@ -17,6 +17,7 @@ from llm_retriever.evaluation.conventions import (
 )
 from llm_retriever.evaluation.metrics import parse_measures
 from llm_retriever.evaluation.plots import signed
+from llm_retriever.markdown import escaped, table
 
 UNTUNED = "un-tuned backbone"
 IN_A_SENTENCE = {
@@ -195,28 +196,32 @@ def best(split: Mapping[str, Any], metric: str) -> float:
 def summary_markdown(evaluation: Mapping[str, Any]) -> str:
     """One sentence a comparison and one table a split."""
     parts = ["# Evaluation", ""]
-    parts += [" ".join(zero_shot(evaluation, evaluation["primary_metric"])), ""] if "zero_shot" in evaluation else []
+    parts += (
+        [escaped(" ".join(zero_shot(evaluation, evaluation["primary_metric"]))), ""]
+        if "zero_shot" in evaluation
+        else []
+    )
     for name, split in evaluation["splits"].items():
-        parts += [f"## {name}: {count(split['queries'], 'query', 'queries')}", ""]
+        parts += [f"## {escaped(name)}: {count(split['queries'], 'query', 'queries')}", ""]
         for comparison in split["comparisons"]:
-            parts += [f"**{headline(name, split, comparison)}** {evidence(split, comparison)}", ""]
+            parts += [f"**{escaped(headline(name, split, comparison))}** {escaped(evidence(split, comparison))}", ""]
         if told := findings(split, HYBRID, "hybrid_comparisons"):
-            parts += [" ".join(told), ""]
+            parts += [escaped(" ".join(told)), ""]
         parts += [*_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
-        parts += [f"- {note}" for note in split["notes"]] + [""] * bool(split["notes"])
+        parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
     if any(split["comparisons"] for split in evaluation["splits"].values()):
         parts += [legend(evaluation), ""]
-    parts += [f"- {note}" for note in evaluation["notes"]]
+    parts += [f"- {escaped(note)}" for note in evaluation["notes"]]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _table(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
-    lines = ["| system | " + " | ".join(label(m) for m in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    rows = []
     for system, values in split["systems"].items():
         cells = []
         for metric in metrics:
             text = f"{values[metric]:.3f}"
             text = f"**{text}**" if values[metric] == best(split, metric) else text
             cells.append(text + (daggers(split, system, metric) if metric == primary else ""))
-        lines.append(f"| {system} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append([escaped(system), *cells])
+    return table(["system", *map(label, metrics)], rows)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from llm_retriever import preparation
 from llm_retriever.collection import BAD_LINES_FILE, Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.baselines import INHERITED, Task, fitting
+from llm_retriever.evaluation.baselines import Task, fitting, inherited
 from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
 from llm_retriever.evaluation.conventions import BM25, RETRIEVER
 from llm_retriever.evaluation.metrics import mean_of_systems
@@ -33,7 +33,7 @@ from llm_retriever.evaluation.report import SplitExamples
 from llm_retriever.evaluation.splits import ZERO_SHOT
 from llm_retriever.evaluation.systems import DenseSystem, encoded
 from llm_retriever.mining.java import find_java
-from llm_retriever.mining.runs import search_parameters
+from llm_retriever.mining.runs import BY_SCRIPT, search_parameters
 from llm_retriever.mining.similarities import bm25
 from llm_retriever.mining.sparse import SparseIndex
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings, is_unset
@@ -169,7 +169,7 @@ class ZeroShot:
             return {}
         lengths = dict(zip(("query_length", "passage_length"), self.lengths(), strict=True))
         mean = mean_of_systems([collection["systems"] for collection in self.collections.values()])
-        lexical = {} if why_no_bm25() else {"bm25": search_parameters(SIMILARITY, self.settings.depth)}
+        lexical = {} if why_no_bm25() else {"bm25": search_parameters(SIMILARITY, self.settings.depth, BY_SCRIPT)}
         return {ZERO_SHOT: {**lengths, **lexical, "collections": self.collections, "mean": mean}}
 
 
@@ -206,8 +206,8 @@ class _Collection:
         queries, passages = fitting(tuned.encoder, *wanted)
         if [queries, passages].count(None) > wanted.count(None):
             self._note_lengths()
-        index = {name: tuned.index.manifest.settings[name] for name in INHERITED if name != "passage_length"}
-        settings = IndexSettings(**index, passage_length=passages or tuned.encoder.passage_length)
+        lengths = {"passage_length": passages or tuned.encoder.passage_length}
+        settings = IndexSettings(**inherited(tuned.index.manifest) | lengths)
         started = time.monotonic()
         with encoded(tuned.encoder, bench.corpus, settings, queries) as system:
             self.seconds += time.monotonic() - started
@@ -266,7 +266,7 @@ def why_no_bm25() -> str:
 def add_bm25(bench: Bench, lucene: SparseIndex) -> None:
     """Searches the splits of a bench with BM25; `lucene` is the index of its collection."""
     depth = bench.settings.depth
-    facts = {"description": "lexical search", "parameters": search_parameters(SIMILARITY, depth)}
+    facts = {"description": "lexical search", "parameters": search_parameters(SIMILARITY, depth, lucene.language)}
     for split in bench.splits:
         run = {query: dict(ranking) for query, ranking in lucene.search(split.queries, split.depth, SIMILARITY)}
         bench.add_run(split, BM25, run, **facts)

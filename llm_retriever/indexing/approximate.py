@@ -12,7 +12,8 @@ import numpy as np
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MEND, FaissFile, Manifest
-from llm_retriever.indexing.streaming import Floats, Positions, ShardedVectors
+from llm_retriever.indexing.stored import Floats
+from llm_retriever.indexing.streaming import Positions, ShardedVectors
 from llm_retriever.progress import Progress
 
 SPARE = 8

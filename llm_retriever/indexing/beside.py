@@ -1,7 +1,7 @@
-"""The retriever and the collection of an index, where they lie near it: in a published version, or in a run's folder.
+"""What belongs to an index, where it lies near it: in a published version, or in a run's folder.
 
-    versions/NAME/index    versions/NAME/retriever
-    RUN/build-index/index    RUN/tune-retriever/retriever    RUN/prepare-corpus/collection
+    versions/NAME/index    versions/NAME/retriever    versions/NAME/evaluation/hybrid
+    RUN/build-index/index    RUN/tune-retriever/retriever    RUN/evaluate/evaluation/hybrid    RUN/prepare-corpus/collection
 
 They are known by their digests, whatever the folders are called.
 """
@@ -17,6 +17,7 @@ from llm_retriever.card import CARD_FILE, RetrieverCard
 from llm_retriever.collection import MANIFEST_FILE as COLLECTION_FILE
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
+from llm_retriever.hybrid import published as hybrid
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.store import LocalStore, open_store
 
@@ -77,6 +78,35 @@ def collection_of(uri: str, manifest: Manifest) -> str | None:
         if _says(lambda at: files.read_json(at / COLLECTION_FILE)["fingerprint"], directory) == manifest.collection:
             return str(directory)
     return None
+
+
+def hybrid_of(uri: str, manifest: Manifest) -> str:
+    """The folder with what hybrid search needs beside an index and its retriever.
+
+    Args:
+        uri: Where the index lies, a directory or s3:// prefix.
+        manifest: Its manifest.
+
+    Raises:
+        InputError: It is not near the index.
+    """
+    store = open_store(uri)
+    if not isinstance(store, LocalStore):
+        beside = f"{store.uri.rsplit('/', 1)[0]}/evaluation/{hybrid.FOLDER}"
+        if open_store(beside).exists(hybrid.FILE):
+            return beside
+    else:
+        wanted = manifest.card, manifest.collection
+        for directory in _near(store.directory, f"{hybrid.FOLDER}/{hybrid.FILE}"):
+            found = _says(hybrid.Published.load, directory)
+            if found is not None and (found.card, found.collection) == wanted:
+                return str(directory)
+    raise InputError(
+        "what hybrid search needs does not lie beside this index",
+        file=uri,
+        field="--hybrid",
+        mend="search without it, or evaluate again with the bm25_runs of this release's mine_negatives",
+    )
 
 
 def _near(index: Path, file: str) -> Iterator[Path]:

@@ -86,7 +86,7 @@ def write_index(
     """
     layouts.INDEX.check(index)
     settings = resolved(settings, encoder)
-    announce(collection.passage_count, encoder.dimension, settings)
+    announce(collection.passage_count, settings.dimension, settings)
     if earlier:
         earlier.check(encoder, settings)
     key = encoding_key(encoder, collection, settings, earlier.digest() if earlier else "")
@@ -132,7 +132,7 @@ def _manifest(
         kind="flat",
         metric="inner_product",
         count=sum(shard.count for shard in shards),
-        dimension=encoder.dimension,
+        dimension=settings.dimension,
         dtype=settings.dtype,
         shards=tuple(shards),
         card=encoder.identity(),
@@ -145,6 +145,8 @@ def _manifest(
         },
         shards_uri=place.uri,
         encoder=encoder_entry(encoder),
+        encoder_dimension=encoder.dimension,
+        normalised=encoder.normalised,
     )
 
 

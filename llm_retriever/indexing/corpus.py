@@ -144,9 +144,17 @@ def of_all_copies(settings: Settings, card: RetrieverCard) -> Settings:
 
 
 def resolved(settings: Settings, encoder: Encoder) -> Settings:
-    """The settings with the encoder's own passage length and arithmetic in place of what was left open."""
+    """The settings with the encoder's own passage length, dimension and arithmetic in place of what was left open.
+
+    Raises:
+        InputError: The encoder's vectors have fewer numbers than are to be kept.
+    """
     length = encoder.passage_length if is_unset(settings.passage_length) else settings.passage_length
-    return dataclasses.replace(settings, passage_length=length, precision=encoder.precision)
+    dimension = settings.dimension or encoder.dimension
+    if dimension > encoder.dimension:
+        problem = f"vectors of {encoder.name} have {encoder.dimension:,} numbers, not {dimension:,}"
+        raise InputError(problem, field="dimension", mend="give fewer, or 0 for all")
+    return dataclasses.replace(settings, passage_length=length, dimension=dimension, precision=encoder.precision)
 
 
 def timings(shards: Sequence[Shard]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from llm_retriever.indexing.shards import MEND, Manifest
 from llm_retriever.progress import Progress
 from llm_retriever.settings import EncodingSettings
 
-SAME = ("passage_length", "precision", "dtype")
+SAME = ("passage_length", "precision")
 AT_ONCE = 2**20
 
 
@@ -53,8 +53,9 @@ class Earlier:
             InputError: The index was made by another encoder or with other settings, or does not know its passages.
         """
         manifest = Manifest.load(self.index)
-        found: dict[str, Any] = {"encoder": manifest.card}
-        wanted: dict[str, Any] = {"encoder": encoder.identity()}
+        found: dict[str, Any] = {"encoder": manifest.card, "dtype": manifest.dtype, "dimension": manifest.dimension}
+        wanted: dict[str, Any] = {name: getattr(settings, name) for name in ("dtype", "dimension")}
+        wanted["encoder"] = encoder.identity()
         found |= {name: manifest.settings.get(name) for name in SAME}
         wanted |= {name: getattr(settings, name) for name in SAME}
         other = next((name for name in found if found[name] != wanted[name]), None)
@@ -132,7 +133,7 @@ class EarlierVectors:
         return sum(int(np.count_nonzero(self._positions(part) >= 0)) for part in parts)
 
     def vectors(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Vectors at some positions, [positions, dimension], in the stored type."""
+        """Vectors at some positions as they are stored, [positions, row_width]."""
         found = np.empty((len(positions), self._matrices[0].shape[1]), self._matrices[0].dtype)
         shards = np.searchsorted(self._starts, positions, "right") - 1
         for shard in np.unique(shards):

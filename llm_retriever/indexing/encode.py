@@ -20,7 +20,8 @@ from llm_retriever.indexing.ahead import ahead
 from llm_retriever.indexing.earlier import Earlier, EarlierVectors
 from llm_retriever.indexing.parts import Cut
 from llm_retriever.indexing.places import Place
-from llm_retriever.indexing.shards import DTYPES, Shard
+from llm_retriever.indexing.shards import Shard
+from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_width
 from llm_retriever.indexing.writing import Piece, ShardWriter
 from llm_retriever.settings import EncodingSettings
 
@@ -65,7 +66,7 @@ def encode_shards(
         cut: How the corpus is cut.
         shards: Numbers of the shards to write, ascending.
         place: Takes them.
-        settings: As resolved: passage length, tokens per batch, stored type.
+        settings: As resolved: passage length, tokens per batch, dimension, stored type.
         report: Called after each batch.
         earlier: An index from which the vectors of unchanged passages are taken.
 
@@ -143,7 +144,7 @@ def _encode(
     report: Encoded,
     earlier: EarlierVectors | None,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Vectors of a window in the stored type, [passages, dimension], and the tokens that each took, padding included."""
+    """Vectors of a window as they are stored, [passages, row_width], and the tokens that each took, padding included."""
     counted = np.zeros(len(window.ids), dtype=bool)
     for span in mine:
         counted[span.start - window.span.start : span.stop - window.span.start] = True
@@ -154,13 +155,14 @@ def _encode(
         slots[positions] = padded / len(positions)
         report(int(counted[positions].sum()), sum(len(window.rows[i]) for i in positions))
 
-    stored = np.empty((len(window.ids), encoder.dimension), DTYPES[settings.dtype])
-    with np.errstate(over="ignore"):
-        if len(new):
-            stored[new] = encoder.encode_rows("passage", [window.rows[i] for i in new], settings.batch_tokens, told)
+    dimension, dtype = settings.dimension, settings.dtype
+    stored = np.empty((len(window.ids), row_width(dtype, dimension)), DTYPES[dtype])
+    if len(new):
+        vectors = encoder.encode_rows("passage", [window.rows[i] for i in new], settings.batch_tokens, told)
+        stored[new] = encoded(first_numbers(vectors, dimension, normalised=encoder.normalised), dtype)
     if earlier and len(new) < len(stored):
         old = np.flatnonzero(window.known >= 0)
         stored[old] = earlier.vectors(window.known[old])
         report(int(counted[old].sum()), 0)
-    refuse_non_finite(stored, [f"passage {passage_id!r}" for passage_id in window.ids])
+    refuse_non_finite(decoded(stored), [f"passage {passage_id!r}" for passage_id in window.ids])
     return stored, slots

@@ -8,10 +8,10 @@
 | `sq8` | every passage by 1 byte a number | n d + 8 d |
 | `fp16` | every passage by 2 bytes a number | 2 n d |
 
-On disk the shards come on top: n d times 2 (fp16) or 4 (fp32). Searching holds FAISS's index and, for `flat`, at most
-`streaming.MEMORY_BYTES` of vectors; building also holds the training sample and as many vectors again. Files are the same
-byte by byte for the same vectors, FAISS version and number of threads; `hnsw` is built by one thread for that, unless
-`hnsw_threads` says otherwise.
+On disk the shards come on top: n times 4 d (fp32), 2 d (fp16) or d + 4 (int8). Searching holds FAISS's index and, for
+`flat`, at most `streaming.MEMORY_BYTES` of vectors; building also holds the training sample and as many vectors again.
+Files are the same byte by byte for the same vectors, FAISS version and number of threads; `hnsw` is built by one thread
+for that, unless `hnsw_threads` says otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pathlib import Path
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.places import LocalShards
-from llm_retriever.indexing.shards import DTYPES, FaissFile, Manifest
+from llm_retriever.indexing.shards import FaissFile, Manifest
+from llm_retriever.indexing.stored import row_bytes
 from llm_retriever.indexing.streaming import MEMORY_BYTES, ShardedVectors
 from llm_retriever.settings import IndexSettings, is_unset
 
@@ -118,7 +119,7 @@ def plan(count: int, dimension: int, settings: IndexSettings) -> Plan:
         dimension=dimension,
         parameters=parameters,
         index_bytes=size,
-        shard_bytes=count * dimension * DTYPES[settings.dtype].itemsize,
+        shard_bytes=count * row_bytes(settings.dtype, dimension),
         build_bytes=0 if settings.kind == "flat" else building,
         search_bytes=size or vectors,
     )

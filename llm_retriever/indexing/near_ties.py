@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_retriever.indexing.streaming import Floats, Positions, ShardedVectors
+from llm_retriever.indexing.stored import Floats
+from llm_retriever.indexing.streaming import Positions, ShardedVectors
 
 Doubles = NDArray[np.float64]
 Cells = tuple[Positions, Positions]

@@ -85,7 +85,7 @@ def encoding_key(encoder: Encoder, collection: Collection, settings: EncodingSet
         settings: As resolved.
         earlier: Digest of the index from which vectors are taken over, if any.
     """
-    decisive = ("passage_length", "batch_tokens", "shard_passages", "dtype", "precision")
+    decisive = ("passage_length", "batch_tokens", "shard_passages", "dtype", "dimension", "precision")
     values = {name: getattr(settings, name) for name in decisive}
     told = [FORMAT, WINDOW_PASSAGES, encoder.identity(), collection.fingerprint, values, earlier]
     return files.digest(told)

@@ -18,7 +18,8 @@ from llm_retriever.indexing import near_ties
 from llm_retriever.indexing.approximate import Approximate
 from llm_retriever.indexing.places import LocalShards
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.indexing.streaming import MEMORY_BYTES, Floats, Positions, ShardedVectors
+from llm_retriever.indexing.stored import Floats, first_numbers
+from llm_retriever.indexing.streaming import MEMORY_BYTES, Positions, ShardedVectors
 from llm_retriever.indexing.wholeness import check_index
 
 QUERIES_AT_ONCE = 4096
@@ -144,7 +145,7 @@ class Index:
         """The passages with the largest inner products.
 
         Args:
-            vectors: float32 [queries, dimension].
+            vectors: float32 [queries, dimension], of the encoder; what the index does not keep of vectors is left out.
             depth: Passages per query.
 
         Returns:
@@ -154,13 +155,15 @@ class Index:
         Raises:
             ValueError: The vectors have another dimension or are not finite, or the depth is not positive.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
-            raise ValueError(f"queries of shape {list(vectors.shape)} for an index of dimension {self.dimension}")
+        whole = self.manifest.encoder_dimension or self.dimension
+        if vectors.ndim != 2 or vectors.shape[1] != whole:
+            raise ValueError(f"queries of shape {list(vectors.shape)} for an index of dimension {whole}")
         if not np.isfinite(vectors).all():
             raise ValueError("a query vector is not finite")
         if depth < 1:
             raise ValueError(f"depth {depth}")
         depth = min(depth, self.count)
+        vectors = first_numbers(vectors, self.dimension, normalised=self.manifest.normalised)
         rank = functools.partial(self._approximate, self.approximate) if self.approximate else self._exact
         step = QUERIES_AT_ONCE if not self.approximate else max(1, CANDIDATES_AT_ONCE // self.approximate.wanted(depth))
         parts = (vectors[i : i + step] for i in range(0, max(1, len(vectors)), step))
@@ -277,4 +280,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from llm_retriever import pipes
+
+    raise SystemExit(pipes.run(main))

@@ -19,12 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from llm_retriever import files
 from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
+from llm_retriever.indexing.stored import DTYPES, row_width
 from llm_retriever.settings.index import IndexKind
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 KINDS = get_args(IndexKind)
-DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 MEND = "build the index anew with build_index"
 DENSE = 6
 """Where at least one id in so many is wanted, decoding the whole file at once takes less time than one by one."""
@@ -35,7 +35,7 @@ class Shard:
     """What the manifest says of a shard.
 
     Attributes:
-        file: The matrix, .npy, [count, dimension].
+        file: The matrix, .npy, [count, row_width] (see `indexing.stored`).
         ids: The ids, one a line, in the order of the rows.
         count: Passages.
         sha256: Of the matrix file.
@@ -66,7 +66,7 @@ class Shard:
         return next((name for name, digest in named if not _has_bytes(directory / name, digest)), None)
 
     def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
-        """The vectors, mapped from the file, [count, dimension].
+        """The vectors as they are stored, mapped from the file, [count, row_width].
 
         Raises:
             InputError: The file is missing, cut off, or of another shape or type.
@@ -76,9 +76,10 @@ class Shard:
             matrix: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"the vectors cannot be read ({error})", file=path, mend=MEND) from None
-        if matrix.shape != (self.count, dimension) or matrix.dtype != DTYPES[dtype]:
+        shape = (self.count, row_width(dtype, dimension))
+        if matrix.shape != shape or matrix.dtype != DTYPES[dtype]:
             found = f"{matrix.dtype} {list(matrix.shape)}"
-            wanted = f"{DTYPES[dtype]} {[self.count, dimension]}"
+            wanted = f"{DTYPES[dtype]} {list(shape)}"
             raise InputError(f"holds {found}, the manifest says {wanted}", file=path, mend=MEND)
         return matrix
 
@@ -190,8 +191,8 @@ class Manifest:
         kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.kinds`).
         metric: `inner_product`.
         count: Passages.
-        dimension: Numbers in a vector.
-        dtype: `fp32` or `fp16`, as stored.
+        dimension: Numbers in a vector, as stored.
+        dtype: `fp32`, `fp16` or `int8`, as stored.
         shards: In the order of the collection.
         card: Digest of the retriever's card.
         collection: Fingerprint of the collection.
@@ -203,6 +204,8 @@ class Manifest:
         shards_uri: Directory or s3:// prefix where the shards lie; empty = beside the manifest.
         passages: The digests of the passages; None in an index of an earlier version.
         reused: Passages whose vectors were taken over from an earlier index.
+        encoder_dimension: Numbers in a vector of the encoder, of which the first `dimension` are kept; 0 = the same.
+        normalised: Whether what is kept of passages and queries is scaled to length 1.
     """
 
     kind: str
@@ -221,6 +224,8 @@ class Manifest:
     encoder: str = ""
     passages: PassagesFile | None = None
     reused: int = 0
+    encoder_dimension: int = 0
+    normalised: bool = False
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
@@ -255,6 +260,8 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise InputError("names a file outside the index", file=path, field="shards", mend=MEND)
     if manifest.dtype not in DTYPES:
         raise InputError(f"unknown type {manifest.dtype!r}", file=path, field="dtype", mend=MEND)
+    if manifest.dimension < 1 or 0 < manifest.encoder_dimension < manifest.dimension:
+        raise InputError("is more than the encoder's, or nothing", file=path, field="dimension", mend=MEND)
     if sum(shard.count for shard in manifest.shards) != manifest.count:
         raise InputError("the shards do not add up to the count", file=path, field="count", mend=MEND)
     if (manifest.kind == "flat") != (manifest.faiss is None):

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.indexing.beside import collection_of, retriever_of
+from llm_retriever.indexing.beside import collection_of, hybrid_of, retriever_of
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.store import fetched
@@ -26,10 +26,12 @@ SNIPPET_CHARACTERS = 240
 QUESTIONS_AT_ONCE = 256
 STANDARD_INPUT = "-"
 PROMPT = "question> "
+Search = Callable[[list[str], int], list[list[tuple[str, float]]]]
 EXAMPLES = """\
 A question:             … search --index RUN/build-index/index "how old is the bridge"
 A file, as JSON lines:  … search --index INDEX --queries questions.txt --json
 One after the other:    … search --index INDEX
+With BM25 as well:      … search --version s3://bucket/published/versions/NAME --hybrid "how old is the bridge"
 """
 
 
@@ -53,7 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("question", nargs="?", help="What to search for; without it, questions are asked for.")
-    parser.add_argument("--index", required=True, metavar="DIR", help="Output of build_index: directory or s3://.")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--index", metavar="DIR", help="Output of build_index: directory or s3://.")
+    place.add_argument("--version", metavar="URI", help="A published version, whose index it is.")
+    parser.add_argument(
+        "--hybrid", action="store_true", help="Fuse with BM25, as the evaluation's system of that name."
+    )
     parser.add_argument(
         "--retriever",
         metavar="DIR",
@@ -82,22 +89,19 @@ class Searcher:
     """What a question needs.
 
     Attributes:
-        encoder: Of the index.
-        index: Searched.
+        search: Finds so many passages for every question, with their scores.
         lookup: Passages by id; None without a collection.
         depth: Passages per question.
     """
 
-    encoder: Encoder
-    index: Index
+    search: Search
     lookup: Any
     depth: int
 
     def answers(self, questions: list[str]) -> Iterator[dict[str, Any]]:
         """A question and its results each: rank, score, id, and with a collection title and text."""
-        scores, ids = self.index.search(self.encoder.encode_queries(questions), self.depth)
-        for question, values, found in zip(questions, scores.tolist(), ids, strict=True):
-            results = [self._result(*row) for row in zip(itertools.count(1), values, found, strict=False)]
+        for question, ranking in zip(questions, self.search(questions, self.depth), strict=True):
+            results = [self._result(rank, score, passage) for rank, (passage, score) in enumerate(ranking, start=1)]
             yield {"question": question, "results": results}
 
     def _result(self, rank: int, score: float, passage_id: str) -> dict[str, Any]:
@@ -142,14 +146,15 @@ def _questions(given: argparse.Namespace) -> Iterable[str] | None:
 
 def _read(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"cannot be read ({reason})", file=path, field="--queries") from None
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line.strip() for line in lines if line.strip())
+    stripped = (line.removeprefix("\ufeff").strip() for line in lines)
+    return (line for line in stripped if line)
 
 
 def _in_batches(searcher: Searcher, questions: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -174,16 +179,33 @@ def _opened(given: argparse.Namespace, stack: ExitStack) -> Searcher:
     from llm_retriever import encoders
     from llm_retriever.collection import Collection
 
-    directory = stack.enter_context(fetched(given.index))
+    uri = given.index or f"{given.version.rstrip('/')}/index"
+    directory = stack.enter_context(fetched(uri))
     manifest = Manifest.load(directory)
-    encoder = encoders.load(given.retriever or retriever_of(given.index, manifest))
+    hybrid = stack.enter_context(fetched(hybrid_of(uri, manifest))) if given.hybrid else None
+    encoder = encoders.load(given.retriever or retriever_of(uri, manifest))
     index = Index.open(directory, encoder)
-    place = given.collection or collection_of(given.index, manifest)
+    search = _dense(encoder, index) if hybrid is None else _hybrid(encoder, index, hybrid, stack)
+    place = given.collection or collection_of(uri, manifest)
     if place is None:
-        return Searcher(encoder, index, None, given.depth)
+        return Searcher(search, None, given.depth)
     collection = Collection.open(stack.enter_context(fetched(place)))
     _check_same(index, collection)
-    return Searcher(encoder, index, collection.lookup(), given.depth)
+    return Searcher(search, collection.lookup(), given.depth)
+
+
+def _dense(encoder: Encoder, index: Index) -> Search:
+    def search(questions: list[str], depth: int) -> list[list[tuple[str, float]]]:
+        scores, ids = index.search(encoder.encode_queries(questions), depth)
+        return [list(zip(found, values, strict=True)) for found, values in zip(ids, scores.tolist(), strict=True)]
+
+    return search
+
+
+def _hybrid(encoder: Encoder, index: Index, directory: Path, stack: ExitStack) -> Search:
+    from llm_retriever.hybrid.search import HybridSearcher
+
+    return stack.enter_context(HybridSearcher(encoder, index, directory)).search
 
 
 def _check_same(index: Index, collection: Any) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.ahead import ahead
 from llm_retriever.indexing.shards import MEND, Manifest
+from llm_retriever.indexing.stored import Floats, decoded
 
-Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 MEMORY_BYTES = 2**30
@@ -23,7 +23,7 @@ MEMORY_BYTES = 2**30
 ALIGNMENT = 1024
 """FAISS multiplies 1,024 rows at a time: blocks that begin at its borders give the bits that one matrix would give."""
 BUFFERS = 3
-"""One block is searched, one waits, one is being read; what is left of the memory converts half precision."""
+"""One block is searched, one waits, one is being read; what is left of the memory decodes what is stored otherwise."""
 PIECE_ROWS = 8192
 
 
@@ -74,7 +74,7 @@ class ShardedVectors:
         for shard in np.unique(shards):
             here = shards == shard
             rows = positions[here] - self.starts[shard]
-            vectors[here] = self._mapped[shard][rows] if self._fits else self._read_rows(shard, rows)
+            vectors[here] = decoded(self._mapped[shard][rows] if self._fits else self._read_rows(shard, rows))
         return vectors
 
     def _in_memory(self) -> Floats:
@@ -106,7 +106,7 @@ class ShardedVectors:
         """Rows from the file of a shard, as stored; see `_read`."""
         mapped = self._mapped[shard]
         path = self._directory / self._shards[shard].file
-        found = np.empty((len(rows), self.dimension), mapped.dtype)
+        found = np.empty((len(rows), mapped.shape[1]), mapped.dtype)
         with path.open("rb", buffering=0) as file:
             offsets = (mapped.offset + rows * mapped.strides[0]).tolist()
             taken = [os.preadv(file.fileno(), [row], offset) for row, offset in zip(found, offsets, strict=True)]
@@ -124,7 +124,7 @@ class ShardedVectors:
             file.seek(mapped.offset + first * mapped.strides[0])
             for at in range(0, len(target), step):
                 part = target[at : at + step]
-                piece = part if whole else np.empty(part.shape, mapped.dtype)
+                piece = part if whole else np.empty((len(part), mapped.shape[1]), mapped.dtype)
                 view = piece.data.cast("B")
                 while view:
                     taken = file.readinto(view)
@@ -132,4 +132,4 @@ class ShardedVectors:
                         raise InputError("ends too early", file=path, mend=MEND)
                     view = view[taken:]
                 if not whole:
-                    part[:] = piece
+                    decoded(piece, out=part)

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MEND, Manifest, Shard
+from llm_retriever.indexing.stored import decoded
 from llm_retriever.progress import Progress
 
 ROWS_AT_ONCE = 65_536
@@ -41,7 +42,7 @@ def _check_shard(shard: Shard, directory: Path, manifest: Manifest) -> None:
     if damaged := shard.damaged(directory):
         raise InputError("does not have its checksum", file=directory / damaged, mend=MEND)
     for start in range(0, shard.count, ROWS_AT_ONCE):
-        finite = np.isfinite(matrix[start : start + ROWS_AT_ONCE]).all(axis=1)
+        finite = np.isfinite(decoded(matrix[start : start + ROWS_AT_ONCE])).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise InputError(f"the vector in row {row:,} is not finite", file=directory / shard.file, mend=MEND)

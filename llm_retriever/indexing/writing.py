@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.places import Place
 from llm_retriever.indexing.shards import Shard
+from llm_retriever.indexing.stored import decoded
 
 PIECES_WAITING = 2
 """Pieces that wait for the disk before the model has to wait too."""
@@ -33,7 +34,7 @@ class Piece:
     Attributes:
         shard: Number of the shard.
         count: Passages of the whole shard.
-        vectors: [rows, dimension], in the stored type.
+        vectors: As they are stored, [rows, row_width].
         ids: Passage ids of the rows.
         tokens: Tokens of the rows, padding left out.
         slots: The same with padding.
@@ -130,7 +131,7 @@ class _GrowingShard:
         for passage_id in piece.ids:
             if "\n" in passage_id:
                 raise InputError(f"the passage id {passage_id!r} holds a line break", field="_id")
-        self.largest = max(self.largest, float(np.linalg.norm(piece.vectors.astype(np.float32), axis=1).max()))
+        self.largest = max(self.largest, float(np.linalg.norm(decoded(piece.vectors), axis=1).max()))
         self._append(0, np.ascontiguousarray(piece.vectors).data.cast("B"))
         self._append(1, "".join(f"{passage_id}\n" for passage_id in piece.ids).encode())
         self.rows += len(piece.ids)

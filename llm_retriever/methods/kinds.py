@@ -207,6 +207,7 @@ class ContrastiveRecipe:
         sources: `mixed`, or `homogeneous` = the queries of an update come from one data set.
         distillation_weight: Of the divergence from a teacher's scores, beside the contrastive loss; 0 = left out.
         distillation_temperature: What the teacher's scores are divided by.
+        matryoshka_dimensions: Numbers of the prefixes that are trained beside the whole vectors, as "64,128"; empty = none.
     """
 
     passages_per_query: int
@@ -219,6 +220,12 @@ class ContrastiveRecipe:
     sources: Literal["mixed", "homogeneous"] = "mixed"
     distillation_weight: float = 0.0
     distillation_temperature: float = 1.0
+    matryoshka_dimensions: str = ""
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """`matryoshka_dimensions` as numbers, ascending."""
+        return tuple(sorted({int(part) for part in self.matryoshka_dimensions.split(",") if part.strip()}))
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ A Java machine inside a process that later forks workers makes those hang, so no
 it with ``python -m llm_retriever.mining.lucene``. It reads JSON lines from standard input and answers with JSON lines on
 standard output; Java's own messages go to standard error.
 
-The first line is the job: ``{"collection", "index", "threads"}``; the answer ``{"indexed": number}``. Every further line
-is a search: ``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are
-``{"hits": [query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not
-depend on the similarity: any number of them search the same one.
+The first line is the job: ``{"collection", "index", "keep", "threads", "language"}``; the answer ``{"indexed": number}``.
+Without a collection the index is there already; without `keep` it goes at the end. Every further line is a search:
+``{"queries": [text, …], "depth", "similarity": {"java": class, "arguments": [number, …]}}``; the answers are ``{"hits":
+[query's hits, …]}``, as many lines as it takes. ``{"problem", …}`` is an error of the input. The index does not depend on the
+similarity: any number of them search the same one.
 
-Passages are analysed as Anserini does by default: English tokeniser, Lucene's 33 English stop words, Porter stemmer;
-title and text, joined by a space, are one field. The order is by score, then passage id (Anserini's); scores are Lucene's
-own, where Anserini rounds them to four digits and sets equal ones apart in the sixth.
+Passages are analysed as Anserini does for their language; for English that is a tokeniser, Lucene's 33 stop words and the Porter
+stemmer. Thai and its like are pairs of characters: the Java of the image has no dictionary of them. Title and text, joined by a
+space, are one field. The order is by score, then passage id (Anserini's); scores are
+Lucene's own, where Anserini rounds them to four digits and sets equal ones apart in the sixth.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import types
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO
 
 from llm_retriever.collection import CORPUS_FILE, Collection, Passage
 from llm_retriever.errors import InputError
 from llm_retriever.mining.java import find_java
 from llm_retriever.progress import Progress
+from llm_retriever.scripts import ENGLISH, PAIRED, as_pairs
 
 HEAP = "2g"
 INDEX_BUFFER_MEGABYTES = 256.0
@@ -39,6 +43,8 @@ CHARACTERS_AT_ONCE = 8_000_000
 QUERIES_AT_ONCE = 50
 HITS_AT_ONCE = 20_000
 PARTS_AHEAD = 4
+LOCK = "write.lock"
+"""An empty file that Lucene leaves in an index that it has written."""
 
 _held: list[Any] = []  # Java forgets a logger, and its level, that nobody holds.
 
@@ -80,7 +86,9 @@ def _keep_out_encoders() -> None:
     sys.modules.setdefault("pyserini.encode", placeholder)
 
 
-def index_passages(passages: Iterable[Passage], total: int, directory: str, threads: int) -> int:
+def index_passages(
+    passages: Iterable[Passage], total: int, directory: str, threads: int, language: str = ENGLISH
+) -> int:
     """Indexes passages as they stream by, in memory that does not grow with their number.
 
     Returns:
@@ -88,24 +96,25 @@ def index_passages(passages: Iterable[Passage], total: int, directory: str, thre
     """
     from pyserini.index.lucene import LuceneIndexer
 
-    indexer = LuceneIndexer(directory, threads=threads)
+    arguments = None if language in (ENGLISH, PAIRED) else ["-index", directory, "-language", language]
+    indexer = LuceneIndexer(directory, args=arguments, threads=threads)
     # Its default of 2 GB would not fit into the heap.
     indexer.object.writer.getConfig().setRAMBufferSizeMB(INDEX_BUFFER_MEGABYTES)
     indexed = 0
     with Progress("index passages for Lucene", total, "passages") as progress:
-        for batch in _batches(passages):
+        for batch in _batches(passages, language):
             indexed += indexer.object.addRawDocuments(batch)
             progress.update(len(batch))
         indexer.close()
     return indexed
 
 
-def _batches(passages: Iterable[Passage]) -> Iterator[list[str]]:
+def _batches(passages: Iterable[Passage], language: str) -> Iterator[list[str]]:
     """Passages as Anserini's JSON documents, which Java parses in its threads; ASCII carries everything."""
     batch: list[str] = []
     size = 0
     for passage in passages:
-        batch.append(json.dumps({"id": passage.id, "contents": contents(passage)}))
+        batch.append(json.dumps({"id": passage.id, "contents": _worded(contents(passage), language)}))
         size += len(batch[-1])
         if len(batch) == PASSAGES_AT_ONCE or size > CHARACTERS_AT_ONCE:
             yield batch
@@ -119,6 +128,10 @@ def contents(passage: Passage) -> str:
     return f"{passage.title} {passage.text}".strip()
 
 
+def _worded(text: str, language: str) -> str:
+    return as_pairs(text) if language == PAIRED else text
+
+
 class Searcher:
     """Searches an index: what pyserini's `batch_search` finds, in less than half of its time.
 
@@ -128,23 +141,26 @@ class Searcher:
     Args:
         directory: Where the index lies.
         threads: How many threads search.
+        language: That it was indexed as.
 
     Attributes:
         passages: How many are in the index.
     """
 
-    def __init__(self, directory: str, threads: int) -> None:
+    def __init__(self, directory: str, threads: int, language: str = ENGLISH) -> None:
         from pyserini.pyclass import autoclass
         from pyserini.search.lucene import LuceneSearcher
 
         pyserini = LuceneSearcher(directory)
+        if language not in (ENGLISH, PAIRED):
+            pyserini.set_language(language)
         self.passages = int(pyserini.object.reader.numDocs())
         self._searcher = autoclass("org.apache.lucene.search.IndexSearcher")(pyserini.object.reader)
         self._analyzer = pyserini.object.get_analyzer()
         self._words = autoclass("io.anserini.search.query.BagOfWordsQueryGenerator")()
         self._by_score_then_id = autoclass("io.anserini.search.SearchCollection").BREAK_SCORE_TIES_BY_DOCID
         self._json = _hits_as_json()
-        self._threads = threads
+        self._threads, self._language = threads, language
 
     def use(self, java: str, arguments: list[float]) -> None:
         """Ranks by Lucene's similarity of this class and constructor arguments from now on."""
@@ -169,7 +185,7 @@ class Searcher:
     def _search(self, queries: list[str], depth: int) -> list[str]:
         found = []
         for text in queries:
-            query = self._words.buildQuery("contents", self._analyzer, _as_java(text))
+            query = self._words.buildQuery("contents", self._analyzer, _as_java(_worded(text, self._language)))
             hits = self._searcher.search(query, depth, self._by_score_then_id, False)
             found.append(self._json.writeValueAsString(hits))
         return found
@@ -206,10 +222,7 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     job: dict[str, Any] = json.loads(requests.readline())
     try:
         threads = start_java(job["threads"])
-        collection = Collection.open(job["collection"])
-        indexed = index_passages(collection.passages(), collection.passage_count, job["index"], threads)
-        searcher = Searcher(job["index"], threads)
-        _check_whole(min(indexed, searcher.passages), collection)
+        searcher = _indexed(job["collection"], job["index"], threads, job["language"])
         _write(answers, json.dumps({"indexed": searcher.passages}))
         for line in requests:
             search = json.loads(line)
@@ -219,7 +232,20 @@ def answer(requests: TextIO, answers: TextIO) -> None:
     except InputError as error:
         _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
     finally:
-        shutil.rmtree(job["index"], ignore_errors=True)
+        if not job["keep"]:
+            shutil.rmtree(job["index"], ignore_errors=True)
+
+
+def _indexed(source: str | None, directory: str, threads: int, language: str) -> Searcher:
+    """Searches an index, which is made of a collection if one is named."""
+    if source is None:
+        return Searcher(directory, threads, language)
+    collection = Collection.open(source)
+    indexed = index_passages(collection.passages(), collection.passage_count, directory, threads, language)
+    (Path(directory) / LOCK).unlink(missing_ok=True)
+    searcher = Searcher(directory, threads, language)
+    _check_whole(min(indexed, searcher.passages), collection)
+    return searcher
 
 
 def _check_whole(indexed: int, collection: Collection) -> None:

@@ -8,6 +8,7 @@ are off by default: a rank floor, and a score ceiling relative to the positive (
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 from llm_retriever import files, layouts
 from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
+from llm_retriever.hybrid.published import LUCENE_FOLDER
 from llm_retriever.mining.dense import dense_index
 from llm_retriever.mining.runs import search_parameters, write_runs
-from llm_retriever.mining.selection import DENSE, SPARSE, Rule, Selection, parse_sources, select
+from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
 from llm_retriever.mining.similarities import Similarity, bm25, chosen_bm25, parse_baselines
 from llm_retriever.mining.sparse import Ranking, SparseIndex
 from llm_retriever.mining.statistics import Statistics
@@ -39,14 +41,16 @@ def mine(
 ) -> dict[str, Any]:
     """Mines a collection; the outputs appear when they are complete.
 
-    The same collection and settings give the same bytes, whatever the number of threads. With an encoder, the vectors
-    of the corpus lie beside `training_set` until it is complete; a run that was killed takes them up.
+    The same collection and settings give the same bytes, whatever the number of threads, but for those of Lucene's index.
+    With an encoder, the vectors of the corpus lie beside `training_set` until it is complete; a run that was killed takes
+    them up.
 
     Args:
         settings: Who searches how deep, what to leave out, how many to draw.
         collection: The output of prepare_corpus.
         training_set: Where the training set goes.
-        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`.
+        bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`;
+            and `lucene/`, the index of the collection.
         statistics: Where the Markdown goes that tells what was found.
         picture: Where the page goes that shows it.
 
@@ -70,8 +74,12 @@ def mine(
 class _Mining:
     def __init__(self, settings: MiningSettings, collection: Collection) -> None:
         self.settings, self.collection = settings, collection
+        self.teacher = collection.teacher_scores()
         self.sources, quotas = parse_sources(
-            settings.sources, with_encoder=bool(settings.encoder), negatives=settings.negatives
+            settings.sources,
+            with_encoder=bool(settings.encoder),
+            negatives=settings.negatives,
+            with_teacher=bool(self.teacher),
         )
         self.rule = Rule(settings.negatives, quotas, settings.rank_floor, settings.score_ceiling, settings.seed)
         self.baselines = parse_baselines(settings.baselines)
@@ -81,8 +89,12 @@ class _Mining:
     def run(self, training_set: Path, bm25_runs: Path, statistics: Path, picture: Path) -> dict[str, Any]:
         from llm_retriever.mining.picture import page
 
+        s = self.settings
         with contextlib.ExitStack() as open_:
-            index = open_.enter_context(SparseIndex(self.collection, threads=self.settings.threads))
+            draft = open_.enter_context(files.atomic_directory(bm25_runs, layouts.BM25_RUNS))
+            kept = draft / LUCENE_FOLDER
+            sparse = SparseIndex(self.collection, threads=s.threads, language=s.bm25_language, directory=kept)
+            index = open_.enter_context(sparse)
             queries = self.collection.queries(TRAINING_SPLIT)
             guards = _Guards(self.settings, self.collection, queries)
             # Both read the corpus while Lucene's process indexes it.
@@ -90,12 +102,11 @@ class _Mining:
             index.wait()
             similarity, tuning = self._bm25(index)
             searches[SPARSE] = lambda asked, depth: index.search(asked, depth, similarity)
-            recipe = self._recipe(similarity, tuning, used)
-            with files.atomic_directory(bm25_runs, layouts.BM25_RUNS) as draft:
-                self._write_runs(index, similarity, tuning, draft)
-                examples = self._examples({name: searches[name] for name in self.sources}, guards)
-                counts = self.statistics.counts
-                manifest = write_training_set(training_set, examples, recipe, counts, self.collection)
+            searches[TEACHER] = self._scored
+            recipe = self._recipe(similarity, tuning, used, index.language)
+            self._write_runs(index, similarity, tuning, draft)
+            examples = self._examples({name: searches[name] for name in self.sources}, guards)
+            manifest = write_training_set(training_set, examples, recipe, self.statistics.counts, self.collection)
         files.write_text(statistics, markdown(self.statistics, recipe))
         files.write_text(picture, page(self.statistics, recipe))
         return manifest
@@ -117,6 +128,12 @@ class _Mining:
         scratch = training_set.with_name(f".{training_set.name}.vectors")
         dense = open_.enter_context(dense_index(load, self.collection, scratch, index))
         return {DENSE: dense.search}, {DENSE: {"given": s.encoder, **dense.parameters(s.depth)}}
+
+    def _scored(self, queries: Mapping[str, str], depth: int) -> Iterator[tuple[str, Ranking]]:
+        """What the source's own teacher has scored for each query, best first."""
+        for query_id in queries:
+            ranked = sorted(self.teacher.get(query_id, {}).items(), key=lambda hit: (-hit[1], hit[0]))
+            yield query_id, ranked[:depth]
 
     def _bm25(self, index: SparseIndex) -> tuple[Similarity, Tuning | None]:
         if not self.settings.bm25_tune_split:
@@ -140,7 +157,8 @@ class _Mining:
                 progress.update()
                 if selection.negatives:
                     positives = tuple(sorted(guards.positives[query_id]))
-                    yield TrainingExample(query_id, asked[query_id], positives, selection.negatives)
+                    example = TrainingExample(query_id, asked[query_id], positives, selection.negatives)
+                    yield with_scores(example, self.teacher.get(query_id, {}))
         if not self.statistics.counts["examples"]:
             raise InputError(
                 "no training query has a negative left",
@@ -148,10 +166,12 @@ class _Mining:
                 mend="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
             )
 
-    def _recipe(self, similarity: Similarity, tuning: Tuning | None, used: Mapping[str, Any]) -> dict[str, Any]:
+    def _recipe(
+        self, similarity: Similarity, tuning: Tuning | None, used: Mapping[str, Any], language: str
+    ) -> dict[str, Any]:
         s = self.settings
-        sparse = search_parameters(similarity, s.depth) | ({"tuning": tuning.as_json()} if tuning else {})
-        described = {SPARSE: sparse, **used}
+        sparse = search_parameters(similarity, s.depth, language) | ({"tuning": tuning.as_json()} if tuning else {})
+        described = {SPARSE: sparse, TEACHER: {"depth": s.depth}, **used}
         return {
             "sources": {name: described[name] for name in self.sources},
             "quotas": dict(self.rule.quotas),
@@ -162,6 +182,14 @@ class _Mining:
             "random_top_up": s.random_top_up,
             "seed": s.seed,
         }
+
+
+def with_scores(example: TrainingExample, scores: Mapping[str, float]) -> TrainingExample:
+    """The example with a teacher's scores, by passage id, beside its passages, as far as there are any."""
+    negatives = tuple(dataclasses.replace(n, score_teacher=scores.get(n.id)) for n in example.negatives)
+    positives = tuple(scores[passage] for passage in example.positives if passage in scores)
+    complete = positives if len(positives) == len(example.positives) else ()
+    return dataclasses.replace(example, negatives=negatives, positives_teacher=complete)
 
 
 class _Guards:

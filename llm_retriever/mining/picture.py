@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_retriever.evaluation.plots import nice_ticks
-from llm_retriever.mining.selection import SPARSE
+from llm_retriever.mining.selection import SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 from llm_retriever.mining.summary import DROPPED, NAMES, headline, method, rank_bounds, share
 
@@ -62,7 +62,7 @@ def page(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
 
 
 def _figures(name: str, source: SourceStatistics, depth: int) -> dict[str, Any]:
-    unit = "BM25 score" if name == SPARSE else "inner product"
+    unit = {SPARSE: "BM25 score", TEACHER: "the teacher's score"}.get(name, "inner product")
     return {
         "name": NAMES[name],
         "counts": source.counts,

@@ -1,6 +1,7 @@
 """The sparse runs of the evaluation splits: BM25's, and those of the further baselines that were asked for.
 
-BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are.
+BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are,
+`lucene.json` the checksums of Lucene's index beside them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
+from llm_retriever.hybrid.published import LUCENE_FILE, LUCENE_FOLDER
 from llm_retriever.mining.similarities import Similarity
 from llm_retriever.mining.sparse import Ranking, SparseIndex, without_own
 from llm_retriever.mining.tuning import Tuning
 from llm_retriever.progress import Progress
+from llm_retriever.scripts import ENGLISH, PAIRED
+from llm_retriever.store import manifest_of
+
+BY_SCRIPT = "auto"
+ANALYZERS = {
+    ENGLISH: "English, stop words, Porter stemmer",
+    PAIRED: "pairs of characters",
+    BY_SCRIPT: "by the script of the collection",
+}
 
 
 def write_runs(
@@ -38,7 +49,7 @@ def write_runs(
         depth: Passages per query.
         bm25: With its parameters.
         baselines: The systems beside it.
-        directory: Exists.
+        directory: Holds the index in `lucene/`.
         tuning: How BM25's parameters were found.
     """
     for split in splits:
@@ -48,18 +59,19 @@ def write_runs(
                 # One more, because the passage of the query's own id may be left out.
                 rows = _watched(index.search(queries, depth + 1, system), depth, own, progress)
                 write_run(directory / _file(split, system, bm25), rows, system.label)
-    manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth)}
+    manifest: dict[str, Any] = {"system": bm25.label, "parameters": search_parameters(bm25, depth, index.language)}
     if baselines:
         manifest["systems"] = {
             system.label: {
                 "description": system.description,
-                "parameters": search_parameters(system, depth),
+                "parameters": search_parameters(system, depth, index.language),
                 "files": {split: _file(split, system, bm25) for split in splits},
             }
             for system in baselines
         }
     if tuning is not None:
         manifest["tuning"] = tuning.as_json()
+    files.write_json(directory / LUCENE_FILE, manifest_of(directory / LUCENE_FOLDER))
     files.write_json(directory / RUNS_MANIFEST, {**manifest, "collection": collection.fingerprint})
 
 
@@ -75,12 +87,13 @@ def _watched(
         progress.update()
 
 
-def search_parameters(system: Similarity, depth: int) -> dict[str, Any]:
-    """What decides a sparse ranking, for manifests."""
+def search_parameters(system: Similarity, depth: int, language: str) -> dict[str, Any]:
+    """What decides a sparse ranking, for manifests; `language` is that of the index, or `BY_SCRIPT` of several."""
     return {
         **system.parameters,
         "depth": depth,
         "contents": "title and text",
-        "analyzer": "English, stop words, Porter stemmer",
+        "language": language,
+        "analyzer": ANALYZERS.get(language, f"Anserini's for {language}"),
         "pyserini": importlib.metadata.version("pyserini"),
     }

@@ -16,7 +16,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.mining.sparse import Ranking
 from llm_retriever.training_set import Found, Negative
 
-SPARSE, DENSE, RANDOM = "bm25", "dense", "random"
+SPARSE, DENSE, TEACHER, RANDOM = "bm25", "dense", "teacher", "random"
 POSITIVE, SAME_TEXT, RANK_FLOOR, SCORE_CEILING = "positive", "same_text", "rank_floor", "score_ceiling"
 OTHER_SOURCE = "other_source"
 REASONS = (POSITIVE, SAME_TEXT, RANK_FLOOR, SCORE_CEILING, OTHER_SOURCE)
@@ -79,22 +79,25 @@ class Selection:
     near_copies: int = 0
 
 
-def parse_sources(text: str, *, with_encoder: bool, negatives: int) -> tuple[list[str], dict[str, int]]:
-    """Who finds candidates, and the quotas, from ``"bm25:15,dense:15"``; empty = all there are, without quotas.
+def parse_sources(
+    text: str, *, with_encoder: bool, negatives: int, with_teacher: bool = False
+) -> tuple[list[str], dict[str, int]]:
+    """Who finds candidates, and the quotas, from ``"bm25:15,dense:15"``; empty = all that search, without quotas.
 
     Raises:
         InputError: A source is unknown, stands twice or lacks its encoder, a quota is no number of negatives, or the
             quotas are more than the negatives that are wanted.
     """
     known = [SPARSE, DENSE] if with_encoder else [SPARSE]
+    nameable = [*known, TEACHER] if with_teacher else known
     sources: list[str] = []
     quotas: dict[str, int] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, colon, number = (part.strip() for part in entry.partition(":"))
         if name == DENSE and not with_encoder:
             raise InputError("dense candidates need an encoder", field="sources", mend="set encoder")
-        if name not in known or name in sources:
-            raise InputError(f"{entry!r} is refused", field="sources", mend=f"name {' and '.join(known)}, each once")
+        if name not in nameable or name in sources:
+            raise InputError(f"{entry!r} is refused", field="sources", mend=f"name {' and '.join(nameable)}, each once")
         if colon and not (number.isascii() and number.isdigit() and int(number)):
             raise InputError(f"the quota in {entry!r} is refused", field="sources", mend="write as in bm25:15")
         sources.append(name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -15,9 +17,11 @@ from llm_retriever.collection import Collection
 from llm_retriever.crashes import Crash, ProcessFailedError
 from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity
+from llm_retriever.scripts import language_of
 
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
+PASSAGES_LOOKED_AT = 1000
 
 Ranking = list[tuple[str, float]]
 
@@ -26,18 +30,31 @@ class SparseIndex:
     """Searches the passages of a collection with Lucene.
 
     Used in a `with` statement. Indexing begins at once, beside whatever this process does next; it is waited for by the
-    first search. The index lies in a temporary directory and goes when the statement ends.
+    first search.
 
     Args:
-        collection: What to search. Title and text are one field; English tokeniser, stop words and Porter stemmer.
+        collection: What to search. Title and text are one field. None = what the index in `directory` holds, which is not
+            changed.
         threads: Threads that index and search; 0 = one per processor that this process may use.
+        language: How they are analysed, as in `settings.mining.Language`; auto = by the script of the first passages. Of an
+            index that is there already, the one that it was made with.
+        directory: Where the index is kept; None = in a temporary directory that goes when the statement ends.
+
+    Attributes:
+        language: The one that it is.
 
     Example:
         ``with SparseIndex(collection) as index: dict(index.search({"q1": "what is a glacier"}, 10, bm25(0.9, 0.4)))``
     """
 
-    def __init__(self, collection: Collection, *, threads: int = 0) -> None:
-        self._collection, self._threads = collection, threads
+    def __init__(
+        self, collection: Collection | None, *, threads: int = 0, language: str = "auto", directory: Path | None = None
+    ) -> None:
+        self._collection, self._threads, self._kept = collection, threads, directory
+        self.language = language
+        if language == "auto" and collection is not None:
+            first = (passage.text for passage in itertools.islice(collection.passages(), PASSAGES_LOOKED_AT))
+            self.language = language_of(first)
 
     def __enter__(self) -> SparseIndex:
         self._directory = tempfile.TemporaryDirectory(prefix="lucene-", ignore_cleanup_errors=True)
@@ -46,8 +63,10 @@ class SparseIndex:
         )
         self._requests, self._answers = cast(TextIO, self._process.stdin), cast(TextIO, self._process.stdout)
         self._indexed = -1
-        job = {"collection": str(self._collection.directory.resolve()), "index": self._directory.name}
-        self._ask({**job, "threads": self._threads})
+        source = None if self._collection is None else str(self._collection.directory.resolve())
+        index = str(self._kept.resolve()) if self._kept else self._directory.name
+        job = {"collection": source, "index": index, "keep": self._kept is not None}
+        self._ask({**job, "threads": self._threads, "language": self.language})
         return self
 
     def __exit__(
@@ -64,7 +83,7 @@ class SparseIndex:
             self._directory.cleanup()
 
     def wait(self) -> int:
-        """Waits until the index is built; returns how many passages are in it."""
+        """Waits until the index can be searched; returns how many passages are in it."""
         if self._indexed < 0:
             self._indexed = int(self._answer()["indexed"])
         return self._indexed

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from llm_retriever.mining.selection import DENSE, REASONS, SPARSE
+from llm_retriever.markdown import escaped, table
+from llm_retriever.mining.selection import DENSE, REASONS, SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 
 BAR_WIDTH = 40
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-NAMES = {SPARSE: "BM25", DENSE: "dense"}
+NAMES = {SPARSE: "BM25", DENSE: "dense", TEACHER: "teacher"}
 MEANINGS = {
     "positive": "positives of the query",
     "same_text": "the text of a positive or of the query",
@@ -35,7 +36,7 @@ def markdown(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
         recipe: That of the manifest.
     """
     sections = [
-        ["# Hard negatives", "", headline(statistics), "", *[f"- {line}" for line in method(recipe)], ""],
+        ["# Hard negatives", "", headline(statistics), "", *[f"- {escaped(line)}" for line in method(recipe)], ""],
         _dropped(statistics),
         ["## Where the negatives are from", "", *_origins(statistics)],
         ["## Candidates left out", "", *_left_out(statistics)],
@@ -74,6 +75,8 @@ def _source(name: str, source: Mapping[str, Any]) -> str:
     if name == SPARSE:
         tuned = ", tuned" if "tuning" in source else ""
         return f"BM25's top {source['depth']:,} (k1 {source['k1']}, b {source['b']}{tuned}; {source['analyzer']})"
+    if name == TEACHER:
+        return f"the top {source['depth']:,} of what the source's teacher has scored"
     return f"the top {source['depth']:,} of {source['encoder']} (exact search in {source['dtype']})"
 
 
@@ -193,10 +196,3 @@ def _cell(value: float, is_best: bool) -> str:
 def share(number: int, of: int) -> str:
     """A number and its share of another: ``12 (4.0%)``."""
     return f"{number:,} ({number / max(of, 1):.1%})"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, the first column on the left, the others on the right."""
-    lines = [heads, *rows]
-    text = ["| " + " | ".join(cells) + " |" for cells in lines]
-    return [text[0], "|---|" + "--:|" * (len(heads) - 1), *text[1:]]

@@ -15,6 +15,14 @@ from llm_retriever.errors import InputError
 SUFFIX = ".gguf"
 # Keys of transformers' table that are not architectures, and encoder-decoders.
 _NO_DECODERS = {"general", "tokenizer", "t5", "umt5", "t5encoder"}
+_KEYS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+}
 
 
 def architectures() -> list[str]:
@@ -24,23 +32,30 @@ def architectures() -> list[str]:
     return sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - _NO_DECODERS)
 
 
+def configuration(path: Path, label: str) -> dict[str, Any]:
+    """What the header of a GGUF file says of a model, under the names of transformers' configurations; no weights are read.
+
+    Raises:
+        InputError: It is no whole GGUF file, or says too little.
+    """
+    reader = _read(path, label)
+    named = str(_field(reader, "general.architecture"))
+    embeddings = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    found = {name: _field(reader, f"{named}.{key}") for name, key in _KEYS.items()}
+    if embeddings is None or None in (found["num_hidden_layers"], found["hidden_size"], found["num_attention_heads"]):
+        raise InputError("does not say how large the model is", file=label, mend="use another GGUF file")
+    known = {name: int(value) for name, value in found.items() if value is not None}
+    tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    return {**known, "vocab_size": int(embeddings.shape[-1]), "tie_word_embeddings": tied}
+
+
 def check_gguf(path: Path, label: str) -> None:
     """Makes sure that a file is a whole GGUF file of an architecture that can be loaded; reads its header alone.
 
     Raises:
         InputError: It is not.
     """
-    from gguf import GGUFReader
-
-    mend = "fetch the file again"
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise InputError("not a GGUF file", file=label, mend=f"{mend} (git lfs pull?)")
-    try:
-        fields = GGUFReader(path).fields
-        named = fields["general.architecture"].contents() if "general.architecture" in fields else None
-    except Exception as error:  # The reader trusts what it reads: a cut or changed file ends in errors of any kind.
-        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, mend=mend) from None
+    named = _field(_read(path, label), "general.architecture")
     if named not in architectures():
         raise InputError(
             f"the architecture {named!r} cannot be de-quantised",
@@ -48,6 +63,26 @@ def check_gguf(path: Path, label: str) -> None:
             field="general.architecture",
             mend=f"use a model of one of {', '.join(architectures())}",
         )
+
+
+def _read(path: Path, label: str) -> Any:
+    from gguf import GGUFReader
+
+    mend = "fetch the file again"
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InputError("not a GGUF file", file=label, mend=f"{mend} (git lfs pull?)")
+    try:
+        return GGUFReader(path)
+    except Exception as error:  # The reader trusts what it reads: a cut or changed file ends in errors of any kind.
+        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, mend=mend) from None
+
+
+def _field(reader: Any, name: str) -> Any:
+    """A value of the header; None where it has none that can be read."""
+    with contextlib.suppress(Exception):
+        return reader.fields[name].contents()
+    return None
 
 
 def load_gguf(path: Path, label: str) -> tuple[Any, Any]:

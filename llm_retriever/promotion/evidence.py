@@ -6,10 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.conventions import PRODUCTION, RETRIEVER
+from llm_retriever.evaluation.conventions import HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
 from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
 from llm_retriever.training_queries import favour
@@ -23,7 +23,7 @@ class Measured:
 
     Attributes:
         place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
-        value: Of the retriever.
+        value: Of the retriever, or of its hybrid search where that decides.
         others: Of the baselines, by name.
         leads: Over the baselines that a first version is judged by.
     """
@@ -97,8 +97,10 @@ class Contest:
 
 
 def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
-    """The split that decides; "" if nothing was evaluated."""
-    return settings.split or next(iter(content.get("splits") or [""]))
+    """The split that decides: the first one that nothing was chosen on, if there is such a one; "" if nothing was evaluated."""
+    names = list(content.get("splits") or [""])
+    chosen_on = (content.get(HYBRID) or {}).get("chosen_on")
+    return settings.split or next((name for name in names if name != chosen_on), names[0])
 
 
 def measured(
@@ -119,11 +121,13 @@ def measured(
     if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
         raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend=MEND)
     others = {
-        name: row[metric] for name, row in systems.items() if name not in (RETRIEVER, PRODUCTION) and metric in row
+        name: row[metric]
+        for name, row in systems.items()
+        if name not in (system, RETRIEVER, PRODUCTION, PRODUCTION_HYBRID) and metric in row
     }
     collection = splits[split].get("collection", content.get("collection", ""))
     place = (str(collection), split, int(splits[split].get("queries", 0)))
-    return Measured(place, float(values[metric]), others, leads(splits[split]) if system == RETRIEVER else ())
+    return Measured(place, float(values[metric]), others, leads(splits[split]))
 
 
 def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path) -> Contest | None:
@@ -139,22 +143,42 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
     told = content.get(PRODUCTION)
     if not told:
         return None
-    both = [name for name, split in splits.items() if PRODUCTION in split.get("systems", {})]
+    systems = _contestants(splits, settings)
+    both = [name for name, split in splits.items() if systems.old in split.get("systems", {})]
     for name in guards:
         if name not in both:
             problem = f"the version in production was not measured on the split {name!r}"
             raise InputError(problem, file=file, field="guards", mend=one_of(both))
     chosen = guards or both
-    value = measured(content, target, settings.metric, file, PRODUCTION).value if target in both else None
+    value = measured(content, target, settings.metric, file, systems.old).value if target in both else None
     return Contest(
         version=str(told.get("version", "")),
         value=value,
-        pairs=[_pair(name, splits[name], file, name == target, name in chosen) for name in both],
+        pairs=[_pair(name, splits[name], file, systems, name == target, name in chosen) for name in both],
         left_out=[name for name in splits if name not in both],
         encoded=int(told.get("encoded", 0)),
         reused=int(told.get("reused", 0)),
-        remarks=_remarks(told, splits),
+        remarks=(*systems.remarks, *_remarks(told, splits)),
     )
+
+
+class _Systems(NamedTuple):
+    """The two that are compared, the list of tests with the comparison, and what people are to know of the choice."""
+
+    new: str
+    old: str
+    tests: str
+    remarks: tuple[str, ...] = ()
+
+
+def _contestants(splits: Mapping[str, Any], settings: PromotionSettings) -> _Systems:
+    """Retriever against retriever, or hybrid against hybrid; where production has none, against what it has."""
+    if settings.system == RETRIEVER:
+        return _Systems(RETRIEVER, PRODUCTION, "comparisons")
+    if any(PRODUCTION_HYBRID in split.get("systems", {}) for split in splits.values()):
+        return _Systems(HYBRID, PRODUCTION_HYBRID, "hybrid_comparisons", ("Hybrid search decided, on both sides.",))
+    told = "The version in production has no hybrid search: that of the new retriever was compared with its retriever."
+    return _Systems(HYBRID, PRODUCTION, "hybrid_comparisons", (told,))
 
 
 def _remarks(told: Mapping[str, Any], splits: Mapping[str, Any]) -> tuple[str, ...]:
@@ -167,18 +191,18 @@ def _guards(settings: PromotionSettings) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in settings.guards.split(",") if name.strip()))
 
 
-def _pair(name: str, split: Mapping[str, Any], file: Path, is_target: bool, is_guard: bool) -> Pair:
-    compared = next((c for c in split.get("comparisons", []) if c["baseline"] == PRODUCTION), None)
+def _pair(name: str, split: Mapping[str, Any], file: Path, systems: _Systems, is_target: bool, is_guard: bool) -> Pair:
+    compared = next((c for c in split.get(systems.tests, []) if c["baseline"] == systems.old), None)
     if compared is None:
-        problem = f"the split {name!r} has no comparison with {PRODUCTION}"
-        raise InputError(problem, file=file, field="comparisons", mend=MEND)
-    metric, systems, interval = compared["metric"], split["systems"], compared["interval"]
+        problem = f"the split {name!r} has no comparison with {systems.old}"
+        raise InputError(problem, file=file, field=systems.tests, mend=MEND)
+    metric, values, interval = compared["metric"], split["systems"], compared["interval"]
     return Pair(
         split=name,
         queries=int(compared["queries"]),
         metric=metric,
-        new=float(systems[RETRIEVER][metric]),
-        old=float(systems[PRODUCTION][metric]),
+        new=float(values[systems.new][metric]),
+        old=float(values[systems.old][metric]),
         difference=float(compared["mean_difference"]),
         interval=(float(interval[0]), float(interval[1])) if interval else None,
         p=float(compared["t_test"]),

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, RETRIEVER, p_equals
+from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
 from llm_retriever.evaluation.significance import ALPHA
 
-HYBRID = "hybrid"
 _NAMES = {RETRIEVER: "The retriever", HYBRID: "Hybrid search", BACKBONE: "its un-tuned backbone", BM25: "BM25"}
 _SUBJECTS = {BACKBONE: "The un-tuned backbone", BM25: "BM25"}
 
@@ -56,7 +55,13 @@ def _leads(split: Mapping[str, Any]) -> Iterator[Lead]:
         for row in split.get(key) or []:
             name = row["baseline"]
             if name == BM25 or (name, system) == (BACKBONE, RETRIEVER):
-                yield Lead(system, name, row["metric"], float(row["mean_difference"]), float(row["t_test_hommel"]))
+                yield Lead(
+                    system,
+                    name,
+                    row["metric"],
+                    float(row["mean_difference"]),
+                    float(row.get("t_test_hommel", row["t_test"])),
+                )
 
 
 def deserves_to_be_first(found: tuple[Lead, ...]) -> tuple[bool, list[str]]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from llm_retriever.evaluation.conventions import p_value
+from llm_retriever.markdown import code, escaped, table
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
 from llm_retriever.promotion.rule import Decision
 from llm_retriever.registry import Version
@@ -54,14 +55,14 @@ def decision_markdown(settings: PromotionSettings, new: Measured, outcome: Outco
         outcome: What was decided and done.
     """
     decision, contest = outcome.decision, outcome.decision.contest
-    lines = [f"# {_headline(settings, outcome)}", ""]
+    lines = [f"# {escaped(_headline(settings, outcome))}", ""]
     if contest:
         lines += [*_contest_table(settings, contest), "", *_baselines(settings, new)]
     else:
         lines += [*_value_table(settings, new, decision.before), ""]
-    lines += ["## Why", "", *(f"- {reason}" for reason in decision.reasons), ""]
+    lines += ["## Why", "", *(f"- {escaped(reason)}" for reason in decision.reasons), ""]
     if outcome.about_index():
-        lines += ["## The index", "", outcome.about_index(), ""]
+        lines += ["## The index", "", escaped(outcome.about_index()), ""]
     lines += ["## In production", "", *_where(settings, outcome)]
     return "\n".join(lines) + "\n"
 
@@ -103,8 +104,8 @@ def _row(pair: Pair, significance: float) -> Sequence[str]:
 
 
 def _baselines(settings: PromotionSettings, new: Measured) -> list[str]:
-    others = ", ".join(f"{name} {value:.4f}" for name, value in sorted(new.others.items()))
-    return [f"Baselines on {new.place[1]}, {settings.metric}: {others}.", ""] if others else []
+    others = ", ".join(f"{escaped(name)} {value:.4f}" for name, value in sorted(new.others.items()))
+    return [f"Baselines on {escaped(new.place[1])}, {settings.metric}: {others}.", ""] if others else []
 
 
 def _value_table(settings: PromotionSettings, new: Measured, before: float | None) -> list[str]:
@@ -116,9 +117,8 @@ def _value_table(settings: PromotionSettings, new: Measured, before: float | Non
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: range) -> list[str]:
-    rule = ["---:" if column in numbers else "---" for column in range(len(head))]
-    cells = [head, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return [f"| {' | '.join(row)} |" for row in cells]
+    shown = [[cell if column in numbers else escaped(cell) for column, cell in enumerate(row)] for row in rows]
+    return table([*map(escaped, head)], shown, left=numbers.start)
 
 
 def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
@@ -126,10 +126,10 @@ def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
         return ["Nothing was published: no URI is set."]
     if outcome.version is None:
         return ["Nothing."]
-    lines = [f"`{outcome.uri}`"]
+    lines = [code(outcome.uri)]
     if outcome.before is not None and outcome.before != outcome.version:
         is_same_model = outcome.before.card == outcome.version.card
         rollback = f"python -m llm_retriever.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
         what = "goes back to the older index" if is_same_model else "goes back to it"
-        lines += ["", f"Before: {outcome.before.name}; `{rollback}` {what}."]
+        lines += ["", f"Before: {escaped(outcome.before.name)}; {code(rollback)} {what}."]
     return lines

@@ -15,11 +15,14 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation.conventions import (
     BM25,
     EVALUATION_FILE,
+    HYBRID,
     PRODUCTION,
+    PRODUCTION_HYBRID,
     REFRESHED_FILE,
     RETRIEVER,
     RUNS_DIRECTORY,
 )
+from llm_retriever.hybrid.published import FOLDER, LUCENE_FOLDER, Published, published_in
 from llm_retriever.indexing.places import complete
 from llm_retriever.indexing.shards import MANIFEST_FILE
 from llm_retriever.registry import Registry, Version
@@ -36,7 +39,9 @@ _OF_THE_MEASUREMENT = (
     "significance",
     "versions",
 )
-_OF_THE_RETRIEVER = ("method", "recipe", "lineage")
+_OF_THE_RETRIEVER = ("method", "recipe", "lineage", "hybrid")
+_KEPT = {PRODUCTION: RETRIEVER, PRODUCTION_HYBRID: HYBRID, BM25: BM25}
+"""What a run's evaluation calls the systems of the version in production, and what that version's own does."""
 _OF_THE_SPLIT = ("collection", "zero_shot", "queries", "judgments", "relevance_level")
 
 
@@ -94,7 +99,8 @@ def publish_refreshed(registry: Registry, before: Version, evaluation: Path, ref
     """
     _check_belongs(refreshed, before)
     model, told = refreshed_model(registry, before, refreshed), registry.evaluation(before)
-    with complete(refreshed / "index") as index, _taken_out(evaluation, before, told) as own:
+    fusion = published_in(registry.uri_of(before))
+    with complete(refreshed / "index") as index, _taken_out(evaluation, before, told, fusion) as own:
         folders: dict[str, Path | Version] = {"retriever": before, "index": index, "evaluation": own}
         return registry.publish(folders, model, before.card, refreshed_from=before.name, reason=reason)
 
@@ -108,26 +114,35 @@ def _check_belongs(refreshed: Path, before: Version) -> None:
 
 
 @contextmanager
-def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any]) -> Iterator[Path]:
-    """A directory with the evaluation of the version in production on the new collection, taken out of the run's own."""
+def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any], fusion: Published | None) -> Iterator[Path]:
+    """A directory with the evaluation of the version in production on the new collection, taken out of the run's own.
+
+    Where that version has hybrid search, it keeps its fusion and gets Lucene's index of the new collection.
+    """
     content = files.read_json(evaluation / EVALUATION_FILE)
     with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
         directory = Path(name) / "evaluation"
         files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, told))
         for split in content["splits"]:
-            for system, kept in ((PRODUCTION, RETRIEVER), (BM25, BM25)):
+            for system, kept in _KEPT.items():
                 run = evaluation / RUNS_DIRECTORY / split / f"{system}.trec"
                 if run.is_file():
                     (directory / RUNS_DIRECTORY / split).mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(run, directory / RUNS_DIRECTORY / split / f"{kept}.trec")
+        if fusion is not None and (evaluation / FOLDER).is_dir():
+            searched = Published.load(evaluation / FOLDER)
+            renewed = dataclasses.replace(
+                searched, fusion=fusion.fusion, card=before.card, query_length=fusion.query_length
+            )
+            renewed.write(directory / FOLDER, evaluation / FOLDER / LUCENE_FOLDER)
         yield directory
 
 
 def evaluation_of_production(content: Mapping[str, Any], before: Version, told: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation says about the version in production, as the content of an `evaluation.json` of its own.
 
-    Its values stand under the name `retriever`, as in every version's evaluation. Of the other systems only BM25 stays;
-    comparisons, which are all with the retriever that was not promoted, do not. It depends on its arguments alone, so
+    Its values stand under the name `retriever`, and `hybrid`, as in every version's evaluation. Of the other systems only
+    BM25 stays; comparisons, which are all with the retriever that was not promoted, do not. It depends on its arguments alone, so
     that a killed publication finds its version again.
 
     Args:
@@ -136,13 +151,12 @@ def evaluation_of_production(content: Mapping[str, Any], before: Version, told: 
         told: That version's own `evaluation.json`, which knows how it was made.
     """
     splits = {
-        name: _split_of(split, PRODUCTION)
-        for name, split in content["splits"].items()
-        if PRODUCTION in split["systems"]
+        name: _split_of(split, _KEPT) for name, split in content["splits"].items() if PRODUCTION in split["systems"]
     }
     # On collections of their own the same retriever does what it did.
     own = {name: split for name, split in told.get("splits", {}).items() if "zero_shot" in split}
-    splits |= {name: _split_of(split, RETRIEVER) for name, split in own.items() if name not in splits}
+    same = {name: name for name in _KEPT.values()}
+    splits |= {name: _split_of(split, same) for name, split in own.items() if name not in splits}
     measurement = {name: content[name] for name in _OF_THE_MEASUREMENT if name in content}
     maker = {name: told[name] for name in _OF_THE_RETRIEVER if name in told}
     note = (
@@ -152,9 +166,9 @@ def evaluation_of_production(content: Mapping[str, Any], before: Version, told: 
     return measurement | {"splits": splits, "notes": [note], "card": before.card, "refreshed_from": before.name} | maker
 
 
-def _split_of(split: Mapping[str, Any], system: str) -> dict[str, Any]:
+def _split_of(split: Mapping[str, Any], systems: Mapping[str, str]) -> dict[str, Any]:
     kept = {name: split[name] for name in _OF_THE_SPLIT if name in split}
     for part in ("systems", "per_query"):
         values = split.get(part, {})
-        kept[part] = {name: values[old] for name, old in ((RETRIEVER, system), (BM25, BM25)) if old in values}
+        kept[part] = {name: values[old] for old, name in systems.items() if old in values}
     return kept | {"comparisons": [], "wins_and_losses": {}, "notes": list(split.get("notes", []))}

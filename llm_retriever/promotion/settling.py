@@ -9,6 +9,7 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.alias import MovedError
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation.content import check_content
 from llm_retriever.evaluation.conventions import EVALUATION_FILE
 from llm_retriever.promotion.evidence import Contest, Measured, contest, measured, target_of
 from llm_retriever.promotion.page import Outcome, decision_markdown
@@ -21,7 +22,7 @@ from llm_retriever.promotion.publication import (
     with_index,
 )
 from llm_retriever.promotion.rule import Decision, decide, decide_contest
-from llm_retriever.promotion.wholeness import check_retriever, check_whole_index
+from llm_retriever.promotion.wholeness import check_retriever, check_whole_hybrid, check_whole_index
 from llm_retriever.records import Records
 from llm_retriever.registry import Registry, Version, model_digest
 from llm_retriever.settings import PromotionSettings
@@ -70,13 +71,15 @@ def promote(
     """
     file = evaluation / EVALUATION_FILE
     content = files.read_json(file, mend="give the output of evaluate")
-    new = measured(content, target_of(content, settings), settings.metric, file)
+    check_content(content, file)
+    new = measured(content, target_of(content, settings), settings.metric, file, settings.system)
     against = contest(content, settings, file)
     listing = manifest_of(retriever)
     card = check_retriever(retriever, listing).digest()
     if content.get("card") != card:
         raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
     check_whole_index(index, card, content.get("collection"))
+    check_whole_hybrid(evaluation, card, str(content.get("collection")))
     renewed = with_index(refreshed)
     if renewed is not None:
         check_whole_index(renewed / "index", None, content.get("collection"))
@@ -207,7 +210,7 @@ def _measured_before(registry: Registry, before: Version, new: Measured, setting
     """The same metric of the version in production; its name where that was measured elsewhere."""
     content = registry.evaluation(before)
     try:
-        old = measured(content, new.place[1], settings.metric, registry.uri_of(before))
+        old = measured(content, new.place[1], settings.metric, registry.uri_of(before), settings.system)
     except InputError:
         return before.name
     return old if old.place == new.place else before.name

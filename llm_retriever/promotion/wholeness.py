@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
 from llm_retriever.errors import InputError
+from llm_retriever.hybrid import published as hybrid
 from llm_retriever.indexing.places import LocalShards, check_shards
 from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
 from llm_retriever.indexing.wholeness import check_index
@@ -41,6 +42,22 @@ def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCar
         problem = "the weights are not those that the card belongs to"
         raise InputError(problem, file=retriever, field="weights", mend=SAME_RUN)
     return card
+
+
+def check_whole_hybrid(evaluation: Path, card: str, collection: str) -> None:
+    """Refuses what an evaluation leaves for hybrid search where it is damaged, or of another retriever or collection.
+
+    Args:
+        evaluation: Its directory; one without the folder is fine.
+        card: Digest of the retriever's card.
+        collection: Fingerprint of what the index holds.
+
+    Raises:
+        InputError: It names the file that is missing or damaged.
+    """
+    directory = evaluation / hybrid.FOLDER
+    if directory.exists():
+        hybrid.Published.load(directory).check(directory, card, collection)
 
 
 def check_whole_index(index: Path, card: str | None, collection: str | None = None) -> None:

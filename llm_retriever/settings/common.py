@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -53,8 +54,15 @@ def _count_as_text(value: object) -> object:
     return str(int(value)) if whole else value  # type: ignore[call-overload]
 
 
+def _dimensions(value: str) -> str:
+    if not re.fullmatch(r"(0*[1-9]\d*(,0*[1-9]\d*)*)?", value.replace(" ", "")):
+        raise ValueError("must be whole numbers above 0, separated by commas")
+    return value
+
+
 UNSET_OR_POSITIVE = AfterValidator(_unset_or_positive)
 UNSET_OR_NOT_NEGATIVE = AfterValidator(_unset_or_not_negative)
+DIMENSIONS = AfterValidator(_dimensions)
 
 Recipe = Annotated[
     Literal["default", "paper", "released"],
@@ -78,8 +86,8 @@ Gpus = Annotated[
     BeforeValidator(_count_as_text),
     Field(
         pattern=r"^(|0|1|2|4|8|16)$",
-        description="GPUs that the step asks for: 1, 2, 4, 8 or 16; with fewer it ends before it loads anything. 0 = compute on "
-        "the processor, even if there are GPUs. Empty = take those that are there.",
+        description="GPUs that the step asks for: 1, 2, 4, 8 or 16; with fewer it ends at once. 0 = the processor; empty = "
+        "those that are there.",
     ),
     IN_FORM,
 ]

@@ -43,7 +43,7 @@ class CorpusSettings:
         IN_FORM,
     ] = "demo:python-docs"
     format: Annotated[
-        Literal["auto", "beir", "msmarco", "tevatron", "flagembedding"],
+        Literal["auto", "beir", "msmarco", "tevatron", "flagembedding", "triples"],
         Field(description="Layout of the source; auto = recognised from its file names."),
     ] = "auto"
     heldout_queries: Annotated[

@@ -10,6 +10,7 @@ from pydantic import Field
 from llm_retriever.settings.common import IN_FORM, OF_POD, OF_STEP, UNSET_NUMBER, Gpus
 
 IndexKind = Literal["flat", "hnsw", "ivf-pq", "sq8", "fp16"]
+VectorType = Literal["fp32", "fp16", "int8"]
 EncodingPrecision = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"],
     Field(description="Arithmetic; auto = bf16 where the processor or GPU computes it natively, else fp32."),
@@ -42,7 +43,8 @@ class EncodingSettings:
             description="Passages per shard; shards are what processes and parts share out and where a killed run resumes.",
         ),
     ] = 131_072
-    dtype: Annotated[Literal["fp32", "fp16"], Field(description="Stored precision of the vectors."), IN_FORM] = "fp32"
+    dtype: Annotated[VectorType, Field(description="Stored precision of the vectors."), IN_FORM] = "fp32"
+    dimension: Annotated[int, Field(ge=0, description="First numbers of a vector that are kept; 0 = all.")] = 0
     precision: EncodingPrecision = "auto"
     gpus: Gpus = ""
     processes: EncodingProcesses = 0

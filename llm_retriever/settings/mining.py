@@ -19,6 +19,8 @@ from llm_retriever.settings.common import (
 )
 from llm_retriever.settings.index import EncodingProcesses
 
+Language = Literal["auto", "ar", "bn", "da", "de", "en", "es", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "nl", "no", "pt", "ru", "te", "th", "tr", "zh"]  # fmt: skip  # noqa: E501
+
 
 @dataclasses.dataclass(frozen=True)
 class MiningSettings:
@@ -39,7 +41,8 @@ class MiningSettings:
     sources: Annotated[
         str,
         Field(
-            description="Who finds candidates, with quotas if wanted: bm25:15,dense:15, or dense alone. What the quotas "
+            description="Who finds candidates, with quotas if wanted: bm25:15,dense:15, or dense alone; teacher = what the "
+            "source has scores of. What the quotas "
             "leave open is drawn evenly from the union. Empty = BM25, and the encoder where one is given, evenly."
         ),
     ] = UNSET_TEXT
@@ -81,6 +84,9 @@ class MiningSettings:
     bm25_b: Annotated[
         float, Field(ge=-1, le=1, description="BM25 length normalisation; -1 = that of `bm25`."), UNSET_OR_NOT_NEGATIVE
     ] = UNSET_NUMBER
+    bm25_language: Annotated[
+        Language, Field(description="Whose words BM25 parts, stems and leaves out; auto = by the script of the corpus.")
+    ] = "auto"
     bm25_tune_split: Annotated[
         str,
         Field(
@@ -108,8 +114,7 @@ class MiningSettings:
         str,
         Field(
             description="Dense encoder to mine with beside BM25: a published one by its name, NAME=PATH_OR_URI for its "
-            "files, or a path or s3:// URI of a retriever made here, which makes the second round. Wants a GPU and the "
-            "GPU image. Empty = none."
+            "files, or a path or s3:// URI of a retriever made here. Empty = none."
         ),
         IN_FORM,
     ] = UNSET_TEXT

@@ -58,7 +58,7 @@ def as_type(value: Any, parameter: Parameter, field: str) -> Any:
         return int(value)
     if parameter.type is float and number:
         return float(value)
-    if type(value) is not parameter.type:
+    if type(value) is not parameter.type or (isinstance(value, float) and not number):
         mend = f"give for instance {json.dumps(parameter.default)}"
         raise InputError(f"{value!r} is not of type {parameter.type.__name__}", field=field, mend=mend)
     return value

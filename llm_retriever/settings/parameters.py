@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
@@ -60,11 +61,21 @@ def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClas
         if name not in known:
             raise InputError("is not a setting of this step", field=name, mend=nearest(name, known))
     try:
-        return TypeAdapter(settings).validate_python(values)
+        built = TypeAdapter(settings).validate_python(values)
+        _check_finite(built)
+        return built
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else None
         raise InputError(f"{first['input']!r} is refused", field=field, mend=_mend(first["msg"])) from None
+
+
+def _check_finite(settings: Any) -> None:
+    """Raises InputError where a number is infinite or NaN: limits such as `ge=0` let infinity through."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{value} is refused", field=field.name, mend="give a finite number")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,8 +19,11 @@ class PromotionSettings:
         Field(description="Directory or s3:// prefix of published versions; empty = decide, publish nothing."),
         IN_FORM,
     ] = ""
-    split: Annotated[str, Field(description="Split that decides; empty = the first one evaluated.")] = ""
+    split: Annotated[str, Field(description="Split that decides; empty = the first that nothing was chosen on.")] = ""
     metric: Annotated[str, Field(min_length=1, description="Metric that decides.")] = "ndcg@10"
+    system: Annotated[
+        Literal["retriever", "hybrid"], Field(description="Whose values decide: the retriever's, or hybrid search's.")
+    ] = "retriever"
     minimum_gain: Annotated[
         float,
         Field(

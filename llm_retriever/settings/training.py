@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llm_retriever.settings.common import (
+    DIMENSIONS,
     IN_FORM,
     OF_POD,
     UNSET_NUMBER,
@@ -244,5 +245,13 @@ class TuningSettings(TrainingSettings):
     distillation_temperature: Annotated[
         float, Field(gt=0, description="What the teacher's scores are divided by before their softmax.")
     ] = 1.0
+    matryoshka_dimensions: Annotated[
+        str,
+        Field(
+            description="Numbers of first parts of the vectors that are trained like whole ones, separated by commas; empty = "
+            "none."
+        ),
+        DIMENSIONS,
+    ] = ""
     query_length: Annotated[QueryLength, IN_FORM] = UNSET_NUMBER
     passage_length: Annotated[PassageLength, IN_FORM] = UNSET_NUMBER

@@ -14,8 +14,9 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.sources.reading import BadLines
 from llm_retriever.sources.rows import Row
+from llm_retriever.uris import SOURCES, check_scheme
 
-FORMATS = ("beir", "msmarco", "tevatron", "flagembedding")
+FORMATS = ("beir", "msmarco", "tevatron", "flagembedding", "triples")
 LICENCE_UNKNOWN = "not stated by the source"
 
 
@@ -28,12 +29,14 @@ class Source:
         shown: What its owner calls it.
         description: For the manifest: uri, format and what else tells the source apart (revision, versions).
         licence: What the source says about its terms.
+        directory: Where its files lie now; None where it has none.
     """
 
     rows: Callable[[BadLines], Iterator[Row]]
     shown: str
     description: dict[str, Any] = field(default_factory=dict)
     licence: str = LICENCE_UNKNOWN
+    directory: Path | None = None
 
 
 @contextlib.contextmanager
@@ -45,6 +48,7 @@ def opened_source(uri: str, format: str = "auto") -> Iterator[Source]:
     Raises:
         InputError: The source does not exist, cannot be reached, or its layout is not known.
     """
+    check_scheme(uri, SOURCES, field="uri")
     if uri.startswith("demo:"):
         yield _demo(uri)
     elif uri.startswith("hf://"):
@@ -85,7 +89,7 @@ def _directory_source(
     shown = shown.rstrip("/")
     name = recognised(directory, shown) if format == "auto" else format
     reader = _readers()[name](directory, shown)
-    return Source(reader.rows, shown, {**description, "format": name}, licence)
+    return Source(reader.rows, shown, {**description, "format": name}, licence, directory)
 
 
 def recognised(directory: Path, shown: str) -> str:
@@ -110,6 +114,7 @@ def _readers() -> dict[str, Any]:
     from llm_retriever.sources.flagembedding import FlagEmbeddingDirectory
     from llm_retriever.sources.msmarco import MsMarcoDirectory
     from llm_retriever.sources.tevatron import TevatronDirectory
+    from llm_retriever.sources.triples import TriplesDirectory
 
-    readers = (BeirDirectory, MsMarcoDirectory, TevatronDirectory, FlagEmbeddingDirectory)
+    readers = (BeirDirectory, MsMarcoDirectory, TevatronDirectory, FlagEmbeddingDirectory, TriplesDirectory)
     return dict(zip(FORMATS, readers, strict=True))

@@ -1,33 +1,19 @@
 """BEIR: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/<split>.tsv` (query, passage, grade).
 
-On the Hugging Face hub the same three come as parquet or JSON lines in folders of shards; both are read. An optional
+On the Hugging Face hub the same three come as parquet, JSON or CSV in folders of shards; all are read. An optional
 `articles.jsonl` {_id, passages} says which passages follow each other.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from llm_retriever.articles import ArticleRow, article_row
 from llm_retriever.errors import InputError
-from llm_retriever.grades import grade_of
-from llm_retriever.sources.qrels import GRADE, PASSAGE, QUERY, some_judgments, tsv_judgments
+from llm_retriever.sources.qrels import QRELS_SUFFIXES, SHARD, judgments, split_in_name
 from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, records
-from llm_retriever.sources.rows import (
-    JudgmentRow,
-    PassageRow,
-    QueryRow,
-    Row,
-    checked_split,
-    identifier,
-    text_of,
-    title_of,
-)
-
-QRELS_SUFFIXES = (".tsv", ".tsv.gz", *SUFFIXES)
-SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+from llm_retriever.sources.rows import PASSAGE_IDS, QUERY_IDS, QueryRow, Row, id_field, identifier, passage_row, text_of
 
 
 class BeirDirectory:
@@ -52,15 +38,18 @@ class BeirDirectory:
     def _queries(self, bad: BadLines) -> Iterator[Row]:
         for file in self._named("queries"):
             for place, record in records(file, bad):
-                with bad.tolerated(record, kind="query", row_id=record.get("_id")):
-                    yield QueryRow(place, identifier(record, "_id", place), text_of(record, "text", place))
+                field = id_field(record, QUERY_IDS)
+                bad.note_fields(record, (field, "text"))
+                with bad.tolerated(record, kind="query", row_id=record.get(field)):
+                    yield QueryRow(place, identifier(record, field, place), text_of(record, "text", place))
 
     def _passages(self, bad: BadLines) -> Iterator[Row]:
         for file in self._named("corpus"):
             for place, record in records(file, bad):
-                with bad.tolerated(record, kind="passage", row_id=record.get("_id")):
-                    id_, title = identifier(record, "_id", place), title_of(record, place)
-                    yield PassageRow(place, id_, title, text_of(record, "text", place, title))
+                field = id_field(record, PASSAGE_IDS)
+                bad.note_fields(record, (field, "title", "text"))
+                with bad.tolerated(record, kind="passage", row_id=record.get(field)):
+                    yield passage_row(record, place)
 
     def _articles(self, bad: BadLines) -> Iterator[ArticleRow]:
         for path in _files(self.directory, "articles", SUFFIXES):
@@ -76,28 +65,22 @@ class BeirDirectory:
         return [self._source_file(path) for path in found]
 
     def _judgments(self, bad: BadLines) -> Iterator[Row]:
-        folders = [self.directory / name for name in ("qrels", "default", "data")]
-        found = next((paths for folder in folders if (paths := _inside(folder, QRELS_SUFFIXES))), [])
+        found = self._qrels()
         if not found:
             raise InputError(
                 "no qrels: nothing says which passages answer which query",
                 file=f"{self.shown}/qrels",
                 mend="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
             )
-        for path in found:
-            file = self._source_file(path)
-            split = checked_split(SHARD.sub("", path.name.split(".")[0]), file.shown)
-            yield from some_judgments(file, self._judgments_of(file, split, bad), bad)
+        for path, split in found:
+            yield from judgments(self._source_file(path), split, bad)
 
-    def _judgments_of(self, file: SourceFile, split: str, bad: BadLines) -> Iterator[Row]:
-        if file.path.name.endswith((".tsv", ".tsv.gz")):
-            yield from tsv_judgments(file, split, bad)
-            return
-        for place, record in records(file, bad):
-            with bad.tolerated(record):
-                query, passage = (identifier(record, column, place) for column in (QUERY, PASSAGE))
-                grade = grade_of(record.get(GRADE), file=place.file, line=place.line, field=GRADE)
-                yield JudgmentRow(place, split, query, passage, grade)
+    def _qrels(self) -> list[tuple[Path, str]]:
+        """Files of judgments and their splits: those of a folder, and those that lie beside the corpus as `qrels.<split>`."""
+        folders = [self.directory / name for name in ("qrels", "default", "data")]
+        inside = next((paths for folder in folders if (paths := _inside(folder, QRELS_SUFFIXES))), [])
+        beside = [(path, split) for path in _inside(self.directory, QRELS_SUFFIXES) if (split := split_in_name(path))]
+        return [(path, split_in_name(path) or SHARD.sub("", path.name.split(".")[0])) for path in inside] + beside
 
     def _source_file(self, path: Path) -> SourceFile:
         return SourceFile(path, f"{self.shown}/{path.relative_to(self.directory).as_posix()}")

@@ -1,21 +1,21 @@
 """FlagEmbedding JSON lines: {query, pos: [text], neg: [text]}, without ids.
 
-Ids are made of the content, so that the same text has the same id in every line and every run.
+Ids are made of the content. `pos_scores` and `neg_scores`, one number a text, are kept as a teacher's.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
+from llm_retriever.sources.examples import Example, example_rows, scores_of, texts_of
 from llm_retriever.sources.reading import BadLines, records
-from llm_retriever.sources.rows import JudgmentRow, PassageRow, Place, QueryRow, Row, checked_text, text_of
+from llm_retriever.sources.rows import Place, Row
 from llm_retriever.sources.training_files import files_with_records, first_record, source_file, split_of
 
-ID_BYTES = 10
+FIELDS = ("query", "pos", "neg", "pos_scores", "neg_scores")
 
 
 class FlagEmbeddingDirectory:
@@ -38,33 +38,18 @@ class FlagEmbeddingDirectory:
         for path in found:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):
+                bad.note_fields(record, FIELDS)
                 with bad.tolerated(record):
-                    yield from _example(record, split, place)
+                    yield from example_rows(_example(record, place), split, place)
 
 
-def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
-    """All rows of a line, or none of them where one is unusable."""
-    query = text_of(record, "query", place)
-    query_id = _id("q", query)
-    positives, negatives = _texts(record, "pos", place), _texts(record, "neg", place)
-    if not positives:
-        mend = "give it a positive, or remove the line"
-        raise InputError("the query has no positive passage", file=place.file, line=place.line, field="pos", mend=mend)
-    rows: list[Row] = [QueryRow(place, query_id, query, True)]
-    rows += [PassageRow(place, _id("p", text), "", text, True) for text in positives + negatives]
-    rows += [JudgmentRow(place, split, query_id, _id("p", text), 1) for text in positives]
-    return rows
-
-
-def _texts(record: dict[str, Any], field: str, place: Place) -> list[str]:
-    values = record.get(field)
-    if values is None:
-        return []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        problem = "must be a list of texts"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="write [text, …]")
-    return list(dict.fromkeys(checked_text(value, field, place) for value in values))
-
-
-def _id(kind: str, text: str) -> str:
-    return kind + hashlib.blake2b(text.encode(), digest_size=ID_BYTES).hexdigest()
+def _example(record: dict[str, Any], place: Place) -> Example:
+    positives, negatives = (texts_of(record.get(field), field, place) for field in ("pos", "neg"))
+    return Example(
+        query=record.get("query"),
+        positives=positives,
+        negatives=negatives,
+        positive_scores=scores_of(record.get("pos_scores"), len(positives), "pos_scores", place),
+        negative_scores=scores_of(record.get("neg_scores"), len(negatives), "neg_scores", place),
+        fields=("query", "pos", "neg"),
+    )

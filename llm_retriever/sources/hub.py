@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_retriever.errors import InputError
+from llm_retriever.sources.reading import SUFFIXES, TABLES
 
 SCHEME = "hf://datasets/"
 NAME = r"[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"{SCHEME}(?P<repository>{NAME}/{NAME})(@(?P<revision>[\w./-]+))?/?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PATTERNS = ["*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz", "*.parquet", "*.tsv", "*.tsv.gz"]
+PATTERNS = [f"*{suffix}" for suffix in (*SUFFIXES, *TABLES)]
 QRELS_OWNER, QRELS_SUFFIX = "BeIR/", "-qrels"
 
 

@@ -1,20 +1,22 @@
 """Texts that say nearly the same: MinHash over word shingles, banded so that only likely pairs are compared.
 
+Where a script writes no spaces, a shingle is of characters.
+
 Broder 1997, "On the resemblance and containment of documents"; the estimate of the Jaccard similarity of two shingle sets
 is the share of equal minima. Deterministic: no seed but the constant ones below.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable
 
 import numpy as np
 
+from llm_retriever.scripts import words
+
 HASHES = 64
 BANDS = 16
-WORD = re.compile(r"\w+")
 _DRAW = np.random.default_rng(20_240_417)
 _FACTORS = _DRAW.integers(1, 2**63, (HASHES, 1), dtype=np.uint64) | np.uint64(1)
 _TERMS = _DRAW.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)
@@ -76,8 +78,8 @@ class Resembling:
         return any(self._is_similar(found, known) for known in self._known)
 
     def _shingles(self, text: str) -> list[tuple[str, ...]]:
-        words = WORD.findall(text.lower())
-        return list(zip(*(words[i:] for i in range(self._shingle)), strict=False)) or [tuple(words)]
+        found = words(text.lower())
+        return list(zip(*(found[i:] for i in range(self._shingle)), strict=False)) or [tuple(found)]
 
     def _is_similar(self, found: list[tuple[str, ...]], known: set[tuple[str, ...]]) -> bool:
         # A share of at most 1 - similarity may be missing: most texts are done with after a few shingles.
@@ -93,10 +95,10 @@ class Resembling:
 
 def _signature(text: str, shingle: int) -> np.ndarray:
     """The minima of a text's shingles under the hash functions, uint64 [HASHES]."""
-    words = np.array([zlib.crc32(word.encode()) for word in WORD.findall(text.lower())] or [0], np.uint64)
-    length = max(1, len(words) - shingle + 1)
+    found = np.array([zlib.crc32(word.encode()) for word in words(text.lower())] or [0], np.uint64)
+    length = max(1, len(found) - shingle + 1)
     shingles = np.zeros(length, np.uint64)
-    for offset in range(min(shingle, len(words))):
-        shingles = (shingles * _SHINGLE_FACTOR) ^ words[offset : offset + length]
+    for offset in range(min(shingle, len(found))):
+        shingles = (shingles * _SHINGLE_FACTOR) ^ found[offset : offset + length]
     mixed = shingles * _FACTORS + _TERMS
     return (mixed ^ (mixed >> np.uint64(31))).min(axis=1)

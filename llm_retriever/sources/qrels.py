@@ -7,20 +7,26 @@ the preparation: where ids are numbers, nothing later would notice that columns 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from llm_retriever.errors import InputError
 from llm_retriever.grades import WHOLE, grade_of
-from llm_retriever.sources.reading import BadLines, SourceFile, lines
-from llm_retriever.sources.rows import JudgmentRow, Place, Row, checked_id
+from llm_retriever.sources.reading import SUFFIXES, TABLES, BadLines, SourceFile, lines, records
+from llm_retriever.sources.rows import JudgmentRow, Place, Row, checked_id, checked_split, identifier, plain
 
 QUERY, PASSAGE, GRADE = "query-id", "corpus-id", "score"
 ITERATION = ("0", "Q0", "q0")
 """What TREC's second column holds in practice: nobody reads it."""
 HEADER_MEND = "begin the file with a header line of the columns' names, as query-id, corpus-id and score"
 COLUMNS_MEND = "write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC), in every line"
-# Names as `_plain` leaves them. An id's name goes before a bare one: beside `query-id`, `query` is the text.
+QRELS_SUFFIXES = (*TABLES, *SUFFIXES)
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+IN_A_NAME = re.compile(r"(?:^|(?<=[\d._-]))qrels?(?=[._-]|$)", re.IGNORECASE)
+SEPARATORS = re.compile(r"[._-]{2,}")
+# Names as `plain` leaves them. An id's name goes before a bare one: beside `query-id`, `query` is the text.
 NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     QUERY: (("queryid", "qid", "topicid"), ("query", "topic", "q")),
     PASSAGE: (
@@ -42,6 +48,47 @@ class _Layout(NamedTuple):
 
 
 _BEIR, _TREC = _Layout(3, 0, 1, 2), _Layout(4, 0, 2, 3)
+
+
+def split_in_name(path: Path) -> str:
+    """The split that the name of qrels tells beside that word: ``dev.small`` of ``qrels.dev.small.tsv.gz``; "" if none.
+
+    >>> [split_in_name(Path(name)) for name in ("qrels.dl19.txt", "2019qrels-pass.txt", "qrels.tsv", "queries.dev.tsv")]
+    ['dl19', '2019-pass', '', '']
+    """
+    suffix = next((suffix for suffix in QRELS_SUFFIXES if path.name.endswith(suffix)), "")
+    stem = SHARD.sub("", path.name.removesuffix(suffix))
+    rest, number = IN_A_NAME.subn("", stem)
+    return SEPARATORS.sub(".", rest).strip("._-") if suffix and number else ""
+
+
+def judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Row]:
+    """Judgments of a file of any kind.
+
+    Raises:
+        InputError: It holds none, a line is unusable, or it does not tell which column is which.
+    """
+    checked_split(split, file.shown)
+    read = tsv_judgments if file.path.name.endswith(TABLES) else record_judgments
+    return some_judgments(file, read(file, split, bad), bad)
+
+
+def record_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
+    """Judgments of JSON, CSV or parquet, whose fields are found by their names as in a header.
+
+    Raises:
+        InputError: A record has a grade that is none, or does not tell which field is which.
+    """
+    fields: dict[tuple[str, ...], list[str]] = {}
+    for place, record in records(file, bad):
+        names = tuple(record)
+        with bad.tolerated(record):
+            if names not in fields:
+                fields[names] = [names[_column(role, list(names), place)] for role in NAMES]
+            query_field, passage_field, grade_field = fields[names]
+            query, passage = (identifier(record, field, place) for field in (query_field, passage_field))
+            grade = grade_of(record[grade_field], file=place.file, line=place.line, field=grade_field)
+            yield JudgmentRow(place, split, query, passage, grade)
 
 
 def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
@@ -88,21 +135,16 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())]
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
-
-
 def _is_header(cells: list[str]) -> bool:
     """Whether a first line names columns: all three of them, or any where there is no number that could be a grade."""
-    names = {_plain(cell) for cell in cells}
+    names = {plain(cell) for cell in cells}
     known = [any(names & set(tier) for tier in tiers) for tiers in NAMES.values()]
     return all(known) or (any(known) and not any(WHOLE.fullmatch(cell) for cell in cells[2:]))
 
 
 def _column(role: str, cells: list[str], place: Place) -> int:
-    plain = [_plain(cell) for cell in cells]
     for names in NAMES[role]:
-        found = [number for number, name in enumerate(plain) if name in names]
+        found = [number for number, cell in enumerate(cells) if plain(cell) in names]
         if len(found) == 1:
             return found[0]
         if found:

@@ -6,9 +6,11 @@ What concerns several rows together (ids that repeat, judgments of unknown passa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from llm_retriever.errors import InputError
@@ -18,6 +20,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NOT_IN_AN_ID = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 LONGEST_ID = 32_766
 """Bytes in UTF-8 of Lucene's longest term (`IndexWriter.MAX_TERM_LENGTH`); a passage whose id is longer is not indexed."""
+ID_BYTES = 10
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -30,6 +33,25 @@ class Place(NamedTuple):
 
     file: str
     line: int
+
+
+@functools.lru_cache(maxsize=1024)
+def plain(name: str) -> str:
+    """A column's name without letter case and punctuation: `Corpus-ID` is `corpusid`."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+PASSAGE_IDS = ("id", "docid", "docno", "documentid", "corpusid", "passageid", "pid", "did")
+QUERY_IDS = ("id", "queryid", "qid", "topicid")
+"""What the column of ids is called, as `plain` leaves it; `_id` goes before all."""
+
+
+def id_field(record: Iterable[str], names: tuple[str, ...]) -> str:
+    """The field of a record that holds its id; `_id` where there is none."""
+    if "_id" in record:
+        return "_id"
+    by_plain = {plain(name): name for name in record}
+    return next((by_plain[name] for name in names if name in by_plain), "_id")
 
 
 class PassageRow(NamedTuple):
@@ -65,7 +87,16 @@ class JudgmentRow(NamedTuple):
     grade: int
 
 
-Row = PassageRow | QueryRow | JudgmentRow
+class TeacherRow(NamedTuple):
+    """What a teacher, such as a cross-encoder, scores a passage for a query, in its own unit."""
+
+    place: Place
+    query_id: str
+    passage_id: str
+    score: float
+
+
+Row = PassageRow | QueryRow | JudgmentRow | TeacherRow
 
 
 def normalise(text: str) -> str:
@@ -79,6 +110,38 @@ def normalise(text: str) -> str:
     if not text.isprintable():
         text = CONTROL.sub(" ", text)
     return " ".join(text.split())
+
+
+def content_id(kind: str, *texts: str) -> str:
+    """An id made of content, so that the same text has the same id in every line and every run.
+
+    Args:
+        kind: ``p`` for passages, ``q`` for queries.
+        *texts: Normalised.
+    """
+    return kind + hashlib.blake2b("\n".join(texts).encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def passage_row(
+    record: dict[str, Any],
+    place: Place,
+    *,
+    text_field: str = "text",
+    title_field: str = "title",
+    may_repeat: bool = False,
+) -> PassageRow:
+    """The passage in a record; one without an id gets one of its content, and may come again.
+
+    Raises:
+        InputError: Id, title or text cannot be used.
+    """
+    title = title_of(record, place, title_field)
+    text = text_of(record, text_field, place, title)
+    field = id_field(record, PASSAGE_IDS)
+    if record.get(field) is None:
+        # As a passage of a layout without titles and ids: the same text is the same passage there.
+        return PassageRow(place, content_id("p", *filter(None, (title, text))), title, text, True)
+    return PassageRow(place, identifier(record, field, place), title, text, may_repeat)
 
 
 def identifier(record: dict[str, Any], field: str, place: Place) -> str:

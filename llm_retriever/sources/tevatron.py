@@ -13,19 +13,24 @@ from typing import Any
 from llm_retriever.errors import InputError
 from llm_retriever.sources.reading import BadLines, records
 from llm_retriever.sources.rows import (
+    PASSAGE_IDS,
     JudgmentRow,
     PassageRow,
     Place,
     QueryRow,
     Row,
     checked_id,
+    id_field,
     identifier,
+    passage_row,
     text_of,
-    title_of,
 )
 from llm_retriever.sources.training_files import files_with_records, first_record, is_corpus, source_file, split_of
 
 POSITIVES = ("positive_passages", "positive_document_ids")
+NEGATIVES = ("negative_passages", "negative_document_ids")
+QUERY_FIELDS = ("query_id", "query", "query_text", *POSITIVES, *NEGATIVES)
+PASSAGE_FIELDS = ("title", "text", "document_text")
 
 
 class TevatronDirectory:
@@ -52,11 +57,14 @@ class TevatronDirectory:
         for path in self.queries:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):
+                bad.note_fields(record, QUERY_FIELDS)
                 with bad.tolerated(record, kind="query", row_id=record.get("query_id")):
                     yield from _example(record, split, place)
         for path in self.corpus:
             for place, record in records(source_file(path, self.directory, self.shown), bad):
-                with bad.tolerated(record, kind="passage", row_id=record.get("docid")):
+                field = id_field(record, PASSAGE_IDS)
+                bad.note_fields(record, (field, *PASSAGE_FIELDS))
+                with bad.tolerated(record, kind="passage", row_id=record.get(field)):
                     yield _passage(record, place, may_repeat=False)
 
 
@@ -76,22 +84,22 @@ def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
 
 
 def _passages(record: dict[str, Any], place: Place) -> list[PassageRow]:
-    fields = [name for name in ("positive_passages", "negative_passages") if record.get(name) is not None]
+    fields = [name for name in (POSITIVES[0], NEGATIVES[0]) if record.get(name) is not None]
     return [
         _passage(_object(entry, name, place), place, True) for name in fields for entry in _list(record, name, place)
     ]
 
 
 def _positive_ids(record: dict[str, Any], place: Place) -> list[str]:
-    inside = [identifier(entry, "docid", place) for entry in _list(record, POSITIVES[0], place)]
+    entries = (_object(entry, POSITIVES[0], place) for entry in _list(record, POSITIVES[0], place))
+    inside = [_passage(entry, place, may_repeat=True).id for entry in entries]
     beside = [identifier({POSITIVES[1]: value}, POSITIVES[1], place) for value in _list(record, POSITIVES[1], place)]
     return [checked_id(value, POSITIVES[1], place) for value in dict.fromkeys(inside + beside)]
 
 
 def _passage(record: dict[str, Any], place: Place, may_repeat: bool) -> PassageRow:
     field = "document_text" if "document_text" in record and "text" not in record else "text"
-    passage_id, title = identifier(record, "docid", place), title_of(record, place)
-    return PassageRow(place, passage_id, title, text_of(record, field, place, title), may_repeat)
+    return passage_row(record, place, text_field=field, may_repeat=may_repeat)
 
 
 def _list(record: dict[str, Any], field: str, place: Place) -> list[Any]:

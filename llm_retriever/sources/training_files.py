@@ -1,4 +1,4 @@
-"""Which files hold training examples, and of which split: shared by Tevatron's and FlagEmbedding's layouts."""
+"""Which files hold training examples, and of which split: shared by the layouts that have them query by query."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.sources.reading import SUFFIXES, BadLines, SourceFile, records
+from llm_retriever.sources.reading import NO_DATA, SUFFIXES, BadLines, SourceFile, values
 
 CORPUS = re.compile(r"(^|[-_.])(corpus|collection)([-_.]|$)")
 SPLITS = {
@@ -21,10 +21,10 @@ SPLITS = {
 }
 
 
-def files_with_records(directory: Path) -> list[Path]:
-    """JSON-lines and parquet files in a directory and its folders, by name; hidden ones are left out."""
-    found = (path for path in directory.rglob("*") if path.is_file() and path.name.endswith(SUFFIXES))
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts))
+def files_with_records(directory: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """JSON, CSV and parquet files in a directory and its folders, by name; hidden ones and cards are left out."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+    return sorted(path for path in found if not any(map(NO_DATA.fullmatch, path.relative_to(directory).parts)))
 
 
 def is_corpus(path: Path, directory: Path) -> bool:
@@ -44,9 +44,14 @@ def source_file(path: Path, directory: Path, shown: str) -> SourceFile:
 
 
 def first_record(path: Path) -> dict[str, Any]:
-    """The first usable record of a file, to recognise a layout by its fields; empty where there is none."""
+    """The first record of a file, to recognise a layout by its fields; empty where it is none."""
+    value = first_value(path)
+    return value if isinstance(value, dict) else {}
+
+
+def first_value(path: Path) -> Any:
+    """The first value of a file; None where it cannot be read."""
     try:
-        bad = BadLines(0, path)
-        return next((record for _, record in records(SourceFile(path, path.name), bad)), {})
+        return next((value for _, value in values(SourceFile(path, path.name), BadLines(0, path))), None)
     except InputError:
-        return {}
+        return None

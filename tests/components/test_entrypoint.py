@@ -60,6 +60,53 @@ def message(tmp_path: Path, **parameters: Any) -> str:
     )
 
 
+def with_nulls(value: Any) -> Any:
+    """Kubeflow's message with what is empty in it said to be null."""
+    return {key: with_nulls(part) or None for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def test_what_is_empty_in_kubeflows_message_may_be_null(tmp_path: Path) -> None:
+    (tmp_path / "original").write_text("ab")
+    content = with_nulls(json.loads(message(tmp_path)))
+    content["outputs"]["artifacts"]["copy"]["artifacts"][0]["metadata"] = None
+    assert STEP.execute(["--executor-input", json.dumps(content)]) == 0
+    target = {"outputs": {"outputFile": str(tmp_path / "answer.json"), "artifacts": None}, "inputs": None}
+    found = ExecutorInput(json.dumps(target), ["copy"])
+    assert (found.parameters, found.inputs, found.outputs) == ({}, {}, {"copy": tmp_path / "copy"})
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((), []),
+        (("outputs",), None),
+        (("outputs", "outputFile"), 5),
+        (("outputs", "outputFile"), "a\0b"),
+        (("outputs", "artifacts"), ["copy"]),
+        (("outputs", "artifacts", "copy"), None),
+        (("outputs", "artifacts", "copy", "artifacts"), []),
+        (("inputs",), "none"),
+        (("inputs", "parameterValues"), [1]),
+        (("inputs", "parameterValues"), {"times": None}),
+        (("inputs", "parameterValues"), {"share": float("nan")}),
+        (("inputs", "parameterValues"), {"share": 1e999}),
+        (("inputs", "artifacts", "original"), {}),
+        (("inputs", "artifacts", "original", "artifacts"), [None]),
+        (("inputs", "artifacts", "original", "artifacts"), [{"uri": None}]),
+        (("inputs", "artifacts", "original", "artifacts"), [{"uri": "s3://b/x", "customPath": 7}]),
+    ],
+)
+def test_a_message_that_is_none_is_bad_input(tmp_path: Path, place: tuple[str, ...], value: Any, capfd: Any) -> None:
+    (tmp_path / "original").write_text("ab")
+    content = part = json.loads(message(tmp_path))
+    for key in place[:-1]:
+        part = part[key]
+    if place:
+        part[place[-1]] = value
+    assert STEP.execute(["--executor-input", json.dumps(content if place else value)]) == 2
+    assert capfd.readouterr().err.startswith("copy: ")
+
+
 def test_kubeflows_message_becomes_a_run_and_its_answer_names_every_output(tmp_path: Path) -> None:
     (tmp_path / "original").write_text("ab")
     # Numbers arrive as floats, and Kubeflow adds parameters of its own.

@@ -52,9 +52,10 @@ def model_of(directory: Path, *, lora: bool = False, dropout: float = 0.0, check
     return model.train()
 
 
-def loss_of(gradient_cache: int, name: str = "llm-ql", recipe: str = "default") -> ContrastiveLoss:
+def loss_of(gradient_cache: int, name: str = "llm-ql", recipe: str = "default", prefixes: str = "") -> ContrastiveLoss:
     row = method(name, recipe)
-    return ContrastiveLoss(replace(row, tuning=replace(row.tuning, temperature=0.05, gradient_cache=gradient_cache)))
+    changed = {"temperature": 0.05, "gradient_cache": gradient_cache, "matryoshka_dimensions": prefixes}
+    return ContrastiveLoss(replace(row, tuning=replace(row.tuning, **changed)))
 
 
 def batch_of(queries: int = QUERIES, pooled: bool = False) -> dict[str, Tensor]:
@@ -95,6 +96,13 @@ def test_pooled_vectors_of_a_bidirectional_model_are_cached_alike(backbone_direc
     model.config.is_causal = False
     whole, cached = (trained_once(model, loss_of(rows, "llm2vec", "paper"), batch) for rows in (0, CACHED))
     torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_prefixes_of_vectors_are_cached_alike(backbone_directory):
+    model, batch = model_of(backbone_directory, lora=True), batch_of()
+    whole, cached = (trained_once(model, loss_of(rows, prefixes="8,32"), batch) for rows in (0, CACHED))
+    torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-4)
+    assert abs(whole[0] - trained_once(model, loss_of(0), batch)[0]) > 1e-4
 
 
 def test_the_temperature_applies(backbone_directory):

@@ -126,13 +126,19 @@ def unequal(rank: int) -> dict[str, torch.Tensor]:
     return made
 
 
-def loss_of(masked: bool = False, weight: float = 0.0) -> ContrastiveLoss:
+def loss_of(masked: bool = False, weight: float = 0.0, prefixes: str = "") -> ContrastiveLoss:
     row = method("llm-ql")
     changed = {"temperature": 0.1, "mask_positives": masked, "distillation_weight": weight}
+    changed["matryoshka_dimensions"] = prefixes
     return ContrastiveLoss(replace(row, tuning=replace(row.tuning, distillation_temperature=2.0, **changed)))
 
 
-WAYS = {"plain": loss_of(), "masked": loss_of(masked=True), "distilled": loss_of(masked=True, weight=0.7)}
+WAYS = {
+    "plain": loss_of(),
+    "masked": loss_of(masked=True),
+    "distilled": loss_of(masked=True, weight=0.7),
+    "prefixes": loss_of(masked=True, weight=0.7, prefixes="2,3"),
+}
 
 
 def one_of_two(rank: int, backbone: str, directory: str) -> None:
@@ -166,7 +172,7 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
     torch.multiprocessing.spawn(one_of_two, (backbone, str(tmp_path)), nprocs=2)
     expected = {name: trained_once(encoder(), loss, batch(-1, 3)) for name, loss in WAYS.items()}
     expected["unequal"] = trained_once(AutoModel.from_pretrained(backbone), loss_of(), unequal(-1))
-    assert len({round(value.item(), 4) for value, _ in expected.values()}) == 4
+    assert len({round(value.item(), 4) for value, _ in expected.values()}) == 5
     calls = set()
     for rank in (0, 1):
         found, passes = torch.load(tmp_path / f"rank{rank}.pt")
@@ -196,6 +202,22 @@ def test_the_masked_loss_is_that_of_the_pool_without_the_copies():
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-6, rtol=1e-6)
     (gradient,) = torch.autograd.grad(found, [queries])
     assert torch.isfinite(gradient).all()
+
+
+def test_prefixes_are_trained_like_whole_vectors_of_so_many_numbers():
+    """The mean of the losses of three encoders, of which two have fewer numbers and the same weights otherwise."""
+    model, parts = encoder(), []
+    found = loss_of(prefixes="3, 2,3")(model, batch(-1, 3))
+    found.backward()
+    for numbers in (DIMENSION, 3, 2):
+        part = encoder()
+        part.out.weight.data, part.out.bias.data = part.out.weight.data[:numbers], part.out.bias.data[:numbers]
+        value, _ = trained_once(part, loss_of(), batch(-1, 3))
+        rows = torch.zeros(DIMENSION, 8)
+        rows[:numbers] = part.out.weight.grad
+        parts.append((value, rows))
+    torch.testing.assert_close(found, torch.stack([value for value, _ in parts]).mean())
+    torch.testing.assert_close(model.out.weight.grad, torch.stack([rows for _, rows in parts]).mean(dim=0))
 
 
 def test_distillation_is_the_divergence_of_each_querys_own_passages():

@@ -168,6 +168,11 @@ def test_lengths_without_room_for_a_text_are_refused(inputs, tmp_path):
     assert "20 tokens leave no room" in refused(inputs, tmp_path, settings={"query_length": 20})
 
 
+def test_a_prefix_that_is_the_whole_vector_is_refused(inputs, tmp_path):
+    said = refused(inputs, tmp_path, settings={"matryoshka_dimensions": "8,64"})
+    assert 'field "matryoshka_dimensions": vectors have 64 numbers, of which 64 are no prefix' in said
+
+
 def test_a_directory_that_is_no_backbone_is_refused(inputs, tmp_path):
     assert "fetch_backbone" in refused(inputs, tmp_path, adapted=inputs["collection"])
 

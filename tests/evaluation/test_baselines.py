@@ -6,17 +6,19 @@ import shutil
 
 import pytest
 
-from llm_retriever import files
+from llm_retriever import files, preparation
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.baselines import Baselines, copies, fitting
+from llm_retriever.evaluation.baselines import Baselines, Task, copies, fitting, with_kept_ids
+from llm_retriever.evaluation.bench import Bench
 from llm_retriever.evaluation.named import named
 from llm_retriever.evaluation.runs import read_run, write_run
 from llm_retriever.indexing.build import build_index
 from llm_retriever.retriever import Retriever
-from llm_retriever.settings import EvaluationSettings, IndexSettings
+from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings
 from tests.conftest import write_backbone
+from tests.evaluation.conftest import write_source
 from tests.evaluation.test_evaluate import refused, run
 
 
@@ -229,3 +231,29 @@ def test_queries_of_two_copies_are_cut_to_the_length_of_one(unspoilt_inputs, tmp
         best, score = next(iter(kept[query].items()))
         (passage,) = retriever.encode_passages([passages[best]], length=240)
         assert float(vector @ passage) == pytest.approx(score, abs=1e-5)
+
+
+def test_a_run_that_names_merged_passages_is_read_by_those_that_were_kept(tmp_path):
+    source = write_source(tmp_path / "in" / "source")
+    rows = [json.loads(line) for line in (source / "corpus.jsonl").read_text().splitlines()]
+    copies = [row | {"_id": f"copy-of-{row['_id']}"} for row in rows[20:24]]
+    (source / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *copies]))
+    preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "in" / "collection")
+    corpus = Collection.open(tmp_path / "in" / "collection")
+    rankings = {"q20": {"p1": 1.0, "copy-of-p20": 3.0, "p20": 2.0}, "q21": {"copy-of-p21": 1.0, "p3": 2.0}, "q22": {}}
+    assert with_kept_ids(rankings, corpus) == {
+        "q20": {"p1": 1.0, "p20": 3.0},
+        "q21": {"p21": 1.0, "p3": 2.0},
+        "q22": {},
+    }
+    bench = Bench(EvaluationSettings(splits="test", measures="mrr@10"), corpus, tmp_path / "runs")
+    given = tmp_path / "in" / "theirs.trec"
+    write_run(
+        given, [(query, sorted(found.items(), key=lambda hit: -hit[1])) for query, found in rankings.items()], "x"
+    )
+    Baselines(EvaluationSettings(runs=f"theirs={given}"), {}).add([Task(bench)])
+    scores = bench.splits[0].judged["theirs"].scores["mrr@10"]
+    assert (scores["q20"], scores["q21"], scores["q22"]) == (1.0, 0.5, 0.0)
+    write_run(given, [("q20", [("copy-of-p39", 1.0)])], "x")
+    with pytest.raises(InputError, match="passage 'copy-of-p39' is not in the collection"):
+        Baselines(EvaluationSettings(runs=f"theirs={given}"), {}).add([Task(bench)])

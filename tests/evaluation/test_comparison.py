@@ -166,7 +166,14 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 def other_queries() -> dict[str, Any]:
     found = evaluation(0.5, 7)
-    found["splits"]["test"]["per_query"]["retriever"].pop("q7")
+    for values in found["splits"]["test"]["per_query"].values():
+        values.pop("q7")
+    return found
+
+
+def spoilt(part: str, system: str, value: Any) -> dict[str, Any]:
+    found = evaluation(0.5, 7)
+    found["splits"]["test"][part][system]["ndcg@10"] = value
     return found
 
 
@@ -188,8 +195,17 @@ def other_bm25() -> dict[str, Any]:
         (evaluation(0.5, 7, splits=("test", "dev")), 'field "splits": test, dev of other differs from test of good'),
         (other_queries(), "not evaluated on the same queries of test: 0 only of other, 1 only of good"),
         (other_bm25(), "BM25 of other differs from that of good on test"),
+        (changed(measures=["map"]), 'field "splits.test.systems.retriever": has no map; evaluate again'),
+        (changed(costs={"training": [{"stage": "ql"}]}), 'field "costs.training.0.seconds": no evaluation'),
+        (changed(lineage=None), 'field "lineage": no evaluation'),
+        (changed(checksum="0" * 64), 'field "checksum": was changed since it was written; evaluate again'),
+        (changed(notes="none"), 'field "notes": no evaluation'),
+        (spoilt("systems", "retriever", float("nan")), "not valid JSON (NaN is no JSON)"),
+        (spoilt("systems", "retriever", None), 'field "splits.test.systems.retriever.ndcg@10": no evaluation'),
+        (spoilt("per_query", "BM25", "0.5"), 'field "splits.test.per_query.BM25.ndcg@10": no evaluation'),
+        (spoilt("per_query", "BM25", 0.5), 'field "splits.test.per_query.BM25": its queries are not those of the'),
         (changed(format=2), "not an evaluation of this version (format)"),
-        ({"format": 1}, "not an evaluation of this version (splits)"),
+        ({"format": 1}, 'field "splits": no evaluation (Field required)'),
     ],
 )
 def test_evaluations_that_cannot_be_compared_are_refused(other: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def content() -> dict[str, Any]:
         "padding_share": 0.0625,
         "parameters": 6_740_000_000,
         "index_bytes": 145e9,
+        "bytes_per_passage": 16_384.0,
         "query_ms": 2.5,
     }
     families = {"comparisons": "all other systems", "pairs": "all pairs"}
@@ -64,7 +65,7 @@ def content() -> dict[str, Any]:
         "significance": {"families": families, "draws": 100_000},
         "splits": splits,
         "zero_shot": {"collections": collections, "mean": mean_of_systems(list(collections.values()))},
-        "costs": {"llm-ql": costs, "echo": {"tuning_seconds": 500.0, "index_bytes": 145e9}},
+        "costs": {"llm-ql": costs, "echo": {"tuning_seconds": 500.0, "index_bytes": 145e9, "bytes_per_passage": 260.0}},
         "versions": {"torch": "2.13.0"},
         "notes": [],
     }
@@ -117,6 +118,7 @@ def test_the_table_of_costs_starts_with_quality_and_has_both_stages_together(con
         "stage one": "1m40s",
         "tuning": "4m20s",
         "index size": "145.0 GB",
+        "bytes/passage": "16,384",
         "padding": "6.2 %",
         "ms a query": "2.5",
         "weights": "6.74 billion",
@@ -132,6 +134,12 @@ def test_the_reference_is_shown_query_by_query_against_the_best_other_variant_an
         "nDCG@10 of llm-ql against nDCG@10 of BM25, query by query",
     ]
     assert len(re.findall("above the diagonal", page.text)) == 2
+
+
+def test_quality_is_drawn_against_the_costs_in_which_variants_differ(page):
+    drawn = [a["aria-label"] for _, a in page.tags if a.get("class") == "frontier"]
+    assert drawn == ["nDCG@10, test against bytes per passage"]
+    assert page.text.count("Pareto's frontier") == 1
 
 
 def test_lineage_and_versions_stand_at_the_end(page):

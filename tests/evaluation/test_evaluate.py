@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm_retriever import preparation
 from llm_retriever.adaptation.vocabulary import extended
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
@@ -17,11 +18,14 @@ from llm_retriever.evaluation.evaluate import evaluate
 from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
 from llm_retriever.evaluation.runs import read_run, write_run
 from llm_retriever.evaluation.significance import hommel
+from llm_retriever.evaluation.splits import open_split
 from llm_retriever.indexing.build import build_index
 from llm_retriever.methods import NEW_TOKENS
 from llm_retriever.retriever import Retriever
-from llm_retriever.settings import EvaluationSettings, IndexSettings
+from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings
+from llm_retriever.statistics import statistics_markdown, what_was_changed
 from tests.conftest import seal, write_backbone
+from tests.evaluation.conftest import write_source
 
 SETTINGS = EvaluationSettings(depth=20, measures="mrr@10,ndcg@10,recall@20", precision="fp32")
 
@@ -210,9 +214,19 @@ def test_a_setting_that_cannot_be_used_is_refused(changes, message, unspoilt_inp
     assert message in refused(unspoilt_inputs, tmp_path, **changes)
 
 
-def test_an_empty_bm25_run_is_refused(inputs, tmp_path):
-    (inputs["bm25_runs"] / "test.trec").write_text("")
-    assert "test.trec: the run is empty" in refused(inputs, tmp_path)
+@pytest.mark.parametrize("text", ["", "first"])
+def test_a_system_that_finds_nothing_counts_as_0_with_a_note(text, inputs, tmp_path):
+    for file, rest in (("test.trec", "BM25"), ("other.trec", "other")):
+        lines = (inputs["bm25_runs"] / "test.trec").read_text().splitlines() if text and rest == "BM25" else []
+        first = [line for line in lines if line.split()[0] == lines[0].split()[0]]
+        (inputs["bm25_runs"] / file).write_text("".join(f"{line}\n" for line in first))
+    metrics, content = run(inputs, tmp_path, untuned_passages=0, runs=f"other={inputs['bm25_runs']}/other.trec")
+    assert metrics["test_ndcg_at_10_other"] == 0
+    notes = content["splits"]["test"]["notes"]
+    assert "other has no passage for 10 of 10 queries, which count as 0." in notes
+    assert f"BM25 has no passage for {9 if text else 10} of 10 queries, which count as 0." in notes
+    assert (metrics["test_ndcg_at_10_bm25"] > 0) == bool(text)
+    assert not any("BM25 has no passage" in note for note in content["splits"]["graded"]["notes"])
 
 
 def test_runs_of_another_collection_are_refused(inputs, tmp_path):
@@ -412,3 +426,47 @@ def test_the_evaluation_of_a_single_query_holds_no_number_that_is_not_finite(inp
     (comparison,) = content["splits"]["test"]["comparisons"]
     assert (comparison["queries"], comparison["interval"], comparison["effect_size"]) == (1, None, None)
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("length", [112, 160])
+def test_texts_that_are_cut_are_counted_in_the_report(unspoilt_inputs, tmp_path, length):
+    retriever = Retriever.load(unspoilt_inputs["retriever"], precision="fp32")
+    corpus = Collection.open(unspoilt_inputs["collection"])
+    build_index(
+        unspoilt_inputs["retriever"],
+        unspoilt_inputs["collection"],
+        tmp_path / "in" / "index",
+        IndexSettings(precision="fp32", passage_length=length),
+    )
+    inputs = {**unspoilt_inputs, "index": tmp_path / "in" / "index"}
+    _, content = run(inputs, tmp_path, untuned_passages=0, query_length=length)
+    queries = list(corpus.queries("test").values())
+    longest = {
+        "passages": [len(row) for row in retriever.tokenise_passages(list(corpus.passages()), length=500)],
+        "queries": [len(row) for row in retriever.tokenise_queries(queries, length=500)],
+    }
+    for kind, notes in (("passages", content["notes"]), ("queries", content["splits"]["test"]["notes"])):
+        cut = sum(number > length for number in longest[kind])
+        told = (
+            f"{cut} of {len(longest[kind])} {kind} are longer than {length} tokens; what is behind them was not read."
+        )
+        assert [note for note in notes if "are longer than" in note] == ([told] if cut else [])
+        if cut:
+            assert told in (tmp_path / "report.html").read_text()
+            assert told in (tmp_path / "summary.md").read_text()
+    assert any(number > 112 for number in longest["passages"])
+    assert any(number > 112 for number in longest["queries"])
+
+
+def test_queries_without_a_relevant_passage_and_what_was_dropped_are_told(tmp_path):
+    source = write_source(tmp_path / "source")
+    qrels = source / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text().replace("q20\tp20\t1", "q20\tp20\t0").replace("q21\tp21\t1", "q21\tp21\t-1"))
+    (source / "old.tsv").write_text("x")
+    manifest = preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
+    assert manifest["splits"]["test"]["without_relevant"] == 2
+    (row,) = [line for line in statistics_markdown(manifest).splitlines() if line.startswith("| test |")]
+    assert row.endswith("| 2 |")
+    told = "2 of 10 queries have no passage of grade 1 or more, and count as 0 wherever one is looked for."
+    assert open_split(Collection.open(tmp_path / "collection"), "test", [1], 10).notes == [told]
+    assert what_was_changed(manifest) == ["files not read, because the layout has no such files: `old.tsv`"]

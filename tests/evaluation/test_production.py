@@ -15,8 +15,9 @@ from llm_retriever import files, preparation
 from llm_retriever.card import RetrieverCard, weights_digest
 from llm_retriever.collection import Collection
 from llm_retriever.errors import InputError
+from llm_retriever.evaluation import systems
 from llm_retriever.evaluation.production import Production, settings_of
-from llm_retriever.indexing.build import build_index
+from llm_retriever.indexing.build import build_index, write_index
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.registry import Registry, model_digest
@@ -122,6 +123,27 @@ def test_of_ten_new_passages_exactly_these_are_encoded(grown, version, theirs, t
     note = f"version in production, {name}, was brought to this collection: of 50 vectors, 40 were taken over and 10 made anew."
     assert any(note in text for text in content["notes"])
     assert note in (tmp_path / "summary.md").read_text()
+
+
+def test_small_vectors_are_refreshed_and_compared_as_small_ones(unspoilt_inputs, theirs, grown, tmp_path, monkeypatch):
+    """Ours has 20 numbers in int8, and so has the un-tuned backbone; the version in production has 24."""
+    small = {name: tmp_path / "in" / name for name in ("ours", "theirs")}
+    for name, inputs, dimension in (("ours", grown, 20), ("theirs", unspoilt_inputs | theirs, 24)):
+        settings = dataclasses.replace(IN_SHARDS, dimension=dimension, dtype="int8")
+        build_index(inputs["retriever"], inputs["collection"], small[name], settings)
+    version = published(str(tmp_path / "in" / "published"), theirs["retriever"], small["theirs"])
+    built = []
+    monkeypatch.setattr(systems, "write_index", lambda *args: built.append(args[3]) or write_index(*args))
+
+    _, content = run(grown | {"index": small["ours"]}, tmp_path, production_uri=version)
+    assert [(settings.dimension, settings.dtype) for settings in built] == [(20, "int8")]
+    assert content["systems"].keys() >= {"retriever", "production", "BM25", "backbone"}
+    figures = {"bytes_per_passage": 24, "dimension": 20, "dtype": "int8"}
+    assert {name: content["efficiency"][name] for name in figures} == figures
+    refreshed = Manifest.load(tmp_path / "refreshed" / "index")
+    assert (refreshed.dimension, refreshed.encoder_dimension, refreshed.dtype, refreshed.reused) == (24, 64, "int8", 40)
+    assert vectors(small["theirs"]).items() <= vectors(tmp_path / "refreshed" / "index").items()
+    assert "24 bytes per passage, 20 dimensions, in int8" in (tmp_path / "report.html").read_text()
 
 
 def test_the_refreshed_index_is_a_whole_one_of_the_new_collection(grown, theirs, evaluated):

@@ -53,8 +53,6 @@ def test_a_failing_writer_leaves_no_file(tmp_path):
         ("q Q0 p 1 1_0 x\n", ":1: field \"score\": '1_0' is not a finite number"),
         ("q Q0 p 1 nan x\n", ":1: field \"score\": 'nan' is not a finite number"),
         ("q Q0 p 1 2.0 x\nr Q0 p 1 1.0 x\nq Q0 p 2 1.0 x\n", ":3: passage 'p' stands twice under query 'q'"),
-        ("", "the run is empty"),
-        ("\n\n", "the run is empty"),
     ],
 )
 def test_a_spoilt_run_is_refused_with_file_and_line(tmp_path, text, message):
@@ -63,6 +61,12 @@ def test_a_spoilt_run_is_refused_with_file_and_line(tmp_path, text, message):
         read_run(tmp_path / "bad.trec")
     assert str(tmp_path / "bad.trec") in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_run_is_that_of_a_system_that_found_nothing(tmp_path, text):
+    (tmp_path / "empty.trec").write_text(text)
+    assert read_run(tmp_path / "empty.trec") == {}
 
 
 def test_a_missing_or_binary_run_is_refused(tmp_path):

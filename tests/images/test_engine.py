@@ -162,7 +162,11 @@ def test_the_whole_pipeline_runs_in_the_images_with_s3_alone_and_leaks_nothing(
     corpus = write_beir(tmp_path / "corpus")
     subprocess.run([*inside, sys.executable, "-c", FILL, str(corpus)], cwd=ROOT, env=environment, check=True)
     sources = {"corpus_uri": "s3://models/corpus", "backbone": write_backbone(runs / "backbone")}
-    sources |= {"promote_uri": "s3://models/published", "run_checkpoint_uri": "s3://models/checkpoints"}
+    sources |= {
+        "promote_uri": "s3://models/published",
+        "run_checkpoint_uri": "s3://models/checkpoints",
+        "promote_first": "any",
+    }
     for path in runs.rglob("*"):  # the containers' user is not the one who wrote them
         path.chmod(0o755 if path.is_dir() else 0o644)
     chosen = {f"run_{kind}_image": image for kind, image in images.items()}

@@ -171,7 +171,7 @@ def damage(directory: Path, **changes) -> None:
         ({"format": 2}, "not an index of format 1"),
         ({"kind": "ivf"}, "not an index of format 1"),
         ({"count": 8}, "do not add up"),
-        ({"dtype": "int8"}, "unknown type 'int8'"),
+        ({"dtype": "int4"}, "unknown type 'int4'"),
         ({"dimension": 47}, r"vectors-00000\.npy: holds float32 \[9, 48\], the manifest says float32 \[9, 47\]"),
         ({"dtype": "fp16"}, "the manifest says float16"),
         ({"shards": "none"}, 'field "shards"'),

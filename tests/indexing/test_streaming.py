@@ -11,6 +11,7 @@ import pytest
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import near_ties
 from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.stored import DTYPES, decoded, encoded
 from llm_retriever.indexing.streaming import ALIGNMENT, ShardedVectors
 from tests.indexing.vectors import CARD, by_definition, names, unit, write_vectors
 
@@ -22,12 +23,12 @@ def streamed(directory: Path, memory_bytes: int = SMALL) -> Index:
     return Index.open(directory, CARD, memory_bytes=memory_bytes)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shards", [1, 2, 5])
 def test_blocks_hold_every_vector_once_and_in_order(tmp_path, shards, dtype):
     vectors = unit(2500)
     index = write_vectors(tmp_path / "index", vectors, names(2500), shards, dtype)
-    stored = vectors.astype(np.float16).astype(np.float32) if dtype == "fp16" else vectors
+    stored = decoded(encoded(vectors, dtype))
     for memory, starts in ((SMALL, [0, 1024, 2048]), (2**30, [0])):
         sharded = ShardedVectors(tmp_path / "index", index.manifest, memory)
         blocks = [(start, block.copy()) for start, block in sharded.blocks()]
@@ -37,7 +38,7 @@ def test_blocks_hold_every_vector_once_and_in_order(tmp_path, shards, dtype):
         np.testing.assert_array_equal(sharded.rows(some), stored[some])
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("depth", [1, 10, 1500])
 def test_streaming_gives_the_bits_that_searching_in_memory_gives(tmp_path, shards, dtype, depth):

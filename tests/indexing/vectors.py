@@ -12,6 +12,7 @@ from llm_retriever.card import Lineage, RetrieverCard
 from llm_retriever.indexing.kinds import add_faiss
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest, Shard, write_ids
+from llm_retriever.indexing.stored import decoded, encoded
 from llm_retriever.methods import method
 from llm_retriever.settings import IndexSettings
 
@@ -31,10 +32,10 @@ def write_vectors(
     entries = []
     for i, rows in enumerate(np.array_split(np.arange(len(vectors)), shards)):
         file, names = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
-        stored = vectors[rows].astype(np.float16 if dtype == "fp16" else np.float32)
+        stored = encoded(vectors[rows], dtype)
         np.save(file, stored)
         write_ids(names, [ids[row] for row in rows])
-        norm = float(np.linalg.norm(stored.astype(np.float32), axis=1).max())
+        norm = float(np.linalg.norm(decoded(stored), axis=1).max())
         digests = files.sha256_of_file(file), files.sha256_of_file(names)
         entries.append(Shard(file.name, names.name, len(rows), *digests, norm, 1, 1, 1.0))
     manifest = Manifest(

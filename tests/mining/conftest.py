@@ -56,5 +56,7 @@ def mined_into(directory: Path, collection: Path, settings: MiningSettings) -> P
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """Every file of a directory."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """Every file of a directory but Lucene's, which hold random names, and their checksums."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    paths = (path for path in files if "lucene" not in (path.parent.name, path.stem))
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}

@@ -12,6 +12,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation.runs import read_run
 from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
+from llm_retriever.store import manifest_of
 from llm_retriever.training_set import TrainingExample, TrainingSet
 from tests.conftest import passages, write_beir
 from tests.mining.conftest import content, mined_into, write_source
@@ -76,6 +77,9 @@ def test_the_recipe_stands_in_the_manifest(mined: Path) -> None:
 
 def test_every_other_split_gets_a_run(mined: Path, collection: Collection) -> None:
     assert sorted(content(mined / "runs")) == ["dev.trec", "runs.json", "test.trec"]
+    told = json.loads((mined / "runs" / "lucene.json").read_text())
+    assert told == manifest_of(mined / "runs" / "lucene")
+    assert len(told["files"]) > 2
     for split in ("dev", "test"):
         run = read_run(mined / "runs" / f"{split}.trec")
         assert set(run) == set(collection.queries(split))

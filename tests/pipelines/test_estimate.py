@@ -62,7 +62,15 @@ def test_the_index_has_the_size_that_the_paper_prints() -> None:
     half = costs("llm-ql-llama2-7b", index_dtype="fp16")["build_index"].s3_bytes
     assert single - half == pytest.approx(PASSAGES * 4096 * 2)
     graph = costs("llm-ql-llama2-7b", index_dtype="fp32", index_kind="hnsw")["build_index"].s3_bytes
-    assert graph - single == pytest.approx(PASSAGES * (4 * 4096 + 2 * 32 * 4))
+    assert graph - single == pytest.approx(PASSAGES * (2 * 4096 + 2 * 32 * 4))
+
+
+def test_small_vectors_take_the_bytes_of_their_numbers_and_scales() -> None:
+    whole, small = (
+        costs("llm-ql-llama2-7b", index_dtype=dtype, index_dimension=dimension)["build_index"].s3_bytes
+        for dtype, dimension in (("fp32", 0), ("int8", 256))
+    )
+    assert whole - small == pytest.approx(PASSAGES * (4 * 4096 - 260))
 
 
 def test_shards_that_lie_apart_are_sent_by_the_step_and_fetched_by_nobody() -> None:

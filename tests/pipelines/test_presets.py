@@ -19,7 +19,7 @@ from llm_retriever.settings import AdaptationSettings, TuningSettings, build, pa
 from llm_retriever.training import planned
 from pipelines import demo, presets
 from pipelines.__main__ import main
-from pipelines.choice import TRAINING, names_of
+from pipelines.choice import TRAINING, choose, names_of
 from pipelines.form import defaults, flat_name
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
@@ -147,7 +147,7 @@ def test_a_parameter_that_does_not_fit_is_refused(text: str, error: str) -> None
     [
         (
             ["run-local", "--preset", "demo"],
-            "'demo' is no preset; use one of demo-cluster-cpu, demo-cpu, demo-cpu-fp32, demo-scratch",
+            "'demo' is no preset; use one of demo-cluster-cpu, demo-compare, demo-cpu, demo-cpu-fp32, demo-scratch",
         ),
         (
             ["run-local", "adapt_method=magic"],
@@ -185,6 +185,7 @@ def test_the_demo_is_sized_for_what_the_processor_can_do(flags: str, name: str, 
     chosen, why = demo.preset(tmp_path / "cpuinfo")
     assert chosen == name
     assert f"preset {name}" in why
+    assert (demo.preset(tmp_path / "cpuinfo", compared=True)[0] == "demo-compare") == (name == "demo-cpu")
 
 
 def test_the_demo_is_sized_for_what_training_computes_in() -> None:
@@ -196,3 +197,14 @@ def test_presets_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert "demo-cpu: " in capsys.readouterr().out
     assert main(["presets", "demo-cpu"]) == 0
     assert "corpus_uri=demo:python-docs\n" in capsys.readouterr().out
+
+
+def test_what_a_preset_says_of_its_backbone_does_not_hold_for_another_one(tmp_path: Path) -> None:
+    assert choose([], preset="demo-cpu").flat["backbone_layers"] == 6
+    assert choose(["backbone=models/own"], preset="demo-cpu").flat["backbone_layers"] == 0
+    assert choose(["backbone=models/own", "backbone_layers=3"], preset="demo-cpu").flat["backbone_layers"] == 3
+    own = tmp_path / "own.toml"
+    own.write_text('base = "demo-cpu"\n[parameters]\nbackbone = "models/own"\n')
+    assert presets.load(str(own)) == {
+        name: value for name, value in presets.load("demo-cpu").items() if name != "backbone_layers"
+    } | {"backbone": "models/own"}

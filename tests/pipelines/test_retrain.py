@@ -34,6 +34,7 @@ LEARNING = {
     "tune_passage_length": 200,
     "mine_depth": 20,
     "eval_untuned_passages": 0,
+    "promote_first": "any",
     "run_precision": "fp32",
 }
 

@@ -93,3 +93,13 @@ def test_a_later_version_is_compared_with_production_alone(uri: str, tmp_path: P
     published, promoted = new.promote(uri)
     assert promoted is not kept
     assert (published == first) is kept
+
+
+def test_a_split_that_something_was_chosen_on_does_not_decide(uri: str, tmp_path: Path) -> None:
+    better = [min(1.0, value + 0.1) for value in LEXICAL]
+    run = run_of(tmp_path / "run", retriever=better, backbone=BACKBONE, BM25=LEXICAL)
+    run.content["splits"] = {"dev": run.content["splits"]["test"], **run.content["splits"]}
+    run.content["hybrid"] = {"fusion": "convex", "weight": 0.5, "chosen_on": "dev", "curve": []}
+    run.save()
+    assert run.promote(uri)[1]
+    assert "|  | ndcg@10 on test |" in run.decision

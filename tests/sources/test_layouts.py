@@ -287,7 +287,7 @@ def _judgments(file: Path) -> list[dict[str, Any]]:
 def test_broken_parquet_and_gzip_files_are_refused(tmp_path: Path) -> None:
     source = write_tevatron_v2(tmp_path / "tevatron")
     (source / "corpus" / "train-00001-of-00002.parquet").write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(InputError, match="not a parquet file"):
+    with pytest.raises(InputError, match="not a whole parquet file"):
         prepared(source, tmp_path / "collection")
     source = write_beir(tmp_path / "beir")
     whole = gzip.compress((source / "corpus.jsonl").read_bytes())

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from llm_retriever import backbone, fingerprint, preparation
 from llm_retriever.crashes import RESTARTED, TransferError
 from llm_retriever.errors import InputError
-from llm_retriever.store import Store, open_store, publish
+from llm_retriever.settings import BackboneSettings, CorpusSettings, TuningSettings
+from llm_retriever.store import LocalStore, Store, open_store, publish
+from llm_retriever.training import training_run
 from tests.s3_server import ACCESS_KEY, REFUSED, SECRET_KEY, S3Server
 
 
@@ -24,11 +27,46 @@ from tests.s3_server import ACCESS_KEY, REFUSED, SECRET_KEY, S3Server
         ("s3:///x", "names no bucket"),
         ("s3://bucket/a/../b", "not a key below a store"),
         ("", "the URI is empty"),
+        ("http://x", "http:// is not a kind of URI that can be used here; give a directory or s3://bucket/prefix"),
+        ("s3:/bucket/x", "s3:/ is not a kind of URI that can be used here; did you mean s3://"),
+        ("S3://bucket/x", "did you mean s3://"),
+        ("s4://bucket/x", "did you mean s3://"),
+        ("s3//bucket/x", "did you mean s3://"),
+        ("s3:bucket/x", "did you mean s3://"),
+        ("s3:///bucket/x", "names no bucket"),
+        ("fil:///tmp/x", "did you mean file://"),
+        ("file:/tmp/x", "did you mean file://"),
     ],
 )
 def test_a_uri_of_another_kind_is_bad_input(uri: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         open_store(uri)
+
+
+@pytest.mark.parametrize("name", ["data//x", "notes:2024", "./s3:x", "/tmp/a:b", "c:d/e", "s3x/y", "s3"])
+def test_a_path_with_colons_and_slashes_is_a_directory(name: str) -> None:
+    assert isinstance(open_store(name), LocalStore)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://x", "s3:/x", "s3//x", "hf:/datasets/a/b", "demo//python-docs", "dmo:python-docs"]
+)
+def test_every_door_refuses_a_slip_before_any_work(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    doors = [
+        lambda: preparation.prepare(CorpusSettings(uri=uri), tmp_path / "out"),
+        lambda: fingerprint.corpus_fingerprint(uri),
+    ]
+    if "dem" not in uri and "dmo" not in uri and not uri.startswith("hf"):
+        settings = TuningSettings(checkpoint_uri=uri)
+        doors += [
+            lambda: backbone.fetch(BackboneSettings(source=uri), tmp_path / "none", tmp_path / "out"),
+            lambda: training_run(settings, "tune", tmp_path / "out"),
+        ]
+    for door in doors:
+        with pytest.raises(InputError, match="is not a kind of URI that can be used here"):
+            door()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_uri_with_credentials_is_refused_and_not_repeated() -> None:

@@ -1,0 +1,73 @@
+"""The tables of the pages are those of the evaluations that are kept, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_SPEC = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+results: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(results)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_tables_of_a_page_are_made_of_what_is_kept(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert results.MARKERS.search(text)
+    assert results.MARKERS.sub(results._filled, text) == text
+
+
+def test_every_kept_result_says_how_it_was_made() -> None:
+    for path in results.KEPT.rglob("*.json"):
+        kept = json.loads(path.read_text())
+        assert kept["command"].startswith("make ")
+        assert len(kept["commit"]) == 10
+        for split in kept["splits"].values():
+            for system, values in split["per_query"].items():
+                assert np.mean(list(values.values())) == pytest.approx(split["systems"][system]["ndcg@10"], abs=1e-4)
+
+
+def evaluation(values: dict[str, list[float]], seed: int) -> dict[str, Any]:
+    per_query = {name: {f"q{i}": value for i, value in enumerate(row)} for name, row in values.items()}
+    systems = {name: {"ndcg@10": float(np.mean(row)), "recall@100": 0.5} for name, row in values.items()}
+    return {
+        "lineage": {"stages": [{"settings": {"seed": seed}}]},
+        "costs": {"training_seconds": 90.0},
+        "splits": {"test": {"queries": len(values["retriever"]), "systems": systems, "per_query": per_query}},
+    }
+
+
+def test_runs_that_differ_in_their_seed_become_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "_output", lambda *_: "0123456789")
+    draw = np.random.default_rng(1)
+    lexical = list(draw.uniform(0.2, 0.6, 60))
+    for method, shift in (("none", 0.0), ("ql", 0.1)):
+        for seed in (1, 2, 3):
+            row = [value + shift + draw.normal(0, 0.01) for value in lexical]
+            hybrid = [value + 0.2 for value in lexical]
+            run = tmp_path / f"{method}-{seed}"
+            run.mkdir()
+            content = evaluation({"retriever": row, "hybrid": hybrid, "BM25": lexical}, seed)
+            (run / "evaluation.json").write_text(json.dumps(content))
+            results.add("made-up", method, run, "make run")
+    lines = results.table("made-up").strip().splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith(f"| BM25 | {np.mean(lexical):.3f} | 0.500 |")
+    none, ql = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[3:])
+    assert none[0] == "none"
+    assert none[4] == ""
+    assert ql[4].startswith("+0.1")
+    assert ql[4].endswith("0.001")
+    assert ql[-1] == "1, 2, 3"
+    assert "±" in ql[1]
+    assert ql[-2] == "1.5"
