@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from llm_retriever import files
 from llm_retriever.checksums import sha256_of_large_file
-from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, Wording
 from llm_retriever.methods.kinds import Attention, Pooling
 from llm_retriever.settings import UNSET_NUMBER
@@ -148,14 +147,9 @@ def load_lineage(directory: str | Path) -> Lineage:
 
 
 def _validated(kind: Any, content: Any, path: Path) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            first["msg"], file=path, field=where, mend="make it anew with the step that wrote it"
-        ) from None
+    shape = TypeAdapter(kind)
+    files.checked(shape, content, path, mend="make it anew with the step that wrote it")
+    return shape.validate_python(content)
 
 
 def weights_digest(directory: str | Path) -> str:

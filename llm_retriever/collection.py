@@ -18,9 +18,11 @@ from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from llm_retriever import files
 from llm_retriever.checksums import sha256_of_large_file
@@ -45,6 +47,38 @@ MEND = "give the output of prepare_corpus"
 AGAIN = "prepare the collection again"
 LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
+
+
+_Count = Annotated[int, Field(strict=True, ge=0)]
+_Name = Annotated[str, Field(strict=True, pattern=r"^[^/\\\x00]+$")]
+
+
+class _Counts(TypedDict):
+    passages: _Count
+    queries: _Count
+
+
+class _Split(TypedDict):
+    queries: _Count
+    judgments: _Count
+
+
+class _Source(TypedDict):
+    uri: Annotated[str, Field(strict=True)]
+
+
+class _Manifest(TypedDict):
+    """What readers rely on in `collection.json`."""
+
+    counts: _Counts
+    splits: dict[_Name, _Split]
+    files: dict[Annotated[str, Field(pattern=r"^(qrels/)?[^/\\\x00]+$")], _Count]
+    fingerprint: Annotated[str, Field(strict=True)]
+    source: _Source
+    own_passages: NotRequired[dict[str, Any]]
+
+
+_MANIFEST = TypeAdapter(_Manifest)
 
 
 class Passage(NamedTuple):
@@ -92,6 +126,7 @@ class Collection:
         manifest = files.read_json(directory / MANIFEST_FILE, mend=MEND)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, mend=MEND)
+        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, mend=AGAIN)
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:

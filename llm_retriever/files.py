@@ -7,14 +7,20 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from llm_retriever import drafts
 from llm_retriever.errors import InputError
 from llm_retriever.layouts import Layout
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
@@ -120,8 +126,25 @@ def read_json(path: str | Path, *, mend: str = "") -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses JSON, in which all numbers are finite: ValueError for NaN, Infinity and numbers too large for a float."""
-    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    """Parses JSON that can be written again: ValueError for numbers that are not finite, and for half characters."""
+    value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    if _SURROGATE.search(text if isinstance(text, str) else text.decode()):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, mend: str = "") -> None:
+    """Refuses the content of a JSON file that has not the shape that its readers rely on.
+
+    Raises:
+        InputError: It names the first field that is missing or of another type.
+    """
+    try:
+        shape.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or None
+        raise InputError(first["msg"], file=file, field=field, mend=mend) from None
 
 
 def _no_number(name: str) -> Any:
@@ -145,3 +168,14 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 (hex) of a file's bytes, read in constant memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mapped_array(path: str | Path) -> Any:
+    """The array of a `.npy` file, mapped from it; ValueError, OSError or EOFError where the file is none."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, tokenize.TokenError, MemoryError, OverflowError) as error:
+        # numpy parses the header as Python.
+        raise ValueError(f"its header is damaged: {error}") from None

@@ -46,7 +46,7 @@ def read_training_queries(directory: Path) -> Digests | None:
     if not path.exists():
         return None
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: NDArray[Any] = files.mapped_array(path)
     except (ValueError, EOFError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 2 or found.dtype != HALF:

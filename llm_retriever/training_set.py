@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 import math
+import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,8 @@ class TrainingSet:
         directory = Path(path)
         file = directory / MANIFEST_FILE
         manifest = files.read_json(file, mend=MEND_DIRECTORY)
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("examples"), int):
+        number = manifest.get("examples") if isinstance(manifest, dict) else None
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < sys.maxsize:
             raise InputError("not the manifest of a training set", file=file, field="examples", mend=MEND_DIRECTORY)
         if not (directory / EXAMPLES_FILE).is_file():
             raise InputError("no such file", file=directory / EXAMPLES_FILE, mend=MEND_DIRECTORY)

@@ -146,14 +146,17 @@ class PairCollator:
         passages = [self.lookup[pair.passage] for pair in pairs]
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         draws = [random.Random(pair.draw) for pair in pairs]  # noqa: S311
-        ratio, by_token = self.recipe.corruption_ratio, self.recipe.corruption_unit == "token"
-        tokens = [by_token or self._has_no_words(text) for text in texts]
-        texts = [
-            text if by_token else corrupt_words(text, ratio, draw)
-            for text, draw, by_token in zip(texts, draws, tokens, strict=True)
+        ratio = self.recipe.corruption_ratio
+        by_word = [self.recipe.corruption_unit == "word" and not self._has_no_words(text) for text in texts]
+        rows = self.documents.batch(
+            [
+                corrupt_words(text, ratio, draw) if words else text
+                for text, draw, words in zip(texts, draws, by_word, strict=True)
+            ]
+        )
+        return [
+            row if words else self._hidden(row, draw) for row, draw, words in zip(rows, draws, by_word, strict=True)
         ]
-        rows = zip(self.documents.batch(texts), draws, tokens, strict=True)
-        return [self._hidden(row, draw) if by_token else row for row, draw, by_token in rows]
 
     def _has_no_words(self, text: str) -> bool:
         """Whether a text is of a script that writes no spaces, of which a word would be all or nothing; says so once."""

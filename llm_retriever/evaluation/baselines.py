@@ -26,7 +26,7 @@ from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from llm_retriever.store import LocalStore, open_store
+from llm_retriever.store import LocalStore, Store, open_store
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]
@@ -258,9 +258,15 @@ def _parameters(encoder: Encoder) -> dict[str, Any]:
     return {"name": encoder.name, "dimension": encoder.dimension, "precision": encoder.precision}
 
 
+def _at(place: str) -> tuple[Store, str]:
+    """The store that a file or object lies in, and its name there."""
+    parent, slash, key = place.rpartition("/")
+    return open_store(parent or slash or "."), key
+
+
 def _exists(place: str) -> bool:
-    parent, _, key = place.rpartition("/")
-    return open_store(parent or ".").exists(key)
+    store, key = _at(place)
+    return store.exists(key)
 
 
 def _opened(place: str) -> Run:
@@ -271,8 +277,7 @@ def _opened(place: str) -> Run:
 
 @contextlib.contextmanager
 def _local(place: str) -> Iterator[Path]:
-    parent, _, key = place.rpartition("/")
-    store = open_store(parent or ".")
+    store, key = _at(place)
     if isinstance(store, LocalStore):
         yield store.directory / key
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from llm_retriever import files
@@ -120,12 +120,7 @@ def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) ->
     Raises:
         InputError: It names the part that is missing, of another type or not finite, or the file was changed.
     """
-    try:
-        _CHECKED.validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or None
-        raise InputError(f"no evaluation ({first['msg']})", file=file, field=field, mend=MEND) from None
+    files.checked(_CHECKED, content, file, mend=MEND)
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if CHECKSUM in content and content[CHECKSUM] != files.digest(rest):
         raise InputError("was changed since it was written", file=file, field=CHECKSUM, mend=MEND)

@@ -9,7 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from llm_retriever import files
 from llm_retriever.collection import Collection
@@ -128,6 +131,20 @@ class SparseSystem(NamedTuple):
         return int(self.parameters.get("depth", sys.maxsize))
 
 
+class _Parameters(TypedDict):
+    depth: NotRequired[Annotated[int, Field(strict=True, ge=0)]]
+
+
+class _Manifest(TypedDict):
+    """What readers rely on in `runs.json`."""
+
+    parameters: NotRequired[_Parameters]
+    systems: NotRequired[dict[str, Any]]
+
+
+_MANIFEST = TypeAdapter(_Manifest)
+
+
 class BM25Runs:
     """The BM25 runs that `mine_negatives` made, and those of other lexical systems.
 
@@ -147,8 +164,9 @@ class BM25Runs:
 
     def __init__(self, directory: Path, collection: Collection) -> None:
         manifest = files.read_json(directory / RUNS_MANIFEST, mend="give the bm25_runs of mine_negatives")
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("parameters", {}), dict):
+        if not isinstance(manifest, dict):
             raise InputError("not a manifest of runs", file=directory / RUNS_MANIFEST)
+        files.checked(_MANIFEST, manifest, directory / RUNS_MANIFEST, mend="mine the negatives again")
         check_fingerprint(manifest.get("collection"), collection, directory / RUNS_MANIFEST)
         self.directory = directory
         parameters = manifest.get("parameters", {})
@@ -163,9 +181,10 @@ class BM25Runs:
     def _other(self, name: str, facts: Any) -> SparseSystem:
         try:
             found = SparseSystem(str(facts["description"]), dict(facts["parameters"]), dict(facts["files"]))
+            TypeAdapter(_Parameters).validate_python(found.parameters)
         except (KeyError, TypeError, ValueError):
             found = None
-        if found is None or not all(is_safe(file) for file in found.files.values()):
+        if found is None or not all(isinstance(file, str) and is_safe(file) for file in found.files.values()):
             raise InputError(
                 f"does not say what the system {name!r} is", file=self.directory / RUNS_MANIFEST, field="systems"
             )

@@ -73,7 +73,7 @@ class Shard:
         """
         path = directory / self.file
         try:
-            matrix: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+            matrix: np.memmap[Any, np.dtype[Any]] = files.mapped_array(path)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"the vectors cannot be read ({error})", file=path, mend=MEND) from None
         shape = (self.count, row_width(dtype, dimension))
