@@ -199,7 +199,7 @@ METHODS: dict[str, dict[str, Method]] = {
             _REPLLAMA,
             query_length=31,  # v1 leaves one of its 32 and 196 tokens unused
             passage_length=195,
-            tuning=replace(_SHARED, schedule=replace(_AS_DEEPSPEED, micro_batch_size=8), lora=Lora(targets=_WITHOUT_K)),
+            tuning=replace(_SHARED, schedule=_AS_DEEPSPEED, lora=Lora(targets=_WITHOUT_K)),
         ),
         replace(
             _REPLLAMA,
