@@ -98,7 +98,7 @@ class Step(Generic[SettingsClass]):
     def execute(self, arguments: list[str] | None = None) -> int:
         """Runs the step with a command line and returns its exit code."""
         given = self.parser().parse_args(arguments)
-        signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop)
         try:
             if given.executor_input is not None:
                 self._run_for_kubeflow(given.executor_input)
@@ -128,6 +128,9 @@ class Step(Generic[SettingsClass]):
             else:
                 traceback.print_exc()
             return supervision.exit_code(error)
+        finally:
+            # Who calls this from a program of his own goes on with what he had.
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         return 0
 
     def _supervised(self) -> int:

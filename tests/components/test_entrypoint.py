@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,6 +181,12 @@ def test_other_failures_end_with_code_1_and_a_traceback_only_on_demand(
     assert capsys.readouterr().err == "copy: RuntimeError: the copier jammed (--debug shows where)\n"
     assert STEP.execute([*flags, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_program_that_runs_a_step_keeps_its_own_way_to_stop(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert STEP.execute(["--original", str(tmp_path / "none"), "--copy", "x"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_something_else_than_a_message_is_refused() -> None:

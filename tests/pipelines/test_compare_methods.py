@@ -375,7 +375,7 @@ def test_two_variants_run_and_are_compared_on_this_machine(tmp_path: Path) -> No
     (tmp_path / "two.toml").write_text(TWO)
     own = {"corpus_uri": write_beir(tmp_path / "corpus"), "backbone": write_backbone(tmp_path / "backbone")}
     small = {name: value for name, value in SMALL.items() if name != "adapt_method"}
-    given = [f"{name}={value}" for name, value in {**small, **own}.items()]
+    given = [f"{name}={value}" for name, value in {**small, **own, "eval_untuned_passages": 1000}.items()]
     root = tmp_path / "build"
     flags = ["--variants", str(tmp_path / "two.toml"), "--root", str(root)]
     run = subprocess.run(
@@ -398,7 +398,8 @@ def test_two_variants_run_and_are_compared_on_this_machine(tmp_path: Path) -> No
     assert "encode" in run.stderr.split("run_variant: LLM-QL …")[1]
     [path] = root.glob("runs/*/compare/comparison/comparison.json")
     systems = json.loads(path.read_text())["splits"]["test"]["systems"]
-    assert list(systems) == ["LLM-QL", "RepLLaMA", "BM25", "un-tuned backbone"]
+    hybrids = ["hybrid of LLM-QL", "hybrid of RepLLaMA"]
+    assert list(systems) == ["LLM-QL", "RepLLaMA", *hybrids, "BM25", "un-tuned backbone"]
     assert len({values["ndcg@10"] for values in systems.values()}) > 1
     assert "# Comparison" in run.stdout
     assert (root / "comparison.html").read_text().startswith("<!doctype html>")
