@@ -211,8 +211,12 @@ MINED = Layout(
     COLLECTION.is_mark,
     folders={"collection": COLLECTION, "training_set": TRAINING_SET, "bm25_runs": BM25_RUNS},
 )
+ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model*", "adapter/README.md")
 BACKBONE = Layout(
-    "a backbone", "backbone.json", _has("source", "digest", "stages"), (*MODEL_FILES, "training_log.json")
+    "a backbone",
+    "backbone.json",
+    _has("source", "digest", "stages"),
+    (*MODEL_FILES, *ADAPTER_FILES, "training_log.json"),
 )
 RETRIEVER = Layout(
     "a retriever",
@@ -222,9 +226,7 @@ RETRIEVER = Layout(
         "training_log.json",
         "training_queries.npy",
         *(f"model/{name}" for name in MODEL_FILES),
-        "adapter/adapter_config.json",
-        "adapter/adapter_model*",
-        "adapter/README.md",
+        *ADAPTER_FILES,
     ),
 )
 INDEX = Layout(

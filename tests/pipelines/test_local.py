@@ -131,9 +131,14 @@ def check_deeper(before: tuple[Any, Any], after: tuple[Any, Any]) -> None:
     """That 60 passages a query instead of 30 change the runs, and nothing that looks at the first 30 alone."""
     (told, runs), (told_again, runs_again) = before, after
     assert (told["depth"], told_again["depth"]) == (30, 60)
-    same = told.keys() - {"depth", "costs", "efficiency"}  # the latter are measured
+    same = told.keys() - {"depth", "costs", "efficiency", "checksum", "splits"}  # costs are measured
     assert told.keys() == told_again.keys()
     assert {name: told_again[name] for name in same} == {name: told[name] for name in same}
+    for name, split in told["splits"].items():
+        for system in split["systems"].keys() - {"hybrid"}:  # Fusion looks at all that was found.
+            assert told_again["splits"][name]["systems"][system] == split["systems"][system]
+            assert told_again["splits"][name]["per_query"][system] == split["per_query"][system]
+        assert told_again["splits"][name]["comparisons"] == split["comparisons"]
     assert runs_again.keys() == runs.keys()
     for name, counts in runs.items():
         assert max(counts) == 30, name
