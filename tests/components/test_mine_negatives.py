@@ -61,7 +61,7 @@ def test_an_encoder_that_is_none_ends_with_code_2_and_one_line(collection_direct
         done.stderr.splitlines()[-1]
     ]
     assert "nowhere" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").rglob("*"))
 
 
 def test_no_collection_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
