@@ -105,21 +105,14 @@ class Step(Generic[SettingsClass]):
             else:
                 self._run_by_hand(given)
         except InputError as error:
-            if given.debug:
-                traceback.print_exc()
-            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
-            return EXIT_BAD_INPUT
+            return self._refused(error, debug=given.debug)
         except KeyboardInterrupt:
             kept = "; the same command goes on from what is complete by now" if self.restarts else ""
             print(f"{self.name}: interrupted{kept}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
         except PermissionError as error:
-            if given.debug:
-                traceback.print_exc()
             mend = f"let user {os.getuid()} read its inputs and write its outputs"
-            told = InputError("permission denied", file=error.filename, mend=mend)
-            print(f"{self.name}: {told}", file=sys.stderr, flush=True)
-            return EXIT_BAD_INPUT
+            return self._refused(InputError("permission denied", file=error.filename, mend=mend), debug=given.debug)
         except Exception as error:
             if not given.debug:
                 print(
@@ -133,14 +126,20 @@ class Step(Generic[SettingsClass]):
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         return 0
 
+    def _refused(self, error: InputError, *, debug: bool) -> int:
+        """Tells of bad input in one line, in debugging with where it was met; the exit code."""
+        if debug:
+            traceback.print_exc()
+        print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+
     def _supervised(self) -> int:
         """The exit code of the work in a process of its own, or in this one where no restarts are wanted."""
         given = self.parser().parse_args()
         try:
             restarts = supervision.allowed_restarts(given.restarts)
         except InputError as error:
-            print(f"{self.name}: {error}", file=sys.stderr, flush=True)
-            return EXIT_BAD_INPUT
+            return self._refused(error, debug=False)
         if not restarts:
             return self.execute()
         memory = self.memory_settings or tuple(name for name in MEMORY_SETTINGS if name in parameters(self.settings))

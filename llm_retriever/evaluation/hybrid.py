@@ -20,7 +20,8 @@ from llm_retriever.evaluation.runs import read_ranked
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
-from llm_retriever.hybrid.published import LUCENE_FOLDER, Published, check_lucene
+from llm_retriever.hybrid.published import Published, check_lucene
+from llm_retriever.mining.sparse import LUCENE_FOLDER
 from llm_retriever.scripts import ENGLISH
 from llm_retriever.settings import EvaluationSettings, is_unset
 

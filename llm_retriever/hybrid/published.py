@@ -16,14 +16,13 @@ from typing import Any, get_args
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.hybrid.fusion import Fusion
+from llm_retriever.mining.sparse import LUCENE_FOLDER
 from llm_retriever.scripts import ENGLISH
 from llm_retriever.settings.mining import Language
 from llm_retriever.store import open_store
 from llm_retriever.stores.interface import verify
 
 FOLDER, FILE = "hybrid", "hybrid.json"
-LUCENE_FOLDER, LUCENE_FILE = "lucene", "lucene.json"
-"""Lucene's index (postings and passage ids, without texts and positions), and its checksums beside mine_negatives' runs."""
 FORMAT = 1
 MEND = "evaluate again, or name another version"
 

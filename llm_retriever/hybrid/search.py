@@ -15,10 +15,10 @@ from typing import Literal
 
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.hybrid.fusion import Ranked, united
-from llm_retriever.hybrid.published import FOLDER, LUCENE_FOLDER, Published
+from llm_retriever.hybrid.published import FOLDER, Published
 from llm_retriever.indexing.search import Index
 from llm_retriever.mining.similarities import bm25
-from llm_retriever.mining.sparse import Ranking, SparseIndex
+from llm_retriever.mining.sparse import LUCENE_FOLDER, Ranking, SparseIndex
 from llm_retriever.retriever import Retriever
 from llm_retriever.store import fetched
 

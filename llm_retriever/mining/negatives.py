@@ -17,12 +17,11 @@ from typing import Any
 from llm_retriever import files, layouts
 from llm_retriever.collection import RELEVANT, Collection
 from llm_retriever.errors import InputError
-from llm_retriever.hybrid.published import LUCENE_FOLDER
 from llm_retriever.mining.dense import dense_index
 from llm_retriever.mining.runs import search_parameters, write_runs
 from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
 from llm_retriever.mining.similarities import Similarity, bm25, chosen_bm25, parse_baselines
-from llm_retriever.mining.sparse import Ranking, SparseIndex
+from llm_retriever.mining.sparse import LUCENE_FOLDER, Ranking, SparseIndex
 from llm_retriever.mining.statistics import Statistics
 from llm_retriever.mining.summary import markdown
 from llm_retriever.mining.tuning import Tuning, check_tunable, tune

@@ -14,9 +14,8 @@ from typing import Any
 from llm_retriever import files
 from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import RUNS_MANIFEST, write_run
-from llm_retriever.hybrid.published import LUCENE_FILE, LUCENE_FOLDER
 from llm_retriever.mining.similarities import Similarity
-from llm_retriever.mining.sparse import Ranking, SparseIndex, without_own
+from llm_retriever.mining.sparse import LUCENE_FILE, LUCENE_FOLDER, Ranking, SparseIndex, without_own
 from llm_retriever.mining.tuning import Tuning
 from llm_retriever.progress import Progress
 from llm_retriever.scripts import ENGLISH, PAIRED

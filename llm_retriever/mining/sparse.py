@@ -19,6 +19,8 @@ from llm_retriever.errors import InputError
 from llm_retriever.mining.similarities import Similarity
 from llm_retriever.scripts import language_of
 
+LUCENE_FOLDER, LUCENE_FILE = "lucene", "lucene.json"
+"""Lucene's index (postings and passage ids, without texts and positions), and its checksums beside mine_negatives' runs."""
 WORKER = "llm_retriever.mining.lucene"
 SECONDS_TO_END = 10.0
 PASSAGES_LOOKED_AT = 1000

@@ -22,9 +22,10 @@ from llm_retriever.evaluation.conventions import (
     RETRIEVER,
     RUNS_DIRECTORY,
 )
-from llm_retriever.hybrid.published import FOLDER, LUCENE_FOLDER, Published, published_in
+from llm_retriever.hybrid.published import FOLDER, Published, published_in
 from llm_retriever.indexing.places import complete
 from llm_retriever.indexing.shards import MANIFEST_FILE
+from llm_retriever.mining.sparse import LUCENE_FOLDER
 from llm_retriever.registry import Registry, Version
 from llm_retriever.store import manifest_of
 

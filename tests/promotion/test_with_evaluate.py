@@ -13,11 +13,11 @@ from llm_retriever.collection import Collection
 from llm_retriever.evaluation.runs import read_ranked, read_run
 from llm_retriever.evaluation.zero_shot import why_no_bm25
 from llm_retriever.hybrid.fusion import Fusion, united
-from llm_retriever.hybrid.published import LUCENE_FILE, LUCENE_FOLDER, published_in
+from llm_retriever.hybrid.published import published_in
 from llm_retriever.hybrid.search import HybridSearcher
 from llm_retriever.indexing.search import Index
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.mining.sparse import SparseIndex
+from llm_retriever.mining.sparse import LUCENE_FILE, LUCENE_FOLDER, SparseIndex
 from llm_retriever.promotion import promote
 from llm_retriever.registry import Registry
 from llm_retriever.retriever import Retriever
