@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm_retriever.batches import padded, read_out
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import method
-from llm_retriever.retriever import Retriever
+from llm_retriever.models.batches import padded, read_out
+from llm_retriever.models.card import Lineage, RetrieverCard
 
 Rows = list[list[int]]
 

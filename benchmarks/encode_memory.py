@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_retriever import files
-from llm_retriever.collection import CORPUS_FILE, MANIFEST_FILE
+from llm_retriever.data.collection import CORPUS_FILE, MANIFEST_FILE
 
 # The peak is read from the kernel; ru_maxrss would start at the size of the parent before exec.
 ENCODE = """

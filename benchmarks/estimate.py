@@ -214,7 +214,7 @@ def measured(
 
 def mean_tokens(folder: Path) -> tuple[float, float]:
     """Mean tokens of passages and queries with their prompts, by the retriever that a run made."""
-    from llm_retriever.retriever import Retriever
+    from llm_retriever.encoders.retriever import Retriever
 
     (path,) = folder.glob("build/runs/*/tune-retriever/retriever")
     retriever, means = Retriever.load(path), []

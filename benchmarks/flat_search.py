@@ -20,11 +20,11 @@ import faiss
 import numpy as np
 
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest, Shard, write_ids
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded
 from llm_retriever.methods import method
+from llm_retriever.models.card import Lineage, RetrieverCard
 
 CARD = RetrieverCard.of(method("llm-ql"), Lineage("random"), weights="0" * 64)
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from flat_search import timed, written
 
-from llm_retriever.indexing.kinds import KINDS, add_faiss, plan
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.faiss_kinds import KINDS, add_faiss, plan
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.streaming import ShardedVectors
 from llm_retriever.settings import IndexSettings

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytrec_eval
 
-from llm_retriever.evaluation.examples import judge
-from llm_retriever.evaluation.metrics import parse_measures, score_queries
-from llm_retriever.evaluation.runs import Run, read_run, write_run
-from llm_retriever.evaluation.significance import compare
+from llm_retriever.metrics.measures import parse_measures, score_queries
+from llm_retriever.metrics.runs import Run, read_run, write_run
+from llm_retriever.metrics.significance import compare
+from llm_retriever.reporting.examples import judge
 
 MEASURES = parse_measures("mrr@10,ndcg@10,recall@100,recall@1000")
 TREC_NAMES = {"recip_rank", "ndcg_cut.10", "recall.100,1000"}

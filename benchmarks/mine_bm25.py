@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.collection import MANIFEST_FILE, Collection
+from llm_retriever.bm25.sparse import SparseIndex
+from llm_retriever.data.collection import MANIFEST_FILE, Collection
+from llm_retriever.data.preparation import prepare
 from llm_retriever.mining.negatives import TRAINING_SPLIT, mine
-from llm_retriever.mining.sparse import SparseIndex
-from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 
 TARGET = 1.2
@@ -112,7 +112,7 @@ def peer(directory: Path, depth: int, threads: int) -> dict[str, float]:
 
     The queries are given a thousand at a time, which is faster for it than all at once: less lies in Java's heap.
     """
-    from llm_retriever.mining import lucene
+    from llm_retriever.bm25 import lucene
 
     processors = lucene.start_java(threads)
     opened = Collection.open(directory)

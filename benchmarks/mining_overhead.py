@@ -25,7 +25,7 @@ import numpy as np
 from mine_bm25 import collection, only_index, outputs, peer_in_its_process, timed
 
 from llm_retriever import encoders
-from llm_retriever.collection import Collection, Passage
+from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.mining.negatives import TRAINING_SPLIT, mine
 from llm_retriever.settings import MiningSettings
 

@@ -16,7 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-PREPARE = "from llm_retriever.preparation import prepare; prepare(CorpusSettings(uri=sys.argv[1]), Path(sys.argv[2]))"
+PREPARE = (
+    "from llm_retriever.data.preparation import prepare; prepare(CorpusSettings(uri=sys.argv[1]), Path(sys.argv[2]))"
+)
 PARSE = "[None for line in (Path(sys.argv[1]) / 'corpus.jsonl').open('rb') if not json.loads(line)]"
 # The peak is read from the kernel; ru_maxrss would start at the size of the parent before exec.
 MEASURED = """

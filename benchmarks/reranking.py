@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from llm_retriever.batches import padded
-from llm_retriever.card import load_lineage
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.likelihood import QueryLikelihood, QueryWording, load_language_model
+from llm_retriever.data.collection import Collection
+from llm_retriever.models.batches import padded
+from llm_retriever.models.card import load_lineage
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
 
 BATCH = 16
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from llm_retriever import files
-from llm_retriever.evaluation.conventions import BM25, p_value
-from llm_retriever.evaluation.significance import paired_t_test
+from llm_retriever.metrics.conventions import BM25, p_value
+from llm_retriever.metrics.significance import paired_t_test
 
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE, FIRST_PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"

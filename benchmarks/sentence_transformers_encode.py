@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.collection import Collection, Passage
-from llm_retriever.exports import export_sentence_transformers
+from llm_retriever.data.collection import Collection, Passage
+from llm_retriever.encoders.retriever import Retriever
+from llm_retriever.exporting.export import export_sentence_transformers
 from llm_retriever.methods import method
-from llm_retriever.prompts import passage_text
-from llm_retriever.retriever import Retriever
+from llm_retriever.models.card import Lineage, RetrieverCard
+from llm_retriever.models.prompts import passage_text
 
 
 def main() -> None:

@@ -31,17 +31,17 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
 
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import Group, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
-from llm_retriever.exports import export_sentence_transformers
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
+from llm_retriever.exporting.export import export_sentence_transformers
 from llm_retriever.methods import Method, Schedule, method
+from llm_retriever.models.card import Lineage, RetrieverCard
+from llm_retriever.models.prompts import passage_text
 from llm_retriever.precision import resolve_precision
-from llm_retriever.prompts import passage_text
-from llm_retriever.retriever import Retriever
-from llm_retriever.training import TrainingRun, planned, train
-from llm_retriever.weights import load_backbone
+from llm_retriever.training.train import TrainingRun, planned, train
+from llm_retriever.training.weights import load_backbone
 
 
 class Result(NamedTuple):

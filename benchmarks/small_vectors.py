@@ -19,9 +19,9 @@ import numpy as np
 from index_kinds import moved, synthetic
 
 from llm_retriever import encoders, files
-from llm_retriever.indexing.beside import retriever_of
-from llm_retriever.indexing.places import LocalShards
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.index import Index
+from llm_retriever.indexing.locate_retriever import retriever_of
+from llm_retriever.indexing.shard_store import LocalShards
 from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_bytes
 from llm_retriever.indexing.streaming import ShardedVectors

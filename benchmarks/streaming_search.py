@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from flat_search import CARD, timed, unit, written
 
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.streaming import ShardedVectors
 

@@ -30,14 +30,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_retriever.adaptation.query_likelihood import QueryLikelihoodLoss
-from llm_retriever.batches import padded
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.chunks import ByLength
 from llm_retriever.contrastive.loss import ContrastiveLoss
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import Lora, method
+from llm_retriever.models.batches import padded
+from llm_retriever.models.card import Lineage, RetrieverCard
 from llm_retriever.precision import dtype_of, resolve_precision
-from llm_retriever.retriever import Retriever
-from llm_retriever.weights import attach_lora
+from llm_retriever.training.chunks import ByLength
+from llm_retriever.training.weights import attach_lora
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {

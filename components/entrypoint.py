@@ -25,9 +25,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from components import supervision
 from components.outputs import check_outputs
 from llm_retriever import files
-from llm_retriever.devices import claim_gpus
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.names import slug
+from llm_retriever.files.names import slug
+from llm_retriever.processes.devices import claim_gpus
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
 from llm_retriever.settings.parameters import SettingsClass, as_dict, build, parameters
 from llm_retriever.stores.secret import read_secret

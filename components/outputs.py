@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.layouts import ELSEWHERE, OUTPUTS, UNKNOWN
+from llm_retriever.files.layouts import ELSEWHERE, OUTPUTS, UNKNOWN
 
 READ = ("uri", "source", "encoder", "encoders", "runs", "zero_shot", "production_uri")
 """Settings that name what a step reads."""

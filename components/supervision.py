@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from llm_retriever.crashes import RESTARTED, Crash, crash_of
 from llm_retriever.errors import InputError
-from llm_retriever.passes import DIVISOR
+from llm_retriever.processes.crashes import RESTARTED, Crash, crash_of
+from llm_retriever.training.passes import DIVISOR
 
 RESTARTS = "LLM_RETRIEVER_RESTARTS"
 """Environment variable: how often a worker is started again."""

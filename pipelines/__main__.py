@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import pipes
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.processes import pipes
 from pipelines import remote
 from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, check_room, choose
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_retriever.methods.kinds import Lora, Schedule
+from llm_retriever.methods.types import Lora, Schedule
 from pipelines.shapes import Shape
 
 SHARES = {"off": (16, 0), "zero1": (4, 12), "zero2": (2, 14), "zero3": (0, 16)}

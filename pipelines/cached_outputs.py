@@ -16,7 +16,7 @@ from kfp import dsl
 from kfp.local import cache
 
 from llm_retriever import files
-from llm_retriever.drafts import is_draft
+from llm_retriever.files.drafts import is_draft
 from pipelines.journal import say
 
 RECORD_END = ".files.json"

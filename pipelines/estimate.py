@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_retriever.methods import ADAPTATIONS, METHODS, TUNED_FOR, overridden
-from llm_retriever.methods.kinds import Method
+from llm_retriever.methods.types import Method
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
 from pipelines import artifacts
 from pipelines.arithmetic import (

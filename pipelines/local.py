@@ -27,8 +27,8 @@ from kfp import components, local
 from kfp.local import cache as kfp_cache
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
-from llm_retriever.code_digest import code_digest
 from llm_retriever.errors import EXIT_BAD_INPUT
+from llm_retriever.files.code_digest import code_digest
 from pipelines.cached_outputs import CheckedCache
 from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
 

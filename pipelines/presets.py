@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.settings import EvaluationSettings, PartSettings, build, parameters
-from llm_retriever.trainjob.nodes import nodes_of
+from llm_retriever.training.trainjob.nodes import nodes_of
 from pipelines import form, pods
 
 DIRECTORY = Path(__file__).with_name("presets")

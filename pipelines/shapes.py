@@ -96,7 +96,7 @@ SHAPES = {
     "scratch:small": Shape(6, 256, 688, 8192, 256, 256, tied=True, stored=4),
     "scratch:medium": Shape(8, 512, 1376, 8192, 512, 512, tied=True, stored=4),
 }
-"""Known backbones, by their configurations; those from scratch as `llm_retriever.pretraining` makes them."""
+"""Known backbones, by their configurations; those from scratch as `llm_retriever.adaptation.pretraining` makes them."""
 
 
 def shape_of(given: Mapping[str, Any]) -> Shape:

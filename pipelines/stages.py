@@ -11,7 +11,7 @@ from components.definition import PASSED
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, option_names
 from llm_retriever.stores.secret import SECRET_FOLDER, STORE_SECRET
-from llm_retriever.trainjob.manifest import POD_LABELS
+from llm_retriever.training.trainjob.manifest import POD_LABELS
 from pipelines.form import SETTINGS, flat_name
 from pipelines.pods import REQUESTS, SHARED_MEMORY_VOLUME, PodSettings
 

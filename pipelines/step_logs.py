@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import Store, open_store
+from llm_retriever.stores.opening import Store, open_store
 from pipelines.run_status import Failure, RunStatus
 from pipelines.workflow_nodes import LOGS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.names import slug
+from llm_retriever.files.names import slug
 from llm_retriever.settings import Place
 from pipelines import form, one_pod, presets
 

@@ -69,7 +69,7 @@ def beir_source(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared collection, as prepare_corpus writes it; not to be changed."""
-    from llm_retriever import preparation
+    from llm_retriever.data import preparation
     from llm_retriever.settings import CorpusSettings
 
     root = tmp_path_factory.mktemp("collection")
@@ -79,7 +79,7 @@ def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def seal(directory: Path) -> str:
     """Makes a collection that a test has changed whole again; returns its fingerprint."""
-    from llm_retriever.collection import fingerprint_of
+    from llm_retriever.data.collection import fingerprint_of
 
     path = directory / "collection.json"
     manifest = json.loads(path.read_text())
@@ -99,8 +99,8 @@ def training_set_directory(tmp_path_factory: pytest.TempPathFactory, collection_
 
 def write_training_set_of(collection_directory: Path, directory: Path, negatives: int = 10) -> None:
     """Writes a training set whose negatives are the next passages of the collection."""
-    from llm_retriever.collection import Collection
-    from llm_retriever.training_set import Negative, TrainingExample, write_training_set
+    from llm_retriever.data.collection import Collection
+    from llm_retriever.data.training_set import Negative, TrainingExample, write_training_set
 
     source = Collection.open(collection_directory)
     ids, judged, texts = [p.id for p in source.passages()], source.qrels("train"), source.queries("train")
@@ -125,7 +125,7 @@ def write_backbone(directory: Path, *, seed: int = 0, layers: int = 3, heads: in
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from llm_retriever.card import Lineage, save_lineage, weights_digest
+    from llm_retriever.models.card import Lineage, save_lineage, weights_digest
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 from llm_retriever import files
-from llm_retriever.card import CARD_FILE, RetrieverCard
-from llm_retriever.encoders.loading import load_model
+from llm_retriever.data.collection_report import statistics_markdown
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shell import _lines, _read
-from llm_retriever.markdown import code, escaped
+from llm_retriever.files.markdown import code, escaped
+from llm_retriever.indexing.search import _lines, _read
+from llm_retriever.models.card import CARD_FILE, RetrieverCard
+from llm_retriever.models.loading import load_model
 from llm_retriever.settings import EvaluationSettings, MiningSettings, TuningSettings
 from llm_retriever.settings.options import checked_options
 from llm_retriever.settings.parameters import build
-from llm_retriever.statistics import statistics_markdown
-from llm_retriever.training import TrainingRun
-from llm_retriever.weights import load_backbone
-from tests.sources.test_layouts import prepared
-from tests.test_retriever import write_retriever
+from llm_retriever.training.train import TrainingRun
+from llm_retriever.training.weights import load_backbone
+from tests.data.sources.test_layouts import prepared
+from tests.encoders.test_retriever import write_retriever
 
 ROOT = Path(__file__).parent.parent
 MANY = """
@@ -53,7 +53,7 @@ def piped(program: list[str], reader: str, errors: Path) -> tuple[int, str]:
         (["-c", MANY.format("pass")], "true", 0),
         (["-m", "llm_retriever.encoders", "list"], "true", 0),
         (["-m", "llm_retriever.encoders", "--help"], "true", 0),
-        (["-m", "llm_retriever.versions", "list", "nowhere-at-all"], "true", 0),
+        (["-m", "llm_retriever.promotion.versions", "list", "nowhere-at-all"], "true", 0),
     ],
 )
 def test_a_reader_that_has_read_enough_is_no_error(program: list[str], reader: str, code_: int, tmp_path: Path) -> None:

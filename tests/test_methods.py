@@ -26,9 +26,9 @@ from llm_retriever.methods import (
     with_embedding,
     with_read_out,
 )
-from llm_retriever.prompts import PromptEncoder
+from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import AdaptationSettings, TuningSettings, parameters
-from tests.test_prompts import ROWS, TEXTS, byte_level, plain, prompt_length, sentencepiece_like, without_spaces
+from tests.models.test_prompts import ROWS, TEXTS, byte_level, plain, prompt_length, sentencepiece_like, without_spaces
 
 RECIPES = {"default", "paper", "released"}
 

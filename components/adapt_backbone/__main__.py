@@ -10,8 +10,8 @@ def run(step: StepRun[AdaptationSettings]) -> None:
     """Adapts the backbone and shows how the training went."""
     from llm_retriever import files
     from llm_retriever.adaptation.adapt import adapt
-    from llm_retriever.card import load_lineage
-    from llm_retriever.curves import curves_html
+    from llm_retriever.models.card import load_lineage
+    from llm_retriever.training.curves import curves_html
 
     adapted = step.outputs["adapted"]
     backbone, collection, training_set = (step.inputs[name] for name in ("backbone", "collection", "training_set"))

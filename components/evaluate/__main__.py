@@ -9,8 +9,8 @@ from llm_retriever.settings import EvaluationSettings
 def run(step: StepRun[EvaluationSettings]) -> None:
     """Evaluates the retriever and writes the report."""
     from llm_retriever import files
-    from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
     from llm_retriever.evaluation.evaluate import evaluate
+    from llm_retriever.metrics.conventions import REFRESHED_FOLDER
 
     evaluation = step.outputs["evaluation"]
     written = {name: step.outputs[name] for name in ("evaluation", "report", "summary")}

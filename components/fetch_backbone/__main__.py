@@ -8,7 +8,7 @@ from llm_retriever.settings import BackboneSettings
 
 def run(step: StepRun[BackboneSettings]) -> None:
     """Brings the backbone and notes where it comes from."""
-    from llm_retriever.backbone import fetch
+    from llm_retriever.adaptation.backbone import fetch
 
     fetch(step.settings, step.inputs["collection"], step.outputs["backbone"])
 

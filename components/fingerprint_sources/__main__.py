@@ -8,7 +8,7 @@ from llm_retriever.settings import FingerprintSettings
 
 def run(step: StepRun[FingerprintSettings]) -> None:
     """Lists both sources, reduces each listing to a digest, and looks whether these were judged already."""
-    from llm_retriever.fingerprint import backbone_fingerprint, corpus_fingerprint, state
+    from llm_retriever.promotion.fingerprint import backbone_fingerprint, corpus_fingerprint, state
 
     settings = step.settings
     corpus, backbone = corpus_fingerprint(settings.corpus_uri), backbone_fingerprint(settings.backbone)

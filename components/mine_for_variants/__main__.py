@@ -10,7 +10,8 @@ def run(step: StepRun[MiningSettings]) -> None:
     """Mines, with the collection beside what was mined from it."""
     import shutil
 
-    from llm_retriever import files, layouts
+    from llm_retriever import files
+    from llm_retriever.files import layouts
     from llm_retriever.mining import negatives
 
     outputs, collection = step.outputs, step.inputs["collection"]

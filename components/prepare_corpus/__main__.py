@@ -8,8 +8,9 @@ from llm_retriever.settings import CorpusSettings
 
 def run(step: StepRun[CorpusSettings]) -> None:
     """Prepares the collection and tells what is in it."""
-    from llm_retriever import files, preparation
-    from llm_retriever.statistics import statistics_markdown
+    from llm_retriever import files
+    from llm_retriever.data import preparation
+    from llm_retriever.data.collection_report import statistics_markdown
 
     manifest = preparation.prepare(step.settings, step.outputs["collection"])
     files.write_text(step.outputs["statistics"], statistics_markdown(manifest))

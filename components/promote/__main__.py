@@ -8,7 +8,7 @@ from llm_retriever.settings import PromotionSettings
 
 def run(step: StepRun[PromotionSettings]) -> None:
     """Decides, and publishes if the rule says so."""
-    from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
+    from llm_retriever.metrics.conventions import REFRESHED_FOLDER
     from llm_retriever.promotion import promote
 
     inputs = step.inputs

@@ -8,8 +8,8 @@ from llm_retriever.settings import VariantSettings
 
 def run(step: StepRun[VariantSettings]) -> None:
     """Trains and evaluates the variant."""
-    from llm_retriever.card import RetrieverCard
-    from llm_retriever.variant_run import VariantInputs, run_variant
+    from components.run_variant.four_stages import VariantInputs, run_variant
+    from llm_retriever.models.card import RetrieverCard
 
     data = {name: step.inputs["data"] / name for name in ("collection", "training_set", "bm25_runs")}
     run_variant(step.settings, VariantInputs(step.inputs["backbone"], **data), **step.outputs)

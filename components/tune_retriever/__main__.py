@@ -9,9 +9,9 @@ from llm_retriever.settings import TuningSettings
 def run(step: StepRun[TuningSettings]) -> None:
     """Tunes the retriever and draws its training curves."""
     from llm_retriever import files
-    from llm_retriever.card import RetrieverCard
     from llm_retriever.contrastive.tuning import tune
-    from llm_retriever.curves import curves_html
+    from llm_retriever.models.card import RetrieverCard
+    from llm_retriever.training.curves import curves_html
 
     retriever = step.outputs["retriever"]
     log = tune(step.settings, **step.inputs, retriever=retriever)

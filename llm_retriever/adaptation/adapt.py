@@ -13,24 +13,25 @@ from typing import Any
 import torch.distributed as dist
 from transformers import AutoTokenizer
 
-from llm_retriever import files, layouts, methods
+from llm_retriever import files, methods
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.lengths import refuse_too_long
 from llm_retriever.adaptation.objective import Objective, Task
-from llm_retriever.adaptation.vocabulary import added_tokens, extended, new_token_ids
-from llm_retriever.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
-from llm_retriever.chunks import ByLength
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import TrainingSet, check
 from llm_retriever.errors import InputError
-from llm_retriever.launching import launch, processes_of
+from llm_retriever.files import layouts
 from llm_retriever.methods import AdaptationRecipe, Method
 from llm_retriever.models.attention import refuse_unmasked
-from llm_retriever.passes import divisor
+from llm_retriever.models.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.settings import AdaptationSettings
-from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
-from llm_retriever.training_set import TrainingSet, check
-from llm_retriever.trainjob.nodes import nodes_of
-from llm_retriever.weights import attach_lora, load_backbone, save_model
+from llm_retriever.training.chunks import ByLength
+from llm_retriever.training.launching import launch, processes_of
+from llm_retriever.training.passes import divisor
+from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
+from llm_retriever.training.trainjob.nodes import nodes_of
+from llm_retriever.training.vocabulary import added_tokens, extended, new_token_ids
+from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
 LOG_FILE = "training_log.json"
 PROBES = 8

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm_retriever.adaptation.query_likelihood import mean_count
-from llm_retriever.prompts import plain_ids
+from llm_retriever.models.prompts import plain_ids
 
 IGNORED = -100
 """Fills up the target ids of a batch."""

@@ -9,11 +9,11 @@ import re
 from array import array
 from typing import NamedTuple
 
-from llm_retriever.collection import ARTICLES_FILE, CORPUS_FILE, Collection
+from llm_retriever.data.collection import ARTICLES_FILE, CORPUS_FILE, Collection
+from llm_retriever.data.scripts import is_unspaced
 from llm_retriever.errors import InputError
-from llm_retriever.prompts import passage_text
-from llm_retriever.scripts import is_unspaced
-from llm_retriever.training import TrainingDataset
+from llm_retriever.models.prompts import passage_text
+from llm_retriever.training.train import TrainingDataset
 
 SHORTEST = 16
 """Characters of the shorter part of a passage."""

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llm_retriever import masks
 from llm_retriever.adaptation import bag_of_words
 from llm_retriever.adaptation.consecutive import TextPair, consecutive_texts
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.query_likelihood import mean_count
-from llm_retriever.batches import pad_id, padded
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EbaeEbarRecipe, Method, Wording
-from llm_retriever.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, prefix_ids, symbol_ids
+from llm_retriever.models import masks
+from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, prefix_ids, symbol_ids
 
 SHORTEST = 8
 """Tokens of a text that can have something to say about the next one."""

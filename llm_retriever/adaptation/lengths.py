@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import AdaptationRecipe, EbaeEbarRecipe, Method, QueryLikelihoodRecipe
-from llm_retriever.prompts import opening_ids, plain_ids, prefix_ids
+from llm_retriever.models.prompts import opening_ids, plain_ids, prefix_ids
 
 logger = logging.getLogger(__name__)
 

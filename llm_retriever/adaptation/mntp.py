@@ -28,13 +28,13 @@ from torch.nn import functional
 from llm_retriever import files
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.query_likelihood import mean_count
-from llm_retriever.batches import pad_id, padded
-from llm_retriever.collection import CORPUS_FILE, Collection, Passage
+from llm_retriever.data.collection import CORPUS_FILE, Collection, Passage
 from llm_retriever.errors import InputError
-from llm_retriever.launching import STOP_FILE
 from llm_retriever.methods import MntpRecipe
-from llm_retriever.prompts import opening_ids, passage_text, plain_ids, symbol_ids
-from llm_retriever.sharding import world_size
+from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.prompts import opening_ids, passage_text, plain_ids, symbol_ids
+from llm_retriever.training.deepspeed import world_size
+from llm_retriever.training.launching import STOP_FILE
 
 IGNORED = -100
 """Label of a position that nothing is predicted for."""

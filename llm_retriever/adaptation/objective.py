@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from llm_retriever.methods import AdaptationRecipe, Method
-from llm_retriever.training import LossFunction, TrainingDataset
+from llm_retriever.training.train import LossFunction, TrainingDataset
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from llm_retriever import masks
 from llm_retriever.adaptation.objective import Objective, Task
-from llm_retriever.batches import padded
-from llm_retriever.collection import Collection, PassageLookup
+from llm_retriever.data.collection import Collection, PassageLookup
+from llm_retriever.data.scripts import is_unspaced
+from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QueryLikelihoodRecipe
-from llm_retriever.prompts import PromptEncoder, passage_text, plain_ids, symbol_ids
-from llm_retriever.scripts import is_unspaced
-from llm_retriever.training_set import EXAMPLES_FILE
+from llm_retriever.models import masks
+from llm_retriever.models.batches import padded
+from llm_retriever.models.prompts import PromptEncoder, passage_text, plain_ids, symbol_ids
 
 HIDDEN = "_"
 """What a hidden word of the passage is replaced by."""

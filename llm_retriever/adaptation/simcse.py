@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.adaptation.objective import Objective, Task
-from llm_retriever.batches import pad_id, padded, read_out
-from llm_retriever.collection import CORPUS_FILE, Collection
+from llm_retriever.data.collection import CORPUS_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, SimcseRecipe
-from llm_retriever.prompts import PromptEncoder, passage_text
+from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 
 class PassageDataset:

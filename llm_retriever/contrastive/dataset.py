@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_retriever.batches import pad_id, padded
-from llm_retriever.collection import PassageLookup
+from llm_retriever.data.collection import PassageLookup
+from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import Method
-from llm_retriever.prompts import PromptEncoder, passage_text
-from llm_retriever.training_set import EXAMPLES_FILE
+from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 CACHED_PASSAGES = 100_000
 

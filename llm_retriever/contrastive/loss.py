@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from llm_retriever.batches import read_out
-from llm_retriever.chunks import agreed, chunked, limits_of
-from llm_retriever.contrastive.gradient_cache import recomputed
 from llm_retriever.methods import Method
-from llm_retriever.passes import divisor
+from llm_retriever.models.batches import read_out
+from llm_retriever.training.chunks import agreed, chunked, limits_of
+from llm_retriever.training.gradient_cache import recomputed
+from llm_retriever.training.passes import divisor
 
 
 def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float, copies: Tensor | None = None) -> Tensor:

@@ -12,24 +12,25 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
-from llm_retriever import files, layouts
+from llm_retriever import files
 from llm_retriever import settings as steps
-from llm_retriever.adaptation.vocabulary import added_tokens
-from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
-from llm_retriever.contrastive.sources import homogeneous
+from llm_retriever.contrastive.negative_sources import homogeneous
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_queries import write_training_queries
+from llm_retriever.data.training_set import EXAMPLES_FILE, TrainingSet, check
 from llm_retriever.errors import InputError
-from llm_retriever.launching import launch, processes_of
+from llm_retriever.files import layouts
 from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
-from llm_retriever.prompts import PromptEncoder
+from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
+from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
-from llm_retriever.training import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
-from llm_retriever.training_queries import write_training_queries
-from llm_retriever.training_set import EXAMPLES_FILE, TrainingSet, check
-from llm_retriever.trainjob.nodes import nodes_of
-from llm_retriever.weights import attach_lora, load_backbone, save_model
+from llm_retriever.training.launching import launch, processes_of
+from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
+from llm_retriever.training.trainjob.nodes import nodes_of
+from llm_retriever.training.vocabulary import added_tokens
+from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
 MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
 

@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from llm_retriever import pipes
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.processes import pipes
 
 _HEADINGS = ("name", "pooling", "normalised", "query", "passage", "models")
 _FOOT = "query, passage: tokens. *: no commit is pinned here; write NAME@COMMIT to download, or NAME=DIRECTORY."

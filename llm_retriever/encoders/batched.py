@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm_retriever.batches import token_batches
 from llm_retriever.encoders.interface import Report, Side, Vectors
 from llm_retriever.errors import InputError
+from llm_retriever.models.batches import token_batches
 from llm_retriever.progress import Progress
 
 if TYPE_CHECKING:
-    from llm_retriever.collection import Passage
+    from llm_retriever.data.collection import Passage
 
 BATCH_TOKENS = 16_384
 PROCESSOR_BATCH_TOKENS = 2048

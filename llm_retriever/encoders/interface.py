@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from llm_retriever.collection import Passage
+    from llm_retriever.data.collection import Passage
 
 Vectors = NDArray[np.float32]
 Side = Literal["query", "passage"]

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard, weights_digest
-from llm_retriever.encoders.loading import chosen_device, load_model, load_tokenizer
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.encoders.rows import Row
 from llm_retriever.encoders.weights import ADAPTER_CONFIG, no_weights, tokenizer_digest, with_adapters
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method
+from llm_retriever.models.card import Lineage, RetrieverCard, weights_digest
+from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.precision import dtype_of
-from llm_retriever.retriever import Retriever
 
 
 class PublishedRetriever(Retriever):

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_retriever import hub
-from llm_retriever.card import CARD_FILE
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.rows import Part, Row, Wiring
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
-from llm_retriever.model_files import CONFIG_FILE, DESCRIPTION_FILES, WEIGHTS_INDEX
-from llm_retriever.store import fetched
+from llm_retriever.models.card import CARD_FILE
+from llm_retriever.models.model_files import CONFIG_FILE, DESCRIPTION_FILES, WEIGHTS_INDEX
+from llm_retriever.stores import hub
+from llm_retriever.stores.opening import fetched
 
 if TYPE_CHECKING:
     from llm_retriever.encoders.published import PublishedEncoder
-    from llm_retriever.retriever import Retriever
+    from llm_retriever.encoders.retriever import Retriever
 
 MODULES_FILE = "modules.json"
 _FILES = (
@@ -183,7 +183,7 @@ def _downloaded(row: Row, part: Part, revision: str) -> Path:
 
 def _described(name: str, directory: Path, device: str | None, precision: str) -> Encoder:
     """An encoder by what lies in its directory."""
-    from llm_retriever.retriever import MODEL_DIRECTORY, Retriever
+    from llm_retriever.encoders.retriever import MODEL_DIRECTORY, Retriever
 
     _check_described(name, directory)
     if (directory / CARD_FILE).is_file():

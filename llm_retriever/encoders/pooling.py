@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llm_retriever.batches import read_out
 from llm_retriever.encoders.rows import Pooling
+from llm_retriever.models.batches import read_out
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling, skip: int = 0) -> Tensor:

@@ -11,19 +11,19 @@ import torch
 from torch.nn import functional
 
 from llm_retriever import files
-from llm_retriever.batches import pad_id, padded
 from llm_retriever.encoders.batched import BatchedEncoder, fitting
 from llm_retriever.encoders.interface import Side, Vectors
-from llm_retriever.encoders.loading import chosen_device
 from llm_retriever.encoders.pooling import pooled, token_types
+from llm_retriever.encoders.prompt_template import Worder
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.weights import Tower, load_tower
-from llm_retriever.encoders.wording import Worder
 from llm_retriever.errors import InputError
+from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.loading import chosen_device
 from llm_retriever.precision import DTYPES, Arithmetic
 
 if TYPE_CHECKING:
-    from llm_retriever.collection import Passage
+    from llm_retriever.data.collection import Passage
 
 SIDES: tuple[Side, Side] = ("query", "passage")
 

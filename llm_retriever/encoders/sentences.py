@@ -11,7 +11,7 @@ from typing import Any, get_args
 from llm_retriever import files
 from llm_retriever.encoders.rows import Head, Part, Pooling, Row, Wiring
 from llm_retriever.errors import InputError
-from llm_retriever.model_files import CONFIG_FILE
+from llm_retriever.models.model_files import CONFIG_FILE
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 _POOLINGS: dict[str, Pooling] = {

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llm_retriever import files
-from llm_retriever.card import weights_digest
-from llm_retriever.encoders.loading import load_model, load_tokenizer, quiet
 from llm_retriever.encoders.rows import Head, Part
 from llm_retriever.errors import InputError
+from llm_retriever.models.card import weights_digest
+from llm_retriever.models.loading import load_model, load_tokenizer, quiet
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "spiece.model", "added_tokens.json")

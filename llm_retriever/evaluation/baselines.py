@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llm_retriever import encoders
-from llm_retriever.adaptation.vocabulary import added_tokens
-from llm_retriever.card import RetrieverCard
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, HYBRIDS, PRODUCTION, RETRIEVER
-from llm_retriever.evaluation.named import last_part, named
-from llm_retriever.evaluation.runs import Run, read_run
+from llm_retriever.evaluation.evaluation_run import Bench
+from llm_retriever.evaluation.named_list import last_part, named
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, SparseSystem, encoded
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.retriever import Retriever
+from llm_retriever.metrics.conventions import BACKBONE, BM25, HYBRIDS, PRODUCTION, RETRIEVER
+from llm_retriever.metrics.runs import Run, read_run
+from llm_retriever.models.card import RetrieverCard
 from llm_retriever.settings import EvaluationSettings, IndexSettings
-from llm_retriever.store import LocalStore, Store, open_store
+from llm_retriever.stores.opening import LocalStore, Store, open_store
+from llm_retriever.training.vocabulary import added_tokens
 
 SPLIT = "{split}"
 Judged = Iterable[tuple[str, Iterable[str]]]

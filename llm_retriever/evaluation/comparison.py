@@ -15,11 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files, layouts
-from llm_retriever.evaluation import comparison_report
-from llm_retriever.evaluation.conventions import HYBRID, hybrid_of
-from llm_retriever.evaluation.metrics import mean_of_systems, parse_measures
-from llm_retriever.evaluation.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
+from llm_retriever import files
 from llm_retriever.evaluation.variants import (
     BACKBONE,
     BM25,
@@ -32,7 +28,12 @@ from llm_retriever.evaluation.variants import (
     chosen_reference,
     open_evaluations,
 )
-from llm_retriever.names import slug
+from llm_retriever.files import layouts
+from llm_retriever.files.names import slug
+from llm_retriever.metrics.conventions import HYBRID, hybrid_of
+from llm_retriever.metrics.measures import mean_of_systems, parse_measures
+from llm_retriever.metrics.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
+from llm_retriever.reporting import comparison_report
 from llm_retriever.settings import CompareSettings
 
 COMPARISON_FILE = "comparison.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import DenseSystem

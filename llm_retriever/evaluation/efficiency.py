@@ -14,10 +14,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from llm_retriever.card import RetrieverCard, Stage
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.stored import row_bytes
+from llm_retriever.models.card import RetrieverCard, Stage
 
 SECONDS_PER_HOUR = 3600
 PRETRAINING = "pretraining"

@@ -8,28 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files, layouts
-from llm_retriever.card import RetrieverCard, load_lineage, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation import account, efficiency, verdict
-from llm_retriever.evaluation import report as report_page
+from llm_retriever.evaluation import efficiency, provenance
 from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.content import sealed
-from llm_retriever.evaluation.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.evaluation.cut_texts import note_cuts
-from llm_retriever.evaluation.extras import Paths, check_extras, run_extras
+from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.hybrid import Hybrid
-from llm_retriever.evaluation.metrics import parse_measures
+from llm_retriever.evaluation.optional_analyses import Paths, check_extras, run_extras
 from llm_retriever.evaluation.production import Added, Production
-from llm_retriever.evaluation.significance import ALPHA, DRAWS, FAMILY
 from llm_retriever.evaluation.splits import ZERO_SHOT, in_order
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, check_fingerprint
 from llm_retriever.evaluation.zero_shot import ZeroShot
-from llm_retriever.indexing.search import Index
-from llm_retriever.names import slug
-from llm_retriever.retriever import Retriever
+from llm_retriever.files import layouts
+from llm_retriever.files.names import slug
+from llm_retriever.indexing.index import Index
+from llm_retriever.metrics.content import sealed
+from llm_retriever.metrics.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.metrics.measures import parse_measures
+from llm_retriever.metrics.significance import ALPHA, DRAWS, FAMILY
+from llm_retriever.models.card import RetrieverCard, load_lineage, weights_digest
+from llm_retriever.reporting import report as report_page
+from llm_retriever.reporting import verdict
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 FORMAT = 1
@@ -105,7 +107,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     others.check_runs(((split.name, split.qrels) for split in bench.splits), zero_shot.judged())
     tuned = _tuned_system(settings, paths, card, bench)
     cuts = note_cuts(tuned, bench.corpus, bench.splits)
-    bench.add_dense(RETRIEVER, tuned, **account.description(card))
+    bench.add_dense(RETRIEVER, tuned, **provenance.description(card))
     zero_shot.add_retriever(tuned, bench.runs)
     hybrid.search(tuned)
     tuned.release()  # One model at a time: each system loads its own.
@@ -119,12 +121,12 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         production.add_hybrid(bench)
     zero_shot.conclude()
     hybrid.publish(paths.draft / HYBRID, card.digest())
-    costs = account.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
+    costs = provenance.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
     extras = run_extras(settings, bench, card, paths)
     return {
         "format": FORMAT,
         "collection": bench.corpus.fingerprint,
-        "corpus": account.corpus_name(bench.corpus),
+        "corpus": provenance.corpus_name(bench.corpus),
         "primary_metric": bench.primary.name,
         "measures": [measure.name for measure in bench.measures],
         "depth": settings.depth,
@@ -140,7 +142,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
         "costs": costs,
         "efficiency": efficiency.table(card, tuned),
         "lineage": dataclasses.asdict(card.lineage),
-        "versions": account.versions(),
+        "versions": provenance.versions(),
         **before.content(),
         **extras,
     }

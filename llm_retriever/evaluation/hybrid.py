@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import BM25, HYBRID, RETRIEVER
-from llm_retriever.evaluation.metrics import score_queries
-from llm_retriever.evaluation.runs import read_ranked
+from llm_retriever.bm25.sparse import LUCENE_FOLDER
+from llm_retriever.data.scripts import ENGLISH
+from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
-from llm_retriever.hybrid.fusion import Candidates, Fusion, Ranked, united
-from llm_retriever.hybrid.published import Published, check_lucene
-from llm_retriever.mining.sparse import LUCENE_FOLDER
-from llm_retriever.scripts import ENGLISH
+from llm_retriever.indexing.hybrid.published import Published, check_lucene
+from llm_retriever.metrics.conventions import BM25, HYBRID, RETRIEVER
+from llm_retriever.metrics.fusion import Candidates, Fusion, Ranked, united
+from llm_retriever.metrics.measures import score_queries
+from llm_retriever.metrics.runs import read_ranked
 from llm_retriever.settings import EvaluationSettings, is_unset
 
 HELD_OUT = ("dev", "validation", "valid", "heldout")

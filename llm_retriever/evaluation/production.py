@@ -2,7 +2,7 @@
 
 It is evaluated in an index of this collection that is made as its published one was: same kind, arithmetic, lengths and stored
 type. Vectors of passages whose title and text the published index has are taken over, only the others are encoded (see
-`llm_retriever.indexing.earlier`). That index is an output of the step, so that a retriever that stays in production can be
+`llm_retriever.indexing.vector_reuse`). That index is an output of the step, so that a retriever that stays in production can be
 published again with it; where only queries or judgments have changed, there is nothing to publish. A published index of this
 very collection is searched as it is.
 
@@ -25,26 +25,26 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
-from llm_retriever.card import CARD_FILE, RetrieverCard
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_queries import favour, read_training_queries, were_trained_on
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation import account
+from llm_retriever.evaluation import provenance
 from llm_retriever.evaluation.baselines import fitting
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.conventions import PRODUCTION, PRODUCTION_HYBRID, REFRESHED_FILE
+from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.hybrid import fuse, fusion_as_text
 from llm_retriever.evaluation.systems import DenseSystem
-from llm_retriever.hybrid.published import published_in
 from llm_retriever.indexing.build import write_index
-from llm_retriever.indexing.earlier import Earlier
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.hybrid.published import published_in
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
+from llm_retriever.indexing.vector_reuse import Earlier
+from llm_retriever.metrics.conventions import PRODUCTION, PRODUCTION_HYBRID, REFRESHED_FILE
+from llm_retriever.models.card import CARD_FILE, RetrieverCard
 from llm_retriever.precision import resolve_precision
-from llm_retriever.registry import VERSION_FILE
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, is_unset
-from llm_retriever.store import Store, fetched, open_store
-from llm_retriever.training_queries import favour, read_training_queries, were_trained_on
+from llm_retriever.stores.opening import Store, fetched, open_store
+from llm_retriever.stores.registry import VERSION_FILE
 
 FIELD = "production_uri"
 RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
@@ -153,7 +153,7 @@ class Production:
                 given = bench.settings.query_length
                 length, _ = fitting(encoder, None if is_unset(given) else given, None)
                 system = DenseSystem(encoder, index, length)
-                description = f"the retriever in production, version {self.version} {account.made_of(self.card)}"
+                description = f"the retriever in production, version {self.version} {provenance.made_of(self.card)}"
                 bench.add_dense(PRODUCTION, system, description=description, card=self.card.digest())
                 told = self._told(index.manifest)
         if not told.index:

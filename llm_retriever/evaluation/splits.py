@@ -6,18 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.conventions import (
-    BACKBONE,
-    BM25,
-    HYBRID,
-    PRODUCTION,
-    PRODUCTION_HYBRID,
-    RETRIEVER,
-)
-from llm_retriever.evaluation.examples import Judged
-from llm_retriever.evaluation.metrics import Measure, parse_measures
+from llm_retriever.metrics.conventions import BACKBONE, BM25, HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
+from llm_retriever.metrics.measures import Measure, parse_measures
+from llm_retriever.reporting.examples import Judged
 from llm_retriever.settings import EvaluationSettings
 
 ZERO_SHOT = "zero_shot"

@@ -15,13 +15,13 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from llm_retriever import files
-from llm_retriever.collection import Collection
+from llm_retriever.bm25.sparse import LUCENE_FILE
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.runs import RUNS_MANIFEST, Run, read_run
 from llm_retriever.indexing.build import write_index
-from llm_retriever.indexing.search import Index
-from llm_retriever.mining.sparse import LUCENE_FILE
+from llm_retriever.indexing.index import Index
+from llm_retriever.metrics.runs import RUNS_MANIFEST, Run, read_run
 from llm_retriever.progress import Progress
 from llm_retriever.settings import IndexSettings
 from llm_retriever.stores.interface import is_safe

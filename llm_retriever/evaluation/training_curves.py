@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_retriever import files
-from llm_retriever.card import RetrieverCard, load_lineage
-from llm_retriever.evaluation.plots import thinned
+from llm_retriever.models.card import RetrieverCard, load_lineage
+from llm_retriever.reporting.plots import thinned
 from llm_retriever.settings import EvaluationSettings
 
 if TYPE_CHECKING:
-    from llm_retriever.evaluation.bench import Bench
-    from llm_retriever.evaluation.extras import Paths
+    from llm_retriever.evaluation.evaluation_run import Bench
+    from llm_retriever.evaluation.optional_analyses import Paths
 
 TRAINING_LOG = "training_log.json"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.content import check_content
-from llm_retriever.evaluation.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER, hybrid_of
-from llm_retriever.names import slug
+from llm_retriever.files.names import slug
+from llm_retriever.metrics.content import check_content
+from llm_retriever.metrics.conventions import BACKBONE, BM25, EVALUATION_FILE, RETRIEVER, hybrid_of
 
 FORMAT = 1
 NEEDED = ("per_query", "relevance_level", "judgments", "notes")

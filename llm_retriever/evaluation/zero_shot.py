@@ -21,24 +21,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_retriever import preparation
-from llm_retriever.collection import BAD_LINES_FILE, Collection
+from llm_retriever.bm25.java import find_java
+from llm_retriever.bm25.runs import BY_SCRIPT, search_parameters
+from llm_retriever.bm25.similarities import bm25
+from llm_retriever.bm25.sparse import SparseIndex
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import BAD_LINES_FILE, Collection
+from llm_retriever.data.sources import recognised
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import Task, fitting, inherited
-from llm_retriever.evaluation.bench import TRAINING_SPLIT, Bench, split_name
-from llm_retriever.evaluation.conventions import BM25, RETRIEVER
-from llm_retriever.evaluation.metrics import mean_of_systems
-from llm_retriever.evaluation.named import named
-from llm_retriever.evaluation.report import SplitExamples
+from llm_retriever.evaluation.evaluation_run import TRAINING_SPLIT, Bench, split_name
+from llm_retriever.evaluation.named_list import named
 from llm_retriever.evaluation.splits import ZERO_SHOT
 from llm_retriever.evaluation.systems import DenseSystem, encoded
-from llm_retriever.mining.java import find_java
-from llm_retriever.mining.runs import BY_SCRIPT, search_parameters
-from llm_retriever.mining.similarities import bm25
-from llm_retriever.mining.sparse import SparseIndex
+from llm_retriever.metrics.conventions import BM25, RETRIEVER
+from llm_retriever.metrics.measures import mean_of_systems
+from llm_retriever.reporting.report import SplitExamples
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings, is_unset
-from llm_retriever.sources import recognised
-from llm_retriever.store import fetched
+from llm_retriever.stores.opening import fetched
 
 SIMILARITY = bm25(k1=0.9, b=0.4)
 """Its parameters are those of BEIR's row of BM25, whatever the run's own collection was searched with."""

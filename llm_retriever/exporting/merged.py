@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from llm_retriever.batches import read_out
-from llm_retriever.card import weights_digest
+from llm_retriever.encoders.retriever import Retriever, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
-from llm_retriever.prompts import PromptEncoder
-from llm_retriever.retriever import Retriever, Side, Vectors
-from llm_retriever.weight_files import SHARD_BYTES
-from llm_retriever.weights import quiet
+from llm_retriever.models.batches import read_out
+from llm_retriever.models.card import weights_digest
+from llm_retriever.models.prompts import PromptEncoder
+from llm_retriever.training.weight_files import SHARD_BYTES
+from llm_retriever.training.weights import quiet
 
 
 def write(source: Source, directory: Path) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm_retriever.encoders.retriever import BATCH_TOKENS, MODEL_DIRECTORY, Retriever, Side, Vectors
 from llm_retriever.errors import InputError
-from llm_retriever.prompts import PromptEncoder, passage_text
-from llm_retriever.retriever import BATCH_TOKENS, MODEL_DIRECTORY, Retriever, Side, Vectors
-from llm_retriever.store import fetched
-from llm_retriever.weights import saved_dtype
+from llm_retriever.models.prompts import PromptEncoder, passage_text
+from llm_retriever.stores.opening import fetched
+from llm_retriever.training.weights import saved_dtype
 
 SIDES: tuple[Side, Side] = ("query", "passage")
 MINIMUM_COSINE = 0.9999

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from llm_retriever import files
-from llm_retriever.card import RetrieverCard
 from llm_retriever.exporting.sentences import VERSION
 from llm_retriever.methods import Wording
+from llm_retriever.models.card import RetrieverCard
 
 FILE = "README.md"
 

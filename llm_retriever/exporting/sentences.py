@@ -16,13 +16,13 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llm_retriever import files
-from llm_retriever.batches import pad_id
-from llm_retriever.card import RetrieverCard
+from llm_retriever.encoders.retriever import Retriever, Side
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source, refusal, refuse_other_ids
 from llm_retriever.methods import Wording
-from llm_retriever.prompts import plain_ids
-from llm_retriever.retriever import Retriever, Side
+from llm_retriever.models.batches import pad_id
+from llm_retriever.models.card import RetrieverCard
+from llm_retriever.models.prompts import plain_ids
 
 VERSION = "6.2"
 """The first release known to take lengths of queries and of documents; older ones have one length for both."""

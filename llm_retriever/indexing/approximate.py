@@ -84,7 +84,7 @@ def make(kind: str, dimension: int, parameters: dict[str, int]) -> Any:
     Args:
         kind: hnsw, ivf-pq, sq8 or fp16.
         dimension: Numbers in a vector.
-        parameters: As `kinds.plan` resolved them.
+        parameters: As `faiss_kinds.plan` resolved them.
     """
     return MAKE[kind](dimension, parameters)
 
@@ -123,7 +123,7 @@ def write(kind: str, parameters: dict[str, int], vectors: ShardedVectors, path: 
 
     Args:
         kind: hnsw, ivf-pq, sq8 or fp16.
-        parameters: As `kinds.plan` resolved them.
+        parameters: As `faiss_kinds.plan` resolved them.
         vectors: Are read block by block.
         path: The file.
     """

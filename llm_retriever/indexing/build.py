@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import llm_retriever
-from llm_retriever import files, layouts
-from llm_retriever.collection import Collection
-from llm_retriever.drafts import is_draft
+from llm_retriever import files
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
-from llm_retriever.indexing.beside import encoder_entry
+from llm_retriever.encoders.retriever import Retriever
+from llm_retriever.files import layouts
+from llm_retriever.files.drafts import is_draft
 from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
-from llm_retriever.indexing.earlier import Earlier, EarlierVectors
-from llm_retriever.indexing.kinds import add_faiss, announce
-from llm_retriever.indexing.parts import encoding_key
+from llm_retriever.indexing.encoding_plan import encoding_key
+from llm_retriever.indexing.faiss_kinds import add_faiss, announce
+from llm_retriever.indexing.locate_retriever import encoder_entry
 from llm_retriever.indexing.passages import read_passages, write_passages
-from llm_retriever.indexing.places import SENDING, Place, place_of
+from llm_retriever.indexing.shard_store import SENDING, Place, place_of
 from llm_retriever.indexing.shards import FORMAT, MANIFEST_FILE, Manifest, PassagesFile, Shard
+from llm_retriever.indexing.vector_reuse import Earlier, EarlierVectors
 from llm_retriever.indexing.workers import Load
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings, as_dict
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")

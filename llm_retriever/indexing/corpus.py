@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_retriever import files, layouts
-from llm_retriever.card import RetrieverCard
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.earlier import Earlier
-from llm_retriever.indexing.parts import WINDOW_PASSAGES, Cut, encoding_key, share
-from llm_retriever.indexing.places import Place, place_of
+from llm_retriever.files import layouts
+from llm_retriever.indexing.encoding_plan import WINDOW_PASSAGES, Cut, encoding_key, share
+from llm_retriever.indexing.shard_store import Place, place_of
 from llm_retriever.indexing.shards import Shard
+from llm_retriever.indexing.vector_reuse import Earlier
 from llm_retriever.indexing.workers import Load, Work, encode_in_processes, encoded_shards, resolved_processes
+from llm_retriever.models.card import RetrieverCard
 from llm_retriever.progress import Progress
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import EncodingSettings, PartSettings, is_unset
 
 Settings = TypeVar("Settings", bound=EncodingSettings)
@@ -43,7 +44,7 @@ def encode_corpus(
     """Brings the vectors of all passages, or of one part of them, to a place as shards.
 
     What an earlier run finished there is kept. The bytes depend neither on the number of parts or processes nor on what
-    was interrupted where (see `llm_retriever.indexing.parts`).
+    was interrupted where (see `llm_retriever.indexing.encoding_plan`).
 
     Args:
         encoder: Encodes.

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_retriever.collection import Collection, Passage
+from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.encoders.batched import refuse_non_finite
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.ahead import ahead
-from llm_retriever.indexing.earlier import Earlier, EarlierVectors
-from llm_retriever.indexing.parts import Cut
-from llm_retriever.indexing.places import Place
+from llm_retriever.indexing.encoding_plan import Cut
+from llm_retriever.indexing.prefetch import ahead
+from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_width
+from llm_retriever.indexing.vector_reuse import Earlier, EarlierVectors
 from llm_retriever.indexing.writing import Piece, ShardWriter
 from llm_retriever.settings import EncodingSettings
 

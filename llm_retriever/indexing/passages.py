@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever import files
-from llm_retriever.collection import Collection, Passage
+from llm_retriever.data.collection import Collection, Passage
+from llm_retriever.data.text_digests import HALF, Digests, text_digests
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MEND, PassagesFile
 from llm_retriever.progress import Progress
-from llm_retriever.text_digests import HALF, Digests, text_digests
 
 PASSAGES_FILE = "passages.npy"
 PASSAGES_AT_ONCE = 4096

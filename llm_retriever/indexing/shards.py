@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
-from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
+from llm_retriever.files.checksums import sha256_of_large_file
 from llm_retriever.indexing.stored import DTYPES, row_width
 from llm_retriever.settings.index import IndexKind
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.ahead import ahead
+from llm_retriever.indexing.prefetch import ahead
 from llm_retriever.indexing.shards import MEND, Manifest
 from llm_retriever.indexing.stored import Floats, decoded
 

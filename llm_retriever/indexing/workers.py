@@ -22,16 +22,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.collection import Collection
-from llm_retriever.crashes import Crash, ProcessFailedError, crash_of
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.earlier import Earlier
 from llm_retriever.indexing.encode import Encoded, encode_shards
-from llm_retriever.indexing.parts import Cut, share
-from llm_retriever.indexing.places import Place
+from llm_retriever.indexing.encoding_plan import Cut, share
+from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
-from llm_retriever.own_process import end_with_parent
+from llm_retriever.indexing.vector_reuse import Earlier
+from llm_retriever.processes.crashes import Crash, ProcessFailedError, crash_of
+from llm_retriever.processes.own_process import end_with_parent
 from llm_retriever.settings import EncodingSettings
 
 Load = Callable[..., Encoder]

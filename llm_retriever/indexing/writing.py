@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.places import Place
+from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.stored import decoded
 

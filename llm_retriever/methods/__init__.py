@@ -1,7 +1,8 @@
 """The table of methods and their published recipes: data, not branches."""
 
 from llm_retriever.methods.adaptation import ADAPTATIONS, EBAE_EBAR, MNTP, QUERY_LIKELIHOOD, SIMCSE, TUNED_FOR
-from llm_retriever.methods.kinds import (
+from llm_retriever.methods.retrieval import METHODS, NEW_TOKENS, method, with_embedding, with_read_out
+from llm_retriever.methods.types import (
     ALL_PROJECTIONS,
     AdaptationRecipe,
     ContrastiveRecipe,
@@ -15,7 +16,6 @@ from llm_retriever.methods.kinds import (
     Wording,
     overridden,
 )
-from llm_retriever.methods.retrieval import METHODS, NEW_TOKENS, method, with_embedding, with_read_out
 
 __all__ = [
     "ADAPTATIONS",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llm_retriever.methods.kinds import (
+from llm_retriever.methods.retrieval import method
+from llm_retriever.methods.types import (
     AdaptationRecipe,
     EbaeEbarRecipe,
     Lora,
@@ -18,7 +19,6 @@ from llm_retriever.methods.kinds import (
     SimcseRecipe,
     Wording,
 )
-from llm_retriever.methods.retrieval import method
 
 TUNED_FOR = {"ql": "llm-ql", "ebae_ebar": "llama2vec", "mntp": "llm2vec", "simcse": "llm2vec"}
 """The retrieval method whose prompts and embedding tokens an adaptation trains."""

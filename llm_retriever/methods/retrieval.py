@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Literal
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods.kinds import ALL_PROJECTIONS, ContrastiveRecipe, Lora, Method, Schedule, Wording
+from llm_retriever.methods.types import ALL_PROJECTIONS, ContrastiveRecipe, Lora, Method, Schedule, Wording
 
 ReadOut = Literal["", "n2s", "s2s", "n2n"]
 EmbeddingVariant = Literal["", "eos", "eos4", "new4"]

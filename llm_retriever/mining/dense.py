@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_retriever import files
-from llm_retriever.collection import Collection
-from llm_retriever.mining.sparse import Ranking
+from llm_retriever.bm25.sparse import Ranking
+from llm_retriever.data.collection import Collection
 from llm_retriever.settings import IndexSettings, as_dict
 
 if TYPE_CHECKING:
     from llm_retriever.encoders.interface import Encoder
-    from llm_retriever.indexing.search import Index
+    from llm_retriever.indexing.index import Index
     from llm_retriever.indexing.workers import Load
 
 QUERIES_AT_ONCE = 4096  # each search reads the whole index once
@@ -79,7 +79,7 @@ def dense_index(load: Load, collection: Collection, directory: Path, settings: I
     """
     encoder = load()  # a wrong name is told before anything heavy is imported
     from llm_retriever.indexing.build import write_index
-    from llm_retriever.indexing.search import Index
+    from llm_retriever.indexing.index import Index
 
     settled = {name: value for name, value in as_dict(settings).items() if name != "processes"}
     path = directory / files.digest([encoder.identity(), encoder.precision, collection.fingerprint, settled])[:16]

@@ -14,21 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever import files, layouts
-from llm_retriever.collection import RELEVANT, Collection
+from llm_retriever import files
+from llm_retriever.bm25.runs import search_parameters, write_runs
+from llm_retriever.bm25.similarities import Similarity, bm25, chosen_bm25, parse_baselines
+from llm_retriever.bm25.sparse import LUCENE_FOLDER, Ranking, SparseIndex
+from llm_retriever.bm25.tuning import Tuning, check_tunable, tune
+from llm_retriever.data.collection import RELEVANT, Collection
+from llm_retriever.data.training_set import TrainingExample, write_training_set
 from llm_retriever.errors import InputError
+from llm_retriever.files import layouts
 from llm_retriever.mining.dense import dense_index
-from llm_retriever.mining.runs import search_parameters, write_runs
+from llm_retriever.mining.false_negatives import NearCopies, Sample, Twins, text_key
 from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
-from llm_retriever.mining.similarities import Similarity, bm25, chosen_bm25, parse_baselines
-from llm_retriever.mining.sparse import LUCENE_FOLDER, Ranking, SparseIndex
 from llm_retriever.mining.statistics import Statistics
 from llm_retriever.mining.summary import markdown
-from llm_retriever.mining.tuning import Tuning, check_tunable, tune
-from llm_retriever.mining.twins import NearCopies, Sample, Twins, text_key
 from llm_retriever.progress import Progress
 from llm_retriever.settings import IndexSettings, MiningSettings
-from llm_retriever.training_set import TrainingExample, write_training_set
 
 TRAINING_SPLIT = "train"
 RANDOM_POOL = 10_000

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_retriever.evaluation.plots import nice_ticks
 from llm_retriever.mining.selection import SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 from llm_retriever.mining.summary import DROPPED, NAMES, headline, method, rank_bounds, share
+from llm_retriever.reporting.plots import nice_ticks
 
 BARS = 20
 SCORE_BARS = 40
@@ -44,7 +44,7 @@ def page(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    loaders = [jinja2.PackageLoader(f"llm_retriever.{package}", ".") for package in ("mining", "evaluation")]
+    loaders = [jinja2.PackageLoader(f"llm_retriever.{package}", ".") for package in ("mining", "reporting")]
     pages = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

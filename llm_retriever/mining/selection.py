@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from llm_retriever.bm25.sparse import Ranking
+from llm_retriever.data.training_set import Found, Negative
 from llm_retriever.errors import InputError
-from llm_retriever.mining.sparse import Ranking
-from llm_retriever.training_set import Found, Negative
 
 SPARSE, DENSE, TEACHER, RANDOM = "bm25", "dense", "teacher", "random"
 POSITIVE, SAME_TEXT, RANK_FLOOR, SCORE_CEILING = "positive", "same_text", "rank_floor", "score_ceiling"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_retriever.bm25.sparse import Ranking
+from llm_retriever.data.training_set import Negative
 from llm_retriever.mining.selection import RANDOM, REASONS, Selection, View
-from llm_retriever.mining.sparse import Ranking
-from llm_retriever.training_set import Negative
 
 BORDERS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_retriever.markdown import escaped, table
+from llm_retriever.files.markdown import escaped, table
 from llm_retriever.mining.selection import DENSE, REASONS, SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 

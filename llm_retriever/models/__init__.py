@@ -1,1 +1,1 @@
-"""Backbones that are not a directory of safetensors as they come: GGUF files, models in packages, models with fewer layers."""
+"""A causal LM and its wording: the card, prompts, masks and batches, and models that come as GGUF files or packages."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_retriever import masks
 from llm_retriever.errors import InputError
+from llm_retriever.models import masks
 
 WIDTH, HALF = 8, 4
 """Of the row that is changed in one token to see which others notice."""

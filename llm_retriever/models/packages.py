@@ -6,8 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_retriever.checksums import sha256_of_large_file
 from llm_retriever.errors import InputError
+from llm_retriever.files.checksums import sha256_of_large_file
 
 
 @dataclass(frozen=True)

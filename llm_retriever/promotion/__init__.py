@@ -26,6 +26,6 @@ Keeping the old version is a result, not a failure.
 """
 
 from llm_retriever.promotion.evidence import measured
-from llm_retriever.promotion.settling import promote
+from llm_retriever.promotion.promote import promote
 
 __all__ = ["measured", "promote"]

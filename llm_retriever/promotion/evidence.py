@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_retriever.data.training_queries import favour
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.conventions import HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
+from llm_retriever.metrics.conventions import HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
 from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
-from llm_retriever.training_queries import favour
 
 MEND = "evaluate again"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from llm_retriever.evaluation.conventions import p_value
-from llm_retriever.markdown import code, escaped, table
+from llm_retriever.files.markdown import code, escaped, table
+from llm_retriever.metrics.conventions import p_value
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
 from llm_retriever.promotion.rule import Decision
-from llm_retriever.registry import Version
 from llm_retriever.settings import PromotionSettings
+from llm_retriever.stores.registry import Version
 
 _COLUMNS = ("split", "role", "queries", "new", "production", "difference", "95 % interval", "p", "verdict")
 
@@ -129,7 +129,7 @@ def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
     lines = [code(outcome.uri)]
     if outcome.before is not None and outcome.before != outcome.version:
         is_same_model = outcome.before.card == outcome.version.card
-        rollback = f"python -m llm_retriever.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
+        rollback = f"python -m llm_retriever.promotion.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
         what = "goes back to the older index" if is_same_model else "goes back to it"
         lines += ["", f"Before: {escaped(outcome.before.name)}; {code(rollback)} {what}."]
     return lines

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever import files
+from llm_retriever.bm25.sparse import LUCENE_FOLDER
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.conventions import (
+from llm_retriever.indexing.hybrid.published import FOLDER, Published, published_in
+from llm_retriever.indexing.shard_store import complete
+from llm_retriever.indexing.shards import MANIFEST_FILE
+from llm_retriever.metrics.conventions import (
     BM25,
     EVALUATION_FILE,
     HYBRID,
@@ -22,12 +26,8 @@ from llm_retriever.evaluation.conventions import (
     RETRIEVER,
     RUNS_DIRECTORY,
 )
-from llm_retriever.hybrid.published import FOLDER, Published, published_in
-from llm_retriever.indexing.places import complete
-from llm_retriever.indexing.shards import MANIFEST_FILE
-from llm_retriever.mining.sparse import LUCENE_FOLDER
-from llm_retriever.registry import Registry, Version
-from llm_retriever.store import manifest_of
+from llm_retriever.stores.opening import manifest_of
+from llm_retriever.stores.registry import Registry, Version
 
 SAME_RUN = "give the outputs of one and the same run"
 _OF_THE_MEASUREMENT = (

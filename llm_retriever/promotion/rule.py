@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from llm_retriever.evaluation.conventions import p_equals
+from llm_retriever.metrics.conventions import p_equals
 from llm_retriever.promotion.evidence import Contest, Measured, Pair
 from llm_retriever.promotion.first import deserves_to_be_first
 from llm_retriever.settings import PromotionSettings

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
+from llm_retriever.data.training_queries import read_training_queries
 from llm_retriever.errors import InputError
-from llm_retriever.hybrid import published as hybrid
-from llm_retriever.indexing.places import LocalShards, check_shards
+from llm_retriever.indexing.hybrid import published as hybrid
+from llm_retriever.indexing.shard_store import LocalShards, check_shards
 from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
 from llm_retriever.indexing.wholeness import check_index
-from llm_retriever.model_files import ModelFiles, check_safetensors
+from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
+from llm_retriever.models.model_files import ModelFiles, check_safetensors
 from llm_retriever.promotion.publication import SAME_RUN
-from llm_retriever.store import LocalStore, open_store
-from llm_retriever.training_queries import read_training_queries
+from llm_retriever.stores.opening import LocalStore, open_store
 
 
 def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCard:
@@ -63,7 +63,7 @@ def check_whole_hybrid(evaluation: Path, card: str, collection: str) -> None:
 def check_whole_index(index: Path, card: str | None, collection: str | None = None) -> None:
     """Refuses an index of another retriever or collection, and one that is not as its manifest says.
 
-    Shards in a bucket are only looked for: every byte of them is compared when they are fetched (`places.complete`).
+    Shards in a bucket are only looked for: every byte of them is compared when they are fetched (`shard_store.complete`).
 
     Args:
         index: Its directory.

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from llm_retriever import files
-from llm_retriever.drafts import is_draft
 from llm_retriever.errors import InputError
+from llm_retriever.files.drafts import is_draft
 from llm_retriever.progress import Progress
 
 MANIFEST = "published.json"

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from llm_retriever import drafts
 from llm_retriever.errors import InputError
+from llm_retriever.files import drafts
 from llm_retriever.stores.interface import Entry, Store, files_below, in_parallel, safe_key
 
 

@@ -30,9 +30,9 @@ from s3transfer.exceptions import RetriesExceededError
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from llm_retriever.crashes import TransferError, was_restarted
-from llm_retriever.drafts import draft_of, drafting
 from llm_retriever.errors import InputError
+from llm_retriever.files.drafts import draft_of, drafting
+from llm_retriever.processes.crashes import TransferError, was_restarted
 from llm_retriever.stores.interface import Entry, Store, joined, safe_key
 
 _MEBIBYTE = 2**20

@@ -16,14 +16,14 @@ from llm_retriever.adaptation.consecutive import TextPair
 from llm_retriever.adaptation.ebae_ebar import JointCollator
 from llm_retriever.adaptation.lengths import parts, refuse_too_long
 from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
-from llm_retriever.adaptation.vocabulary import extended
-from llm_retriever.card import load_lineage, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import TrainingSet
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
+from llm_retriever.models.card import load_lineage, weights_digest
 from llm_retriever.settings import AdaptationSettings, build
-from llm_retriever.training import TrainingLog
-from llm_retriever.training_set import TrainingSet
+from llm_retriever.training.train import TrainingLog
+from llm_retriever.training.vocabulary import extended
 
 SHORT = {
     "passage_length": 130,
@@ -174,7 +174,7 @@ def test_a_failed_adaptation_leaves_nothing(step: Step):
 
 
 def test_a_training_set_of_another_collection_is_refused(step: Step, tmp_path: Path):
-    from llm_retriever.preparation import prepare
+    from llm_retriever.data.preparation import prepare
     from llm_retriever.settings import CorpusSettings
     from tests.conftest import write_beir
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever.adaptation.consecutive import PartsDataset, boundaries, consecutive_texts
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 
 

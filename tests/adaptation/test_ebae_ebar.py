@@ -17,19 +17,19 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_retriever import masks
 from llm_retriever.adaptation import bag_of_words
 from llm_retriever.adaptation.adapt import adapt
 from llm_retriever.adaptation.consecutive import TextPair, consecutive_texts
 from llm_retriever.adaptation.ebae_ebar import EbaeEbarLoss, JointCollator, joint_mask, objective
 from llm_retriever.adaptation.objective import Task
-from llm_retriever.adaptation.vocabulary import extended, new_token_ids
-from llm_retriever.batches import padded
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import EBAE_EBAR, METHODS, NEW_TOKENS, EbaeEbarRecipe
-from llm_retriever.prompts import PromptEncoder
+from llm_retriever.models import masks
+from llm_retriever.models.batches import padded
+from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import AdaptationSettings, build
+from llm_retriever.training.vocabulary import extended, new_token_ids
 
 METHOD = METHODS["llama2vec"]["default"]
 RELEASED = replace(EBAE_EBAR["released"], passage_length=40)

@@ -38,15 +38,15 @@ from llm_retriever.adaptation.mntp import (
     token_stream,
 )
 from llm_retriever.adaptation.objective import Task
-from llm_retriever.card import load_lineage, weights_digest
-from llm_retriever.chunks import ByLength
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.launching import STOP_FILE
 from llm_retriever.models.attention import set_attention
-from llm_retriever.passes import DIVISOR
-from llm_retriever.prompts import PromptEncoder, passage_text
+from llm_retriever.models.card import load_lineage, weights_digest
+from llm_retriever.models.prompts import PromptEncoder, passage_text
 from llm_retriever.settings import AdaptationSettings, build
+from llm_retriever.training.chunks import ByLength
+from llm_retriever.training.launching import STOP_FILE
+from llm_retriever.training.passes import DIVISOR
 
 ROOT = Path(__file__).parents[2]
 RECIPE = methods.MNTP["default"]

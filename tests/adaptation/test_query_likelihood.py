@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_retriever import masks
 from llm_retriever.adaptation.query_likelihood import (
     Pair,
     PairCollator,
@@ -23,9 +22,10 @@ from llm_retriever.adaptation.query_likelihood import (
     corrupt_words,
     target_logits,
 )
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QUERY_LIKELIHOOD, QueryLikelihoodRecipe
+from llm_retriever.models import masks
 from tests import released
 
 DEFAULT = replace(QUERY_LIKELIHOOD["default"], passage_length=90, query_length=24)

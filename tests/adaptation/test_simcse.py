@@ -20,11 +20,11 @@ from llm_retriever import methods
 from llm_retriever.adaptation.adapt import adapt
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.simcse import PassageCollator, SimcseLoss, objective, set_attention_dropout
-from llm_retriever.card import load_lineage, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.models.attention import set_attention
-from llm_retriever.prompts import passage_text
+from llm_retriever.models.card import load_lineage, weights_digest
+from llm_retriever.models.prompts import passage_text
 from llm_retriever.settings import AdaptationSettings, build
 
 TEXTS = ["The river is old", "an engine that was built by hand near the coast", "bread", "a poem on the moon at night"]
@@ -209,7 +209,7 @@ def test_an_adaptation_brings_the_views_together_and_says_so(
 
 
 def test_the_dropout_also_reaches_layers_under_an_adapter(backbone_directory):
-    from llm_retriever.weights import attach_lora
+    from llm_retriever.training.weights import attach_lora
 
     model = attach_lora(
         LlamaModel(

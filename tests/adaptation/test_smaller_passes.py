@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_retriever.adaptation.adapt import adapt
-from llm_retriever.passes import DIVISOR
 from llm_retriever.settings import AdaptationSettings
+from llm_retriever.training.passes import DIVISOR
 
 SHORT = {"passage_length": 130, "batch_size": 8, "micro_batch_size": 4, "max_steps": 3, "learning_rate": 2e-3}
 SHORT |= {"precision": "fp32", "processes": 2, "tune": "full"}

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.adaptation.query_likelihood import Pair, PairCollator, QueryLikelihoodLoss
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 from llm_retriever.methods import QUERY_LIKELIHOOD
 
 PASSAGES = {"a": Passage("a", "River", "is old"), "b": Passage("b", "", "The engine was built by hand near the coast")}

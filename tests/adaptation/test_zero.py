@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.adaptation import adapt as adaptation
 from llm_retriever.adaptation.objective import Objective, Task
-from llm_retriever.adaptation.vocabulary import added_tokens, extended, new_token_ids
 from llm_retriever.errors import InputError
-from llm_retriever.launching import LAUNCHER, STOP_FILE, launch
 from llm_retriever.settings import AdaptationSettings, build
-from llm_retriever.training import TrainingLog, TrainingRun, train
-from llm_retriever.weights import attach_lora, load_backbone, save_model
+from llm_retriever.training.launching import LAUNCHER, STOP_FILE, launch
+from llm_retriever.training.train import TrainingLog, TrainingRun, train
+from llm_retriever.training.vocabulary import added_tokens, extended, new_token_ids
+from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 from tests.conftest import write_backbone
 
 ROOT = Path(__file__).parent.parent.parent

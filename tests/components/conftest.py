@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever import methods
-from llm_retriever.card import Lineage, RetrieverCard, weights_digest
+from llm_retriever.models.card import Lineage, RetrieverCard, weights_digest
 from tests.conftest import write_backbone
 
 

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from components.entrypoint import Step, StepRun
 from llm_retriever import files
-from llm_retriever.crashes import was_restarted
 from llm_retriever.errors import InputError
-from llm_retriever.passes import divisor
+from llm_retriever.processes.crashes import was_restarted
+from llm_retriever.training.passes import divisor
 
 Act = Literal["work", "kill", "abort", "lose", "starve", "refuse", "err", "fill", "leave", "draft", "wait"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.adapt_backbone.__main__ import STEP
-from llm_retriever.card import load_lineage
+from llm_retriever.models.card import load_lineage
 
 TINY = ["--passage-length=120", "--query-length=30", "--batch-size=4", "--micro-batch-size=4", "--max-steps=2"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.build_index.__main__ import STEP
-from llm_retriever.card import CARD_FILE
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.models.card import CARD_FILE
 
 
 def flags(retriever: Path, collection: Path, index: Path, *others: str) -> list[str]:

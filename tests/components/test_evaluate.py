@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.evaluate.__main__ import STEP
-from llm_retriever.card import RetrieverCard
-from llm_retriever.registry import Registry, model_digest
+from llm_retriever.models.card import RetrieverCard
+from llm_retriever.stores.registry import Registry, model_digest
 from tests.conftest import write_beir
 from tests.evaluation.conftest import write_inputs
 

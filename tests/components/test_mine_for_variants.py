@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.runs import read_run
-from llm_retriever.training_set import TrainingSet
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import TrainingSet
+from llm_retriever.metrics.runs import read_run
 
 
 def test_the_collection_lies_beside_what_was_mined_from_it(collection_directory: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from components.mine_negatives.__main__ import STEP
-from llm_retriever.evaluation.runs import read_run
-from llm_retriever.training_set import TrainingSet
+from llm_retriever.data.training_set import TrainingSet
+from llm_retriever.metrics.runs import read_run
 
 COMMAND = [sys.executable, "-m", "components.mine_negatives"]
 

@@ -12,10 +12,10 @@ import pytest
 from components.build_index.__main__ import STEP as BUILD_INDEX
 from components.outputs import check_outputs
 from components.prepare_corpus.__main__ import STEP as PREPARE
-from llm_retriever import layouts
 from llm_retriever.errors import InputError
+from llm_retriever.files import layouts
 from pipelines.local import ROOT
-from tests.test_layouts import contents
+from tests.files.test_layouts import contents
 
 STEPS = sorted(path.parent.name for path in ROOT.glob("components/*/__main__.py"))
 

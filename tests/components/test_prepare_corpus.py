@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.prepare_corpus.__main__ import STEP
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 
 
 def arguments(source: Path, directory: Path, *more: str) -> list[str]:

@@ -20,10 +20,10 @@ from components.adapt_backbone.__main__ import STEP as ADAPT
 from components.build_index.__main__ import STEP as INDEX
 from components.evaluate.__main__ import STEP as EVALUATE
 from components.run_variant.__main__ import STEP
+from components.run_variant.four_stages import REPORT, SUMMARY
 from components.tune_retriever.__main__ import STEP as TUNE
 from llm_retriever import files
-from llm_retriever.collection import Collection
-from llm_retriever.variant_run import REPORT, SUMMARY
+from llm_retriever.data.collection import Collection
 from tests.conftest import write_training_set_of
 from tests.evaluation.conftest import write_runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.tune_retriever.__main__ import STEP
-from llm_retriever.card import RetrieverCard
+from llm_retriever.models.card import RetrieverCard
 
 FLAGS = {
     "--passages-per-query": 3,

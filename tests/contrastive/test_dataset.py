@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import method
-from llm_retriever.training_set import EXAMPLES_FILE
 
 
 def written(directory: Path, positives: int, negatives: int, lines: int = 4) -> Path:

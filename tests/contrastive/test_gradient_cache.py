@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModel
 
-from llm_retriever.batches import padded
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.tuning import tune
 from llm_retriever.methods import Lora, method
+from llm_retriever.models.batches import padded
 from llm_retriever.settings import TuningSettings
-from llm_retriever.weights import attach_lora
+from llm_retriever.training.weights import attach_lora
 
 QUERIES, GROUP, CACHED = 4, 3, 5
 

@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModel
 
-from llm_retriever.batches import padded
 from llm_retriever.contrastive.loss import (
     ContrastiveLoss,
     contrastive_loss,
@@ -24,6 +23,7 @@ from llm_retriever.contrastive.loss import (
     gathered,
 )
 from llm_retriever.methods import method
+from llm_retriever.models.batches import padded
 from tests.conftest import write_backbone
 
 GROUP, DIMENSION = 3, 5
@@ -65,7 +65,7 @@ def test_one_process_gathers_nothing():
 
 
 def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_with_one(tmp_path: Path):
-    from llm_retriever.batches import read_out
+    from llm_retriever.models.batches import read_out
 
     model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
     rows = [[1, 5, 9, 2], [1, 7, 8, 30, 31, 32, 33, 2], [1, 2]]

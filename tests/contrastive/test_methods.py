@@ -14,9 +14,15 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from llm_retriever.adaptation.vocabulary import extended
-from llm_retriever.batches import pad_id, padded, read_out
-from llm_retriever.card import (
+from llm_retriever.contrastive.dataset import Group, GroupCollator
+from llm_retriever.contrastive.loss import ContrastiveLoss
+from llm_retriever.contrastive.tuning import resolved_method, tune
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
+from llm_retriever.errors import InputError
+from llm_retriever.methods import METHODS, NEW_TOKENS, Method, Wording, method, with_embedding, with_read_out
+from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.card import (
     EMBEDDING_TOKENS,
     Lineage,
     RetrieverCard,
@@ -25,15 +31,9 @@ from llm_retriever.card import (
     save_lineage,
     weights_digest,
 )
-from llm_retriever.collection import Collection
-from llm_retriever.contrastive.dataset import Group, GroupCollator
-from llm_retriever.contrastive.loss import ContrastiveLoss
-from llm_retriever.contrastive.tuning import resolved_method, tune
-from llm_retriever.errors import InputError
-from llm_retriever.methods import METHODS, NEW_TOKENS, Method, Wording, method, with_embedding, with_read_out
-from llm_retriever.prompts import PromptEncoder, plain_ids, symbol_ids
-from llm_retriever.retriever import Retriever
+from llm_retriever.models.prompts import PromptEncoder, plain_ids, symbol_ids
 from llm_retriever.settings import TuningSettings
+from llm_retriever.training.vocabulary import extended
 
 ROOM = 40
 """Tokens for the text, in every copy of it."""

@@ -11,22 +11,16 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator, number
-from llm_retriever.contrastive.sources import HomogeneousDataset, homogeneous
+from llm_retriever.contrastive.negative_sources import HomogeneousDataset, homogeneous
 from llm_retriever.contrastive.tuning import tune
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import EXAMPLES_FILE, Negative, TrainingExample, TrainingSet, write_training_set
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Schedule, method
 from llm_retriever.settings import TuningSettings
-from llm_retriever.training import TrainingRun, train
-from llm_retriever.training_set import (
-    EXAMPLES_FILE,
-    Negative,
-    TrainingExample,
-    TrainingSet,
-    write_training_set,
-)
-from tests import test_training
+from llm_retriever.training.train import TrainingRun, train
+from tests.training import test_training
 
 SIZES = {"fever": 11, "nq": 9, "squad": 4}
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from llm_retriever.card import RetrieverCard, load_lineage
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.tuning import resolved_method, tune
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_queries import read_training_queries, were_trained_on
+from llm_retriever.data.training_set import write_training_set
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.methods import method
-from llm_retriever.retriever import Retriever
+from llm_retriever.models.card import RetrieverCard, load_lineage
 from llm_retriever.settings import TuningSettings
-from llm_retriever.training_queries import read_training_queries, were_trained_on
-from llm_retriever.training_set import write_training_set
 
 SMALL = {
     "passages_per_query": 4,

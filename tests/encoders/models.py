@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 from tests.conftest import passages
 
 TEXTS = [row["text"] for row in passages(20)] + [

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llm_retriever import encoders
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 from llm_retriever.encoders.pooling import pooled, token_types
 from llm_retriever.errors import InputError
 from tests.encoders import models

@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from llm_retriever import encoders
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 
 FACTS = [
     Passage("stairs", "Eiffel Tower", "Visitors climb 1,665 steps to the top when the lifts do not run."),

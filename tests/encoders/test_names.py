@@ -17,20 +17,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llm_retriever import encoders, exports
+from llm_retriever import encoders
 from llm_retriever.encoders.__main__ import main
 from llm_retriever.encoders.interface import Side
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.encoders.rows import Wiring
 from llm_retriever.encoders.table import TABLE
 from llm_retriever.errors import InputError
-from llm_retriever.retriever import Retriever
-from llm_retriever.store import open_store
+from llm_retriever.exporting.export import export_merged, export_sentence_transformers
+from llm_retriever.stores.opening import open_store
+from tests.adaptation.test_backbone import COMMIT
+from tests.adaptation.test_backbone_hub import Hub
 from tests.encoders import models
 from tests.encoders.models import PASSAGES, QUERIES
+from tests.encoders.test_retriever import write_retriever
 from tests.s3_server import S3Server
-from tests.test_backbone import COMMIT
-from tests.test_backbone_hub import Hub
-from tests.test_retriever import write_retriever
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +118,9 @@ def test_retrievers_made_here_and_their_exports_are_encoders(tmp_path: Path) -> 
     expected = Retriever.load(directory, precision="fp32")
     queries, passages = expected.encode_queries(QUERIES), expected.encode_passages(PASSAGES)
     merged, sentences = tmp_path / "merged", tmp_path / "sentences"
-    exports.export_merged(expected, merged)
+    export_merged(expected, merged)
     simple = dataclasses.replace(expected.card, query=expected.card.passage)
-    exports.export_sentence_transformers(Retriever(expected.model, expected.tokenizer, simple), sentences)
+    export_sentence_transformers(Retriever(expected.model, expected.tokenizer, simple), sentences)
     for place in (directory, merged):
         encoder = encoders.load(str(place), precision="fp32")
         assert encoder.name == "llm-ql"
@@ -131,8 +132,8 @@ def test_retrievers_made_here_and_their_exports_are_encoders(tmp_path: Path) -> 
 
 
 def test_a_merged_export_with_other_weights_is_refused(tmp_path: Path) -> None:
-    exports.export_merged(write_retriever(tmp_path / "retriever"), tmp_path / "merged")
-    exports.export_merged(write_retriever(tmp_path / "other", seed=1), tmp_path / "other-merged")
+    export_merged(write_retriever(tmp_path / "retriever"), tmp_path / "merged")
+    export_merged(write_retriever(tmp_path / "other", seed=1), tmp_path / "other-merged")
     shutil.copy(tmp_path / "other-merged" / "model.safetensors", tmp_path / "merged" / "model.safetensors")
     with pytest.raises(InputError, match="the weights are not those that the card belongs to"):
         encoders.load(str(tmp_path / "merged"))

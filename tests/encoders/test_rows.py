@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file
 
 from llm_retriever import encoders
-from llm_retriever.collection import Passage
+from llm_retriever.data.collection import Passage
 from tests.encoders import models
 from tests.encoders.models import HIDDEN, PASSAGES, QUERIES
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import files, methods, preparation
-from llm_retriever.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, save_lineage, weights_digest
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.runs import write_run
+from llm_retriever import files, methods
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
 from llm_retriever.indexing.build import build_index
+from llm_retriever.metrics.runs import write_run
+from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.settings import CorpusSettings, IndexSettings
 from tests.conftest import passages, write_backbone
 

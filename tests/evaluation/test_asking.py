@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from llm_retriever.adaptation.vocabulary import extended
-from llm_retriever.card import RetrieverCard, Stage, load_lineage, save_lineage
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.evaluate import evaluate
-from llm_retriever.evaluation.likelihood import QueryLikelihood, QueryWording, load_language_model
-from llm_retriever.evaluation.runs import read_run
+from llm_retriever.metrics.runs import read_run
+from llm_retriever.models.card import RetrieverCard, Stage, load_lineage, save_lineage
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
 from llm_retriever.settings import EvaluationSettings
+from llm_retriever.training.vocabulary import extended
 
 OFF = {"untuned_passages": 0, "attention_queries": 0}
 

@@ -6,16 +6,17 @@ import shutil
 
 import pytest
 
-from llm_retriever import files, preparation
-from llm_retriever.card import RetrieverCard, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import Baselines, Task, copies, fitting, with_kept_ids
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.named import named
-from llm_retriever.evaluation.runs import read_run, write_run
+from llm_retriever.evaluation.evaluation_run import Bench
+from llm_retriever.evaluation.named_list import named
 from llm_retriever.indexing.build import build_index
-from llm_retriever.retriever import Retriever
+from llm_retriever.metrics.runs import read_run, write_run
+from llm_retriever.models.card import RetrieverCard, weights_digest
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings
 from tests.conftest import write_backbone
 from tests.evaluation.conftest import write_source
@@ -118,7 +119,7 @@ def test_runs_that_somebody_else_made_are_baselines(unspoilt_inputs, tmp_path):
 
 
 def test_a_run_on_s3_is_read(unspoilt_inputs, tmp_path, s3):
-    from llm_retriever.store import open_store
+    from llm_retriever.stores.opening import open_store
 
     open_store(f"s3://{s3.bucket}/runs").upload(unspoilt_inputs["bm25_runs"])
     pattern = f"theirs=s3://{s3.bucket}/runs/{{split}}.trec"

@@ -14,7 +14,7 @@ import pytest
 
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.comparison import compare_evaluations, pairs
-from llm_retriever.evaluation.significance import compare, hommel
+from llm_retriever.metrics.significance import compare, hommel
 from llm_retriever.settings import CompareSettings
 from tests.evaluation.test_report import Page
 
@@ -286,7 +286,7 @@ def test_page_and_summary_say_who_is_ahead_and_show_every_value(written: Path, c
 
 
 def test_the_matrix_of_pairs_is_antisymmetric(written: Path, content: dict[str, Any]) -> None:
-    from llm_retriever.evaluation.comparison_report import matrix
+    from llm_retriever.reporting.comparison_report import matrix
 
     rows = dict(matrix(content["splits"]["test"], ["good", "similar", "bad"]))
     assert rows["good"][0] is None

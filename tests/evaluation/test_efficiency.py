@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from llm_retriever.card import Stage
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.tuning import resolved_method
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.evaluation.efficiency import (
     operations_per_weight,
     table,
@@ -15,8 +15,8 @@ from llm_retriever.evaluation.efficiency import (
     training,
 )
 from llm_retriever.evaluation.systems import DenseSystem
-from llm_retriever.indexing.search import Index
-from llm_retriever.retriever import Retriever
+from llm_retriever.indexing.index import Index
+from llm_retriever.models.card import Stage
 from llm_retriever.settings import TuningSettings
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_retriever import preparation
-from llm_retriever.adaptation.vocabulary import extended
-from llm_retriever.card import RetrieverCard, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.collection_report import statistics_markdown, what_was_changed
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.evaluate import evaluate
-from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
-from llm_retriever.evaluation.runs import read_run, write_run
-from llm_retriever.evaluation.significance import hommel
 from llm_retriever.evaluation.splits import open_split
 from llm_retriever.indexing.build import build_index
 from llm_retriever.methods import NEW_TOKENS
-from llm_retriever.retriever import Retriever
+from llm_retriever.metrics.measures import means, parse_measures, score_queries
+from llm_retriever.metrics.runs import read_run, write_run
+from llm_retriever.metrics.significance import hommel
+from llm_retriever.models.card import RetrieverCard, weights_digest
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings
-from llm_retriever.statistics import statistics_markdown, what_was_changed
+from llm_retriever.training.vocabulary import extended
 from tests.conftest import seal, write_backbone
 from tests.evaluation.conftest import write_source
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.examples import Examples, judge, most_different, snippet
-from llm_retriever.evaluation.metrics import parse_measures
+from llm_retriever.data.collection import Collection
+from llm_retriever.metrics.measures import parse_measures
+from llm_retriever.reporting.examples import Examples, judge, most_different, snippet
 
 MEASURES = parse_measures("mrr@10")
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from llm_retriever import preparation
-from llm_retriever.collection import Collection
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
 from llm_retriever.evaluation.hybrid import choices
-from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
-from llm_retriever.evaluation.runs import read_ranked, read_run
-from llm_retriever.evaluation.significance import hommel
 from llm_retriever.evaluation.zero_shot import why_no_bm25
-from llm_retriever.hybrid.fusion import Fusion, united
 from llm_retriever.indexing.build import build_index
+from llm_retriever.metrics.fusion import Fusion, united
+from llm_retriever.metrics.measures import means, parse_measures, score_queries
+from llm_retriever.metrics.runs import read_ranked, read_run
+from llm_retriever.metrics.significance import hommel
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings
 from tests.evaluation.conftest import write_runs, write_source
 from tests.evaluation.test_evaluate import SETTINGS, run

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from llm_retriever import files, preparation
-from llm_retriever.collection import MANIFEST_FILE, Collection
-from llm_retriever.evaluation.bench import Bench
-from llm_retriever.evaluation.runs import Run, read_run
+from llm_retriever import files
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import MANIFEST_FILE, Collection
+from llm_retriever.data.collection_report import statistics_markdown
+from llm_retriever.evaluation.evaluation_run import Bench
+from llm_retriever.metrics.runs import Run, read_run
 from llm_retriever.settings import CorpusSettings, EvaluationSettings
-from llm_retriever.statistics import statistics_markdown
 
 Texts = dict[str, str]
 Qrels = dict[str, dict[str, int]]

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_retriever import files, preparation
-from llm_retriever.card import RetrieverCard, weights_digest
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_queries import write_training_queries
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import systems
 from llm_retriever.evaluation.production import Production, settings_of
 from llm_retriever.indexing.build import build_index, write_index
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.registry import Registry, model_digest
-from llm_retriever.retriever import Retriever
+from llm_retriever.models.card import RetrieverCard, weights_digest
 from llm_retriever.settings import CorpusSettings, IndexSettings
-from llm_retriever.training_queries import write_training_queries
+from llm_retriever.stores.registry import Registry, model_digest
 from tests.conftest import passages, write_backbone
 from tests.evaluation.conftest import write_runs, write_source
 from tests.evaluation.test_baselines import another_retriever, in_two_copies

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.evaluation.evaluate import evaluate
-from llm_retriever.evaluation.metrics import mean_of_systems
-from llm_retriever.evaluation.report import SplitExamples, percent, render
+from llm_retriever.metrics.measures import mean_of_systems
+from llm_retriever.reporting.report import SplitExamples, percent, render
 from llm_retriever.settings import EvaluationSettings
 from tests.evaluation.conftest import TRICK
 

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from llm_retriever import preparation
-from llm_retriever.collection import Collection
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.metrics import means, parse_measures, score_queries
-from llm_retriever.evaluation.runs import read_run
 from llm_retriever.evaluation.zero_shot import ZeroShot, chosen, split_off
+from llm_retriever.metrics.measures import means, parse_measures, score_queries
+from llm_retriever.metrics.runs import read_run
 from llm_retriever.promotion import measured
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import CorpusSettings, EvaluationSettings
 from tests.conftest import write_beir
 from tests.evaluation.conftest import write_source
@@ -270,7 +270,7 @@ def test_a_directory_that_is_no_collection_is_refused_with_the_layouts(unspoilt_
 
 
 def test_collections_on_s3_are_fetched(unspoilt_inputs, evaluated, tmp_path, monkeypatch, s3):
-    from llm_retriever.store import open_store
+    from llm_retriever.stores.opening import open_store
 
     monkeypatch.setitem(sys.modules, "pyserini", None)
     uri = f"s3://{s3.bucket}/forums"

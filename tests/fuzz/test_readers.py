@@ -27,27 +27,28 @@ import pytest
 from pyarrow import parquet
 
 from components.entrypoint import ExecutorInput, Step
-from llm_retriever import files, preparation
-from llm_retriever.card import Lineage, RetrieverCard, Stage, load_lineage, save_lineage
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import Negative, TrainingExample, TrainingSet, write_training_set
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import comparison
-from llm_retriever.evaluation.content import sealed
-from llm_retriever.evaluation.runs import read_run, write_run
 from llm_retriever.evaluation.systems import BM25Runs
 from llm_retriever.evaluation.variants import check_alike, open_evaluations
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.wholeness import check_index
 from llm_retriever.methods import method
+from llm_retriever.metrics.content import sealed
+from llm_retriever.metrics.runs import read_run, write_run
+from llm_retriever.models.card import Lineage, RetrieverCard, Stage, load_lineage, save_lineage
 from llm_retriever.promotion.evidence import contest, measured, target_of
 from llm_retriever.settings import CorpusSettings, PromotionSettings
-from llm_retriever.training_set import Negative, TrainingExample, TrainingSet, write_training_set
 from tests.conftest import write_beir
+from tests.data.sources import test_layouts as layouts
+from tests.data.sources.test_many_layouts import TRAIN, as_csv, write_example, write_scored
 from tests.evaluation.test_comparison import evaluation
 from tests.fuzz.mutations import DAMAGES, WITHIN, damage
 from tests.indexing.vectors import write_vectors
-from tests.sources import test_layouts as layouts
-from tests.sources.test_many_layouts import TRAIN, as_csv, write_example, write_scored
 
 INPUTS = int(os.environ.get("LLM_RETRIEVER_FUZZ", "150"))
 SECONDS, KILOBYTES = 20, 2_000_000

@@ -151,7 +151,7 @@ for _ in range(120):
         time.sleep(0.5)
 open_store("s3://models/corpus").upload(sys.argv[1])
 """
-LOOK = "import sys; from llm_retriever.store import open_store; open_store('s3://models').download('', sys.argv[1])"
+LOOK = "import sys; from llm_retriever.stores.opening import open_store; open_store('s3://models').download('', sys.argv[1])"
 
 
 def test_the_whole_pipeline_runs_in_the_images_with_s3_alone_and_leaks_nothing(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from llm_retriever import methods, preparation
-from llm_retriever.card import Lineage, RetrieverCard, weights_digest
-from llm_retriever.collection import Collection
-from llm_retriever.retriever import Retriever
+from llm_retriever import methods
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
+from llm_retriever.models.card import Lineage, RetrieverCard, weights_digest
 from llm_retriever.settings import CorpusSettings
 from tests.conftest import write_backbone, write_beir
 

@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_retriever import files, preparation
-from llm_retriever.collection import Collection
+from llm_retriever import files
+from llm_retriever.data import preparation
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.indexing import ahead as ahead_module
 from llm_retriever.indexing import corpus as corpus_module
-from llm_retriever.indexing.ahead import ahead
+from llm_retriever.indexing import prefetch as ahead_module
 from llm_retriever.indexing.build import build_index, draft_directory, write_index
 from llm_retriever.indexing.corpus import encode_corpus, resolved
-from llm_retriever.indexing.parts import encoding_key
-from llm_retriever.indexing.places import LocalPlace
-from llm_retriever.indexing.search import Index
-from llm_retriever.retriever import Retriever
+from llm_retriever.indexing.encoding_plan import encoding_key
+from llm_retriever.indexing.index import Index
+from llm_retriever.indexing.prefetch import ahead
+from llm_retriever.indexing.shard_store import LocalPlace
 from llm_retriever.settings import CorpusSettings, IndexSettings
 from tests.conftest import write_beir
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing import near_ties, search, streaming
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing import near_ties, streaming
+from llm_retriever.indexing.index import Index
 from tests.indexing.vectors import CARD, by_definition, names, unit, write_vectors
 
 
@@ -62,7 +62,7 @@ def test_a_ranking_does_not_depend_on_the_number_of_queries_at_once(tmp_path, mo
     index = write_vectors(tmp_path / "index", vectors, names(len(vectors)), shards=2)
     together = index.search(queries, 25)[1]
     assert [index.search(query[None], 25)[1][0] for query in queries] == together
-    monkeypatch.setattr(search, "QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr("llm_retriever.indexing.index.QUERIES_AT_ONCE", 7)
     monkeypatch.setattr(near_ties, "NUMBERS_OF_PIECE", 500)
     assert index.search(queries, 25)[1] == together
 

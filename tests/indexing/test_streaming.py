@@ -10,7 +10,7 @@ import pytest
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import near_ties
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded
 from llm_retriever.indexing.streaming import ALIGNMENT, ShardedVectors
 from tests.indexing.vectors import CARD, by_definition, names, unit, write_vectors

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.indexing.kinds import add_faiss
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.faiss_kinds import add_faiss
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest, Shard, write_ids
 from llm_retriever.indexing.stored import decoded, encoded
 from llm_retriever.methods import method
+from llm_retriever.models.card import Lineage, RetrieverCard
 from llm_retriever.settings import IndexSettings
 
 CARD = RetrieverCard.of(method("llm-ql"), Lineage("random"), weights="0" * 64)

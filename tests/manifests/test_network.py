@@ -11,7 +11,7 @@ import yaml
 
 from llm_retriever.stores.secret import STORE_SECRET
 from llm_retriever.stores.secret import VARIABLES as STORE_VARIABLES
-from llm_retriever.trainjob.manifest import POD_LABELS
+from llm_retriever.training.trainjob.manifest import POD_LABELS
 from tests.manifests.rendering import (
     MANIFESTS,
     OVERLAYS,

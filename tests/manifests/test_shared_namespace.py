@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm_retriever.trainjob.manifest import POD_LABELS
+from llm_retriever.training.trainjob.manifest import POD_LABELS
 from tests.manifests.rendering import SHARED, copied, kubectl, named, needs_kubectl, of_kind, rendered
 
 pytestmark = needs_kubectl

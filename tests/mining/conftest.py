@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.preparation import prepare
 from llm_retriever.mining.negatives import mine
-from llm_retriever.preparation import prepare
 from llm_retriever.settings import CorpusSettings, MiningSettings
 from tests.conftest import passages, queries
 from tests.indexing.conftest import retriever_directory  # noqa: F401  (a fixture)

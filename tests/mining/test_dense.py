@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Report, Side, Vectors
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.indexing import corpus
 from llm_retriever.mining import dense
 from llm_retriever.mining.dense import dense_index
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import IndexSettings
 
 SETTINGS = IndexSettings(shard_passages=20, processes=1)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.preparation import prepare
+from llm_retriever.data.training_set import TrainingExample, TrainingSet
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.runs import read_run
-from llm_retriever.preparation import prepare
+from llm_retriever.metrics.runs import read_run
 from llm_retriever.settings import CorpusSettings, MiningSettings
-from llm_retriever.store import manifest_of
-from llm_retriever.training_set import TrainingExample, TrainingSet
+from llm_retriever.stores.opening import manifest_of
 from tests.conftest import passages, write_beir
 from tests.mining.conftest import content, mined_into, write_source
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from llm_retriever.bm25.sparse import Ranking
+from llm_retriever.data.training_set import Found, Negative
 from llm_retriever.errors import InputError
 from llm_retriever.mining import selection
 from llm_retriever.mining.selection import Rule, Selection, parse_sources
-from llm_retriever.mining.sparse import Ranking
-from llm_retriever.training_set import Found, Negative
 
 RANKING = [(f"p{rank}", 20.0 - rank) for rank in range(1, 11)]
 ALL = Rule(negatives=100)

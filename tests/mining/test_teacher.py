@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from llm_retriever import methods
-from llm_retriever.collection import Collection
 from llm_retriever.contrastive.tuning import refuse_without_teacher
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import Negative, TrainingExample, TrainingSet
 from llm_retriever.errors import InputError
 from llm_retriever.mining.negatives import with_scores
 from llm_retriever.settings import MiningSettings
-from llm_retriever.training_set import Negative, TrainingExample, TrainingSet
+from tests.data.sources.test_layouts import ROWS, prepared
+from tests.data.sources.test_many_layouts import TRAIN, write_scored
 from tests.mining.conftest import mined_into
-from tests.sources.test_layouts import ROWS, prepared
-from tests.sources.test_many_layouts import TRAIN, write_scored
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.runs import read_run
+from llm_retriever.data.collection import Collection
+from llm_retriever.data.training_set import Found, TrainingExample, TrainingSet
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.evaluation.systems import BM25Runs
-from llm_retriever.retriever import Retriever
+from llm_retriever.metrics.runs import read_run
 from llm_retriever.settings import MiningSettings
-from llm_retriever.training_set import Found, TrainingExample, TrainingSet
 from tests.mining.conftest import content, mined_into
 
 

@@ -9,9 +9,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from llm_retriever.batches import padded
 from llm_retriever.errors import InputError
 from llm_retriever.models.attention import refuse_one_sided, refuse_unmasked, set_attention
+from llm_retriever.models.batches import padded
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
 SMALL |= {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0}

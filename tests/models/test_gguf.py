@@ -15,14 +15,14 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.fetch_backbone.__main__ import STEP
-from llm_retriever.backbone import fetch
-from llm_retriever.card import load_lineage, weights_digest
+from llm_retriever.adaptation.backbone import fetch
 from llm_retriever.errors import InputError
-from llm_retriever.fingerprint import backbone_fingerprint
 from llm_retriever.models import packages
+from llm_retriever.models.card import load_lineage, weights_digest
 from llm_retriever.models.packages import PackagedBackbone
+from llm_retriever.promotion.fingerprint import backbone_fingerprint
 from llm_retriever.settings import BackboneSettings
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
 from pipelines.shapes import shape_of
 from tests.models.gguf_writing import HIDDEN, INNER, LAYERS, write_gguf
 from tests.s3_server import S3Server

@@ -8,9 +8,9 @@ import transformers
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
-from llm_retriever.methods.kinds import ALL_PROJECTIONS
+from llm_retriever.methods.types import ALL_PROJECTIONS
 from llm_retriever.models.projections import projections
-from llm_retriever.weights import attach_lora
+from llm_retriever.training.weights import attach_lora
 from tests.models.test_attention import GROUPED, random_model
 
 WITHOUT_K = [name for name in ALL_PROJECTIONS if name != "k_proj"]

@@ -12,7 +12,7 @@ import pytest
 from components.definition import image
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import option_names
-from llm_retriever.trainjob.manifest import POD_LABELS
+from llm_retriever.training.trainjob.manifest import POD_LABELS
 from pipelines import pods
 from pipelines.form import SETTINGS
 from pipelines.rerun import STEPS

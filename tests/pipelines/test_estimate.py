@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llm_retriever.adaptation.pretraining import BLOCK, SIZES
 from llm_retriever.errors import InputError
-from llm_retriever.pretraining import BLOCK, SIZES
 from pipelines import artifacts, estimate, form, presets, variants
 from pipelines.__main__ import main
 from pipelines.estimate import GPUS, SHAPES, UTILISATION, Cost, Workload

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_retriever import layouts
+from llm_retriever.files import layouts
 from pipelines.choice import chosen
 from pipelines.local import run_compiled
 from pipelines.rerun import from_run

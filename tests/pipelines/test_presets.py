@@ -16,7 +16,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import EbaeEbarRecipe, MntpRecipe, QueryLikelihoodRecipe
 from llm_retriever.precision import has_native_bf16
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
-from llm_retriever.training import planned
+from llm_retriever.training.train import planned
 from pipelines import demo, presets
 from pipelines.__main__ import main
 from pipelines.choice import TRAINING, choose, names_of

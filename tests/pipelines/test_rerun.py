@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
 from pipelines.__main__ import main
 from pipelines.choice import choose, names_of, stages_of
 from pipelines.compilation import compile_pipeline

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_retriever.registry import Registry
+from llm_retriever.stores.registry import Registry
 from pipelines.__main__ import main
 from pipelines.choice import choose
 from pipelines.retrain import NOT_IN_RECIPE, RECIPE

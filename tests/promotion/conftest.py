@@ -18,15 +18,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from llm_retriever import files
-from llm_retriever.card import Lineage, RetrieverCard, weights_digest
-from llm_retriever.evaluation.conventions import REFRESHED_FOLDER
-from llm_retriever.evaluation.significance import compare
 from llm_retriever.indexing.shards import Manifest, Shard, write_ids
 from llm_retriever.methods import method
+from llm_retriever.metrics.conventions import REFRESHED_FOLDER
+from llm_retriever.metrics.significance import compare
+from llm_retriever.models.card import Lineage, RetrieverCard, weights_digest
 from llm_retriever.promotion import promote
-from llm_retriever.registry import Registry, Version
 from llm_retriever.settings import PromotionSettings
-from llm_retriever.store import fetched
+from llm_retriever.stores.opening import fetched
+from llm_retriever.stores.registry import Registry, Version
 from tests.s3_server import S3Server
 
 FOLDERS = ("retriever", "index", "evaluation")

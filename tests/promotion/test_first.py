@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_retriever.evaluation.significance import compare
-from llm_retriever.store import open_store
+from llm_retriever.metrics.significance import compare
+from llm_retriever.stores.opening import open_store
 from tests.promotion.conftest import Run, in_production
 
 QUERIES = 200

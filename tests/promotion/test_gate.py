@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.records import Records
-from llm_retriever.registry import Registry
+from llm_retriever.stores.records import Records
+from llm_retriever.stores.registry import Registry
 from tests.promotion.conftest import Run, in_production
 
 Values = tuple[Sequence[float], Sequence[float]]

@@ -12,11 +12,11 @@ from safetensors.numpy import save_file
 
 from components.promote.__main__ import STEP
 from llm_retriever import files
-from llm_retriever.card import RetrieverCard
 from llm_retriever.errors import InputError
-from llm_retriever.records import Records
-from llm_retriever.registry import in_production as production_uri
-from llm_retriever.store import fetched, open_store
+from llm_retriever.models.card import RetrieverCard
+from llm_retriever.stores.opening import fetched, open_store
+from llm_retriever.stores.records import Records
+from llm_retriever.stores.registry import in_production as production_uri
 from tests.promotion.conftest import Run, in_production, kill_when_it_writes
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 

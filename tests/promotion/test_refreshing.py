@@ -11,10 +11,10 @@ import pytest
 from components.promote.__main__ import STEP
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.records import Records
-from llm_retriever.registry import Registry, Version
-from llm_retriever.store import fetched, open_store
-from llm_retriever.versions import main
+from llm_retriever.promotion.versions import main
+from llm_retriever.stores.opening import fetched, open_store
+from llm_retriever.stores.records import Records
+from llm_retriever.stores.registry import Registry, Version
 from tests.promotion.conftest import Run, in_production, kill_when_it_writes
 from tests.s3_server import REFUSED, S3Server
 

@@ -15,8 +15,8 @@ from components.promote.__main__ import STEP
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.registry import Registry
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
+from llm_retriever.stores.registry import Registry
 from tests.promotion.conftest import Run, in_production
 from tests.s3_server import S3Server
 

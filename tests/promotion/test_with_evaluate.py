@@ -9,20 +9,20 @@ from typing import Any, Literal
 import pytest
 
 from llm_retriever import files
-from llm_retriever.collection import Collection
-from llm_retriever.evaluation.runs import read_ranked, read_run
+from llm_retriever.bm25.sparse import LUCENE_FILE, LUCENE_FOLDER, SparseIndex
+from llm_retriever.data.collection import Collection
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.evaluation.zero_shot import why_no_bm25
-from llm_retriever.hybrid.fusion import Fusion, united
-from llm_retriever.hybrid.published import published_in
-from llm_retriever.hybrid.search import HybridSearcher
-from llm_retriever.indexing.search import Index
+from llm_retriever.indexing.hybrid.published import published_in
+from llm_retriever.indexing.hybrid.search import HybridSearcher
+from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest
-from llm_retriever.mining.sparse import LUCENE_FILE, LUCENE_FOLDER, SparseIndex
+from llm_retriever.metrics.fusion import Fusion, united
+from llm_retriever.metrics.runs import read_ranked, read_run
 from llm_retriever.promotion import promote
-from llm_retriever.registry import Registry
-from llm_retriever.retriever import Retriever
 from llm_retriever.settings import PromotionSettings
-from llm_retriever.store import manifest_of
+from llm_retriever.stores.opening import manifest_of
+from llm_retriever.stores.registry import Registry
 from tests.evaluation.conftest import unspoilt_inputs  # noqa: F401  (a fixture)
 from tests.evaluation.test_evaluate import run
 from tests.evaluation.test_production import NEW, old_rows, with_corpus

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever.store import Store, open_store
+from llm_retriever.stores.opening import Store, open_store
 
 
 @pytest.fixture(params=["local", "s3"])

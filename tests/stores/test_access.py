@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from llm_retriever import backbone, fingerprint, preparation
-from llm_retriever.crashes import RESTARTED, TransferError
+from llm_retriever.adaptation import backbone
+from llm_retriever.data import preparation
 from llm_retriever.errors import InputError
+from llm_retriever.processes.crashes import RESTARTED, TransferError
+from llm_retriever.promotion import fingerprint
 from llm_retriever.settings import BackboneSettings, CorpusSettings, TuningSettings
-from llm_retriever.store import LocalStore, Store, open_store, publish
-from llm_retriever.training import training_run
+from llm_retriever.stores.opening import LocalStore, Store, open_store, publish
+from llm_retriever.training.train import training_run
 from tests.s3_server import ACCESS_KEY, REFUSED, SECRET_KEY, S3Server
 
 

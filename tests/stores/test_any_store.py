@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import Store, open_store
+from llm_retriever.stores.opening import Store, open_store
 from tests.stores.conftest import contents
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import MANIFEST, Store, fetched, open_store, publish
+from llm_retriever.stores.opening import MANIFEST, Store, fetched, open_store, publish
 from tests.s3_server import REFUSED, S3Server
 from tests.stores.conftest import contents
 

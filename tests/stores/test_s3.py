@@ -10,8 +10,8 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from llm_retriever.errors import InputError
-from llm_retriever.store import fetched, open_store, publish
 from llm_retriever.stores import s3 as s3_module
+from llm_retriever.stores.opening import fetched, open_store, publish
 from tests.s3_server import REFUSED, S3Server
 from tests.stores.conftest import contents
 

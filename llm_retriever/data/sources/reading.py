@@ -1,0 +1,354 @@
+"""Reading the files of a source record by record: JSON lines and arrays, separated values and parquet, plain or gzipped.
+
+A line that cannot be used goes to `BadLines`, which ends the step or sets the line aside.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from llm_retriever.data.sources.rows import EmptyTextError, Place
+from llm_retriever.errors import InputError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+TABLES = tuple(name + gz for name in (".tsv", ".txt", ".trec", ".qrels") for gz in ("", ".gz"))
+"""Endings of files whose columns are separated by tabs or other white space."""
+NO_DATA = re.compile(r"(readme|licen[cs]e|notice|citation|dataset_infos?)(\..*)?|\..*", re.IGNORECASE)
+"""Names of hidden files and folders, and of those that are for people."""
+DATA = re.compile(
+    r".*\.(jsonl?|[ct]sv|txt|trec|qrels|parq(uet)?|pq|arrow|feather|run|xml|xlsx?|ods|db|sqlite|pkl|npz|zip|tar|tgz|gz|bz2|xz|zst|7z)",
+    re.IGNORECASE,
+)
+ARRAY_OF = re.compile(rb"\s*\[\s*([\[{])")
+"""How a file begins that is one array of records; a line that is an array itself begins with a text or a number."""
+CHUNK = 1 << 20
+LONGEST_RECORD = 1 << 26
+"""Characters."""
+JSON_MEND = "write one JSON object a line"
+ARRAY_MEND = "correct the array, or write one JSON object a line"
+WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+csv.field_size_limit(LONGEST_RECORD)
+
+
+class SourceFile(NamedTuple):
+    """A file of a source: where it lies now, and what its owner calls it (they differ for a copy from s3://)."""
+
+    path: Path
+    shown: str
+
+
+class BadLines:
+    """Counts lines that cannot be used, keeps them in a side file, and ends the step when they are too many.
+
+    Args:
+        limit: So many are tolerated.
+        file: The side file, JSON lines; made with the first bad line.
+        tolerate_empty: Whether passages with neither title nor text are set aside without limit.
+
+    Attributes:
+        count: How many there were, without such passages.
+        empty: How many such passages were tolerated.
+        ids: (kind, id) of the passages and queries that were set aside, where the id could be read.
+        read: The files that were opened.
+        dropped: How many records had a field that no layout knows, by its name.
+    """
+
+    def __init__(self, limit: int, file: Path, *, tolerate_empty: bool = False) -> None:
+        self.limit, self.file, self.tolerate_empty = limit, file, tolerate_empty
+        self.count = self.empty = 0
+        self.ids: set[tuple[str, str]] = set()
+        self.read: set[Path] = set()
+        self.dropped: collections.Counter[str] = collections.Counter()
+
+    def note_fields(self, record: Iterable[str], known: Container[str]) -> None:
+        """Counts the fields of a record that are not among the known ones."""
+        self.dropped.update(name for name in record if name not in known)
+
+    def set_aside(self, error: InputError, content: Any, *, kind: str = "", row_id: Any = None) -> None:
+        """Keeps a bad line in the side file.
+
+        Raises:
+            InputError: `error` itself, when there are more than `limit`.
+        """
+        if self.tolerate_empty and kind == "passage" and isinstance(error, EmptyTextError):
+            self.empty += 1
+        else:
+            self.count += 1
+        if self.count > self.limit:
+            raise error
+        if isinstance(row_id, str | int):
+            self.ids.add((kind, str(row_id)))
+        if isinstance(content, bytes):
+            content = content.decode("utf-8", errors="backslashreplace").rstrip("\r\n")
+        entry = {
+            "file": str(error.file),
+            "line": error.line,
+            "field": error.field,
+            "problem": error.problem,
+            "content": content,
+        }
+        with self.file.open("a", encoding="utf-8") as side:
+            side.write(json.dumps(entry, default=str) + "\n")
+
+    @contextlib.contextmanager
+    def tolerated(self, content: Any, *, kind: str = "", row_id: Any = None) -> Iterator[None]:
+        """Sets `content` aside when the block raises InputError."""
+        try:
+            yield
+        except InputError as error:
+            self.set_aside(error, content, kind=kind, row_id=row_id)
+
+
+def lines(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, str]]:
+    """The lines of a UTF-8 text file that are not blank, without their ends; a byte-order mark is dropped.
+
+    Raises:
+        InputError: The file is missing or empty, or a line is not UTF-8.
+    """
+    empty = True
+    with _opened(file, bad) as stream:
+        for number, raw in enumerate(_readable(stream, file), start=1):
+            place = Place(file.shown, number)
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                problem = f"not valid UTF-8 (byte {error.start + 1})"
+                mend = "save the file as UTF-8"
+                bad.set_aside(InputError(problem, file=file.shown, line=number, mend=mend), raw)
+                continue
+            finally:
+                empty = False
+            if text.strip():
+                yield place, text
+    if empty:
+        raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+
+
+def _opened(file: SourceFile, bad: BadLines) -> IO[bytes]:
+    bad.read.add(file.path)
+    with _refused(file):
+        return gzip.open(file.path, "rb") if file.path.suffix == ".gz" else file.path.open("rb")  # type: ignore[return-value]
+
+
+def _readable(stream: IO[bytes], file: SourceFile) -> Iterator[bytes]:
+    with _refused(file):
+        yield from stream
+
+
+@contextlib.contextmanager
+def _refused(file: SourceFile) -> Iterator[None]:
+    """Turns what a file system or a packer says of a file into errors that tell the mend."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError("no such file", file=file.shown, mend="add it to the source") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"not a whole gzip file ({error})", file=file.shown, mend="copy it again") from None
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(problem, file=file.shown, mend="check its permissions and the disk") from None
+
+
+def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The records of a file, one object each; for parquet the line is the row.
+
+    Raises:
+        InputError: The file is missing, empty or not of its kind, or a value is not a JSON object.
+    """
+    for place, value in values(file, bad):
+        if isinstance(value, dict):
+            yield place, value
+        else:
+            problem = f"not a JSON object but {type(value).__name__}"
+            bad.set_aside(InputError(problem, file=place.file, line=place.line, mend=JSON_MEND), json.dumps(value))
+
+
+def values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
+    """What a file holds: a JSON value a line or a place of an array, or an object a row of parquet or of CSV with a header.
+
+    Raises:
+        InputError: The file is missing, empty or not of its kind.
+    """
+    name = file.path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return _parquet_records(file, bad)
+    if name.endswith(".csv"):
+        return _csv_records(file, bad)
+    return _array_items(file, bad) if _is_array(file, bad) else _line_values(file, bad)
+
+
+def _line_values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
+    for place, text in lines(file, bad):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            bad.set_aside(_not_json(error, place), text)
+        else:
+            yield place, value
+
+
+def _not_json(error: Exception, place: Place, mend: str = JSON_MEND) -> InputError:
+    reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, mend=mend)
+
+
+def _is_array(file: SourceFile, bad: BadLines) -> bool:
+    with _opened(file, bad) as stream, _refused(file):
+        found = ARRAY_OF.match(stream.read(4096).removeprefix(b"\xef\xbb\xbf"))
+    return bool(found)
+
+
+def _array_items(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
+    """The items of a JSON array, parsed one by one; memory holds the longest of them."""
+    with _text_of(file, bad) as stream, _refused(file):
+        array = _Array(stream, file)
+        array.take("[")
+        while True:
+            yield array.item()
+            if array.take(",]") == "]":
+                break
+        if array.next_character():
+            raise array.error("text behind its end")
+
+
+class _Array:
+    """A JSON array that is read on as far as its next item takes."""
+
+    def __init__(self, stream: IO[str], file: SourceFile) -> None:
+        self._stream, self._file = stream, file
+        self._text, self._at, self._line = "", 0, 1
+        self._decode = json.JSONDecoder().raw_decode
+
+    def next_character(self) -> str:
+        """The next one that is no white space; "" at the end of the file."""
+        while True:
+            space = WHITE_SPACE.match(self._text, self._at)
+            self._go(space.end() if space else self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._reads_on():
+                return ""
+
+    def take(self, expected: str) -> str:
+        """Goes past the next character, which is one of those expected."""
+        found = self.next_character()
+        if not found or found not in expected:
+            raise self.error(f"{' or '.join(expected)} was expected" if found else "the file ends within the array")
+        self._go(self._at + 1)
+        return found
+
+    def item(self) -> tuple[Place, Any]:
+        """Goes past the next value."""
+        self.next_character()
+        place = Place(self._file.shown, self._line)
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not self._reads_on():
+                    raise _not_json(error, place, ARRAY_MEND) from None
+                continue
+            if end == len(self._text) and self._reads_on():  # A number may go on there.
+                continue
+            self._go(end)
+            return place, value
+
+    def error(self, problem: str) -> InputError:
+        """An error at the present line."""
+        problem = f"not a valid JSON array ({problem})"
+        return InputError(problem, file=self._file.shown, line=self._line, mend=ARRAY_MEND)
+
+    def _go(self, end: int) -> None:
+        self._line += self._text.count("\n", self._at, end)
+        self._at = end
+
+    def _reads_on(self) -> bool:
+        """Reads as much as there is already, so that an item of any length is parsed only a few times."""
+        size = len(self._text) - self._at
+        more = self._stream.read(max(CHUNK, size)) if size < LONGEST_RECORD else ""
+        self._text, self._at = self._text[self._at :] + more, 0
+        return bool(more)
+
+
+@contextlib.contextmanager
+def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
+    """A file as UTF-8 text without a byte-order mark.
+
+    Raises:
+        InputError: It is not UTF-8.
+    """
+    with _opened(file, bad) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+        try:
+            yield text
+        except UnicodeDecodeError:
+            raise InputError("not valid UTF-8", file=file.shown, mend="save the file as UTF-8") from None
+
+
+def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, str]]]:
+    """The rows of a CSV file by the names in its header."""
+    with _text_of(file, bad) as text, _refused(file):
+        rows = csv.reader(text, strict=True)
+        try:
+            header = [name.strip() for name in next(rows, [])]
+            if not any(header):
+                raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+            if len(set(header)) < len(header):
+                problem = f"several columns are called alike: {', '.join(header)}"
+                raise InputError(problem, file=file.shown, line=1, mend="give every column a name of its own")
+            for row in rows:
+                place = Place(file.shown, rows.line_num)
+                if len(row) == len(header):
+                    yield place, dict(zip(header, row, strict=True))
+                elif any(row):
+                    problem = f"{len(row)} columns where the header has {len(header)}"
+                    mend = "put texts that hold commas or line ends into double quotes"
+                    bad.set_aside(InputError(problem, file=file.shown, line=place.line, mend=mend), row)
+        except csv.Error as error:
+            raise InputError(
+                f"not valid CSV ({error})", file=file.shown, line=rows.line_num, mend="write the file anew"
+            ) from None
+
+
+def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            "reading parquet needs pyarrow",
+            file=file.shown,
+            mend="install llm-retriever[hub], or convert to JSON lines",
+        ) from None
+    bad.read.add(file.path)
+    number = 0
+    try:
+        with _refused(file), parquet.ParquetFile(file.path, page_checksum_verification=True) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield Place(file.shown, number), record
+    except UnicodeDecodeError:
+        problem = f"a text in one of the 1,024 rows from {number + 1} on is not valid UTF-8"
+        raise InputError(problem, file=file.shown, mend="write the file anew") from None
+    except (arrow.ArrowException, ValueError, OverflowError) as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"not a whole parquet file ({first})", file=file.shown, mend="copy it again") from None
+    if not number:
+        raise InputError("the file is empty", file=file.shown, mend="give the file its rows")
+
+
+def unread(directory: Path, read: Container[Path]) -> list[str]:
+    """Names of the files in a directory and its folders that look like data and were not opened, relative to it."""
+    found = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
+    names = [path.relative_to(directory) for path in found if DATA.fullmatch(path.name)]
+    return sorted(name.as_posix() for name in names if not any(NO_DATA.fullmatch(part) for part in name.parts))

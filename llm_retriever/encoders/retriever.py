@@ -1,0 +1,217 @@
+"""A retriever in use: a causal LM, its tokenizer and the card that says how texts become vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llm_retriever.encoders.batched import (
+    BATCH_TOKENS,
+    PROCESSOR_BATCH_TOKENS,
+    BatchedEncoder,
+    fitting,
+    refuse_non_finite,
+)
+from llm_retriever.encoders.interface import Side, Vectors
+from llm_retriever.errors import InputError
+from llm_retriever.methods import Wording
+from llm_retriever.models import prompts
+from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
+from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
+from llm_retriever.precision import DTYPES, Arithmetic
+from llm_retriever.stores.opening import fetched
+
+if TYPE_CHECKING:
+    from llm_retriever.data.collection import Passage
+
+__all__ = [
+    "BATCH_TOKENS",
+    "MODEL_DIRECTORY",
+    "PROCESSOR_BATCH_TOKENS",
+    "Retriever",
+    "Side",
+    "Vectors",
+    "refuse_non_finite",
+]
+
+
+class Retriever(BatchedEncoder):
+    """Encodes queries and passages the way the card says; `load` and `on_backbone` make one.
+
+    Args:
+        model: The inner model, without a language-model head.
+        tokenizer: Its fast tokenizer.
+        card: Wording, read-out and lengths.
+
+    Raises:
+        InputError: The card asks for a bidirectional model, and this one cannot be.
+
+    Attributes:
+        card: The card; its digest names the vectors' space.
+
+    Example:
+        >>> retriever = Retriever.load(path)
+        >>> queries = retriever.encode_queries(["how old is the bridge", "who plays the violin"])
+        >>> passages = retriever.encode_passages(["The bridge was built in 1302."])
+        >>> (queries @ passages.T).shape
+        (2, 1)
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
+        self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
+        self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
+        set_attention(model, card.attention)
+        # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
+        self._maskless = card.attention == "causal"
+        if not self._maskless:
+            refuse_one_sided(model)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
+        """Loads the output of `tune_retriever` or a published version.
+
+        Args:
+            path: A directory or s3:// prefix with `retriever_card.json` and `model/`.
+            device: As torch names it; None = the first GPU, or the processor.
+            precision: `bf16`, `fp16`, `fp32`, or `auto` = bf16 where it is computed natively.
+
+        Raises:
+            InputError: There is no card, or the weights are not those that the card belongs to.
+        """
+        with fetched(path) as directory:
+            card = RetrieverCard.load(directory)
+            _check_weights(directory / MODEL_DIRECTORY, card)
+            return cls(*_loaded(directory / MODEL_DIRECTORY, device, precision), card)
+
+    @classmethod
+    def merged(cls, directory: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
+        """Loads a merged export: model, tokenizer and card in one directory.
+
+        Raises:
+            InputError: There is no card, or the weights are not those that the card belongs to.
+        """
+        card = RetrieverCard.load(directory)
+        _check_weights(Path(directory), card)
+        return cls(*_loaded(Path(directory), device, precision), card)
+
+    @classmethod
+    def on_backbone(
+        cls, directory: str | Path, card: RetrieverCard, *, device: str | None = None, precision: str = "auto"
+    ) -> Retriever:
+        """Uses a backbone that was never tuned, worded and read out by `card`: a baseline.
+
+        Its card is `card` with the backbone's own weights, so its vectors are not mistaken for those of another model.
+        """
+        directory = Path(directory)
+        card = dataclasses.replace(card, weights=weights_digest(directory))
+        return cls(*_loaded(directory, device, precision), card)
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.card.method
+
+    @property
+    def query_length(self) -> int:
+        """Tokens of a query in training, prompt included."""
+        return self.card.query_length
+
+    @property
+    def passage_length(self) -> int:
+        """Tokens of a passage in training, prompt included."""
+        return self.card.passage_length
+
+    def identity(self) -> str:
+        """The card's digest, which names the vectors' space."""
+        return self.card.digest()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.card.normalise
+
+    @property
+    def precision(self) -> Arithmetic:
+        """Arithmetic of the model; vectors are float32 in any case."""
+        return next((name for name, dtype in DTYPES.items() if dtype == self.model.dtype), "fp32")
+
+    def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
+        """Token ids of worded queries, at most `length` each."""
+        return self.prompt("query", length).batch(texts)
+
+    def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
+        """Token ids of worded passages, at most `length` each."""
+        joiner = self.card.title_joiner
+        texts = [p if isinstance(p, str) else prompts.passage_text(p.title, p.text, joiner) for p in passages]
+        return self.prompt("passage", length).batch(texts)
+
+    def prompt(self, side: Side, length: int | None = None) -> prompts.PromptEncoder:
+        """What words the texts of a side, in at most `length` tokens; None = as in training.
+
+        Raises:
+            InputError: The length does not suit the model, or leaves no room for a text.
+        """
+        wording: Wording = getattr(self.card, side)
+        length = length or getattr(self.card, f"{side}_length")
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and length > most:
+            raise InputError(f"the model reads at most {most} tokens, not {length}", field="length")
+        return prompts.PromptEncoder(self.tokenizer, wording, length)
+
+    @torch.inference_mode()
+    def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
+        """Vectors of one batch of tokenised texts of a side, float32 [rows, dimension].
+
+        Raises:
+            InputError: The batch does not fit into the GPU's memory.
+        """
+        # On the right whatever the card says: models that count positions from the first column would count pads.
+        batch = padded(rows, self._pad, "right")
+        ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
+        with fitting(ids.numel()):
+            output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
+        pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
+        return read_out(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
+
+    def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        encoder = self._encoders.setdefault(side, self.prompt(side))
+        return torch.tensor([encoder.pooled(row, self.card.pooling) for row in rows])
+
+
+def _check_weights(directory: Path, card: RetrieverCard) -> None:
+    if not card.weights:
+        raise InputError(
+            "the card does not say which weights it belongs to",
+            file=directory.parent,
+            field="weights",
+            mend="make the retriever anew with tune_retriever",
+        )
+    if weights_digest(directory) != card.weights:
+        raise InputError(
+            "the weights are not those that the card belongs to",
+            file=directory,
+            field="weights",
+            mend="copy the whole retriever again, card and model from one place",
+        )
+
+
+def _loaded(directory: Path, device: str | None, precision: str) -> tuple[Any, Any]:
+    """Model without head, and tokenizer."""
+    model, _ = load_model(directory, precision)
+    return model.to(chosen_device(device)), load_tokenizer(directory)

@@ -1,0 +1,47 @@
+"""Settings that name several things: ``[NAME=]VALUE`` separated by commas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from llm_retriever.errors import InputError
+from llm_retriever.files.names import slug
+
+_NAMED = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9 +._-]*(?:/[A-Za-z0-9 +._-]+)?)=)?(\S.*)")
+_UNSUITABLE = re.compile(r"[^A-Za-z0-9+._/-]+")
+
+
+def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = False) -> dict[str, str]:
+    """What a setting names: values by name, in order; without a name, the last part of the value is it.
+
+    Names become file names, tags of runs and names of metrics, so that other characters in them become ``-``.
+
+    Args:
+        text: The setting.
+        field: Its name, for errors.
+        taken: Names that something else has already.
+        parts: Whether a name ``WHOLE/PART`` may say that a value is a part of something.
+
+    Raises:
+        InputError: An entry cannot be read, or two names are alike.
+    """
+    found: dict[str, str] = {}
+    seen = {slug(name) for name in taken}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        match = _NAMED.fullmatch(entry)
+        value = match[2].strip() if match else ""
+        name = _UNSUITABLE.sub("-", ((match[1] or last_part(value)) if match else "").strip()).strip("-.")
+        name = name if parts else name.replace("/", "-")
+        if not slug(name):
+            raise InputError(f"{entry!r} has no name", field=field, mend="write NAME=VALUE, separated by commas")
+        if slug(name) in seen:
+            raise InputError(f"{name!r} is there already", field=field, mend="write NAME= and another name in front")
+        seen.add(slug(name))
+        found[name] = value
+    return found
+
+
+def last_part(value: str) -> str:
+    """What a path, a URI or a name on the hub ends with, without revision or fragment."""
+    return re.split(r"[@#]", value)[0].rstrip("/").removeprefix("demo:").rsplit("/", 1)[-1]

@@ -1,0 +1,47 @@
+"""The command that exports a retriever.
+
+llm-retriever export --retriever DIR --format sentence-transformers --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import get_args
+
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.exporting.export import Format, export
+from llm_retriever.processes import pipes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 2 bad input."""
+    given = _parser().parse_args(arguments)
+    try:
+        export(given.retriever, given.output, given.format)
+    except InputError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    print(f"{given.output}: {given.format} export of {given.retriever}, checked: its vectors are the retriever's")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llm_retriever.exporting", description="Writes a retriever for programs without this library."
+    )
+    parser.add_argument(
+        "--retriever", required=True, metavar="DIR", help="Output of tune_retriever: directory or s3://."
+    )
+    parser.add_argument("--format", required=True, choices=get_args(Format), help="What is to read it.")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="Becomes the export; an earlier one is replaced, anything else is refused.",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(pipes.run(main))

@@ -1,0 +1,181 @@
+"""Writing so that nothing is ever half there, and the digests that say what something is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llm_retriever.errors import InputError
+from llm_retriever.files import drafts
+from llm_retriever.files.layouts import Layout
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path, layout: Layout | None = None) -> Iterator[Path]:
+    """Yields an empty directory beside `path` that becomes `path` when the block ends without an exception.
+
+    An existing `path` is replaced. When the block raises, the temporary directory is removed and `path` stays as it was.
+    What a killed process has left of the same `path` is removed first.
+
+    Args:
+        path: Where to.
+        layout: What may be replaced, where people choose `path`; None = whatever is there.
+
+    Raises:
+        InputError: Something else is there.
+    """
+    if layout is not None:
+        layout.check(path)
+    with _draft_of(Path(path)) as draft:
+        draft.mkdir()
+        yield draft
+        put_in_place(draft, Path(path))
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path`; what is written there becomes `path` when the block ends without an exception.
+
+    What a killed process has left of the same `path` is removed first.
+    """
+    with _draft_of(Path(path)) as draft:
+        yield draft
+        os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """A free temporary name beside `path`, whose directory exists then; nothing is left of it afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drafts.drafting(path) as token:
+        draft = drafts.draft_of(path, token)
+        try:
+            yield draft
+        finally:
+            drafts.remove(draft)
+
+
+def link_tree(source: str | Path, target: str | Path) -> None:
+    """Gives a directory a second name: by hard links, or copies where the file system has none; `target` may be there, empty."""
+    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Gives a complete directory its name; what had that name is first renamed, because removing it may be interrupted."""
+    with drafts.drafting(path) as token:
+        aside = drafts.draft_of(path, token, drafts.REPLACED)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, aside)
+        try:
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(aside, path)
+            raise
+        drafts.remove(aside)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 `text` to `path` atomically."""
+    with atomic_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` atomically; NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, *, mend: str = "") -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `mend` tells
+            what to do about it.
+    """
+    path = Path(path)
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("no such file", file=path, mend=mend) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, mend=mend) from None
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", None)
+        raise InputError(f"not valid JSON ({error})", file=path, line=line, mend=mend) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON that can be written again: ValueError for numbers that are not finite, and for half characters."""
+    value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    if _SURROGATE.search(text if isinstance(text, str) else text.decode()):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, mend: str = "") -> None:
+    """Refuses the content of a JSON file that has not the shape that its readers rely on.
+
+    Raises:
+        InputError: It names the first field that is missing or of another type.
+    """
+    try:
+        shape.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or None
+        raise InputError(first["msg"], file=file, field=field, mend=mend) from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`: the same content has the same digest on every machine."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in constant memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mapped_array(path: str | Path) -> Any:
+    """The array of a `.npy` file, mapped from it; ValueError, OSError or EOFError where the file is none."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, tokenize.TokenError, MemoryError, OverflowError) as error:
+        # numpy parses the header as Python.
+        raise ValueError(f"its header is damaged: {error}") from None

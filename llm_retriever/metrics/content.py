@@ -1,0 +1,153 @@
+"""What `evaluation.json` must hold for a step that decides or compares by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from llm_retriever import files
+from llm_retriever.errors import InputError
+from llm_retriever.metrics.conventions import RETRIEVER
+
+MEND = "evaluate again"
+CHECKSUM = "checksum"
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Text = Annotated[str, Field(strict=True)]
+Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Values = dict[Text, Number]
+
+
+class _Comparison(TypedDict):
+    baseline: Text
+    metric: Text
+    queries: Count
+    mean_difference: Number
+    interval: Pair | None
+    t_test: Number
+    t_test_hommel: NotRequired[Number]
+
+
+class _Split(TypedDict):
+    queries: Count
+    systems: dict[Text, Values]
+    collection: NotRequired[Text]
+    judgments: NotRequired[Count]
+    relevance_level: NotRequired[Annotated[int, Field(strict=True)]]
+    comparisons: NotRequired[list[_Comparison]]
+    hybrid_comparisons: NotRequired[list[_Comparison]]
+    per_query: NotRequired[dict[Text, Values]]
+    notes: NotRequired[list[Text]]
+
+
+class _Training(TypedDict):
+    stage: Text
+    seconds: Number
+    examples: Count
+
+
+class _Costs(TypedDict):
+    training: NotRequired[list[_Training]]
+
+
+class _Stage(TypedDict):
+    stage: Text
+
+
+class _Lineage(TypedDict):
+    source: Text
+    stages: list[_Stage]
+
+
+class _Collection(TypedDict):
+    splits: list[Text]
+
+
+class _ZeroShot(TypedDict):
+    collections: dict[Text, _Collection]
+
+
+class _Production(TypedDict):
+    version: NotRequired[Text]
+    encoded: NotRequired[Count]
+    reused: NotRequired[Count]
+    trained_on: NotRequired[dict[Text, Count] | None]
+
+
+class _Hybrid(TypedDict):
+    fusion: Text
+    weight: Number | None
+    chosen_on: Text | None
+    curve: list[Pair]
+
+
+class _Content(TypedDict):
+    splits: dict[Text, _Split]
+    format: NotRequired[int]
+    collection: NotRequired[Text]
+    card: NotRequired[Text]
+    measures: NotRequired[Annotated[list[Text], Field(min_length=1)]]
+    primary_metric: NotRequired[Text]
+    depth: NotRequired[Count]
+    method: NotRequired[Text]
+    recipe: NotRequired[Text]
+    corpus: NotRequired[Text]
+    costs: NotRequired[_Costs]
+    lineage: NotRequired[_Lineage]
+    notes: NotRequired[list[Text]]
+    hybrid: NotRequired[_Hybrid]
+    zero_shot: NotRequired[_ZeroShot]
+    production: NotRequired[_Production | None]
+    versions: NotRequired[dict[Text, Text]]
+    efficiency: NotRequired[dict[Text, Any]]
+
+
+_CHECKED = TypeAdapter(_Content)
+
+
+def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) -> None:
+    """Refuses what is no evaluation, or contradicts itself.
+
+    Args:
+        content: As it was read.
+        file: Its `evaluation.json`.
+        needed: Parts that the step cannot do without.
+
+    Raises:
+        InputError: It names the part that is missing, of another type or not finite, or the file was changed.
+    """
+    files.checked(_CHECKED, content, file, mend=MEND)
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    if CHECKSUM in content and content[CHECKSUM] != files.digest(rest):
+        raise InputError("was changed since it was written", file=file, field=CHECKSUM, mend=MEND)
+    for name in needed:
+        if name not in content:
+            raise InputError("is missing", file=file, field=name, mend=MEND)
+    for name, split in content["splits"].items():
+        _check_split(name, split, content, file)
+    for name, told in (content.get("zero_shot") or {}).get("collections", {}).items():
+        if not told["splits"] or any(split not in content["splits"] for split in told["splits"]):
+            raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", mend=MEND)
+
+
+def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
+    """Refuses a split whose systems were not all measured alike, on the same queries."""
+    for system, values in split["systems"].items():
+        for measure in content.get("measures", ()):
+            if measure not in values:
+                field = f"splits.{name}.systems.{system}"
+                raise InputError(f"has no {measure}", file=file, field=field, mend=MEND)
+    asked = split.get("per_query", {}).get(RETRIEVER, {}).keys()
+    for system, values in split.get("per_query", {}).items():
+        field = f"splits.{name}.per_query.{system}"
+        if not values or values.keys() != asked:
+            raise InputError("its queries are not those of the retriever", file=file, field=field, mend=MEND)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its own digest, by which a change of any figure in the file is noticed."""
+    return {**content, CHECKSUM: files.digest(content)}

@@ -1,0 +1,194 @@
+"""What a comparison of variants says: one self-contained HTML page, and the same tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from llm_retriever.files.markdown import escaped, table
+from llm_retriever.metrics.conventions import BM25, hybrid_of, p_value
+from llm_retriever.progress import seconds_as_text
+from llm_retriever.reporting import frontier, plots, tables, verdict
+from llm_retriever.reporting.costs_table import hours, large, size_as_text
+from llm_retriever.reporting.report import pages, scatters
+
+COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "batch_size": ("batch size", lambda v: f"{v:,}"),
+    "training_seconds": ("training", seconds_as_text),
+    "adaptation_seconds": ("stage one", seconds_as_text),
+    "adaptation_examples": ("texts", lambda v: f"{v:,}"),
+    "tuning_seconds": ("tuning", seconds_as_text),
+    "tuning_examples": ("queries", lambda v: f"{v:,}"),
+    "training_process_hours": ("process-hours", hours),
+    "index_seconds": ("index", seconds_as_text),
+    "index_bytes": ("index size", size_as_text),
+    "bytes_per_passage": ("bytes/passage", lambda v: f"{v:,.0f}"),
+    "passages_per_second": ("passages/s", lambda v: f"{v:,.0f}"),
+    "tokens_per_second": ("tokens/s", lambda v: f"{v:,.0f}"),
+    "padding_share": ("padding", lambda v: f"{100 * v:.1f} %"),
+    "query_ms": ("ms a query", lambda v: f"{v:.1f}"),
+    "peak_memory_bytes": ("memory", size_as_text),
+    "parameters": ("weights", large),
+    "pretraining_seconds": ("backbone from scratch", seconds_as_text),
+}
+"""Columns of the table of costs, in order, and how their figures are written; one that no variant has is left out."""
+
+
+def render(comparison: Mapping[str, Any]) -> str:
+    """The page of a `comparison.json`."""
+    template = pages().get_template("comparison.html.jinja")
+    primary, reference = comparison["primary_metric"], comparison["reference"]
+    own, variants = tables.own_splits(comparison), list(comparison["variants"])
+    return template.render(
+        comparison=comparison,
+        primary=primary,
+        reference=reference,
+        legend=legend(reference),
+        headline=headline,
+        hybrid_findings=hybrid_findings,
+        own=own,
+        forests={name: _forest(split) for name, split in own.items()},
+        matrices={name: matrix(split, variants) for name, split in own.items()},
+        scatters=scatters(own, reference, primary, _telling(comparison)),
+        zero_shot=tables.zero_shot_table(comparison, primary),
+        zero_shot_splits=tables.zero_shot_splits(comparison),
+        zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
+        costs=cost_table(comparison),
+        frontiers=frontier.panels(comparison),
+    )
+
+
+def legend(reference: str) -> str:
+    """What the marks of the tables mean."""
+    return (
+        f"† and ‡ mark a system that differs from the reference ({reference}) at the 5 % level: † by the paired t-test "
+        "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test. Hybrids, of a retriever and BM25, are "
+        "marked where they differ from that of the reference."
+    )
+
+
+def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metric: str) -> str:
+    """Which variant is ahead on a split, in one sentence."""
+    values = {variant: split["systems"][variant][metric] for variant in variants}
+    highest = max(values.values())
+    ahead = [variant for variant, value in values.items() if value == highest]
+    what = f"the highest {verdict.label(metric)} of {len(values)} variants: {highest:.3f}"
+    return f"On {name}, {verdict.listed(ahead)} {'has' if len(ahead) == 1 else 'have'} {what}."
+
+
+def hybrid_findings(split: Mapping[str, Any], reference: str) -> list[str]:
+    """How the hybrid search of the reference does against all other systems, one sentence a kind of outcome."""
+    return verdict.findings(split, hybrid_of(reference), "hybrid_comparisons")
+
+
+def _forest(split: Mapping[str, Any]) -> Markup:
+    rows = [
+        plots.Difference(
+            f"against {c['baseline']}",
+            c["mean_difference"],
+            c["interval"] or (c["mean_difference"], c["mean_difference"]),
+            c["verdict"] == "significant",
+        )
+        for c in split["comparisons"]
+    ]
+    return Markup(plots.forest_plot(rows))  # noqa: S704
+
+
+def matrix(split: Mapping[str, Any], variants: list[str]) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    """Rows of the table of all pairs: for every column row − column and its corrected p; None on the diagonal."""
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for pair in split["pairs"]:
+        for sign, key in ((1, (pair["system"], pair["baseline"])), (-1, (pair["baseline"], pair["system"]))):
+            difference = sign * pair["mean_difference"]
+            side = "better" if difference > 0 else "worse"
+            cells[key] = {
+                "difference": difference,
+                "p": pair["t_test_hommel"],
+                "kind": side if pair["verdict"] == "significant" else "open",
+            }
+    return [(row, [cells.get((row, column)) for column in variants]) for row in variants]
+
+
+def _telling(comparison: Mapping[str, Any]) -> list[str]:
+    """The systems that the reference is shown against query by query: the best of the other variants, and BM25."""
+    own, metric = tables.own_splits(comparison), comparison["primary_metric"]
+    others = [variant for variant in comparison["variants"] if variant != comparison["reference"]]
+    best = max(others, key=lambda v: sum(split["systems"][v][metric] for split in own.values()), default="")
+    return [best, BM25]
+
+
+def cost_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads of the columns, and the figures of every variant as people read them; the main metric comes first."""
+    metric, (split, results) = comparison["primary_metric"], next(iter(comparison["splits"].items()))
+    told = {name: _with_total(costs) for name, costs in comparison["costs"].items()}
+    columns = [key for key in COSTS if any(costs.get(key) for costs in told.values())]
+    rows = {
+        name: [f"{results['systems'][name][metric]:.3f}", *(_cost(key, costs.get(key)) for key in columns)]
+        for name, costs in told.items()
+    }
+    return {"heads": [f"{verdict.label(metric)}, {split}", *(COSTS[key][0] for key in columns)], "rows": rows}
+
+
+def _with_total(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs with the training time of both stages together."""
+    return {**costs, "training_seconds": costs.get("adaptation_seconds", 0) + costs.get("tuning_seconds", 0)}
+
+
+def _cost(key: str, value: float | None) -> str:
+    return COSTS[key][1](value) if value else tables.NOTHING
+
+
+def summary_markdown(comparison: Mapping[str, Any]) -> str:
+    """Headline, table and pairs of every split, and the costs."""
+    primary, variants = comparison["primary_metric"], list(comparison["variants"])
+    parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
+    for name, split in comparison["splits"].items():
+        parts += [f"## {escaped(name)}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
+        reference = comparison["reference"]
+        told = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
+        parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(told))}", ""]
+        parts += [*_results(split, comparison["measures"], primary), ""]
+        parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
+        parts += [f"All pairs: {verdict.label(primary)} of the row minus that of the column (p, Hommel-corrected).", ""]
+        parts += [*_pairs(split, variants), ""]
+    parts += [escaped(legend(comparison["reference"])), "", "## What it cost", ""]
+    costs = cost_table(comparison)
+    parts += [*_markdown(["variant", *costs["heads"]], costs["rows"]), ""]
+    parts += [f"- {escaped(note)}" for note in comparison["notes"]]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
+    """Sentence and table of the zero-shot collections, where there are any."""
+    found = tables.zero_shot_table(comparison, primary)
+    if found is None:
+        return []
+    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in found["rows"]}
+    told = " ".join(verdict.zero_shot(comparison, primary, comparison["reference"]))
+    return ["## Zero-shot collections", "", escaped(told), "", *_markdown(["collection", *found["systems"]], rows), ""]
+
+
+def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
+    def cell(system: str, metric: str, value: float) -> str:
+        text = f"**{value:.3f}**" if value == verdict.best(split, metric) else f"{value:.3f}"
+        return text + (verdict.daggers(split, system, metric) if metric == primary else "")
+
+    rows = {
+        system: [cell(system, metric, values[metric]) for metric in metrics]
+        for system, values in split["systems"].items()
+    }
+    return _markdown(["system", *map(verdict.label, metrics)], rows)
+
+
+def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:
+    def text(cell: dict[str, Any] | None) -> str:
+        return "" if cell is None else f"{plots.signed(cell['difference'])} ({p_value(cell['p'])})"
+
+    rows = {row: [text(cell) for cell in cells] for row, cells in matrix(split, variants)}
+    return _markdown(["", *variants], rows)
+
+
+def _markdown(heads: list[str], rows: Mapping[str, list[str]]) -> list[str]:
+    return table([*map(escaped, heads)], [[escaped(name), *cells] for name, cells in rows.items()])

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.mining.conftest import collection
+
+__all__ = ["collection"]
