@@ -23,7 +23,7 @@ from tests.mining.conftest import LONG_QUERY
 # pyserini as its documentation shows it: its own indexer and its own batch_search.
 PYSERINI = """
 import json, sys, tempfile
-from llm_retriever.mining import lucene
+from llm_retriever.bm25 import lucene
 lucene.start_java(2)
 from pyserini.index.lucene import LuceneIndexer
 from pyserini.search.lucene import LuceneSearcher

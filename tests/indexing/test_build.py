@@ -47,10 +47,10 @@ def draft_of(index: Path, retriever: Retriever, corpus: Collection, settings: In
 def killed(retriever_directory, collection_directory, tmp_path_factory) -> Path:
     """The directory in which a build was killed (SIGKILL) after its second of four shards; not to be changed."""
     program = (
-        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, places\n"
+        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, shard_store\n"
         "from llm_retriever.settings import IndexSettings\n"
-        "accept = places.LocalPlace.accept\n"
-        "places.LocalPlace.accept = lambda *a: (accept(*a), time.sleep(0.5))[0]\n"
+        "accept = shard_store.LocalPlace.accept\n"
+        "shard_store.LocalPlace.accept = lambda *a: (accept(*a), time.sleep(0.5))[0]\n"
         "build.build_index(*map(Path, sys.argv[1:]), IndexSettings(shard_passages=16, precision='fp32'))\n"
     )
     place = tmp_path_factory.mktemp("killed")

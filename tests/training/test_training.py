@@ -273,7 +273,7 @@ import sys, time
 from pathlib import Path
 import tests.training.test_training as t
 from safetensors.torch import save_file
-from llm_retriever.training import TrainingRun, train
+from llm_retriever.training.train import TrainingRun, train
 import components.entrypoint, signal
 signal.signal(signal.SIGTERM, components.entrypoint._stop)
 def slow(model, batch):
