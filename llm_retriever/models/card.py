@@ -72,7 +72,12 @@ class Lineage:
 
 @dataclass(frozen=True)
 class RetrieverCard:
-    """How a retriever words texts, reads out vectors and scores, and where it comes from."""
+    """How a retriever words texts, reads out vectors and scores, and where it comes from.
+
+    Attributes:
+        padding_side: Where the published code pads a batch in training. Vectors do not depend on it, and nothing reads it; it
+            stays because the digest of the card, by which an index knows its queries, is made of all fields.
+    """
 
     method: str
     recipe: str

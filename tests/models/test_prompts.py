@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, QUERY_LIKELIHOOD, Wording
 from llm_retriever.models.prompts import PromptEncoder, passage_text, symbol_ids
-from tests import released
 from tests.conftest import passages
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -261,19 +260,6 @@ def test_embedding_tokens_are_looked_up_and_unknown_ones_refused(bytes_tokenizer
 def test_a_tokenizer_without_the_new_tokens_is_refused(bytes_tokenizer: PreTrainedTokenizerFast):
     with pytest.raises(InputError, match="no token '<s1>'"):
         PromptEncoder(bytes_tokenizer, METHODS["llama2vec"]["default"].passage, 200)
-
-
-@pytest.mark.parametrize("kind", released.TOKENIZERS)
-@pytest.mark.parametrize("recipe", ["paper", "released"])
-@pytest.mark.parametrize("name", ["llm2vec", "echo"])
-def test_texts_become_the_ids_that_the_released_code_gives(name: str, recipe: str, kind: str):
-    row, found = METHODS[name][recipe], released.IDS[kind]
-    texts = {"query": released.QUERY, "passage": passage_text(released.TITLE, released.TEXT)}
-    for side, text in texts.items():
-        encoder = PromptEncoder(released.TOKENIZERS[kind](), getattr(row, side), 1000)
-        (ids,) = encoder.batch([text])
-        assert ids == found[f"{name} {side}"]["ids"]
-        assert encoder.pooled(ids, "text") == found[f"{name} {side}"]["pooled"]
 
 
 @pytest.mark.parametrize("recipe", QUERY_LIKELIHOOD)
