@@ -158,7 +158,7 @@ def _in_sequence(
 def _checked(training_set: Path, source: Collection) -> TrainingSet:
     examples = TrainingSet.open(training_set, source)
     if not len(examples):
-        raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
+        raise InputError("has no examples", file=training_set, hint="mine it from a collection with a train split")
     check(examples, source)
     return examples
 

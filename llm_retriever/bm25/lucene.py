@@ -258,13 +258,13 @@ def _check_whole(indexed: int, collection: Collection) -> None:
         raise InputError(
             f"Lucene has indexed {indexed:,} of {collection.passage_count:,} passages",
             file=collection.directory / CORPUS_FILE,
-            mend="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
+            hint="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
         )
 
 
 def _place(error: InputError) -> dict[str, Any]:
     file = None if error.file is None else str(error.file)
-    return {"file": file, "line": error.line, "field": error.field, "mend": error.mend}
+    return {"file": file, "line": error.line, "field": error.field, "hint": error.hint}
 
 
 def _write(answers: TextIO, line: str) -> None:

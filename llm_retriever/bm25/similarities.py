@@ -87,7 +87,7 @@ def parse_baselines(text: str) -> list[Similarity]:
     """
     found = [_baseline(entry.strip()) for entry in text.split(",") if entry.strip()]
     if len({baseline.key for baseline in found}) < len(found):
-        raise InputError("names a baseline twice", field="baselines", mend="name each once")
+        raise InputError("names a baseline twice", field="baselines", hint="name each once")
     return found
 
 
@@ -95,13 +95,13 @@ def _baseline(entry: str) -> Similarity:
     key, colon, value = (part.strip() for part in entry.partition(":"))
     kind = SMOOTHINGS.get(key)
     if kind is None:
-        mend = f"use {' or '.join(SMOOTHINGS)}, separated by commas"
-        raise InputError(f"{key!r} is no baseline", field="baselines", mend=mend)
+        hint = f"use {' or '.join(SMOOTHINGS)}, separated by commas"
+        raise InputError(f"{key!r} is no baseline", field="baselines", hint=hint)
     try:
         number = float(value) if colon else kind.default
     except ValueError:
         number = 0.0
     if not 0 < number <= kind.high or number == float("inf"):
-        mend = f"give a number above 0{'' if kind.high == float('inf') else f', at most {kind.high:g}'}"
-        raise InputError(f"{kind.parameter} {value!r} is refused", field="baselines", mend=mend)
+        hint = f"give a number above 0{'' if kind.high == float('inf') else f', at most {kind.high:g}'}"
+        raise InputError(f"{kind.parameter} {value!r} is refused", field="baselines", hint=hint)
     return Similarity(key, kind.label, kind.description, kind.java, {kind.parameter: number})

@@ -64,12 +64,12 @@ def check_tunable(settings: MiningSettings, collection: Collection) -> None:
         return
     for name in ("bm25_k1", "bm25_b"):
         if not is_unset(getattr(settings, name)):
-            raise InputError("is given and to be tuned", field=name, mend="leave it at -1, or empty bm25_tune_split")
+            raise InputError("is given and to be tuned", field=name, hint="leave it at -1, or empty bm25_tune_split")
     if settings.bm25_tune_split not in collection.splits:
         raise InputError(
             f"there is no split {settings.bm25_tune_split!r}",
             field="bm25_tune_split",
-            mend=f"the collection has {', '.join(collection.splits)}",
+            hint=f"the collection has {', '.join(collection.splits)}",
         )
 
 
@@ -113,7 +113,7 @@ def _sample(collection: Collection, settings: MiningSettings) -> tuple[dict[str,
     qrels = {q: grades for q, grades in collection.qrels(split).items() if max(grades.values()) >= RELEVANT}
     queries = {q: text for q, text in collection.queries(split).items() if q in qrels}
     if not queries:
-        raise InputError(f"no query of {split!r} has a relevant passage", field="bm25_tune_split", mend="use another")
+        raise InputError(f"no query of {split!r} has a relevant passage", field="bm25_tune_split", hint="use another")
     if 0 < settings.bm25_tune_queries < len(queries):
         draw = random.Random(f"{settings.seed}:tune")  # noqa: S311 - a reproducible draw, no secret
         kept = set(draw.sample(list(queries), settings.bm25_tune_queries))

@@ -81,5 +81,5 @@ def refuse_small(sizes: dict[str, int], batch_size: int, path: Path) -> None:
             f"the source {source!r} has {size} examples, fewer than an update of {batch_size}",
             file=path,
             field="sources",
-            mend="lower batch_size, or use sources=mixed",
+            hint="lower batch_size, or use sources=mixed",
         )

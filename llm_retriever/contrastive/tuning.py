@@ -48,7 +48,7 @@ def resolved_method(settings: TuningSettings) -> Method:
         raise InputError(
             f"{settings.method} has one prompt for queries and one for passages",
             field="read_out",
-            mend="leave it empty",
+            hint="leave it empty",
         )
     row = overridden(row, settings)
     if row.query.between is None:
@@ -78,7 +78,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     row, lineage, source = resolved_method(settings), load_lineage(adapted), Collection.open(collection)
     examples = TrainingSet.open(training_set, source)
     if not len(examples):
-        raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
+        raise InputError("has no examples", file=training_set, hint="mine it from a collection with a train split")
     check(examples, source)
     refuse_without_teacher(row, examples)
     refuse_unfit(row, adapted)
@@ -129,7 +129,7 @@ def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
             file=examples.directory / EXAMPLES_FILE,
             line=line,
             field="score_teacher",
-            mend="score every positive and negative, or use distillation_weight=0",
+            hint="score every positive and negative, or use distillation_weight=0",
         )
 
 
@@ -147,13 +147,13 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             f"{row.name} is read out at {missing[0]}{count}, tokens that this backbone does not have",
             file=backbone,
             field="method",
-            mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
+            hint="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
     _refuse_other_tokens(row, backbone)
     shape = AutoConfig.from_pretrained(backbone).get_text_config()
     if wrong := [n for n in row.tuning.prefixes if n >= shape.hidden_size]:
         problem = f"vectors have {shape.hidden_size:,} numbers, of which {wrong[0]:,} are no prefix"
-        raise InputError(problem, field="matryoshka_dimensions", mend="give fewer; whole vectors are always trained")
+        raise InputError(problem, field="matryoshka_dimensions", hint="give fewer; whole vectors are always trained")
     most = getattr(shape, "max_position_embeddings", None)
     for name in ("query_length", "passage_length"):
         if most is not None and getattr(row, name) > most:
@@ -173,7 +173,7 @@ def _refuse_other_tokens(row: Method, backbone: Path) -> None:
                 f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(wanted)}",
                 file=backbone,
                 field="embedding",
-                mend="use the same embedding and the same recipe in both stages",
+                hint="use the same embedding and the same recipe in both stages",
             )
 
 

@@ -37,7 +37,7 @@ def article_row(record: dict[str, Any], place: Place) -> ArticleRow:
             file=place.file,
             line=place.line,
             field="passages",
-            mend="write the ids in the order in which the passages follow each other",
+            hint="write the ids in the order in which the passages follow each other",
         )
     return ArticleRow(place, name, [identifier({"passages": one}, "passages", place) for one in passages])
 
@@ -108,7 +108,7 @@ class Articles:
                 file=row.place.file,
                 line=row.place.line,
                 field="passages",
-                mend="add the passage or remove its id",
+                hint="add the passage or remove its id",
             )
             self.bad.set_aside(error, {"_id": row.id, "passage": passage_id})
         return kept

@@ -43,7 +43,7 @@ LEFT_OUT = "left_out"
 RELEVANT = 1
 """Lowest grade of a relevant passage, but for measures with a level of their own."""
 FORMAT = 1
-MEND = "give the output of prepare_corpus"
+HINT = "give the output of prepare_corpus"
 AGAIN = "prepare the collection again"
 LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
@@ -122,18 +122,18 @@ class Collection:
         """
         directory = Path(path)
         if not directory.is_dir():
-            raise InputError("no such directory", file=directory, mend=MEND)
-        manifest = files.read_json(directory / MANIFEST_FILE, mend=MEND)
+            raise InputError("no such directory", file=directory, hint=HINT)
+        manifest = files.read_json(directory / MANIFEST_FILE, hint=HINT)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, mend=MEND)
-        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, mend=AGAIN)
+            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, hint=HINT)
+        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, hint=AGAIN)
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
-                raise InputError("is missing or was changed", file=file, mend=AGAIN)
+                raise InputError("is missing or was changed", file=file, hint=AGAIN)
         if fingerprint_of(directory, manifest["files"]) != manifest["fingerprint"]:
             # A change that keeps the size would pass for the collection that the fingerprint names.
-            raise InputError("a file was changed", file=directory, field="fingerprint", mend=AGAIN)
+            raise InputError("a file was changed", file=directory, field="fingerprint", hint=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -224,17 +224,17 @@ class Collection:
                 f"there is no split {split!r}",
                 file=self.directory / MANIFEST_FILE,
                 field="splits",
-                mend=f"the collection has {', '.join(self.splits)}",
+                hint=f"the collection has {', '.join(self.splits)}",
             )
         file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
         with file.open(encoding="utf-8") as lines:
             if next(lines, None) != QRELS_HEADER:
                 problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
-                raise InputError(problem, file=file, line=1, mend=AGAIN)
+                raise InputError(problem, file=file, line=1, hint=AGAIN)
             for number, line in enumerate(lines, start=2):
                 columns = line.rstrip("\n").split("\t")
                 if len(columns) != 3:
-                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, mend=AGAIN)
+                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, hint=AGAIN)
                 yield columns[0], columns[1], grade_of(columns[2], file=file, line=number, field="score")
 
 

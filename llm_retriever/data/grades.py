@@ -16,7 +16,7 @@ as ids and time stamps; trec_eval takes memory in proportion to the highest grad
 # ASCII digits alone: Python's `int` reads "1_0" as 10, and digits of other scripts.
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 MOST_DIGITS = 24
-MEND = "grades are 0 (not relevant), 1, 2, …"
+HINT = "grades are 0 (not relevant), 1, 2, …"
 
 
 def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
@@ -34,14 +34,14 @@ def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
     number = _from_text(value) if isinstance(value, str) else _whole(value)
     if number is None:
         problem = f"the grade {_shown(value)} is not a whole number"
-        raise InputError(problem, file=file, line=line, field=field, mend=MEND)
+        raise InputError(problem, file=file, line=line, field=field, hint=HINT)
     if not LOWEST <= number <= HIGHEST:
         raise InputError(
             f"the grade {_shown(value)} is not within {LOWEST} to {HIGHEST}",
             file=file,
             line=line,
             field=field,
-            mend=f"{MEND}; look whether this column holds grades at all",
+            hint=f"{HINT}; look whether this column holds grades at all",
         )
     return number
 

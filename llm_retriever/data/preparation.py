@@ -196,7 +196,7 @@ class Preparation:
             file=row.place.file,
             line=row.place.line,
             field="id",
-            mend="give every passage and every query an id of its own",
+            hint="give every passage and every query an id of its own",
         )
         self.bad.set_aside(error, row._asdict())
 
@@ -224,14 +224,14 @@ class Preparation:
         for finding in list(self.ledger.training_queries_without_positives()):
             self._drop_query(finding)
         if not self.ledger.splits():
-            raise InputError("no judgment is left", file=self.source.shown, mend="correct the bad lines")
+            raise InputError("no judgment is left", file=self.source.shown, hint="correct the bad lines")
 
     def _check_there_is_something(self) -> None:
         if not self.counts["passages_read"]:
-            raise InputError("no passages in it", file=self.source.shown, mend="give it at least one passage")
+            raise InputError("no passages in it", file=self.source.shown, hint="give it at least one passage")
         if not self.counts["judgments_read"]:
-            mend = "add qrels: training and evaluation need to know which passages answer which query"
-            raise InputError("no judgments in it", file=self.source.shown, mend=mend)
+            hint = "add qrels: training and evaluation need to know which passages answer which query"
+            raise InputError("no judgments in it", file=self.source.shown, hint=hint)
 
     def _refuse_unknown(self, kind: str, finding: Finding) -> None:
         name = finding.query_id if kind == "query" else finding.passage_id
@@ -246,9 +246,9 @@ class Preparation:
         self.ledger.drop_training_query(finding.query_id)
         self.counts["queries_dropped"] += 1
 
-    def _refuse(self, finding: Finding, problem: str, field: str, mend: str) -> None:
+    def _refuse(self, finding: Finding, problem: str, field: str, hint: str) -> None:
         place = finding.place
-        error = InputError(problem, file=place.file, line=place.line, field=field, mend=mend)
+        error = InputError(problem, file=place.file, line=place.line, field=field, hint=hint)
         self.bad.set_aside(error, {"query": finding.query_id, "passage": finding.passage_id})
 
     def split(self) -> None:

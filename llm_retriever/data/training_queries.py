@@ -50,7 +50,7 @@ def read_training_queries(directory: Path) -> Digests | None:
     except (ValueError, EOFError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 2 or found.dtype != HALF:
-        raise InputError("holds no digests of queries", file=path, mend="restore that retriever")
+        raise InputError("holds no digests of queries", file=path, hint="restore that retriever")
     return found
 
 

@@ -34,7 +34,7 @@ EXAMPLES_FILE = "training_set.jsonl"
 MANIFEST_FILE = "training_set.json"
 FORMAT = 1
 FIELDS = (("query_id", str, "text"), ("query", str, "text"), ("positives", list, "list"), ("negatives", list, "list"))
-MEND_DIRECTORY = "give the output of mine_negatives"
+HINT_DIRECTORY = "give the output of mine_negatives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,12 @@ class TrainingSet:
         """
         directory = Path(path)
         file = directory / MANIFEST_FILE
-        manifest = files.read_json(file, mend=MEND_DIRECTORY)
+        manifest = files.read_json(file, hint=HINT_DIRECTORY)
         number = manifest.get("examples") if isinstance(manifest, dict) else None
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < sys.maxsize:
-            raise InputError("not the manifest of a training set", file=file, field="examples", mend=MEND_DIRECTORY)
+            raise InputError("not the manifest of a training set", file=file, field="examples", hint=HINT_DIRECTORY)
         if not (directory / EXAMPLES_FILE).is_file():
-            raise InputError("no such file", file=directory / EXAMPLES_FILE, mend=MEND_DIRECTORY)
+            raise InputError("no such file", file=directory / EXAMPLES_FILE, hint=HINT_DIRECTORY)
         if collection is None:
             return cls(directory, manifest)
         if manifest.get("collection") != collection.fingerprint:
@@ -132,7 +132,7 @@ class TrainingSet:
                 f"mined from another collection than {collection.directory}",
                 file=file,
                 field="collection",
-                mend="mine the negatives again from this collection",
+                hint="mine the negatives again from this collection",
             )
         return cls(directory, manifest, collection.lookup())
 
@@ -157,7 +157,7 @@ class TrainingSet:
                 yield _example(line, path, number, self._known)
         if number != len(self):
             raise InputError(
-                f"has {number} examples where {MANIFEST_FILE} says {len(self)}", file=path, mend="mine it again"
+                f"has {number} examples where {MANIFEST_FILE} says {len(self)}", file=path, hint="mine it again"
             )
 
 
@@ -240,7 +240,7 @@ def _example(line: bytes, path: Path, number: int, known: Container[str] | None)
         problem, field = f"not valid JSON ({error})", None
     except _LineError as fault:
         problem, field = fault.problem, fault.field
-    raise InputError(problem, file=path, line=number, field=field, mend="correct the line, or mine again")
+    raise InputError(problem, file=path, line=number, field=field, hint="correct the line, or mine again")
 
 
 class _LineError(Exception):

@@ -134,7 +134,7 @@ def fitting(tokens: int) -> Iterator[None]:
         raise InputError(
             f"{tokens} tokens at once do not fit into the GPU's memory",
             field="batch_tokens",
-            mend=f"use {tokens // 2} or fewer",
+            hint=f"use {tokens // 2} or fewer",
         ) from None
 
 
@@ -144,5 +144,5 @@ def refuse_non_finite(vectors: NDArray[np.floating[Any]], names: Sequence[str]) 
     if len(wrong):
         raise InputError(
             f"the vector of {names[wrong[0]]} is not finite ({len(wrong)} of {len(vectors)} are not)",
-            mend="use precision fp32; if it persists, the model itself is broken: look at its training curves",
+            hint="use precision fp32; if it persists, the model itself is broken: look at its training curves",
         )

@@ -200,14 +200,14 @@ def _check_weights(directory: Path, card: RetrieverCard) -> None:
             "the card does not say which weights it belongs to",
             file=directory.parent,
             field="weights",
-            mend="make the retriever anew with tune_retriever",
+            hint="make the retriever anew with tune_retriever",
         )
     if weights_digest(directory) != card.weights:
         raise InputError(
             "the weights are not those that the card belongs to",
             file=directory,
             field="weights",
-            mend="copy the whole retriever again, card and model from one place",
+            hint="copy the whole retriever again, card and model from one place",
         )
 
 

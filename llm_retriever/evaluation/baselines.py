@@ -196,7 +196,7 @@ class Baselines:
             found = (place for place, judged in places if self._may_have(pattern, place) and _has_any(place, judged))
             if next(found, None) is None:
                 raise InputError(
-                    f"the run {name} has no query of the splits", file=pattern, field="runs", mend="name a run of them"
+                    f"the run {name} has no query of the splits", file=pattern, field="runs", hint="name a run of them"
                 )
 
 

@@ -155,10 +155,10 @@ def _check_backbone(backbone: Path, card: RetrieverCard) -> None:
             f"not the backbone that the retriever was made from ({card.lineage.source})",
             file=backbone,
             field="backbone",
-            mend="give the output of fetch_backbone of the same run",
+            hint="give the output of fetch_backbone of the same run",
         )
     if weights_digest(backbone) != found.digest:
-        raise InputError("the weights are not those that it was fetched with", file=backbone, mend="fetch it again")
+        raise InputError("the weights are not those that it was fetched with", file=backbone, hint="fetch it again")
 
 
 def _tuned_system(settings: EvaluationSettings, paths: Paths, card: RetrieverCard, bench: Bench) -> DenseSystem:

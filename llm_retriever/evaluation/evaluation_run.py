@@ -115,7 +115,7 @@ class Bench:
                 raise InputError(
                     f"passage {passage!r} is not in the collection",
                     file=file,
-                    mend="make the run anew from this collection",
+                    hint="make the run anew from this collection",
                 )
 
     def results(self) -> dict[str, dict[str, Any]]:

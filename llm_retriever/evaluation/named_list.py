@@ -34,9 +34,9 @@ def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = Fal
         name = _UNSUITABLE.sub("-", ((match[1] or last_part(value)) if match else "").strip()).strip("-.")
         name = name if parts else name.replace("/", "-")
         if not slug(name):
-            raise InputError(f"{entry!r} has no name", field=field, mend="write NAME=VALUE, separated by commas")
+            raise InputError(f"{entry!r} has no name", field=field, hint="write NAME=VALUE, separated by commas")
         if slug(name) in seen:
-            raise InputError(f"{name!r} is there already", field=field, mend="write NAME= and another name in front")
+            raise InputError(f"{name!r} is there already", field=field, hint="write NAME= and another name in front")
         seen.add(slug(name))
         found[name] = value
     return found

@@ -48,7 +48,7 @@ from llm_retriever.stores.registry import VERSION_FILE
 
 FIELD = "production_uri"
 RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
-MEND = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
+HINT = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Production:
         needed = (VERSION_FILE, f"{RETRIEVER_FOLDER}/{CARD_FILE}", f"{INDEX_FOLDER}/{MANIFEST_FILE}")
         missing = [name for name in needed if not store.exists(name)]
         if missing:
-            raise InputError(f"not a published version, there is no {missing[0]}", file=uri, field=FIELD, mend=MEND)
+            raise InputError(f"not a published version, there is no {missing[0]}", file=uri, field=FIELD, hint=HINT)
         self.version = _name(store)
         with tempfile.TemporaryDirectory(prefix="version-") as scratch:
             for name in needed[1:]:
@@ -132,7 +132,7 @@ class Production:
             self.card = RetrieverCard.load(Path(scratch) / RETRIEVER_FOLDER)
             self.manifest = Manifest.load(Path(scratch) / INDEX_FOLDER)
         if self.manifest.card != self.card.digest():
-            raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
+            raise InputError("its index was made by another retriever", file=uri, field=FIELD, hint=HINT)
         self.hybrid = published_in(self.uri)
 
     def add(self, bench: Bench, refreshed: Path, new: Path) -> Added:
@@ -234,8 +234,8 @@ def _name(store: Store) -> str:
     except (ValueError, KeyError, TypeError):
         name = ""
     if not name:
-        mend = "restore that version"
-        raise InputError("does not name a version", file=store.uri_of(VERSION_FILE), field="name", mend=mend)
+        hint = "restore that version"
+        raise InputError("does not name a version", file=store.uri_of(VERSION_FILE), field="name", hint=hint)
     return name
 
 

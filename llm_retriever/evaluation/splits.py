@@ -74,7 +74,7 @@ def chosen_measures(settings: EvaluationSettings) -> Measures:
     primaries = parse_measures(settings.primary_metric, "primary_metric")
     if len(primaries) != 1:
         raise InputError(
-            f"{settings.primary_metric!r} is more than one metric", field="primary_metric", mend="name one"
+            f"{settings.primary_metric!r} is more than one metric", field="primary_metric", hint="name one"
         )
     needed = primaries + (parse_measures(BEIR_MEASURE) if settings.zero_shot else [])
     measures += [measure for measure in needed if measure not in measures]
@@ -83,7 +83,7 @@ def chosen_measures(settings: EvaluationSettings) -> Measures:
             raise InputError(
                 f"{measure.name} needs more than {settings.depth} passages per query",
                 field="depth",
-                mend=f"search {measure.cutoff}, or decide by another metric",
+                hint=f"search {measure.cutoff}, or decide by another metric",
             )
     deep = [measure for measure in measures if measure.cutoff > settings.depth]
     lowered = {measure: replace(measure, cutoff=settings.depth) for measure in deep}
@@ -105,14 +105,14 @@ def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]
     for name in chosen:
         if name not in corpus.splits:
             raise InputError(
-                f"the collection has no split {name!r}", field="splits", mend=f"use {', '.join(corpus.splits)}"
+                f"the collection has no split {name!r}", field="splits", hint=f"use {', '.join(corpus.splits)}"
             )
     if not chosen:
         raise InputError(
             "the collection has only the split train",
             file=corpus.directory,
             field="splits",
-            mend="prepare the corpus with a share of evaluation queries, or name train to evaluate on training queries",
+            hint="prepare the corpus with a share of evaluation queries, or name train to evaluate on training queries",
         )
     return chosen
 

@@ -163,10 +163,10 @@ class BM25Runs:
     """
 
     def __init__(self, directory: Path, collection: Collection) -> None:
-        manifest = files.read_json(directory / RUNS_MANIFEST, mend="give the bm25_runs of mine_negatives")
+        manifest = files.read_json(directory / RUNS_MANIFEST, hint="give the bm25_runs of mine_negatives")
         if not isinstance(manifest, dict):
             raise InputError("not a manifest of runs", file=directory / RUNS_MANIFEST)
-        files.checked(_MANIFEST, manifest, directory / RUNS_MANIFEST, mend="mine the negatives again")
+        files.checked(_MANIFEST, manifest, directory / RUNS_MANIFEST, hint="mine the negatives again")
         check_fingerprint(manifest.get("collection"), collection, directory / RUNS_MANIFEST)
         self.directory = directory
         parameters = manifest.get("parameters", {})
@@ -222,7 +222,7 @@ def check_fingerprint(found: Any, collection: Collection, file: Path) -> None:
             f"made from another collection ({str(found)[:12]} instead of {collection.fingerprint[:12]})",
             file=file,
             field="collection",
-            mend="make it anew from this collection",
+            hint="make it anew from this collection",
         )
 
 

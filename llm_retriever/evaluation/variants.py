@@ -58,15 +58,15 @@ def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> lis
         raise InputError(
             f"the names {', '.join(descriptions)} are not those of the evaluations ({', '.join(evaluations)})",
             field="variants",
-            mend="name every evaluation once",
+            hint="name every evaluation once",
         )
     if len(evaluations) < 2:
-        raise InputError("there are fewer than two evaluations", field="evaluations", mend="give at least two")
+        raise InputError("there are fewer than two evaluations", field="evaluations", hint="give at least two")
     taken = {"", *map(slug, (RETRIEVER, BM25, BACKBONE))}
     beginnings = (slug(UNTUNED), slug(hybrid_of("")))
     reserved = [name for name in descriptions if slug(name) in taken or slug(name).startswith(beginnings)]
     if reserved:
-        raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", mend="choose another name")
+        raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", hint="choose another name")
     return [_open(name, text, by_slug[slug(name)] / EVALUATION_FILE) for name, text in descriptions.items()]
 
 
@@ -77,15 +77,15 @@ def _descriptions(text: str) -> dict[str, str]:
             raise ValueError("not an object of texts")
     except ValueError as error:
         raise InputError(
-            f"not a JSON object ({error})", field="variants", mend='write for instance {"llm-ql": "QL and LoRA"}'
+            f"not a JSON object ({error})", field="variants", hint='write for instance {"llm-ql": "QL and LoRA"}'
         ) from None
     return found
 
 
 def _open(name: str, description: str, file: Path) -> Variant:
-    content = files.read_json(file, mend="give the output of evaluate")
+    content = files.read_json(file, hint="give the output of evaluate")
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise InputError("not an evaluation of this version (format)", file=file, mend="evaluate the variant anew")
+        raise InputError("not an evaluation of this version (format)", file=file, hint="evaluate the variant anew")
     check_content(content, file, ("costs", "lineage", "method", "recipe", "notes", *SHARED))
     for split_name, split in content["splits"].items():
         _check_split(split, file, f"splits.{split_name}")
@@ -94,13 +94,13 @@ def _open(name: str, description: str, file: Path) -> Variant:
 
 def _check_split(split: Mapping[str, Any], file: Path, field: str) -> None:
     """Refuses a split without what is compared."""
-    mend = "evaluate the variant anew"
+    hint = "evaluate the variant anew"
     for key in NEEDED:
         if key not in split:
-            raise InputError("is missing", file=file, field=f"{field}.{key}", mend=mend)
+            raise InputError("is missing", file=file, field=f"{field}.{key}", hint=hint)
     if RETRIEVER not in split["per_query"] or split["systems"].keys() != split["per_query"].keys():
         raise InputError(
-            "its systems are not those by query, the retriever among them", file=file, field=field, mend=mend
+            "its systems are not those by query, the retriever among them", file=file, field=field, hint=hint
         )
 
 
@@ -112,21 +112,21 @@ def check_alike(variants: list[Variant]) -> None:
     """
     first, *others = variants
     for other in others:
-        for key, mend in SHARED.items():
-            _check_same(first, other, key, first.content[key], other.content[key], mend)
+        for key, hint in SHARED.items():
+            _check_same(first, other, key, first.content[key], other.content[key], hint)
         ours, theirs = (list(v.content["splits"]) for v in (first, other))
         _check_same(first, other, "splits", ours, theirs, "evaluate all variants on the same splits")
         for split in first.content["splits"]:
             _check_same_queries(first, other, split)
 
 
-def _check_same(first: Variant, other: Variant, field: str, ours: Any, theirs: Any, mend: str) -> None:
+def _check_same(first: Variant, other: Variant, field: str, ours: Any, theirs: Any, hint: str) -> None:
     if ours != theirs:
         raise InputError(
             f"{_shown(theirs)} of {other.name} differs from {_shown(ours)} of {first.name}",
             file=other.file,
             field=field,
-            mend=mend,
+            hint=hint,
         )
 
 
@@ -147,14 +147,14 @@ def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
             f"only of {other.name}, {len(queries[0] - queries[1]):,} only of {first.name}",
             file=other.file,
             field="splits",
-            mend=SHARED["collection"],
+            hint=SHARED["collection"],
         )
     lexical = [v.per_query(split, BM25) for v in (first, other)]
     if None not in lexical and lexical[0] != lexical[1]:
         raise InputError(
             f"BM25 of {other.name} differs from that of {first.name} on {split}",
             file=other.file,
-            mend="evaluate all variants with the output of the same mine_negatives",
+            hint="evaluate all variants with the output of the same mine_negatives",
         )
 
 
@@ -167,5 +167,5 @@ def chosen_reference(variants: list[Variant], wanted: str) -> str:
     names = [variant.name for variant in variants]
     found = [name for name in names if slug(name) == slug(wanted)] if wanted else names[:1]
     if not found:
-        raise InputError(f"{wanted!r} is no variant", field="reference", mend=f"use one of {', '.join(names)}")
+        raise InputError(f"{wanted!r} is no variant", field="reference", hint=f"use one of {', '.join(names)}")
     return found[0]

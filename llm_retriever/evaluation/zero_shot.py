@@ -76,7 +76,7 @@ class ZeroShot:
             uri = split_off(source)[0]
             if "://" not in uri and not uri.startswith("demo:") and not Path(uri).is_dir():
                 raise InputError(
-                    "no such directory", file=uri, field=ZERO_SHOT, mend="give collections as [NAME=]URI[#SPLIT]"
+                    "no such directory", file=uri, field=ZERO_SHOT, hint="give collections as [NAME=]URI[#SPLIT]"
                 )
         self._found: dict[str, _Collection] = {}
         self.splits: dict[str, dict[str, Any]] = {}
@@ -245,8 +245,8 @@ def chosen(corpus: Collection, wanted: str) -> list[str]:
         InputError: There is no such split.
     """
     if wanted and wanted not in corpus.splits:
-        mend = f"use {', '.join(corpus.splits)}"
-        raise InputError(f"the collection has no split {wanted!r}", field=ZERO_SHOT, mend=mend)
+        hint = f"use {', '.join(corpus.splits)}"
+        raise InputError(f"the collection has no split {wanted!r}", field=ZERO_SHOT, hint=hint)
     if wanted or TEST_SPLIT in corpus.splits:
         return [wanted or TEST_SPLIT]
     return [name for name in corpus.splits if name != TRAINING_SPLIT] or list(corpus.splits)

@@ -97,7 +97,7 @@ def _refuse_replacing(retriever: Retriever | str | Path, directory: str | Path) 
         place, original = Path(absolute(directory)), Path(absolute(retriever))
         if place == original or place in original.parents or original in place.parents:
             raise InputError(
-                "the export would replace the retriever or lie within it", file=directory, mend="give another directory"
+                "the export would replace the retriever or lie within it", file=directory, hint="give another directory"
             )
 
 
@@ -109,7 +109,7 @@ def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
         raise InputError(
             "sentence-transformers is not installed, and the export could not be checked",
             field="format",
-            mend="pip install sentence-transformers",
+            hint="pip install sentence-transformers",
         ) from None
     model = SentenceTransformer(
         str(directory),

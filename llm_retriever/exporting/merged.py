@@ -41,7 +41,7 @@ def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     if card.attention == "bidirectional" and getattr(model.config, "is_causal", None) is not False:
         raise InputError(
-            "the configuration cannot say that the model is bidirectional", field="format", mend="use Retriever"
+            "the configuration cannot say that the model is bidirectional", field="format", hint="use Retriever"
         )
     found: dict[Side, Vectors] = {}
     for side in SIDES:

@@ -126,7 +126,7 @@ def refuse_other_ids(source: Source, side: Side, got: Iterable[list[int]]) -> No
 
 def refusal(reason: str, **place: Any) -> InputError:
     """The error of an export that would not be the retriever; nothing has been written then."""
-    return InputError(reason, field="format", mend="use Retriever, or export it as merged", **place)
+    return InputError(reason, field="format", hint="use Retriever, or export it as merged", **place)
 
 
 def _short(text: str) -> str:

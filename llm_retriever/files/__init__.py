@@ -106,23 +106,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, *, mend: str = "") -> Any:
+def read_json(path: str | Path, *, hint: str = "") -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `mend` tells
+        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `hint` tells
             what to do about it.
     """
     path = Path(path)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError("no such file", file=path, mend=mend) from None
+        raise InputError("no such file", file=path, hint=hint) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", file=path, mend=mend) from None
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, hint=hint) from None
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
-        raise InputError(f"not valid JSON ({error})", file=path, line=line, mend=mend) from None
+        raise InputError(f"not valid JSON ({error})", file=path, line=line, hint=hint) from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -133,7 +133,7 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, mend: str = "") -> None:
+def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, hint: str = "") -> None:
     """Refuses the content of a JSON file that has not the shape that its readers rely on.
 
     Raises:
@@ -144,7 +144,7 @@ def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, mend: st
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or None
-        raise InputError(first["msg"], file=file, field=field, mend=mend) from None
+        raise InputError(first["msg"], file=file, field=field, hint=hint) from None
 
 
 def _no_number(name: str) -> Any:

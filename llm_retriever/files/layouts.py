@@ -52,16 +52,16 @@ class Layout:
         if not os.path.lexists(path):
             return
         if not path.is_dir():
-            raise InputError("a file is where a directory goes", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("a file is where a directory goes", file=path, field=argument, hint=ELSEWHERE)
         found = sorted(_contents(path))
         known = self.patterns()
         foreign = next((name for name in found if not any(pattern.fullmatch(name) for pattern in known)), None)
         if foreign is not None:
             problem = f"it would be erased, and no earlier run of this step wrote it as a part of {self.name}"
-            raise InputError(problem, file=path / foreign, field=argument, mend=ELSEWHERE)
+            raise InputError(problem, file=path / foreign, field=argument, hint=ELSEWHERE)
         if found and not self._has_mark(path):
             problem = f"the directory would be erased, and is not known as {self.name} ({self.mark})"
-            raise InputError(problem, file=path, field=argument, mend=ELSEWHERE)
+            raise InputError(problem, file=path, field=argument, hint=ELSEWHERE)
 
     def patterns(self) -> list[re.Pattern[str]]:
         """Of all files, relative to the directory."""
@@ -103,14 +103,14 @@ class Page:
         """
         path = Path(path)
         if path.is_dir():
-            raise InputError("a directory is where a file goes", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("a directory is where a file goes", file=path, field=argument, hint=ELSEWHERE)
         if not os.path.lexists(path):
             return
         if not path.is_file():
-            raise InputError("is no regular file and cannot be replaced", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("is no regular file and cannot be replaced", file=path, field=argument, hint=ELSEWHERE)
         if path.stat().st_size and not self.is_one(path.read_text(encoding="utf-8", errors="replace")):
             problem = f"it would be overwritten, and is not known as {self.name}"
-            raise InputError(problem, file=path, field=argument, mend=ELSEWHERE)
+            raise InputError(problem, file=path, field=argument, hint=ELSEWHERE)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Unknown:
         """Refuses a file or directory that is not empty."""
         path = Path(path)
         if any(_contents(path)) if path.is_dir() else os.path.lexists(path) and path.stat().st_size:
-            raise InputError("it would be replaced", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("it would be replaced", file=path, field=argument, hint=ELSEWHERE)
 
 
 def _contents(path: Path) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _contents(path: Path) -> Iterator[str]:
 
 
 def _refused(error: OSError) -> NoReturn:
-    raise InputError("cannot be looked into", file=error.filename, mend=ELSEWHERE) from None
+    raise InputError("cannot be looked into", file=error.filename, hint=ELSEWHERE) from None
 
 
 def _pattern(text: str) -> re.Pattern[str]:

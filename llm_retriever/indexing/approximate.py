@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MEND, FaissFile, Manifest
+from llm_retriever.indexing.shards import HINT, FaissFile, Manifest
 from llm_retriever.indexing.stored import Floats
 from llm_retriever.indexing.streaming import Positions, ShardedVectors
 from llm_retriever.progress import Progress
@@ -56,11 +56,11 @@ class Approximate:
     def _read(self) -> Any:
         path = self._directory / self._file.file
         if not self._file.is_intact(self._directory):
-            raise InputError("is missing or does not have its checksum", file=path, mend=MEND)
+            raise InputError("is missing or does not have its checksum", file=path, hint=HINT)
         index = faiss.read_index(str(path))
         if (index.ntotal, index.d) != (self._manifest.count, self._manifest.dimension):
             found = f"{index.ntotal} vectors of dimension {index.d}"
-            raise InputError(f"holds {found}, which the manifest does not say", file=path, mend=MEND)
+            raise InputError(f"holds {found}, which the manifest does not say", file=path, hint=HINT)
         return index
 
     def _hnsw(self, wanted: int) -> Any:

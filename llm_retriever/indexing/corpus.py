@@ -115,10 +115,10 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
     """
     layouts.ENCODED.check(part)
     if not settings.shards_uri:
-        mend = "give a directory or s3:// prefix that all pods can write to"
-        raise InputError("parts have nowhere to go", field="shards_uri", mend=mend)
+        hint = "give a directory or s3:// prefix that all pods can write to"
+        raise InputError("parts have nowhere to go", field="shards_uri", hint=hint)
     if settings.part >= settings.parts:
-        raise InputError(f"there is no part {settings.part} of {settings.parts}", field="part", mend="count from 0")
+        raise InputError(f"there is no part {settings.part} of {settings.parts}", field="part", hint="count from 0")
     load = functools.partial(Retriever.load, retriever, precision=settings.precision)
     encoder, corpus = load(), Collection.open(collection)
     settings = resolved(of_all_copies(settings, encoder.card), encoder)
@@ -154,7 +154,7 @@ def resolved(settings: Settings, encoder: Encoder) -> Settings:
     dimension = settings.dimension or encoder.dimension
     if dimension > encoder.dimension:
         problem = f"vectors of {encoder.name} have {encoder.dimension:,} numbers, not {dimension:,}"
-        raise InputError(problem, field="dimension", mend="give fewer, or 0 for all")
+        raise InputError(problem, field="dimension", hint="give fewer, or 0 for all")
     return dataclasses.replace(settings, passage_length=length, dimension=dimension, precision=encoder.precision)
 
 

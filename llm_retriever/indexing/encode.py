@@ -119,7 +119,7 @@ def _windows(
             raise InputError(
                 f"the collection ends {span.stop - span.start - len(taken)} passages early",
                 file=collection.directory,
-                mend="prepare the collection again",
+                hint="prepare the collection again",
             )
         known = earlier.positions(taken) if earlier else np.full(len(taken), -1)
         rows = [array("i") for _ in taken]

@@ -141,7 +141,7 @@ def announce(count: int, dimension: int, settings: IndexSettings) -> Plan:
             f"kind {settings.kind} needs {_gib(needed)} for {count:,} passages, the limit is "
             f"{settings.memory_gib:g} GiB",
             field="memory_gib",
-            mend="take ivf-pq, or flat, which streams its vectors from disk, or raise the limit",
+            hint="take ivf-pq, or flat, which streams its vectors from disk, or raise the limit",
         )
     return made
 
@@ -181,7 +181,7 @@ def _check_range(manifest: Manifest, kind: str) -> None:
     longest = max(shard.largest_norm for shard in manifest.shards)
     if KINDS[kind].half and longest > LARGEST_HALF:
         raise InputError(
-            f"vectors of length {longest:,.0f} do not fit into half precision", field="kind", mend="take flat or sq8"
+            f"vectors of length {longest:,.0f} do not fit into half precision", field="kind", hint="take flat or sq8"
         )
 
 
@@ -200,15 +200,15 @@ def _ivf_pq(count: int, dimension: int, settings: IndexSettings) -> Parameters:
     lists = min(most, round(4 * math.sqrt(count))) if is_unset(settings.ivf_lists) else settings.ivf_lists
     code = _divisor(dimension, max(1, dimension // 8)) if is_unset(settings.pq_bytes) else settings.pq_bytes
     if count and not 1 <= lists <= count:
-        raise InputError(f"{lists:,} lists for {count:,} passages", field="ivf_lists", mend="give 1 to their number")
+        raise InputError(f"{lists:,} lists for {count:,} passages", field="ivf_lists", hint="give 1 to their number")
     if code < 1 or dimension % code:
-        mend = f"give a divisor of it, for instance {_divisor(dimension, max(1, code))}"
-        raise InputError(f"{code} bytes do not divide the dimension {dimension:,}", field="pq_bytes", mend=mend)
+        hint = f"give a divisor of it, for instance {_divisor(dimension, max(1, code))}"
+        raise InputError(f"{code} bytes do not divide the dimension {dimension:,}", field="pq_bytes", hint=hint)
     probes = max(8, lists // 16) if is_unset(settings.ivf_probes) else settings.ivf_probes
     wanted = max(POINTS_PER_LIST * lists, 256 * POINTS_PER_LIST)
     sample = _sample(count, wanted, settings)
     if count and sample < lists:
-        raise InputError(f"{sample:,} vectors to train {lists:,} lists", field="train_sample", mend="give more of them")
+        raise InputError(f"{sample:,} vectors to train {lists:,} lists", field="train_sample", hint="give more of them")
     bits = min(8, sample.bit_length() - 1)
     return {"lists": lists, "probes": min(max(1, probes), lists), "bytes": code, "bits": max(1, bits), "sample": sample}
 

@@ -126,7 +126,7 @@ class Index:
                 "the index was made by another retriever",
                 file=directory,
                 field="card",
-                mend="search it with the retriever that made it, or build the index anew with this one",
+                hint="search it with the retriever that made it, or build the index anew with this one",
             )
         index = cls(directory, manifest, memory_bytes)
         if verify:

@@ -65,7 +65,7 @@ def retriever_of(uri: str, manifest: Manifest) -> str:
         f"the retriever of this index does not lie beside it{made_by}",
         file=uri,
         field="--retriever",
-        mend="say where it is",
+        hint="say where it is",
     )
 
 
@@ -105,7 +105,7 @@ def hybrid_of(uri: str, manifest: Manifest) -> str:
         "what hybrid search needs does not lie beside this index",
         file=uri,
         field="--hybrid",
-        mend="search without it, or evaluate again with the bm25_runs of this release's mine_negatives",
+        hint="search without it, or evaluate again with the bm25_runs of this release's mine_negatives",
     )
 
 

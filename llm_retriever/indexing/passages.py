@@ -16,7 +16,7 @@ from llm_retriever import files
 from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.data.text_digests import HALF, Digests, text_digests
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MEND, PassagesFile
+from llm_retriever.indexing.shards import HINT, PassagesFile
 from llm_retriever.progress import Progress
 
 PASSAGES_FILE = "passages.npy"
@@ -62,7 +62,7 @@ def _write(collection: Collection, path: Path) -> None:
         raise InputError(
             f"the collection has {found:,} passages, not {count:,}",
             file=collection.directory,
-            mend="prepare the collection again",
+            hint="prepare the collection again",
         )
 
 
@@ -81,13 +81,13 @@ def read_passages(directory: Path, told: PassagesFile | None, count: int) -> Dig
         raise unlisted(directory)
     path = directory / told.file
     if not told.is_intact(directory):
-        raise InputError("is missing or does not have its checksum", file=path, mend=MEND)
+        raise InputError("is missing or does not have its checksum", file=path, hint=HINT)
     found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     if found.shape != (count, 2) or found.dtype != HALF:
-        raise InputError(f"holds {found.dtype} {list(found.shape)}, not a digest a passage", file=path, mend=MEND)
+        raise InputError(f"holds {found.dtype} {list(found.shape)}, not a digest a passage", file=path, hint=HINT)
     return found
 
 
 def unlisted(index: Path) -> InputError:
     """What is wrong with an index of an earlier version."""
-    return InputError("the index does not say which passages it holds", file=index, field="passages", mend=MEND)
+    return InputError("the index does not say which passages it holds", file=index, field="passages", hint=HINT)

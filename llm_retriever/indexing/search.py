@@ -129,7 +129,7 @@ def _answer_all(given: argparse.Namespace, stack: ExitStack) -> None:
 def _questions(given: argparse.Namespace) -> Iterable[str] | None:
     """What to search for; None: ask."""
     if given.question is not None and given.queries is not None:
-        raise InputError("a question and a file of questions were given", field="--queries", mend="give one of them")
+        raise InputError("a question and a file of questions were given", field="--queries", hint="give one of them")
     if given.question is not None:
         if not given.question.strip():
             raise InputError("the question is empty", field="question")
@@ -141,7 +141,7 @@ def _questions(given: argparse.Namespace) -> Iterable[str] | None:
     if sys.stdin.isatty():
         return None
     raise InputError(
-        "there is no question", field="question", mend="give one, or --queries - to read them from standard input"
+        "there is no question", field="question", hint="give one, or --queries - to read them from standard input"
     )
 
 
@@ -215,7 +215,7 @@ def _check_same(index: Index, collection: Any) -> None:
             "the index was made of another collection",
             file=collection.directory,
             field="--collection",
-            mend="give the one that the index was built from",
+            hint="give the one that the index was built from",
         )
 
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MANIFEST_FILE, MEND, Manifest, Shard
+from llm_retriever.indexing.shards import HINT, MANIFEST_FILE, Manifest, Shard
 from llm_retriever.stores.local import LocalStore
 from llm_retriever.stores.opening import Store, open_store
 
@@ -30,7 +30,7 @@ SENDING = "sending"
 """Folder of a draft in which shards grow that are sent elsewhere."""
 ABANDONED_SECONDS = 3600
 """A half-written file that nobody has added to for so long belongs to a killed process."""
-EXPIRED_MEND = (
+EXPIRED_HINT = (
     "build the index anew: in a pipeline with another index_shards_uri or with --no-cache, because the cached build_index "
     "still names these shards"
 )
@@ -214,7 +214,7 @@ def check_shards(manifest: Manifest) -> None:
     there = {entry.key for entry in store.list()}
     if missing := [name for name in _shard_files(manifest) if name not in there]:
         raise InputError(
-            "no such file; it was removed or has expired", file=store.uri_of(missing[0]), mend=EXPIRED_MEND
+            "no such file; it was removed or has expired", file=store.uri_of(missing[0]), hint=EXPIRED_HINT
         )
 
 
@@ -225,7 +225,7 @@ def complete(index: Path) -> Iterator[Path]:
     Raises:
         InputError: It is no index, or a shard is missing or was changed since.
     """
-    if not files.read_json(index / MANIFEST_FILE, mend="give the output of build_index").get("shards_uri"):
+    if not files.read_json(index / MANIFEST_FILE, hint="give the output of build_index").get("shards_uri"):
         yield index
         return
     manifest = Manifest.load(index)
@@ -233,7 +233,7 @@ def complete(index: Path) -> Iterator[Path]:
         copy, shards = Path(shutil.copytree(index, Path(name) / "index")), LocalShards(manifest, index)
         for shard in manifest.shards:
             if damaged := shard.damaged(shards.directory):
-                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", mend=MEND)
+                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", hint=HINT)
             for file in (shard.file, shard.ids):
                 _bring(shards.directory / file, copy / file)
         files.write_json(copy / MANIFEST_FILE, dataclasses.replace(manifest, shards_uri="").as_json())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.prefetch import ahead
-from llm_retriever.indexing.shards import MEND, Manifest
+from llm_retriever.indexing.shards import HINT, Manifest
 from llm_retriever.indexing.stored import Floats, decoded
 
 Positions = NDArray[np.int64]
@@ -111,7 +111,7 @@ class ShardedVectors:
             offsets = (mapped.offset + rows * mapped.strides[0]).tolist()
             taken = [os.preadv(file.fileno(), [row], offset) for row, offset in zip(found, offsets, strict=True)]
         if any(size != mapped.strides[0] for size in taken):
-            raise InputError("ends too early", file=path, mend=MEND)
+            raise InputError("ends too early", file=path, hint=HINT)
         return found
 
     def _read(self, shard: int, first: int, target: Floats) -> None:
@@ -129,7 +129,7 @@ class ShardedVectors:
                 while view:
                     taken = file.readinto(view)
                     if not taken:
-                        raise InputError("ends too early", file=path, mend=MEND)
+                        raise InputError("ends too early", file=path, hint=HINT)
                     view = view[taken:]
                 if not whole:
                     decoded(piece, out=part)

@@ -22,7 +22,7 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.passages import Digests, digests, read_passages, unlisted
 from llm_retriever.indexing.shard_store import LocalShards, complete
-from llm_retriever.indexing.shards import MEND, Manifest
+from llm_retriever.indexing.shards import HINT, Manifest
 from llm_retriever.progress import Progress
 from llm_retriever.settings import EncodingSettings
 
@@ -60,8 +60,8 @@ class Earlier:
         wanted |= {name: getattr(settings, name) for name in SAME}
         other = next((name for name in found if found[name] != wanted[name]), None)
         if other:
-            mend = "give an index of the same retriever and settings"
-            raise InputError(f"the earlier index has another {other}", file=self.index, field=other, mend=mend)
+            hint = "give an index of the same retriever and settings"
+            raise InputError(f"the earlier index has another {other}", file=self.index, field=other, hint=hint)
         if manifest.passages is None:
             raise unlisted(self.index)
 
@@ -86,7 +86,7 @@ def _check_shards(index: Path, manifest: Manifest) -> None:
     with Progress("check the earlier index", manifest.count, "vectors") as progress:
         for shard in manifest.shards:
             if not shard.is_intact(index):
-                raise InputError("does not have its checksum", file=index / shard.file, mend=MEND)
+                raise InputError("does not have its checksum", file=index / shard.file, hint=HINT)
             progress.update(shard.count)
 
 

@@ -70,7 +70,7 @@ def resolved_processes(wanted: int, shards: int) -> int:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus and wanted > gpus:
-        raise InputError(f"{wanted} processes for {gpus} GPUs", field="processes", mend=f"use {gpus} or fewer")
+        raise InputError(f"{wanted} processes for {gpus} GPUs", field="processes", hint=f"use {gpus} or fewer")
     return max(1, min(wanted or gpus, shards))
 
 
@@ -212,7 +212,7 @@ def _work(load: Load, work: Work, rank: int, threads: int, connection: Connectio
         connection.send(("encoded", (told["passages"], told["tokens"])))
         connection.send(("shards", shards))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
+        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "hint")}
         connection.send(("refused", named))
     except Exception as error:
         connection.send(("failed", (crash_of(error), traceback.format_exc())))

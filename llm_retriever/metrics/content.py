@@ -13,7 +13,7 @@ from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.metrics.conventions import RETRIEVER
 
-MEND = "evaluate again"
+HINT = "evaluate again"
 CHECKSUM = "checksum"
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -120,18 +120,18 @@ def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) ->
     Raises:
         InputError: It names the part that is missing, of another type or not finite, or the file was changed.
     """
-    files.checked(_CHECKED, content, file, mend=MEND)
+    files.checked(_CHECKED, content, file, hint=HINT)
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if CHECKSUM in content and content[CHECKSUM] != files.digest(rest):
-        raise InputError("was changed since it was written", file=file, field=CHECKSUM, mend=MEND)
+        raise InputError("was changed since it was written", file=file, field=CHECKSUM, hint=HINT)
     for name in needed:
         if name not in content:
-            raise InputError("is missing", file=file, field=name, mend=MEND)
+            raise InputError("is missing", file=file, field=name, hint=HINT)
     for name, split in content["splits"].items():
         _check_split(name, split, content, file)
     for name, told in (content.get("zero_shot") or {}).get("collections", {}).items():
         if not told["splits"] or any(split not in content["splits"] for split in told["splits"]):
-            raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", mend=MEND)
+            raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", hint=HINT)
 
 
 def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
@@ -140,12 +140,12 @@ def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
         for measure in content.get("measures", ()):
             if measure not in values:
                 field = f"splits.{name}.systems.{system}"
-                raise InputError(f"has no {measure}", file=file, field=field, mend=MEND)
+                raise InputError(f"has no {measure}", file=file, field=field, hint=HINT)
     asked = split.get("per_query", {}).get(RETRIEVER, {}).keys()
     for system, values in split.get("per_query", {}).items():
         field = f"splits.{name}.per_query.{system}"
         if not values or values.keys() != asked:
-            raise InputError("its queries are not those of the retriever", file=file, field=field, mend=MEND)
+            raise InputError("its queries are not those of the retriever", file=file, field=field, hint=HINT)
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

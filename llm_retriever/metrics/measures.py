@@ -65,7 +65,7 @@ PRESETS = {
 }
 """What a benchmark is reported in. TREC's deep learning tracks count grades from 2 as relevant in binary metrics; papers give
 recall from grade 1 as well as from 2, so there are both."""
-MEND = "use mrr@K, ndcg@K, recall@K, precision@K, success@K, map, map@K or rprec, separated by commas"
+HINT = "use mrr@K, ndcg@K, recall@K, precision@K, success@K, map, map@K or rprec, separated by commas"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def parse_measures(text: str, field: str = "measures") -> list[Measure]:
     """
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if not names:
-        raise InputError("names no metric", field=field, mend=MEND)
+        raise InputError("names no metric", field=field, hint=HINT)
     single = [each for name in names for each in PRESETS.get(name, name).split(",")]
     return list(dict.fromkeys(_parse_one(name, field) for name in single))
 
@@ -144,14 +144,14 @@ def _parse_one(name: str, field: str) -> Measure:
     kind = _ALIASES.get(match[1], match[1]) if match else ""
     if match is None or kind not in _KINDS:
         raise InputError(
-            f"{name!r} is no metric", field=field, mend=f"{MEND}; or name a benchmark: {', '.join(PRESETS)}"
+            f"{name!r} is no metric", field=field, hint=f"{HINT}; or name a benchmark: {', '.join(PRESETS)}"
         )
     measure = Measure(kind, int(match[3] or 0), int(match[2] or 0))
     if not measure._trec_name:
         problem = "has no cutoff" if measure.cutoff else "needs a cutoff"
-        raise InputError(f"{name!r} is no metric: {kind} {problem}", field=field, mend=MEND)
+        raise InputError(f"{name!r} is no metric: {kind} {problem}", field=field, hint=HINT)
     if measure.is_graded and measure.level:
-        raise InputError(f"{name!r} is no metric: {kind} takes grades as they are", field=field, mend=MEND)
+        raise InputError(f"{name!r} is no metric: {kind} takes grades as they are", field=field, hint=HINT)
     return measure
 
 

@@ -53,7 +53,7 @@ def _check_ids(ids: list[str], field: str, path: str | Path) -> None:
         f"{wrong!r} is empty or holds white space, which a TREC run cannot carry",
         file=path,
         field=field,
-        mend="use ids without white space in the corpus",
+        hint="use ids without white space in the corpus",
     )
 
 
@@ -80,9 +80,9 @@ def read_run(path: str | Path) -> Run:
                     _refuse(line, path, number)
                 ranking[passage] = score
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("no such run file", file=path, mend="give the output of an earlier step") from None
+        raise InputError("no such run file", file=path, hint="give the output of an earlier step") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"not valid UTF-8 ({error.reason})", file=path, mend="write the run anew") from None
+        raise InputError(f"not valid UTF-8 ({error.reason})", file=path, hint="write the run anew") from None
     return run
 
 
@@ -103,17 +103,17 @@ def _refuse(line: str, path: Path, number: int) -> None:
     if not columns:
         return
     if len(columns) != COLUMNS:
-        problem, field, mend = (
+        problem, field, hint = (
             f"{len(columns)} columns instead of {COLUMNS}",
             None,
             "write: qid Q0 docid rank score tag",
         )
     elif not _is_finite(columns[4]):
-        problem, field, mend = f"{columns[4]!r} is not a finite number", "score", "write a number"
+        problem, field, hint = f"{columns[4]!r} is not a finite number", "score", "write a number"
     else:
         problem, field = f"passage {columns[2]!r} stands twice under query {columns[0]!r}", None
-        mend = "remove one line"
-    raise InputError(problem, file=path, line=number, field=field, mend=mend)
+        hint = "remove one line"
+    raise InputError(problem, file=path, line=number, field=field, hint=hint)
 
 
 def _is_finite(text: str) -> bool:

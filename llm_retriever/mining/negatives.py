@@ -66,7 +66,7 @@ def mine(
         raise InputError(
             f"the collection has no split {TRAINING_SPLIT!r}, so there is nothing to mine for",
             file=collection,
-            mend=f"prepare it from a source with qrels/{TRAINING_SPLIT}.tsv",
+            hint=f"prepare it from a source with qrels/{TRAINING_SPLIT}.tsv",
         )
     return _Mining(settings, source).run(training_set, bm25_runs, statistics, picture)
 
@@ -163,7 +163,7 @@ class _Mining:
             raise InputError(
                 "no training query has a negative left",
                 file=self.collection.directory,
-                mend="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
+                hint="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
             )
 
     def _recipe(

@@ -95,18 +95,18 @@ def parse_sources(
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, colon, number = (part.strip() for part in entry.partition(":"))
         if name == DENSE and not with_encoder:
-            raise InputError("dense candidates need an encoder", field="sources", mend="set encoder")
+            raise InputError("dense candidates need an encoder", field="sources", hint="set encoder")
         if name not in nameable or name in sources:
-            raise InputError(f"{entry!r} is refused", field="sources", mend=f"name {' and '.join(nameable)}, each once")
+            raise InputError(f"{entry!r} is refused", field="sources", hint=f"name {' and '.join(nameable)}, each once")
         if colon and not (number.isascii() and number.isdigit() and int(number)):
-            raise InputError(f"the quota in {entry!r} is refused", field="sources", mend="write as in bm25:15")
+            raise InputError(f"the quota in {entry!r} is refused", field="sources", hint="write as in bm25:15")
         sources.append(name)
         quotas |= {name: int(number)} if colon else {}
     if with_encoder and sources and DENSE not in sources:
-        raise InputError("leaves out the encoder that is given", field="sources", mend="name dense, or empty encoder")
+        raise InputError("leaves out the encoder that is given", field="sources", hint="name dense, or empty encoder")
     if sum(quotas.values()) > negatives:
         problem = f"the quotas are {sum(quotas.values())} of {negatives} negatives"
-        raise InputError(problem, field="sources", mend="lower them, or raise negatives")
+        raise InputError(problem, field="sources", hint="lower them, or raise negatives")
     return sources or known, quotas
 
 

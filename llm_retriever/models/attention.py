@@ -95,5 +95,5 @@ def _refusal(model: Any, problem: str) -> InputError:
         f"{type(model).__name__} {problem}",
         file=model.config.name_or_path or None,
         field="method",
-        mend="use another method, or a backbone such as Llama, Mistral, Qwen or Gemma",
+        hint="use another method, or a backbone such as Llama, Mistral, Qwen or Gemma",
     )

@@ -126,7 +126,7 @@ class RetrieverCard:
         """
         path = Path(directory) / CARD_FILE
         content = files.read_json(
-            path, mend="give the output of tune_retriever; a model without a card is not encoded with"
+            path, hint="give the output of tune_retriever; a model without a card is not encoded with"
         )
         return _validated(cls, content, path)
 
@@ -143,12 +143,12 @@ def load_lineage(directory: str | Path) -> Lineage:
         InputError: The directory is not the output of fetch_backbone or adapt_backbone.
     """
     path = Path(directory) / LINEAGE_FILE
-    return _validated(Lineage, files.read_json(path, mend="give the output of fetch_backbone or adapt_backbone"), path)
+    return _validated(Lineage, files.read_json(path, hint="give the output of fetch_backbone or adapt_backbone"), path)
 
 
 def _validated(kind: Any, content: Any, path: Path) -> Any:
     shape = TypeAdapter(kind)
-    files.checked(shape, content, path, mend="make it anew with the step that wrote it")
+    files.checked(shape, content, path, hint="make it anew with the step that wrote it")
     return shape.validate_python(content)
 
 

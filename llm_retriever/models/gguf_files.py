@@ -43,7 +43,7 @@ def configuration(path: Path, label: str) -> dict[str, Any]:
     embeddings = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     found = {name: _field(reader, f"{named}.{key}") for name, key in _KEYS.items()}
     if embeddings is None or None in (found["num_hidden_layers"], found["hidden_size"], found["num_attention_heads"]):
-        raise InputError("does not say how large the model is", file=label, mend="use another GGUF file")
+        raise InputError("does not say how large the model is", file=label, hint="use another GGUF file")
     known = {name: int(value) for name, value in found.items() if value is not None}
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     return {**known, "vocab_size": int(embeddings.shape[-1]), "tie_word_embeddings": tied}
@@ -61,21 +61,21 @@ def check_gguf(path: Path, label: str) -> None:
             f"the architecture {named!r} cannot be de-quantised",
             file=label,
             field="general.architecture",
-            mend=f"use a model of one of {', '.join(architectures())}",
+            hint=f"use a model of one of {', '.join(architectures())}",
         )
 
 
 def _read(path: Path, label: str) -> Any:
     from gguf import GGUFReader
 
-    mend = "fetch the file again"
+    hint = "fetch the file again"
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise InputError("not a GGUF file", file=label, mend=f"{mend} (git lfs pull?)")
+            raise InputError("not a GGUF file", file=label, hint=f"{hint} (git lfs pull?)")
     try:
         return GGUFReader(path)
     except Exception as error:  # The reader trusts what it reads: a cut or changed file ends in errors of any kind.
-        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, mend=mend) from None
+        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, hint=hint) from None
 
 
 def _field(reader: Any, name: str) -> Any:
@@ -123,5 +123,5 @@ def _refusals(label: str) -> Iterator[None]:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"transformers cannot load it: {said}", file=label, mend="use another GGUF file, or safetensors"
+            f"transformers cannot load it: {said}", file=label, hint="use another GGUF file, or safetensors"
         ) from error

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from llm_retriever.errors import InputError
 from llm_retriever.precision import dtype_of
 
-MEND = "copy the whole directory again: configuration and weights belong together"
+HINT = "copy the whole directory again: configuration and weights belong together"
 
 
 def load_model(
@@ -51,7 +51,7 @@ def load_model(
 
 @contextlib.contextmanager
 def whole(directory: Path) -> Iterator[None]:
-    """Turns what transformers says of a model's files into an error that tells the mend.
+    """Turns what transformers says of a model's files into an error that tells the hint.
 
     Raises:
         InputError: A file is missing or damaged, or weights have another shape than the configuration says.
@@ -62,7 +62,7 @@ def whole(directory: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "mismatch" not in str(error):
             raise
         first = str(error).strip().partition("\n")[0]
-        raise InputError(f"the model cannot be loaded ({first})", file=directory, mend=MEND) from None
+        raise InputError(f"the model cannot be loaded ({first})", file=directory, hint=HINT) from None
 
 
 def free_memory() -> None:
@@ -87,7 +87,7 @@ def load_tokenizer(directory: Path) -> Any:
         raise InputError(f"the tokenizer cannot be loaded ({error})", file=directory) from None
     if not tokenizer.is_fast:
         raise InputError(
-            "the tokenizer is a slow one", file=directory, mend="save its tokenizer.json with transformers"
+            "the tokenizer is a slow one", file=directory, hint="save its tokenizer.json with transformers"
         )
     return tokenizer
 

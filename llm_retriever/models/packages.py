@@ -49,12 +49,12 @@ class PackagedBackbone:
         found = importlib.util.find_spec(self.module)
         if found is None or not found.submodule_search_locations:
             raise InputError(
-                f"the package {self.package} is not installed", field="source", mend=f"run: {self.command}"
+                f"the package {self.package} is not installed", field="source", hint=f"run: {self.command}"
             )
         path = Path(found.submodule_search_locations[0]) / self.file
         if not path.is_file() or sha256_of_large_file(path) != self.sha256:
-            mend = f"run: {self.command} --force-reinstall"
-            raise InputError(f"not the file of {self.package}", file=path, field="source", mend=mend)
+            hint = f"run: {self.command} --force-reinstall"
+            raise InputError(f"not the file of {self.package}", file=path, field="source", hint=hint)
         return path
 
 

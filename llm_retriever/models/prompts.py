@@ -46,7 +46,7 @@ class PromptEncoder:
             raise InputError(
                 "is a slow tokenizer, which gives no offsets to cut texts by",
                 file=tokenizer.name_or_path,
-                mend="use a backbone with a tokenizer.json",
+                hint="use a backbone with a tokenizer.json",
             )
         self.tokenizer, self.wording, self.length = tokenizer, wording, length
         self.opening = opening_ids(tokenizer)
@@ -62,7 +62,7 @@ class PromptEncoder:
             raise InputError(
                 f"{length} tokens leave no room for {copies}: the prompt alone takes {prompt}",
                 field=setting,
-                mend=f"use at least {prompt + 8 * self._copies}",
+                hint=f"use at least {prompt + 8 * self._copies}",
             )
         self._room = length - len(self.opening) - len(self.closing)
         self._body_room = (length - prompt) // self._copies
@@ -224,6 +224,6 @@ def _symbol_id(tokenizer: Any, symbol: str) -> int:
             f"the tokenizer has no token {symbol!r}",
             file=getattr(tokenizer, "name_or_path", None),
             field="embedding_tokens",
-            mend="adapt the backbone first with what trains it (ebae_ebar, or ql with embedding=new4)",
+            hint="adapt the backbone first with what trains it (ebae_ebar, or ql with embedding=new4)",
         )
     return int(found)

@@ -32,7 +32,7 @@ def claim_gpus(asked: str) -> None:
             raise InputError(
                 f"{number} GPU{'s' if number > 1 else ''} asked for, {there or 'none'} on this machine",
                 field="gpus",
-                mend="on a cluster the count must be a text and the node pool must have them; 0 computes on the processor",
+                hint="on a cluster the count must be a text and the node pool must have them; 0 computes on the processor",
             )
         if there == number:
             return

@@ -125,7 +125,7 @@ def _published_indexes(uri: str) -> list[tuple[str, str, set[str]]]:
     registry = Registry(uri)
     versions = registry.versions()
     if not versions:
-        raise InputError("no version is published there", file=uri, field="--published", mend="check the URI")
+        raise InputError("no version is published there", file=uri, field="--published", hint="check the URI")
     found = []
     for version in versions:
         manifest = _json(registry.store, f"{version.key}/index/{MANIFEST_FILE}")
@@ -187,5 +187,5 @@ def _json(store: Store, key: str) -> Mapping[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise InputError("not a JSON object", file=store.uri_of(key), mend="restore or remove it")
+        raise InputError("not a JSON object", file=store.uri_of(key), hint="restore or remove it")
     return content

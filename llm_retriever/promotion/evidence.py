@@ -14,7 +14,7 @@ from llm_retriever.metrics.conventions import HYBRID, PRODUCTION, PRODUCTION_HYB
 from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
 
-MEND = "evaluate again"
+HINT = "evaluate again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +113,13 @@ def measured(
     """
     splits = content.get("splits") or {}
     if split not in splits:
-        raise InputError(f"has no split {split!r}", file=file, field="split", mend=one_of(splits))
+        raise InputError(f"has no split {split!r}", file=file, field="split", hint=one_of(splits))
     systems = splits[split].get("systems") or {}
     values = systems.get(system) or {}
     if metric not in values:
-        raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", mend=one_of(values))
+        raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", hint=one_of(values))
     if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
-        raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend=MEND)
+        raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, hint=HINT)
     others = {
         name: row[metric]
         for name, row in systems.items()
@@ -139,7 +139,7 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
     splits, target, guards = content.get("splits") or {}, target_of(content, settings), _guards(settings)
     for name in guards:
         if name not in splits:
-            raise InputError(f"has no split {name!r}", file=file, field="guards", mend=one_of(splits))
+            raise InputError(f"has no split {name!r}", file=file, field="guards", hint=one_of(splits))
     told = content.get(PRODUCTION)
     if not told:
         return None
@@ -148,7 +148,7 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
     for name in guards:
         if name not in both:
             problem = f"the version in production was not measured on the split {name!r}"
-            raise InputError(problem, file=file, field="guards", mend=one_of(both))
+            raise InputError(problem, file=file, field="guards", hint=one_of(both))
     chosen = guards or both
     value = measured(content, target, settings.metric, file, systems.old).value if target in both else None
     return Contest(
@@ -195,7 +195,7 @@ def _pair(name: str, split: Mapping[str, Any], file: Path, systems: _Systems, is
     compared = next((c for c in split.get(systems.tests, []) if c["baseline"] == systems.old), None)
     if compared is None:
         problem = f"the split {name!r} has no comparison with {systems.old}"
-        raise InputError(problem, file=file, field=systems.tests, mend=MEND)
+        raise InputError(problem, file=file, field=systems.tests, hint=HINT)
     metric, values, interval = compared["metric"], split["systems"], compared["interval"]
     return Pair(
         split=name,
@@ -212,5 +212,5 @@ def _pair(name: str, split: Mapping[str, Any], file: Path, systems: _Systems, is
 
 
 def one_of(names: Mapping[str, Any] | list[str]) -> str:
-    """The mend of a name that is not there."""
-    return f"use one of {', '.join(names)}" if names else MEND
+    """The hint of a name that is not there."""
+    return f"use one of {', '.join(names)}" if names else HINT

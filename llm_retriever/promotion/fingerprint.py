@@ -87,7 +87,7 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
         raise InputError(
             "retraining notes there what it has judged",
             field="published_uri",
-            mend="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
+            hint="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
         )
     fingerprint = f"{files.digest(recipe)[:16]}-{files.digest({'corpus': corpus, 'backbone': backbone})}"
     if not published_uri:
@@ -105,7 +105,7 @@ def _listing_digest(uri: str) -> str:
     found = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
     if not found:
         raise InputError(
-            "nothing is there", file=uri, field="uri", mend="look for a slip in the place, or fill it first"
+            "nothing is there", file=uri, field="uri", hint="look for a slip in the place, or fill it first"
         )
     return files.digest(found)
 
@@ -113,7 +113,7 @@ def _listing_digest(uri: str) -> str:
 def _local_listing(directory: Path) -> list[list[str]]:
     if not directory.is_dir():
         raise InputError(
-            "no such directory", file=directory, field="uri", mend="give a directory, s3://, hf:// or demo: source"
+            "no such directory", file=directory, field="uri", hint="give a directory, s3://, hf:// or demo: source"
         )
     found = sorted(path for path in directory.rglob("*") if path.is_file())
     return [[path.relative_to(directory).as_posix(), files.sha256_of_file(path)] for path in found]

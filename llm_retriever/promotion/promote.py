@@ -70,14 +70,14 @@ def promote(
             the URI cannot be used. Nothing is published then.
     """
     file = evaluation / EVALUATION_FILE
-    content = files.read_json(file, mend="give the output of evaluate")
+    content = files.read_json(file, hint="give the output of evaluate")
     check_content(content, file)
     new = measured(content, target_of(content, settings), settings.metric, file, settings.system)
     against = contest(content, settings, file)
     listing = manifest_of(retriever)
     card = check_retriever(retriever, listing).digest()
     if content.get("card") != card:
-        raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+        raise InputError("is of another retriever", file=file, field="card", hint=SAME_RUN)
     check_whole_index(index, card, content.get("collection"))
     check_whole_hybrid(evaluation, card, str(content.get("collection")))
     renewed = with_index(refreshed)

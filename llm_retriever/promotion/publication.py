@@ -108,10 +108,10 @@ def publish_refreshed(registry: Registry, before: Version, evaluation: Path, ref
 
 def _check_belongs(refreshed: Path, before: Version) -> None:
     file, manifest = refreshed / REFRESHED_FILE, refreshed / "index" / MANIFEST_FILE
-    if files.read_json(file, mend="give the output of evaluate").get("version") != before.name:
-        raise InputError("is of another version", file=file, field="version", mend=SAME_RUN)
-    if files.read_json(manifest, mend="give the output of evaluate").get("card") != before.card:
-        raise InputError("is of another retriever", file=manifest, field="card", mend=SAME_RUN)
+    if files.read_json(file, hint="give the output of evaluate").get("version") != before.name:
+        raise InputError("is of another version", file=file, field="version", hint=SAME_RUN)
+    if files.read_json(manifest, hint="give the output of evaluate").get("card") != before.card:
+        raise InputError("is of another retriever", file=manifest, field="card", hint=SAME_RUN)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCar
     weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
     if digest_of_weights(weights) != card.weights:
         problem = "the weights are not those that the card belongs to"
-        raise InputError(problem, file=retriever, field="weights", mend=SAME_RUN)
+        raise InputError(problem, file=retriever, field="weights", hint=SAME_RUN)
     return card
 
 
@@ -77,7 +77,7 @@ def check_whole_index(index: Path, card: str | None, collection: str | None = No
     for field, wanted in (("card", card), ("collection", collection)):
         if wanted is not None and getattr(manifest, field) != wanted:
             of = "retriever" if field == "card" else field
-            raise InputError(f"is of another {of}", file=index / MANIFEST_FILE, field=field, mend=SAME_RUN)
+            raise InputError(f"is of another {of}", file=index / MANIFEST_FILE, field=field, hint=SAME_RUN)
     if manifest.shards_uri and not isinstance(open_store(manifest.shards_uri), LocalStore):
         check_shards(manifest)
         return

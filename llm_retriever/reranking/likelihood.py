@@ -90,7 +90,7 @@ def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
             f"not the adapted backbone that the retriever was tuned from ({card.lineage.source})",
             file=adapted,
             field="adapted",
-            mend="give the output of adapt_backbone of the same run",
+            hint="give the output of adapt_backbone of the same run",
         )
     return lineage
 
@@ -238,7 +238,7 @@ class QueryLikelihood:
         except torch.OutOfMemoryError:
             raise InputError(
                 f"{batch['input_ids'].numel()} tokens at once do not fit into the GPU's memory",
-                mend="use a larger GPU, or rerank_depth 0",
+                hint="use a larger GPU, or rerank_depth 0",
             ) from None
         return output.logits
 
@@ -247,5 +247,5 @@ class QueryLikelihood:
         if wrong is not None:
             raise InputError(
                 f"the likelihood of the query {wrong[0]!r} given passage {wrong[1]!r} is not finite",
-                mend="use precision fp32; if it persists, the model itself is broken: look at its training curves",
+                hint="use precision fp32; if it persists, the model itself is broken: look at its training curves",
             )

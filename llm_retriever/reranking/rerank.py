@@ -160,7 +160,7 @@ def _language_model(settings: EvaluationSettings, card: RetrieverCard, paths: Pa
         return paths.retriever / MODEL_DIRECTORY, QueryWording.of(card.lineage)
     if paths.adapted is None:
         raise InputError(
-            "there is no adapted backbone to re-rank with", field="adapted", mend="give the output of adapt_backbone"
+            "there is no adapted backbone to re-rank with", field="adapted", hint="give the output of adapt_backbone"
         )
     return paths.adapted, QueryWording.of(lineage_within(paths.adapted, card))
 

@@ -56,8 +56,8 @@ class Alias:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            mend = "restore it, or remove the alias"
-            raise InputError("not a JSON object", file=store.uri_of(ALIAS), mend=mend)
+            hint = "restore it, or remove the alias"
+            raise InputError("not a JSON object", file=store.uri_of(ALIAS), hint=hint)
         return cls(content, found[1])
 
     def followed_by(self, version: str, path: str, card: str) -> dict[str, Any]:

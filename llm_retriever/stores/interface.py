@@ -121,7 +121,7 @@ class Store(abc.ABC):
         directory = Path(directory)
         found = files_below(directory)
         if not found:
-            raise InputError("no files to upload", file=directory, mend="give a directory that holds files")
+            raise InputError("no files to upload", file=directory, hint="give a directory that holds files")
         transfers = [(directory / name, joined(prefix, name)) for name in found]
         size = sum(path.stat().st_size for path, _ in transfers)
         with TransferProgress(f"upload to {self.uri_of(safe_key(prefix))}", size, len(transfers)) as progress:
@@ -175,11 +175,11 @@ class Store(abc.ABC):
         for name, entry in named.items():
             if not is_safe(name) or any(str(above) in named for above in PurePosixPath(name).parents):
                 raise InputError(
-                    f"the key {entry.key!r} does not fit into a directory", file=self.uri, mend="rename or remove it"
+                    f"the key {entry.key!r} does not fit into a directory", file=self.uri, hint="rename or remove it"
                 )
         wanted = {name: entry for name, entry in named.items() if only is None or only(name)}
         if not wanted:
-            raise InputError("nothing is there", file=self.uri_of(safe_key(prefix)), mend="check the URI")
+            raise InputError("nothing is there", file=self.uri_of(safe_key(prefix)), hint="check the URI")
         return wanted
 
 
@@ -220,7 +220,7 @@ def safe_key(key: str) -> str:
     """
     stripped = key.strip("/")
     if stripped and not is_safe(stripped):
-        raise InputError(f"{key!r} is not a key below a store", mend='use names between single slashes, without ".."')
+        raise InputError(f"{key!r} is not a key below a store", hint='use names between single slashes, without ".."')
     return stripped
 
 
@@ -232,7 +232,7 @@ def joined(prefix: str, name: str) -> str:
 def files_below(directory: Path) -> builtins.list[str]:
     """Names of all files of a directory, relative to it and sorted; drafts of unfinished writers are left out."""
     if not directory.is_dir():
-        raise InputError("no such directory", file=directory, mend="give an existing directory")
+        raise InputError("no such directory", file=directory, hint="give an existing directory")
     found = []
     for folder, _, names in os.walk(directory, followlinks=True):
         base = Path(folder).relative_to(directory)
@@ -256,13 +256,13 @@ def verify(directory: Path, manifest: dict[str, Any], source: str, only: Callabl
         InputError: A file is missing, or its bytes are others.
     """
     expected = {row["name"]: row["sha256"] for row in manifest["files"] if only is None or only(row["name"])}
-    mend = "fetch it again; if that does not help, publish it again"
+    hint = "fetch it again; if that does not help, publish it again"
     for name in expected:
         if not is_safe(name) or not (directory / name).is_file():
-            raise InputError(f"{name!r} is missing", file=source, mend=mend)
+            raise InputError(f"{name!r} is missing", file=source, hint=hint)
     for name, checksum in _checksums(directory, list(expected)).items():
         if checksum != expected[name]:
-            raise InputError(f"{name!r} does not have the checksum of the manifest", file=source, mend=mend)
+            raise InputError(f"{name!r} does not have the checksum of the manifest", file=source, hint=hint)
 
 
 def _checksums(directory: Path, names: Sequence[str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ class LocalStore(Store):
         try:
             return self._path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise InputError("no such file", file=self.uri_of(key), mend="check the path") from None
+            raise InputError("no such file", file=self.uri_of(key), hint="check the path") from None
         except PermissionError:
             raise self._refused(self._path(key)) from None
 
@@ -129,7 +129,7 @@ class LocalStore(Store):
         except PermissionError:
             raise self._refused(path) from None
         except IsADirectoryError:
-            raise InputError("there is a directory of this name", file=path, mend="use another name") from None
+            raise InputError("there is a directory of this name", file=path, hint="use another name") from None
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
@@ -140,13 +140,13 @@ class LocalStore(Store):
         except PermissionError:
             raise self._refused(folder) from None
         except (FileExistsError, NotADirectoryError):
-            raise InputError("a file is in the way of this directory", file=folder, mend="use another path") from None
+            raise InputError("a file is in the way of this directory", file=folder, hint="use another path") from None
 
     def _path(self, key: str) -> Path:
         return self.directory / safe_key(key)
 
     def _refused(self, path: Path) -> InputError:
-        return InputError("access is refused", file=path, mend="check owner and mode of the directory")
+        return InputError("access is refused", file=path, hint="check owner and mode of the directory")
 
 
 def _linked(source: Path, target: Path) -> bool:

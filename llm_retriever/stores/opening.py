@@ -29,7 +29,7 @@ def open_store(uri: str | Path) -> Store:
     """
     text = str(uri)
     if not text:
-        raise InputError("the URI is empty", mend="give a directory or s3://bucket/prefix")
+        raise InputError("the URI is empty", hint="give a directory or s3://bucket/prefix")
     # A host in a file:// URI would be another machine.
     check_scheme(text, ("s3://", "file:///"))
     if text.startswith("s3://"):
@@ -54,7 +54,7 @@ def fetched(uri: str | Path) -> Iterator[Path]:
     if isinstance(store, LocalStore):
         if not store.directory.exists():
             raise InputError(
-                "no such directory", file=str(uri), mend="give an existing directory or s3://bucket/prefix"
+                "no such directory", file=str(uri), hint="give an existing directory or s3://bucket/prefix"
             )
         yield store.directory
         return
@@ -98,4 +98,4 @@ def missing(store: Store, prefix: str, sizes: Mapping[str, int]) -> list[str]:
 
 def _check_same(store: Store, manifest: str) -> None:
     if store.read(MANIFEST).decode() != manifest:
-        raise InputError("something else is published there", file=store.uri, mend="publish under another prefix")
+        raise InputError("something else is published there", file=store.uri, hint="publish under another prefix")

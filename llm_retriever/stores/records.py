@@ -46,7 +46,7 @@ class Records:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="remove it")
+            raise InputError("not a JSON object", file=self.store.uri_of(key), hint="remove it")
         return content
 
     def recipes(self) -> list[str]:

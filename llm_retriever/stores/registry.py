@@ -93,7 +93,7 @@ class Registry:
                 f"names the version {name!r}, which is not complete",
                 file=self.store.uri_of(ALIAS),
                 field="version",
-                mend="restore that version, or remove the alias",
+                hint="restore that version, or remove the alias",
             )
         return self._version(key)
 
@@ -155,7 +155,7 @@ class Registry:
             return
         for name in missing(self.store, start, sizes):
             raise InputError(
-                "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), mend="restore it"
+                "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), hint="restore it"
             )
         self.store.copy(start, end, only=sizes.__contains__)
         with contextlib.suppress(FileExistsError):
@@ -182,7 +182,7 @@ class Registry:
             with contextlib.suppress(FileExistsError):
                 self.alias().replace(self.store, seen.content)
             raise InputError(
-                "was deleted meanwhile", file=self.uri_of(version), mend="publish it again, or name another"
+                "was deleted meanwhile", file=self.uri_of(version), hint="publish it again, or name another"
             )
 
     def _check_moved_to(self, version: Version) -> None:
@@ -191,7 +191,7 @@ class Registry:
             raise MovedError(
                 f"another run put {now or 'nothing'} into production meanwhile",
                 file=self.store.uri_of(ALIAS),
-                mend=f"{version.name} stays published: promote again, or roll back --to {version.name}",
+                hint=f"{version.name} stays published: promote again, or roll back --to {version.name}",
             )
 
     def versions(self) -> list[Version]:
@@ -209,8 +209,8 @@ class Registry:
         """
         known = {version.name: version for version in self.versions()}
         if name not in known:
-            mend = f"known: {', '.join(known) or 'none'}"
-            raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), mend=mend)
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), hint=hint)
         return known[name]
 
     def previous(self, alias: Alias | None = None) -> Version:
@@ -221,7 +221,7 @@ class Registry:
         """
         name = str((alias or self.alias()).content.get("previous", ""))
         if not name:
-            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), mend="name a version")
+            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), hint="name a version")
         return self.named(name)
 
     def earlier_model(self, alias: Alias | None = None) -> Version | None:
@@ -253,8 +253,8 @@ class Registry:
         seen = self.alias()
         version = self.previous(seen) if previous else self.named(name) if name else self.earlier_model(seen)
         if version is None:
-            mend = "name a version (list shows all)"
-            raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", mend=mend)
+            hint = "name a version (list shows all)"
+            raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", hint=hint)
         self.put_into_production(version, {"reason": "rolled back by hand"}, seen)
         return version
 
@@ -295,7 +295,7 @@ class Registry:
             return Version(**{name: str(content[name]) for name in ("name", "model", "card", *names)})
         except KeyError as error:
             raise InputError(
-                "is missing", file=self.store.uri_of(key), field=error.args[0], mend="restore that version"
+                "is missing", file=self.store.uri_of(key), field=error.args[0], hint="restore that version"
             ) from None
 
     def _json(self, key: str) -> dict[str, Any]:
@@ -304,7 +304,7 @@ class Registry:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="restore it")
+            raise InputError("not a JSON object", file=self.store.uri_of(key), hint="restore it")
         return content
 
 
@@ -321,7 +321,7 @@ def in_production(uri: str) -> str:
     registry = Registry(uri)
     version = registry.production()
     if version is None:
-        raise InputError("nothing is in production there", file=uri, mend="promote a version first, or check the URI")
+        raise InputError("nothing is in production there", file=uri, hint="promote a version first, or check the URI")
     return registry.uri_of(version)
 
 

@@ -49,7 +49,7 @@ _UNCONDITIONAL = "this store has no conditional writes: let one run at a time ch
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _ACCESS = "check the bucket's policy and the credentials in the environment"
 # What a user can mend, by S3's error code. Only the code is shown: a server's message may repeat an access key.
-_MENDS = {
+_HINTS = {
     "NoSuchBucket": ("the bucket does not exist", "create it, or correct the URI and the endpoint"),
     "InvalidBucketName": ("that is not a bucket name", "correct the URI"),
     "AccessDenied": ("access is refused", _ACCESS),
@@ -78,10 +78,10 @@ class S3Store(Store):
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if "@" in bucket:
             raise InputError(
-                "credentials do not belong into a URI", file="s3://…", mend="put them into the environment"
+                "credentials do not belong into a URI", file="s3://…", hint="put them into the environment"
             )
         if not bucket:
-            raise InputError("the URI names no bucket", file=uri, mend="give s3://bucket/prefix")
+            raise InputError("the URI names no bucket", file=uri, hint="give s3://bucket/prefix")
         self.bucket, self.prefix = bucket, safe_key(prefix)
         super().__init__(f"s3://{bucket}/{self.prefix}".rstrip("/"))
         with self._explained(""):
@@ -240,15 +240,15 @@ class S3Store(Store):
             raise self._explanation(error.response.get("Error", {}).get("Code", ""), key) from None
         except (NoCredentialsError, PartialCredentialsError):
             raise InputError(
-                "there are no credentials for S3", file=self.uri, mend="put them into the environment"
+                "there are no credentials for S3", file=self.uri, hint="put them into the environment"
             ) from None
         except ParamValidationError:
-            raise InputError("that is not a bucket name", file=self.uri, mend="correct the URI") from None
+            raise InputError("that is not a bucket name", file=self.uri, hint="correct the URI") from None
         except EndpointConnectionError:
             if was_restarted() or self._client.meta.endpoint_url in _ANSWERED:
                 raise TransferError(f"{self.uri}: the S3 endpoint does not answer any more") from None
             raise InputError(
-                "the S3 endpoint cannot be reached", file=self.uri, mend="check AWS_ENDPOINT_URL_S3 and the network"
+                "the S3 endpoint cannot be reached", file=self.uri, hint="check AWS_ENDPOINT_URL_S3 and the network"
             ) from None
         except (IncompleteReadError, HTTPClientError) as error:
             raise _BrokenOffError(f"{self.uri}: the connection broke off ({type(error).__name__})") from None
@@ -257,10 +257,10 @@ class S3Store(Store):
 
     def _explanation(self, code: str, key: str) -> Exception:
         if code in _MISSING:
-            return InputError("no such object", file=self.uri_of(safe_key(key)), mend="check the URI")
-        if code in _MENDS:
-            problem, mend = _MENDS[code]
-            return InputError(problem, file=self.uri, mend=mend)
+            return InputError("no such object", file=self.uri_of(safe_key(key)), hint="check the URI")
+        if code in _HINTS:
+            problem, hint = _HINTS[code]
+            return InputError(problem, file=self.uri, hint=hint)
         return TransferError(f"{self.uri}: S3 answers {code or 'with an error'}")
 
 
@@ -312,6 +312,6 @@ def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
     try:
         client = boto3.session.Session().client("s3", config=Config(**settings))
     except ValueError:
-        raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", mend="give http(s)://host:port") from None
+        raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", hint="give http(s)://host:port") from None
     client.meta.events.register("after-call.s3", lambda **_: _ANSWERED.add(client.meta.endpoint_url))
     return client

@@ -48,5 +48,5 @@ def check_scheme(text: str, known: Sequence[str] = STORES, *, field: str | None 
         f"{head[0].strip()} is not a kind of URI that can be used here",
         file=text,
         field=field,
-        mend=f"did you mean {kinds[near[0]]}?" if near else "give a directory or s3://bucket/prefix",
+        hint=f"did you mean {kinds[near[0]]}?" if near else "give a directory or s3://bucket/prefix",
     )

@@ -95,7 +95,7 @@ def launch(
         importlib.import_module(module).work(job)
         return
     if deepspeed != "off" and importlib.util.find_spec("deepspeed") is None:
-        raise InputError("DeepSpeed is not installed", field="deepspeed", mend="install it, or use deepspeed=off")
+        raise InputError("DeepSpeed is not installed", field="deepspeed", hint="install it, or use deepspeed=off")
     meeting = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     _start(module, job, directory, meeting, {"GLOO_SOCKET_IFNAME": "lo"} | _environment(directory, processes))
 
@@ -254,7 +254,7 @@ def _leave(error: Exception, failure: Path) -> None:
 
 def told(error: InputError) -> dict[str, Any]:
     """An `InputError` as JSON; `InputError(**told(error))` is the same again."""
-    named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
+    named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "hint")}
     return {**named, "file": None if error.file is None else str(error.file)}
 
 

@@ -220,10 +220,10 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
         raise InputError(
             f"{schedule.batch_size} queries cannot be divided among {world} processes",
             field="batch_size",
-            mend=f"use a multiple of {world}",
+            hint=f"use a multiple of {world}",
         )
     if examples < world:
-        raise InputError(f"{examples} training examples for {world} processes", mend="use fewer processes or more data")
+        raise InputError(f"{examples} training examples for {world} processes", hint="use fewer processes or more data")
     share = schedule.batch_size // world
     most = min(schedule.micro_batch_size, share, examples // world)
     micro = next(size for size in range(most, 0, -1) if share % size == 0)

@@ -96,12 +96,12 @@ class LossTrainer(Trainer):
                 raise InputError(
                     f"the weight {spoilt} holds numbers that are not finite, and was not trained yet",
                     field="backbone",
-                    mend="look where the backbone comes from, and fetch or adapt it again",
+                    hint="look where the backbone comes from, and fetch or adapt it again",
                 )
             raise InputError(
                 f"the loss became {value.item()} at update {self.state.global_step + 1}",
                 field="learning_rate",
-                mend="lower it, or train in fp32",
+                hint="lower it, or train in fp32",
             )
         return value
 

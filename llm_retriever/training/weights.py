@@ -105,7 +105,7 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         raise InputError(
             "new tokens cannot be trained with LoRA under ZeRO-3",
             field="deepspeed",
-            mend="use zero2, or train all weights",
+            hint="use zero2, or train all weights",
         )
     names, left = projections(model, lora.targets)
     if not dist.is_initialized() or dist.get_rank() == 0:

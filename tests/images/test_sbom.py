@@ -178,7 +178,7 @@ def advisories() -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         server.shutdown()
 
 
-def test_an_advisory_fails_the_audit_and_names_package_and_mend(
+def test_an_advisory_fails_the_audit_and_names_package_and_hint(
     documents: Path,
     advisories: tuple[list[str], list[dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],

@@ -70,7 +70,7 @@ class BeirDirectory:
         found = _files(self.directory, name, SUFFIXES)
         if not found:
             file = f"{self.shown}/{name}.jsonl"
-            raise InputError("no such file", file=file, mend="a BEIR source has corpus.jsonl, queries.jsonl and qrels/")
+            raise InputError("no such file", file=file, hint="a BEIR source has corpus.jsonl, queries.jsonl and qrels/")
         return [self._source_file(path) for path in found]
 
     def _judgments(self, bad: BadLines) -> Iterator[Row]:
@@ -79,7 +79,7 @@ class BeirDirectory:
             raise InputError(
                 "no qrels: nothing says which passages answer which query",
                 file=f"{self.shown}/qrels",
-                mend="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
+                hint="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
             )
         for path, split in found:
             yield from judgments(self._source_file(path), split, bad)

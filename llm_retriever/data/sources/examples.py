@@ -57,7 +57,7 @@ def example_rows(example: Example, split: str, place: Place) -> list[Row]:
             file=place.file,
             line=place.line,
             field=positive_field,
-            mend="give it a positive, or remove the line",
+            hint="give it a positive, or remove the line",
         )
     rows: list[Row] = [QueryRow(place, query_id, query, True)]
     rows += [PassageRow(place, content_id("p", t), "", t, True) for t in dict.fromkeys(positives + negatives)]
@@ -82,7 +82,7 @@ def texts_of(value: Any, field: str, place: Place) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         problem = "must be a list of texts"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="write [text, …]")
+        raise InputError(problem, file=place.file, line=place.line, field=field, hint="write [text, …]")
     return value
 
 
@@ -100,7 +100,7 @@ def scores_of(value: Any, number: int, field: str, place: Place) -> list[float]:
             file=place.file,
             line=place.line,
             field=field,
-            mend="correct the scores, or remove the field",
+            hint="correct the scores, or remove the field",
         )
     return [float(score) for score in value]
 

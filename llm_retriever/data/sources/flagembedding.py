@@ -33,8 +33,8 @@ class FlagEmbeddingDirectory:
         """The rows of every line together."""
         found = files_with_records(self.directory)
         if not found:
-            mend = "a FlagEmbedding source has {query, pos, neg}, one JSON object a line"
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=mend)
+            hint = "a FlagEmbedding source has {query, pos, neg}, one JSON object a line"
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=hint)
         for path in found:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):

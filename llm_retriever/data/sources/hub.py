@@ -40,7 +40,7 @@ class Address(NamedTuple):
         found = ADDRESS.fullmatch(uri)
         if not found:
             raise InputError(
-                f"not an address of a data set: {uri!r}", field="uri", mend=f"write {SCHEME}OWNER/NAME@COMMIT"
+                f"not an address of a data set: {uri!r}", field="uri", hint=f"write {SCHEME}OWNER/NAME@COMMIT"
             )
         return cls(found["repository"], found["revision"] or "main")
 
@@ -116,24 +116,24 @@ def _licence(repository: str, commit: str) -> str:
 
 @contextlib.contextmanager
 def _reached(repository: str) -> Iterator[None]:
-    """Turns the hub's refusals into errors that tell the mend."""
+    """Turns the hub's refusals into errors that tell the hint."""
     from huggingface_hub import errors
 
     shown = SCHEME + repository
     try:
         yield
     except errors.GatedRepoError:
-        mend = "accept its terms on the hub, and give the step a token in HF_TOKEN"
-        raise InputError("the data set is gated", file=shown, field="uri", mend=mend) from None
+        hint = "accept its terms on the hub, and give the step a token in HF_TOKEN"
+        raise InputError("the data set is gated", file=shown, field="uri", hint=hint) from None
     except errors.RepositoryNotFoundError:
-        mend = "correct the name; for a private one give the step a token in HF_TOKEN"
-        raise InputError("there is no such data set", file=shown, field="uri", mend=mend) from None
+        hint = "correct the name; for a private one give the step a token in HF_TOKEN"
+        raise InputError("there is no such data set", file=shown, field="uri", hint=hint) from None
     except errors.RevisionNotFoundError:
-        raise InputError("there is no such revision", file=shown, field="uri", mend="correct what follows @") from None
+        raise InputError("there is no such revision", file=shown, field="uri", hint="correct what follows @") from None
     except errors.OfflineModeIsEnabled:
-        mend = "unset HF_HUB_OFFLINE, or name a commit that is in the cache"
-        raise InputError("the hub may not be reached in offline mode", file=shown, field="uri", mend=mend) from None
+        hint = "unset HF_HUB_OFFLINE, or name a commit that is in the cache"
+        raise InputError("the hub may not be reached in offline mode", file=shown, field="uri", hint=hint) from None
     except (OSError, errors.HTTPError) as error:
         first = str(error).strip().partition("\n")[0]
-        problem, mend = f"the hub could not be read ({first})", "check the connection, and try again"
-        raise InputError(problem, file=shown, field="uri", mend=mend) from None
+        problem, hint = f"the hub could not be read ({first})", "check the connection, and try again"
+        raise InputError(problem, file=shown, field="uri", hint=hint) from None

@@ -72,7 +72,7 @@ class MsMarcoDirectory:
         return InputError(
             "no such file",
             file=f"{self.shown}/{name}",
-            mend="an MS MARCO source has collection.tsv, queries.<split>.tsv and qrels.<split>.tsv",
+            hint="an MS MARCO source has collection.tsv, queries.<split>.tsv and qrels.<split>.tsv",
         )
 
     def _queries(self, file: SourceFile, bad: BadLines) -> Iterator[QueryRow]:
@@ -140,7 +140,7 @@ def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tu
         with bad.tolerated(line):
             if len(columns) < len(header):
                 problem = f"{len(columns)} columns where the header has {len(header)}"
-                raise InputError(problem, file=place.file, line=place.line, mend="correct the line")
+                raise InputError(problem, file=place.file, line=place.line, hint="correct the line")
             by_name = dict(zip(header, columns, strict=True))
             text = next(by_name[name] for name in TEXTS if name in by_name)
             name = next(by_name[name] for name in ids if name in by_name).strip()
@@ -160,8 +160,8 @@ def _triples(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRo
         columns = line.split()
         with bad.tolerated(line):
             if len(columns) != 3:
-                mend = "write qid, relevant pid and other pid"
-                raise InputError(f"{len(columns)} columns", file=place.file, line=place.line, mend=mend)
+                hint = "write qid, relevant pid and other pid"
+                raise InputError(f"{len(columns)} columns", file=place.file, line=place.line, hint=hint)
             pair = (columns[0], columns[1])
             if pair not in seen:
                 seen.add(pair)

@@ -20,8 +20,8 @@ from llm_retriever.errors import InputError
 QUERY, PASSAGE, GRADE = "query-id", "corpus-id", "score"
 ITERATION = ("0", "Q0", "q0")
 """What TREC's second column holds in practice: nobody reads it."""
-HEADER_MEND = "begin the file with a header line of the columns' names, as query-id, corpus-id and score"
-COLUMNS_MEND = "write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC), in every line"
+HEADER_HINT = "begin the file with a header line of the columns' names, as query-id, corpus-id and score"
+COLUMNS_HINT = "write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC), in every line"
 QRELS_SUFFIXES = (*TABLES, *SUFFIXES)
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 IN_A_NAME = re.compile(r"(?:^|(?<=[\d._-]))qrels?(?=[._-]|$)", re.IGNORECASE)
@@ -115,7 +115,7 @@ def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Judgm
         raise InputError(
             "the second of three columns is 0 or Q0 throughout, as in TREC's qrels, whose grades are missing then",
             file=file.shown,
-            mend=f"add the grades as a fourth column; if it is a passage's id, {HEADER_MEND}",
+            hint=f"add the grades as a fourth column; if it is a passage's id, {HEADER_HINT}",
         )
 
 
@@ -150,14 +150,14 @@ def _column(role: str, cells: list[str], place: Place) -> int:
         if found:
             problem = "several columns of the header are called so: " + ", ".join(cells[number] for number in found)
             raise InputError(
-                problem, file=place.file, line=place.line, field=role, mend="leave one of them, or rename the others"
+                problem, file=place.file, line=place.line, field=role, hint="leave one of them, or rename the others"
             )
     raise InputError(
         f"no column of the header is called so; it has {', '.join(cells)}",
         file=place.file,
         line=place.line,
         field=role,
-        mend=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
+        hint=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
     )
 
 
@@ -168,14 +168,14 @@ def _check_iteration(cells: list[str], place: Place) -> None:
             f"four columns without a header, of which the second is {cells[1]!r} and not 0 or Q0 as in TREC's qrels",
             file=place.file,
             line=place.line,
-            mend=HEADER_MEND,
+            hint=HEADER_HINT,
         )
 
 
 def _judgment(cells: list[str], layout: _Layout | None, split: str, place: Place) -> JudgmentRow:
     if layout is None or len(cells) != layout.width:
-        named = f"give it the {layout.width} columns of the header" if layout and layout.has_header else COLUMNS_MEND
-        raise InputError(f"{len(cells)} columns", file=place.file, line=place.line, mend=named)
+        named = f"give it the {layout.width} columns of the header" if layout and layout.has_header else COLUMNS_HINT
+        raise InputError(f"{len(cells)} columns", file=place.file, line=place.line, hint=named)
     query = checked_id(cells[layout.query], QUERY, place)
     passage = checked_id(cells[layout.passage], PASSAGE, place)
     grade = grade_of(cells[layout.grade], file=place.file, line=place.line, field=GRADE)
@@ -193,4 +193,4 @@ def some_judgments(file: SourceFile, rows: Iterator[Row], bad: BadLines) -> Iter
         none = False
         yield row
     if none and bad.count == before:
-        raise InputError("holds no judgment", file=file.shown, mend="add judgments, or remove the file")
+        raise InputError("holds no judgment", file=file.shown, hint="add judgments, or remove the file")

@@ -34,8 +34,8 @@ ARRAY_OF = re.compile(rb"\s*\[\s*([\[{])")
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26
 """Characters."""
-JSON_MEND = "write one JSON object a line"
-ARRAY_MEND = "correct the array, or write one JSON object a line"
+JSON_HINT = "write one JSON object a line"
+ARRAY_HINT = "correct the array, or write one JSON object a line"
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 csv.field_size_limit(LONGEST_RECORD)
 
@@ -123,15 +123,15 @@ def lines(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, str]]:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 problem = f"not valid UTF-8 (byte {error.start + 1})"
-                mend = "save the file as UTF-8"
-                bad.set_aside(InputError(problem, file=file.shown, line=number, mend=mend), raw)
+                hint = "save the file as UTF-8"
+                bad.set_aside(InputError(problem, file=file.shown, line=number, hint=hint), raw)
                 continue
             finally:
                 empty = False
             if text.strip():
                 yield place, text
     if empty:
-        raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+        raise InputError("the file is empty", file=file.shown, hint="give the file its lines")
 
 
 def _opened(file: SourceFile, bad: BadLines) -> IO[bytes]:
@@ -147,16 +147,16 @@ def _readable(stream: IO[bytes], file: SourceFile) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _refused(file: SourceFile) -> Iterator[None]:
-    """Turns what a file system or a packer says of a file into errors that tell the mend."""
+    """Turns what a file system or a packer says of a file into errors that tell the hint."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("no such file", file=file.shown, mend="add it to the source") from None
+        raise InputError("no such file", file=file.shown, hint="add it to the source") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"not a whole gzip file ({error})", file=file.shown, mend="copy it again") from None
+        raise InputError(f"not a whole gzip file ({error})", file=file.shown, hint="copy it again") from None
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
-        raise InputError(problem, file=file.shown, mend="check its permissions and the disk") from None
+        raise InputError(problem, file=file.shown, hint="check its permissions and the disk") from None
 
 
 def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
@@ -170,7 +170,7 @@ def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, 
             yield place, value
         else:
             problem = f"not a JSON object but {type(value).__name__}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, mend=JSON_MEND), json.dumps(value))
+            bad.set_aside(InputError(problem, file=place.file, line=place.line, hint=JSON_HINT), json.dumps(value))
 
 
 def values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
@@ -197,9 +197,9 @@ def _line_values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]
             yield place, value
 
 
-def _not_json(error: Exception, place: Place, mend: str = JSON_MEND) -> InputError:
+def _not_json(error: Exception, place: Place, hint: str = JSON_HINT) -> InputError:
     reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, mend=mend)
+    return InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, hint=hint)
 
 
 def _is_array(file: SourceFile, bad: BadLines) -> bool:
@@ -256,7 +256,7 @@ class _Array:
                 value, end = self._decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 if isinstance(error, RecursionError) or not self._reads_on():
-                    raise _not_json(error, place, ARRAY_MEND) from None
+                    raise _not_json(error, place, ARRAY_HINT) from None
                 continue
             if end == len(self._text) and self._reads_on():  # A number may go on there.
                 continue
@@ -266,7 +266,7 @@ class _Array:
     def error(self, problem: str) -> InputError:
         """An error at the present line."""
         problem = f"not a valid JSON array ({problem})"
-        return InputError(problem, file=self._file.shown, line=self._line, mend=ARRAY_MEND)
+        return InputError(problem, file=self._file.shown, line=self._line, hint=ARRAY_HINT)
 
     def _go(self, end: int) -> None:
         self._line += self._text.count("\n", self._at, end)
@@ -291,7 +291,7 @@ def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
         try:
             yield text
         except UnicodeDecodeError:
-            raise InputError("not valid UTF-8", file=file.shown, mend="save the file as UTF-8") from None
+            raise InputError("not valid UTF-8", file=file.shown, hint="save the file as UTF-8") from None
 
 
 def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, str]]]:
@@ -301,21 +301,21 @@ def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[
         try:
             header = [name.strip() for name in next(rows, [])]
             if not any(header):
-                raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+                raise InputError("the file is empty", file=file.shown, hint="give the file its lines")
             if len(set(header)) < len(header):
                 problem = f"several columns are called alike: {', '.join(header)}"
-                raise InputError(problem, file=file.shown, line=1, mend="give every column a name of its own")
+                raise InputError(problem, file=file.shown, line=1, hint="give every column a name of its own")
             for row in rows:
                 place = Place(file.shown, rows.line_num)
                 if len(row) == len(header):
                     yield place, dict(zip(header, row, strict=True))
                 elif any(row):
                     problem = f"{len(row)} columns where the header has {len(header)}"
-                    mend = "put texts that hold commas or line ends into double quotes"
-                    bad.set_aside(InputError(problem, file=file.shown, line=place.line, mend=mend), row)
+                    hint = "put texts that hold commas or line ends into double quotes"
+                    bad.set_aside(InputError(problem, file=file.shown, line=place.line, hint=hint), row)
         except csv.Error as error:
             raise InputError(
-                f"not valid CSV ({error})", file=file.shown, line=rows.line_num, mend="write the file anew"
+                f"not valid CSV ({error})", file=file.shown, line=rows.line_num, hint="write the file anew"
             ) from None
 
 
@@ -327,7 +327,7 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
         raise InputError(
             "reading parquet needs pyarrow",
             file=file.shown,
-            mend="install llm-retriever[hub], or convert to JSON lines",
+            hint="install llm-retriever[hub], or convert to JSON lines",
         ) from None
     bad.read.add(file.path)
     number = 0
@@ -339,12 +339,12 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
                     yield Place(file.shown, number), record
     except UnicodeDecodeError:
         problem = f"a text in one of the 1,024 rows from {number + 1} on is not valid UTF-8"
-        raise InputError(problem, file=file.shown, mend="write the file anew") from None
+        raise InputError(problem, file=file.shown, hint="write the file anew") from None
     except (arrow.ArrowException, ValueError, OverflowError) as error:
         first = str(error).partition("\n")[0]
-        raise InputError(f"not a whole parquet file ({first})", file=file.shown, mend="copy it again") from None
+        raise InputError(f"not a whole parquet file ({first})", file=file.shown, hint="copy it again") from None
     if not number:
-        raise InputError("the file is empty", file=file.shown, mend="give the file its rows")
+        raise InputError("the file is empty", file=file.shown, hint="give the file its rows")
 
 
 def unread(directory: Path, read: Container[Path]) -> list[str]:

@@ -165,7 +165,7 @@ def checked_id(value: str, field: str, place: Place) -> str:
         InputError: It is empty, too long for Lucene, or holds white space, control characters or half a character.
     """
     if not value:
-        raise InputError("the id is empty", file=place.file, line=place.line, field=field, mend="give it an id")
+        raise InputError("the id is empty", file=place.file, line=place.line, field=field, hint="give it an id")
     if 4 * len(value) > LONGEST_ID:
         _check_length(value, field, place)
     if NOT_IN_AN_ID.search(value):
@@ -174,7 +174,7 @@ def checked_id(value: str, field: str, place: Place) -> str:
             file=place.file,
             line=place.line,
             field=field,
-            mend="write ids without them: a TREC run separates its columns by white space",
+            hint="write ids without them: a TREC run separates its columns by white space",
         )
     if not value.isprintable():
         _check_encodable(value, field, place)
@@ -206,7 +206,7 @@ def checked_text(value: str, field: str, place: Place) -> str:
             file=place.file,
             line=place.line,
             field=field,
-            mend="remove the line or give it a text",
+            hint="remove the line or give it a text",
         )
     if not text.isprintable():
         _check_encodable(text, field, place)
@@ -238,7 +238,7 @@ def checked_split(name: str, file: str) -> str:
     """
     if not SPLIT_NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot name a split", file=file, mend="name the file with letters, digits, '.', '_' and '-'"
+            f"{name!r} cannot name a split", file=file, hint="name the file with letters, digits, '.', '_' and '-'"
         )
     return name
 
@@ -250,7 +250,7 @@ def _present(record: dict[str, Any], field: str, place: Place) -> Any:
             file=place.file,
             line=place.line,
             field=field,
-            mend=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
+            hint=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
         )
     return record[field]
 
@@ -261,7 +261,7 @@ def _wrong_type(value: Any, wanted: str, field: str, place: Place) -> InputError
         file=place.file,
         line=place.line,
         field=field,
-        mend="correct it",
+        hint="correct it",
     )
 
 
@@ -273,7 +273,7 @@ def _check_length(value: str, field: str, place: Place) -> None:
             file=place.file,
             line=place.line,
             field=field,
-            mend="give it a shorter one",
+            hint="give it a shorter one",
         )
 
 
@@ -286,5 +286,5 @@ def _check_encodable(text: str, field: str, place: Place) -> None:
             file=place.file,
             line=place.line,
             field=field,
-            mend="write the character whole",
+            hint="write the character whole",
         ) from None

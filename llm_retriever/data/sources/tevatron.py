@@ -52,8 +52,8 @@ class TevatronDirectory:
     def rows(self, bad: BadLines) -> Iterator[Row]:
         """The rows of every query line together, then the corpus."""
         if not self.queries:
-            mend = "a Tevatron source has queries with positives, one JSON object a line"
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=mend)
+            hint = "a Tevatron source has queries with positives, one JSON object a line"
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=hint)
         for path in self.queries:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):
@@ -76,8 +76,8 @@ def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
     passages, positives = _passages(record, place), _positive_ids(record, place)
     if split == "train" and not positives:
         field = next((name for name in POSITIVES if name in record), POSITIVES[0])
-        mend = "give it a positive, or remove the line"
-        raise InputError("the query has no positive passage", file=place.file, line=place.line, field=field, mend=mend)
+        hint = "give it a positive, or remove the line"
+        raise InputError("the query has no positive passage", file=place.file, line=place.line, field=field, hint=hint)
     rows += passages
     rows += [JudgmentRow(place, split, query_id, passage, 1) for passage in positives]
     return rows
@@ -108,12 +108,12 @@ def _list(record: dict[str, Any], field: str, place: Place) -> list[Any]:
         return []
     if not isinstance(value, list):
         problem = f"must be a list, not {type(value).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="correct it")
+        raise InputError(problem, file=place.file, line=place.line, field=field, hint="correct it")
     return value
 
 
 def _object(entry: Any, field: str, place: Place) -> dict[str, Any]:
     if not isinstance(entry, dict):
         problem = f"must hold objects, not {type(entry).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="write {docid, title, text}")
+        raise InputError(problem, file=place.file, line=place.line, field=field, hint="write {docid, title, text}")
     return entry

@@ -23,7 +23,7 @@ POSITIVES = ("positive", "positives", "pos", "answer")
 NEGATIVE = ("negative", "neg")
 SCORES = ("scores", "score")
 TABLES = (".tsv", ".tsv.gz")
-MEND = "write for instance {anchor, positive, negative}, one JSON object a line"
+HINT = "write for instance {anchor, positive, negative}, one JSON object a line"
 
 
 class TriplesDirectory:
@@ -42,7 +42,7 @@ class TriplesDirectory:
         """The rows of every example together."""
         found = files_with_records(self.directory, (*SUFFIXES, *TABLES))
         if not found:
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=MEND)
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=HINT)
         for path in found:
             split, file = split_of(path, self.directory), source_file(path, self.directory, self.shown)
             read = _table(file, bad) if path.name.endswith(TABLES) else values(file, bad)
@@ -76,13 +76,13 @@ def _example(value: Any, place: Place, bad: BadLines) -> Example:
     if isinstance(value, list):
         texts = texts_of(value, "set", place)
         if len(texts) < 2:
-            raise InputError(f"{len(texts)} texts are no example", file=place.file, line=place.line, mend=MEND)
+            raise InputError(f"{len(texts)} texts are no example", file=place.file, line=place.line, hint=HINT)
         return Example(texts[0], texts[1:2], texts[2:])
     query = _first(value, QUERIES) if isinstance(value, dict) else ""
     positive = _first(value, POSITIVES) if query else ""
     if not positive:
         had = f"an object with {', '.join(value) or 'no fields'}" if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"no example, but {had}", file=place.file, line=place.line, mend=MEND)
+        raise InputError(f"no example, but {had}", file=place.file, line=place.line, hint=HINT)
     negatives = [name for name in value if plain(name).startswith(NEGATIVE) and "score" not in name.lower()]
     scores = _first(value, SCORES)
     scores = scores if scores and isinstance(value[scores], list) else ""
@@ -117,6 +117,6 @@ def _table(file: Any, bad: BadLines) -> Iterator[tuple[Place, Any]]:
             continue
         if header and len(cells) != len(header):
             problem = f"{len(cells)} columns where the header has {len(header)}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, mend="correct the line"), line)
+            bad.set_aside(InputError(problem, file=place.file, line=place.line, hint="correct the line"), line)
             continue
         yield place, dict(zip(header, cells, strict=True)) if header else cells

@@ -24,7 +24,7 @@ from llm_retriever.stores.opening import open_store
 
 FOLDER, FILE = "hybrid", "hybrid.json"
 FORMAT = 1
-MEND = "evaluate again, or name another version"
+HINT = "evaluate again, or name another version"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Published:
         Raises:
             InputError: It is not one.
         """
-        return _parsed(files.read_json(directory / FILE, mend=MEND), directory / FILE)
+        return _parsed(files.read_json(directory / FILE, hint=HINT), directory / FILE)
 
     def check(self, directory: Path, card: str, collection: str) -> None:
         """Compares what was read from a folder with its files, and with the retriever and the index that it is used with.
@@ -88,7 +88,7 @@ class Published:
         for field, wanted in (("card", card), ("collection", collection)):
             if getattr(self, field) != wanted:
                 of = "retriever" if field == "card" else field
-                raise InputError(f"is of another {of}", file=directory / FILE, field=field, mend=MEND)
+                raise InputError(f"is of another {of}", file=directory / FILE, field=field, hint=HINT)
         check_lucene(directory / LUCENE_FOLDER, self.files)
 
 
@@ -117,7 +117,7 @@ def _parsed(content: Any, file: Path | str) -> Published:
     except (KeyError, TypeError, ValueError):
         usable = False
     if not usable or content.get("format") != FORMAT:
-        raise InputError("does not say how to search", file=file, mend=MEND)
+        raise InputError("does not say how to search", file=file, hint=HINT)
     return dataclasses.replace(found, bm25=dict(zip(("k1", "b"), k1_and_b, strict=True)))
 
 

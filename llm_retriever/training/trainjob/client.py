@@ -24,7 +24,7 @@ POD_NAMES = ("POD_NAME", "KFP_POD_NAME")
 REQUEST_SECONDS = 60
 _AS_SENT: dict[str, Any] = {"_preload_content": False, "_request_timeout": REQUEST_SECONDS}
 """Asks for an answer's bytes: the library's own classes refuse what its version does not know."""
-_MENDS = {
+_HINTS = {
     400: "if it names a field: that is one of Kubeflow Trainer 2.3, install this version or a later one",
     403: "give the step's account the role llm-retriever-train-jobs of manifests/base/rbac.yaml",
     404: "install Kubeflow Trainer 2.3 or later in the cluster",
@@ -55,7 +55,7 @@ class Client:
             from kubernetes import client, config
         except ImportError:
             raise InputError(
-                "the Kubernetes client is not installed", field="nodes", mend="install kubernetes"
+                "the Kubernetes client is not installed", field="nodes", hint="install kubernetes"
             ) from None
         try:
             config.load_incluster_config()
@@ -68,7 +68,7 @@ class Client:
                 raise InputError(
                     "several nodes need a cluster, and there is neither a pod's service account nor a kubeconfig",
                     field="nodes",
-                    mend="run the step in the cluster, set KUBECONFIG, or use nodes=1",
+                    hint="run the step in the cluster, set KUBECONFIG, or use nodes=1",
                 ) from None
         return cls(client.CustomObjectsApi(), client.CoreV1Api(), namespace)
 
@@ -109,9 +109,9 @@ class Client:
                 raise FileExistsError(f"the TrainJob cannot be created: {message_of(error)}") from None
             if error.status >= 500:
                 raise OSError(f"the TrainJob cannot be created: {message_of(error)}") from None
-            mend = _MENDS.get(error.status, "correct the setting that the message names")
+            hint = _HINTS.get(error.status, "correct the setting that the message names")
             raise InputError(
-                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", mend=mend
+                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", hint=hint
             ) from None
 
     def of_training(self, training: str) -> list[dict[str, Any]]:
@@ -128,10 +128,10 @@ class Client:
                 _request_timeout=REQUEST_SECONDS,
             )
         except ApiException as error:
-            mend = _MENDS.get(error.status)
-            if mend is None:
+            hint = _HINTS.get(error.status)
+            if hint is None:
                 raise
-            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", mend=mend) from None
+            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", hint=hint) from None
         return list(answer["items"])
 
     def get(self, name: str) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Follower:
                 words = f"{node}: {trouble.problem}" + (f" ({message})" if message else "")
                 self._tell(words)
                 if now - self._since.setdefault(key, now) >= trouble.patience:
-                    raise InputError(words, field=trouble.field, mend=trouble.mend)
+                    raise InputError(words, field=trouble.field, hint=trouble.hint)
         self._since = {key: since for key, since in self._since.items() if key in seen}
 
     def _note_failure(self, failed: dict[str, str] | None, staying: list[dict[str, Any]]) -> None:
@@ -216,7 +216,7 @@ class Follower:
             raise InputError(
                 f"the cluster has made {len(pods)} of {self._number} pods{said}",
                 field="nodes",
-                mend="ask for fewer or smaller nodes, or have the namespace's quota or policy changed",
+                hint="ask for fewer or smaller nodes, or have the namespace's quota or policy changed",
             )
 
     def _tell(self, line: str) -> None:

@@ -71,7 +71,7 @@ def _train(client: Client, place: Store, task: dict[str, Any], nodes: Nodes) -> 
         raise InputError(
             "the step does not know its own image",
             field="node_image",
-            mend="say which image the nodes run (run_gpu_image, where the pipeline is compiled or submitted)",
+            hint="say which image the nodes run (run_gpu_image, where the pipeline is compiled or submitted)",
         )
     for attempt in range(1, CREATIONS + 1):
         try:

@@ -18,13 +18,13 @@ class Trouble(NamedTuple):
     Attributes:
         problem: What is wrong with the node.
         field: The setting at fault.
-        mend: What to do about it.
+        hint: What to do about it.
         patience: Seconds that it may last before the step gives up; infinite = it is only told.
     """
 
     problem: str
     field: str
-    mend: str
+    hint: str
     patience: float
 
 
