@@ -88,11 +88,11 @@ def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise InputError(f"no advisories could be had: pip-audit says {last!r}", hint=REACH)
         rows: list[dict[str, Any]] = json.loads(answer.read_text())["dependencies"]
-    refuse_unknown(rows)
+    check_all_audited(rows)
     return rows
 
 
-def refuse_unknown(rows: list[dict[str, Any]]) -> None:
+def check_all_audited(rows: list[dict[str, Any]]) -> None:
     """Refuses an answer that passes over packages.
 
     Args:

@@ -112,7 +112,7 @@ def _compiled(choice: Choice) -> Iterator[Path]:
 def submit_command(given: argparse.Namespace) -> int:
     """Starts a run."""
     choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
@@ -139,7 +139,7 @@ def schedule_command(given: argparse.Namespace) -> int:
         raise InputError("a schedule needs a name", field="--name", hint="--name nightly")
     check_trigger(given.cron, given.every_seconds)
     choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
@@ -182,7 +182,7 @@ def rerun_command(given: argparse.Namespace) -> int:
     choice = _rerun(given)
     if Path(given.from_run).is_dir() and not given.endpoint:
         return _run_here(choice, given.root.absolute())
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     cluster = _connected(given)
     with _compiled(choice) as package:
         title = f"{choice.name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
@@ -238,7 +238,7 @@ def _follow(cluster: Any, run: str, pipeline_root: str) -> int:
     return following.follow(cluster, run, pipeline_root)
 
 
-def _refuse_local_paths(parameters: dict[str, Any]) -> None:
+def _check_paths(parameters: dict[str, Any]) -> None:
     """A directory of this machine is not one of the cluster's, and no directory is seen by several pods."""
     for name in ("index_shards_uri", "mine_encoder_shards_uri"):
         value = str(parameters.get(name, ""))

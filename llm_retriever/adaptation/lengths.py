@@ -33,7 +33,7 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
     return {"passage_length": recipe.passage_length}
 
 
-def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
+def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
     """Refuses, before weights are loaded, rows that are longer than the model can read; warns of lost windows.
 
     Raises:

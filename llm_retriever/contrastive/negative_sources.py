@@ -65,11 +65,11 @@ def homogeneous(dataset: ContrastiveDataset, batch_size: int, seed: int) -> Cont
         named.setdefault(source, []).append(position)
     if len(named) < 2:
         return dataset
-    refuse_small({source: len(positions) for source, positions in named.items()}, batch_size, dataset.path)
+    check_source_sizes({source: len(positions) for source, positions in named.items()}, batch_size, dataset.path)
     return HomogeneousDataset(dataset, [np.asarray(positions) for positions in named.values()], batch_size, seed)
 
 
-def refuse_small(sizes: dict[str, int], batch_size: int, path: Path) -> None:
+def check_source_sizes(sizes: dict[str, int], batch_size: int, path: Path) -> None:
     """Refuses data sets that cannot fill an update.
 
     Raises:

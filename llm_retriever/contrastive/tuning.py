@@ -80,8 +80,8 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     if not len(examples):
         raise InputError("has no examples", file=training_set, hint="mine it from a collection with a train split")
     check(examples, source)
-    refuse_without_teacher(row, examples)
-    refuse_unfit(row, adapted)
+    check_teacher_scores(row, examples)
+    check_tokenizer(row, adapted)
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
@@ -112,7 +112,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     return log
 
 
-def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
+def check_teacher_scores(row: Method, examples: TrainingSet) -> None:
     """Refuses to distil a teacher that the training set holds no scores of.
 
     Raises:
@@ -133,7 +133,7 @@ def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
         )
 
 
-def refuse_unfit(row: Method, backbone: Path) -> None:
+def check_tokenizer(row: Method, backbone: Path) -> None:
     """Refuses, before weights are loaded, a method that does not go with a backbone's tokenizer.
 
     Raises:
@@ -149,7 +149,7 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             field="method",
             hint="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
-    _refuse_other_tokens(row, backbone)
+    _check_embedding_tokens(row, backbone)
     shape = AutoConfig.from_pretrained(backbone).get_text_config()
     if wrong := [n for n in row.tuning.prefixes if n >= shape.hidden_size]:
         problem = f"vectors have {shape.hidden_size:,} numbers, of which {wrong[0]:,} are no prefix"
@@ -163,7 +163,7 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
     PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
 
 
-def _refuse_other_tokens(row: Method, backbone: Path) -> None:
+def _check_embedding_tokens(row: Method, backbone: Path) -> None:
     """A vector that is read at other tokens than stage one has trained for it would not be what was trained."""
     found = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
     trained = found[-1] if found else None

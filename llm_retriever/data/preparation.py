@@ -177,7 +177,7 @@ class Preparation:
         if outcome == "copy":
             self.counts["duplicates_merged"] += 1
         else:
-            self._refuse_duplicate(row, outcome)
+            self._reject_duplicate(row, outcome)
         return False
 
     def _take_query(self, row: QueryRow) -> None:
@@ -186,9 +186,9 @@ class Preparation:
             return
         self.counts["queries_read"] += 1
         if outcome != "new":
-            self._refuse_duplicate(row, outcome)
+            self._reject_duplicate(row, outcome)
 
-    def _refuse_duplicate(self, row: PassageRow | QueryRow, outcome: str) -> None:
+    def _reject_duplicate(self, row: PassageRow | QueryRow, outcome: str) -> None:
         what = "passage" if isinstance(row, PassageRow) else "query"
         other = "" if outcome == "repeated" else " with another text"
         error = InputError(
@@ -216,11 +216,11 @@ class Preparation:
         self.ledger.note_set_aside(self.bad.ids)
         for kind in ("query", "passage"):
             for finding in self.ledger.judgments_of_unknown(kind):
-                self._refuse_unknown(kind, finding)
+                self._reject_unknown(kind, finding)
             self.counts["judgments_dropped"] += self.ledger.drop_judgments_of_unknown(kind)
         for finding in self.ledger.contradictions():
             problem = f"query {finding.query_id!r} and passage {finding.passage_id!r} were judged before, otherwise"
-            self._refuse(finding, problem, "score", "keep one of the lines")
+            self._reject(finding, problem, "score", "keep one of the lines")
         for finding in list(self.ledger.training_queries_without_positives()):
             self._drop_query(finding)
         if not self.ledger.splits():
@@ -233,20 +233,20 @@ class Preparation:
             hint = "add qrels: training and evaluation need to know which passages answer which query"
             raise InputError("no judgments in it", file=self.source.shown, hint=hint)
 
-    def _refuse_unknown(self, kind: str, finding: Finding) -> None:
+    def _reject_unknown(self, kind: str, finding: Finding) -> None:
         name = finding.query_id if kind == "query" else finding.passage_id
         if not finding.is_consequence:
             field = "query-id" if kind == "query" else "corpus-id"
-            self._refuse(finding, f"names the unknown {kind} {name!r}", field, f"add the {kind} or remove the line")
+            self._reject(finding, f"names the unknown {kind} {name!r}", field, f"add the {kind} or remove the line")
 
     def _drop_query(self, finding: Finding) -> None:
         if not finding.is_consequence:
             problem = f"the training query {finding.query_id!r} has no positive passage"
-            self._refuse(finding, problem, "query-id", "give it a passage of grade 1 or more, or remove it")
+            self._reject(finding, problem, "query-id", "give it a passage of grade 1 or more, or remove it")
         self.ledger.drop_training_query(finding.query_id)
         self.counts["queries_dropped"] += 1
 
-    def _refuse(self, finding: Finding, problem: str, field: str, hint: str) -> None:
+    def _reject(self, finding: Finding, problem: str, field: str, hint: str) -> None:
         place = finding.place
         error = InputError(problem, file=place.file, line=place.line, field=field, hint=hint)
         self.bad.set_aside(error, {"query": finding.query_id, "passage": finding.passage_id})

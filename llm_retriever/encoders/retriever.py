@@ -13,14 +13,14 @@ from llm_retriever.encoders.batched import (
     BATCH_TOKENS,
     PROCESSOR_BATCH_TOKENS,
     BatchedEncoder,
+    check_finite,
     fitting,
-    refuse_non_finite,
 )
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
 from llm_retriever.models import prompts
-from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import pad_id, padded, read_out
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
@@ -37,7 +37,7 @@ __all__ = [
     "Retriever",
     "Side",
     "Vectors",
-    "refuse_non_finite",
+    "check_finite",
 ]
 
 
@@ -70,7 +70,7 @@ class Retriever(BatchedEncoder):
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
         if not self._maskless:
-            refuse_one_sided(model)
+            check_bidirectional(model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:

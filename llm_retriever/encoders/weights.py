@@ -57,7 +57,7 @@ def load_tower(directory: Path, part: Part, heads: tuple[Head, ...], device: str
         if not any(place.glob("*.safetensors")):
             raise no_weights(place)
     whole, unexpected = load_model(directory, precision, part.kind, _pooler_names(part))
-    _refuse_unread(unexpected, whole, heads, directory)
+    _check_all_read(unexpected, whole, heads, directory)
     if whole.config.is_encoder_decoder and part.kind == "AutoModel":
         raise InputError("a model with a decoder, which this row cannot read", file=directory, field="model_type")
     model = attrgetter(part.inner)(whole) if part.inner else whole
@@ -81,7 +81,7 @@ def _pooler_names(part: Part) -> tuple[str, ...]:
     return ("pooler.", f"{part.inner}.pooler.") if part.inner else ("pooler.",)
 
 
-def _refuse_unread(names: list[str], model: Any, heads: tuple[Head, ...], directory: Path) -> None:
+def _check_all_read(names: list[str], model: Any, heads: tuple[Head, ...], directory: Path) -> None:
     if getattr(model.config, "projection_dim", 0):
         raise InputError(
             "the model has a projection that its row does not know", file=directory, field="projection_dim"

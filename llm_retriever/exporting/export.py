@@ -53,13 +53,13 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
         InputError: There is no such retriever, or the files would not give its vectors (cosine below 0.9999 in fp32).
     """
     from llm_retriever.exporting import merged, readme
-    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+    from llm_retriever.exporting.probes import check_same_vectors, opened
 
-    _refuse_replacing(retriever, directory)
+    _check_output(retriever, directory)
     with opened(retriever) as source, files.atomic_directory(directory, layouts.EXPORT) as draft:
         merged.write(source, draft)
         readme.write_merged(source.retriever.card, draft)
-        refuse_other_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
+        check_same_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
 
 
 def export_sentence_transformers(retriever: Retriever | str | Path, directory: str | Path) -> None:
@@ -78,19 +78,19 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
             suffix alike after every text.
     """
     from llm_retriever.exporting import readme, sentences
-    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+    from llm_retriever.exporting.probes import check_same_vectors, opened
 
-    _refuse_replacing(retriever, directory)
+    _check_output(retriever, directory)
     with opened(retriever) as source:
-        sentences.refuse_inexpressible(source.retriever.card)
+        sentences.check_expressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
         with files.atomic_directory(directory, layouts.EXPORT) as draft:
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
-            refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")
+            check_same_vectors(source, _encoded(source, draft), "a sentence-transformers model")
 
 
-def _refuse_replacing(retriever: Retriever | str | Path, directory: str | Path) -> None:
+def _check_output(retriever: Retriever | str | Path, directory: str | Path) -> None:
     if not isinstance(retriever, (str, Path)):
         return
     for absolute in (os.path.abspath, os.path.realpath):

@@ -101,7 +101,7 @@ def probes(retriever: Retriever, side: Side) -> list[str]:
     return [*fitting, (full or long)[0]]
 
 
-def refuse_other_vectors(source: Source, got: dict[Side, Vectors], what: str) -> None:
+def check_same_vectors(source: Source, got: dict[Side, Vectors], what: str) -> None:
     """Raises InputError where an export's vectors of the probes are not the retriever's: cosine or length differ."""
     for side in SIDES:
         expected, found = source.vectors[side], np.asarray(got[side], dtype=np.float32)
@@ -115,7 +115,7 @@ def refuse_other_vectors(source: Source, got: dict[Side, Vectors], what: str) ->
             )
 
 
-def refuse_other_ids(source: Source, side: Side, got: Iterable[list[int]]) -> None:
+def check_same_ids(source: Source, side: Side, got: Iterable[list[int]]) -> None:
     """Raises InputError where a tokenizer's ids of the probes are not the retriever's."""
     for text, expected, found in zip(source.texts[side], source.rows[side], got, strict=True):
         if expected != found:

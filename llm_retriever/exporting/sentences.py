@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from llm_retriever import files
 from llm_retriever.encoders.retriever import Retriever, Side
 from llm_retriever.errors import InputError
-from llm_retriever.exporting.probes import SIDES, Source, refusal, refuse_other_ids
+from llm_retriever.exporting.probes import SIDES, Source, check_same_ids, refusal
 from llm_retriever.methods import Wording
 from llm_retriever.models.batches import pad_id
 from llm_retriever.models.card import RetrieverCard
@@ -33,7 +33,7 @@ _WAYS = ("together", "together and spaced", "apart", "apart and spaced")
 tokenizer begins only the string, and not every piece, with a space, it has to be told to: `spaced`."""
 
 
-def refuse_inexpressible(card: RetrieverCard) -> None:
+def check_expressible(card: RetrieverCard) -> None:
     """Raises InputError with the reason, where sentence-transformers cannot word or read out as the card says."""
     query, passage = card.query, card.passage
     if query.between is not None or passage.between is not None:
@@ -79,7 +79,7 @@ def _checked(source: Source, prompts: dict[Side, str], way: str) -> PreTrainedTo
     for side in SIDES:
         texts = [prompts[side] + text.strip() for text in source.texts[side]]
         length = source.retriever.prompt(side).length
-        refuse_other_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
+        check_same_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
     return tokenizer
 
 

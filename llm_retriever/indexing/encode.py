@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.data.collection import Collection, Passage
-from llm_retriever.encoders.batched import refuse_non_finite
+from llm_retriever.encoders.batched import check_finite
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.encoding_plan import Cut
@@ -164,5 +164,5 @@ def _encode(
         old = np.flatnonzero(window.known >= 0)
         stored[old] = earlier.vectors(window.known[old])
         report(int(counted[old].sum()), 0)
-    refuse_non_finite(decoded(stored), [f"passage {passage_id!r}" for passage_id in window.ids])
+    check_finite(decoded(stored), [f"passage {passage_id!r}" for passage_id in window.ids])
     return stored, slots

@@ -73,11 +73,11 @@ def read_run(path: str | Path) -> Run:
                     query, _, passage, _, text, _ = line.split()
                     score = float(text)
                 except ValueError:
-                    _refuse(line, path, number)
+                    _raise_malformed(line, path, number)
                     continue
                 ranking = run.setdefault(query, {})
                 if passage in ranking or "_" in text or not isfinite(score):  # Python reads 1_0 as 10
-                    _refuse(line, path, number)
+                    _raise_malformed(line, path, number)
                 ranking[passage] = score
     except (FileNotFoundError, IsADirectoryError):
         raise InputError("no such run file", file=path, hint="give the output of an earlier step") from None
@@ -97,7 +97,7 @@ def _ranked(rows: list[list[bytes]]) -> Ranked:
     return Ranked(np.array([row[2] for row in rows], np.bytes_), np.array([row[4] for row in rows], np.float32))
 
 
-def _refuse(line: str, path: Path, number: int) -> None:
+def _raise_malformed(line: str, path: Path, number: int) -> None:
     """Says what is wrong with a line; an empty one is passed over."""
     columns = line.split()
     if not columns:

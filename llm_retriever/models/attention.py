@@ -38,7 +38,7 @@ def set_attention(model: Any, attention: str) -> None:
             module.is_causal = is_causal
 
 
-def refuse_one_sided(model: Any) -> None:
+def check_bidirectional(model: Any) -> None:
     """Refuses a model that stays causal although it was made bidirectional; under ZeRO-3, which parts weights, it cannot tell.
 
     Raises:
@@ -52,7 +52,7 @@ def refuse_one_sided(model: Any) -> None:
         raise _refusal(model, "cannot be bidirectional: its tokens do not see those behind them")
 
 
-def refuse_unmasked(model: Any) -> None:
+def check_attention_mask(model: Any) -> None:
     """Refuses a model that no mask tells which token sees which; under ZeRO-3, which parts weights, it cannot tell.
 
     Raises:

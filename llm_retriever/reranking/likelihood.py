@@ -27,7 +27,7 @@ from llm_retriever.encoders.retriever import BATCH_TOKENS, PROCESSOR_BATCH_TOKEN
 from llm_retriever.errors import InputError
 from llm_retriever.methods import QueryLikelihoodRecipe, Wording
 from llm_retriever.models import masks
-from llm_retriever.models.attention import refuse_unmasked, set_attention
+from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
 from llm_retriever.models.loading import free_memory
@@ -135,7 +135,7 @@ def load_language_model(
     if loading["missing_keys"]:
         raise InputError(f"the weights lack {sorted(loading['missing_keys'])[0]}", file=directory)
     set_attention(model, "causal")
-    refuse_unmasked(model.to(device))
+    check_attention_mask(model.to(device))
     return model.eval(), tokenizer
 
 

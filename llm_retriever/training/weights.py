@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
-from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
 from llm_retriever.models.loading import whole
 from llm_retriever.models.projections import projections
@@ -62,7 +62,7 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
     if attention == "bidirectional":
-        refuse_one_sided(model)
+        check_bidirectional(model)
     return model
 
 

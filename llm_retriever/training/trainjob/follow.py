@@ -128,8 +128,8 @@ class Follower:
         if self._failed:
             self._conclude(*self._failed, pods)
         elif not suspended:
-            self._refuse_replaced(staying)
-            self._refuse_missing(pods)
+            self._check_not_replaced(staying)
+            self._check_all_created(pods)
         return False
 
     def _take(self) -> None:
@@ -191,7 +191,7 @@ class Follower:
             self._refused()
             raise _failed(f"{words}{self._last_words(pods)}", pods)
 
-    def _refuse_replaced(self, staying: list[dict[str, Any]]) -> None:
+    def _check_not_replaced(self, staying: list[dict[str, Any]]) -> None:
         """Gives up when a node was replaced while others went on."""
         names = {states.index(pod): pod["metadata"]["name"] for pod in staying}
         known = {index: name for index, name in names.items() if index in self._pods}
@@ -200,7 +200,7 @@ class Follower:
             raise ProcessFailedError(f"node {replaced[0]} was lost")
         self._pods = names if replaced else self._pods | names
 
-    def _refuse_missing(self, pods: list[dict[str, Any]]) -> None:
+    def _check_all_created(self, pods: list[dict[str, Any]]) -> None:
         """Tells why pods are not made, and gives up where that does not heal: a quota, an admission, no controller."""
         now = time.monotonic()
         if len(pods) >= self._number:

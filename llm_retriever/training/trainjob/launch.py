@@ -102,7 +102,7 @@ def _trained(client: Client, place: Store, task: dict[str, Any], nodes: Nodes, o
         client,
         name,
         nodes.number,
-        refused=lambda: refuse(place),
+        refused=lambda: raise_refusal(place),
         failure=lambda: _failure(place),
         adopt=adopt,
     )
@@ -173,7 +173,7 @@ def _delete(client: Client, name: str) -> None:
         print(f"the TrainJob {name} could not be deleted: {type(error).__name__}", file=sys.stderr, flush=True)
 
 
-def refuse(place: Store) -> None:
+def raise_refusal(place: Store) -> None:
     """Raises the `InputError` that a node has left, if one has and the store can be read."""
     for left in _left(place, REFUSAL):
         raise InputError(**json.loads(left))

@@ -59,9 +59,9 @@ def nodes_of(settings: Any) -> Nodes | None:
     """
     if settings.nodes == 1:
         return None
-    _refuse_unfit(settings)
-    _refuse_too_small(settings)
-    _refuse_undivided(settings)
+    _check_settings(settings)
+    _check_pod_size(settings)
+    _check_batch_sizes(settings)
     return Nodes(
         number=settings.nodes,
         processes=settings.node_gpus,
@@ -75,7 +75,7 @@ def nodes_of(settings: Any) -> Nodes | None:
     )
 
 
-def _refuse_unfit(settings: Any) -> None:
+def _check_settings(settings: Any) -> None:
     if not settings.checkpoint_uri.startswith("s3://"):
         raise InputError(
             "several nodes share nothing but an object store",
@@ -95,7 +95,7 @@ def _refuse_unfit(settings: Any) -> None:
             )
 
 
-def _refuse_too_small(settings: Any) -> None:
+def _check_pod_size(settings: Any) -> None:
     if float(settings.node_cpus.removesuffix("m")) == 0:
         raise InputError("a node needs processors", field="node_cpus", hint="give for instance 32")
     number, unit = re.fullmatch(r"([\d.]+)(\w*)", settings.node_memory).groups()  # type: ignore[union-attr]
@@ -107,7 +107,7 @@ def _refuse_too_small(settings: Any) -> None:
         )
 
 
-def _refuse_undivided(settings: Any) -> None:
+def _check_batch_sizes(settings: Any) -> None:
     world = settings.nodes * settings.node_gpus
     for batch_size in _batch_sizes(settings):
         if batch_size % world:
