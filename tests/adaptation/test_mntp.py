@@ -366,7 +366,7 @@ def test_processes_that_train_together_share_one_stream(backbone_directory, toke
 NODE = """
 import sys
 from pathlib import Path
-from llm_retriever.launching import launch_share
+from llm_retriever.training.launching import launch_share
 launch_share("node_streams", {"backbone": sys.argv[1], "output": sys.argv[2]}, Path(sys.argv[3]))
 """
 STREAMS = """

@@ -142,7 +142,7 @@ STORE = {
 }
 FILL = """
 import sys, time, boto3, botocore.exceptions
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
 for _ in range(120):
     try:
         boto3.client("s3").create_bucket(Bucket="models")

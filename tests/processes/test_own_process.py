@@ -18,7 +18,7 @@ from llm_retriever.processes.own_process import in_own_process
 PROGRAM = """
 import sys
 from pathlib import Path
-from llm_retriever.own_process import in_own_process
+from llm_retriever.processes.own_process import in_own_process
 from tests.processes.test_own_process import sleeping
 if __name__ == "__main__":
     import signal

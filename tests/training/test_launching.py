@@ -103,7 +103,7 @@ def test_all_work_the_first_one_is_heard_and_all_is_logged(tmp_path, capfd, monk
 STEP = """
 import sys
 from pathlib import Path
-from llm_retriever.launching import launch
+from llm_retriever.training.launching import launch
 launch("small_jobs", {"act": "wait", "output": sys.argv[1]}, Path(sys.argv[1]), processes=2)
 """
 

@@ -1,6 +1,6 @@
 """Hybrid search with a published version: the ranking of the evaluation's system `hybrid`, for any question.
 
-from llm_retriever.hybrid.search import HybridSearcher
+from llm_retriever.indexing.hybrid.search import HybridSearcher
 
 HybridSearcher.load("build/published/versions/NAME").search(["how old is the bridge"], k=10)
 """

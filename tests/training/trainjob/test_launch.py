@@ -346,8 +346,8 @@ STEP = """
 import json, sys
 from components.entrypoint import _stop
 import signal
-from llm_retriever.trainjob import follow
-from llm_retriever.trainjob.launch import launch_on_nodes
+from llm_retriever.training.trainjob import follow
+from llm_retriever.training.trainjob.launch import launch_on_nodes
 from tests.training.trainjob.test_launch import NODES
 signal.signal(signal.SIGTERM, _stop)
 follow.POLL_SECONDS = 0.02
