@@ -21,7 +21,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
 from llm_retriever.models import prompts
 from llm_retriever.models.attention import check_bidirectional, set_attention
-from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.batches import pad_id, padded, pool
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.precision import DTYPES, Arithmetic
@@ -187,7 +187,7 @@ class Retriever(BatchedEncoder):
         with fitting(ids.numel()):
             output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
         pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
-        return read_out(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
+        return pool(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
 
     def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         encoder = self._encoders.setdefault(side, self.prompt(side))

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from llm_retriever.encoders.retriever import Retriever, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
-from llm_retriever.models.batches import read_out
+from llm_retriever.models.batches import pool
 from llm_retriever.models.card import weights_digest
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.training.weight_files import SHARD_BYTES
@@ -56,4 +56,4 @@ def _vector(model: Any, encoder: PromptEncoder, text: str, card: Any) -> Vectors
     ids = torch.tensor([row], device=model.device)
     mask, pooled = torch.ones_like(ids), torch.tensor([encoder.pooled(row, card.pooling)], device=model.device)
     hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return read_out(hidden, mask, card.normalise, pooled)[0].cpu().numpy()
+    return pool(hidden, mask, card.normalise, pooled)[0].cpu().numpy()

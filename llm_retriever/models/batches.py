@@ -39,7 +39,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def read_out(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
     """Reads one vector a row out of the last hidden states.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llm_retriever.training.gradient_cache import recomputed
+from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
 TOKENS = {"cpu": 2048}
@@ -158,7 +158,7 @@ class _Chunks:
             logits: Tensor = model(**dict(zip(rows, tensors, strict=True)), **rest).logits
             return logits
 
-        return recomputed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
+        return checkpointed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
 
     def _cut(self, value: Tensor, width: int) -> Tensor:
         """[rows, width] or [rows, 1, width, width] without the padding that is left over."""

@@ -159,7 +159,7 @@ def _of_all(sent: dict[str, int]) -> dict[str, int]:
     return {name: size for part in parts for name, size in part.items()}
 
 
-class Conductor(TrainerCallback):
+class TrainingCallback(TrainerCallback):
     """Tells the dataset its epoch, reports progress, asks for checkpoints when due and stops when asked to."""
 
     def __init__(
