@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 EXIT_BAD_INPUT = 2
 
@@ -31,6 +32,11 @@ class InputError(Exception):
     ) -> None:
         self.problem, self.file, self.line, self.field, self.hint = problem, file, line, field, hint
         super().__init__(self._one_line())
+
+    def fields(self) -> dict[str, Any]:
+        """The error as JSON values: `InputError(**error.fields())` is the same again, in another process."""
+        file = None if self.file is None else str(self.file)
+        return {"problem": self.problem, "file": file, "line": self.line, "field": self.field, "hint": self.hint}
 
     def _one_line(self) -> str:
         place = "" if self.file is None else str(self.file)

@@ -230,7 +230,7 @@ def answer(requests: TextIO, answers: TextIO) -> None:
             for hits in searcher.search(search["queries"], search["depth"]):
                 _write(answers, f'{{"hits":[{",".join(hits)}]}}')
     except InputError as error:
-        _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
+        _write(answers, json.dumps(error.fields()))
     finally:
         if not job["keep"]:
             shutil.rmtree(job["index"], ignore_errors=True)
@@ -260,11 +260,6 @@ def _check_whole(indexed: int, collection: Collection) -> None:
             file=collection.directory / CORPUS_FILE,
             hint="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
         )
-
-
-def _place(error: InputError) -> dict[str, Any]:
-    file = None if error.file is None else str(error.file)
-    return {"file": file, "line": error.line, "field": error.field, "hint": error.hint}
 
 
 def _write(answers: TextIO, line: str) -> None:

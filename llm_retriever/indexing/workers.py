@@ -212,8 +212,7 @@ def _work(load: Load, work: Work, rank: int, threads: int, connection: Connectio
         connection.send(("encoded", (told["passages"], told["tokens"])))
         connection.send(("shards", shards))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "hint")}
-        connection.send(("refused", named))
+        connection.send(("refused", error.fields()))
     except Exception as error:
         connection.send(("failed", (crash_of(error), traceback.format_exc())))
     connection.close()

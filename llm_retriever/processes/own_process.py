@@ -75,8 +75,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], sending: Con
     try:
         answer = ("returned", function(*arguments))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "hint")}
-        answer = ("refused", named)
+        answer = ("refused", error.fields())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:

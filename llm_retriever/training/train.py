@@ -1,4 +1,4 @@
-"""What adaptation and contrastive tuning share: one call that trains, with schedule, precision, progress and resume."""
+"""Trains a model for either stage: one call with schedule, precision, DeepSpeed, progress and resume."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TrainingRun:
 
 @dataclass
 class TrainingLog:
-    """What happened in a training, over all its interruptions.
+    """The log of a training, over all its interruptions.
 
     Attributes:
         steps: One entry an update: `step`, `loss`, `learning_rate`, `grad_norm`, `epoch`, `seconds` (since the start).
@@ -281,7 +281,7 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
 
 
 def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan, run: TrainingRun) -> Path | None:
-    """The checkpoint to go on from: process 0 chooses, one process of each machine tidies and fetches, all see the same."""
+    """Fetches and returns the checkpoint to resume from: process 0 chooses, one process of each machine fetches."""
     if checkpoints is None:
         return None
     chosen = [checkpoints.newest() if trainer.is_world_process_zero() else None]
@@ -298,7 +298,7 @@ def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan,
 
 
 def _farewell(done: int, plan: Plan, run: TrainingRun, checkpoints: Checkpoints | None) -> str:
-    """What a training that was asked to stop has left, and how it goes on."""
+    """The message of a training that was asked to stop: what it has left, and how it goes on."""
     stopped = f"{run.title}: stopped after update {done:,} of {plan.updates:,}"
     if checkpoints is None:
         return f"{stopped}; no checkpoint is kept, and the next run begins anew"

@@ -1,4 +1,4 @@
-"""What a step asks of the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
+"""A step's requests to the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
 
 from __future__ import annotations
 
@@ -135,11 +135,11 @@ class Client:
         return list(answer["items"])
 
     def get(self, name: str) -> dict[str, Any]:
-        """A TrainJob; `ApiException` as the cluster answers it."""
-        found: dict[str, Any] = self._objects.get_namespaced_custom_object(
+        """Returns a TrainJob; raises the cluster's `ApiException`."""
+        job: dict[str, Any] = self._objects.get_namespaced_custom_object(
             GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
         )
-        return found
+        return job
 
     def adopt(self, name: str, own: Own) -> None:
         """Makes this step's pod the owner of a TrainJob that an earlier pod created."""
@@ -150,7 +150,7 @@ class Client:
             )
 
     def delete(self, name: str) -> None:
-        """Removes a TrainJob, which stays to be seen until its pods have ended; one that is gone is no error."""
+        """Deletes a TrainJob, which stays visible until its pods have ended; one that is gone is no error."""
         from kubernetes.client import ApiException
 
         try:
@@ -175,15 +175,15 @@ class Client:
         return sorted(json.loads(answer.data)["items"], key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
 
     def warnings(self, name: str) -> list[str]:
-        """What the cluster has to say about the making of a TrainJob's pods, oldest first."""
-        found = []
+        """Returns the cluster's warnings about the creation of a TrainJob's pods, oldest first."""
+        events = []
         # TrainJob and JobSet share a name; the JobSet adds the group of pods and its number for the Job.
         for owner in (name, f"{name}-{REPLICATED_JOB}-0"):
             chosen = f"type=Warning,involvedObject.name={owner}"
             answer = self._core.list_namespaced_event(self.namespace, field_selector=chosen, **_AS_SENT)
-            found += json.loads(answer.data)["items"]
-        found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in found]
+            events += json.loads(answer.data)["items"]
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in events]
 
     def log(self, pod: str, **options: Any) -> str:
         """The log of a node's pod; "" where there is none (yet)."""
@@ -205,7 +205,7 @@ class Client:
 
 
 def message_of(error: Any) -> str:
-    """What the API says about a refused request, in one line."""
+    """Returns the API's reason for a refused request, in one line."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""The step's side of a training on several nodes: inputs to the store, a TrainJob, its result from the store."""
+"""A step's side of a training on several nodes: uploads its inputs, runs a TrainJob, fetches the result."""
 
 from __future__ import annotations
 
@@ -180,16 +180,16 @@ def raise_refusal(place: Store) -> None:
 
 
 def _failure(place: Store) -> str:
-    """What a node has left about its failure: one that tells the cause, if any does."""
+    """Returns a node's report of its failure, the one that tells the cause if any does."""
     left = [text.rstrip() for text in _left(place, FAILURES)]
     return next(filter(follow.is_cause, left), left[0] if left else "")
 
 
 def _left(place: Store, key: str) -> list[str]:
-    """The texts of this key and below it; none where the store is away, which must not hide what happened to the training."""
+    """Texts below a key; none where the store cannot be reached, which must not hide what happened to the training."""
     try:
         keys = [key] if place.exists(key) else [entry.key for entry in place.list(key)]
-        return [place.read(found).decode("utf-8", errors="replace") for found in keys]
+        return [place.read(name).decode("utf-8", errors="replace") for name in keys]
     except Exception as error:
         print(f"{place.uri_of(key)} cannot be read: {type(error).__name__}", file=sys.stderr, flush=True)
         return []

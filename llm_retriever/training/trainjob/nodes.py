@@ -1,4 +1,4 @@
-"""What a training step asks for where it trains on several nodes."""
+"""The nodes of a training on several machines, as the settings of a step ask for them."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def _batch_sizes(settings: Any) -> Iterator[int]:
 
 
 def _labels(text: str) -> dict[str, str]:
-    """`a=b, c=d` as a dictionary."""
-    found = {}
+    """Parses `a=b, c=d`."""
+    labels = {}
     for part in (part.strip() for part in text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if part and not (equals and name):
@@ -149,5 +149,5 @@ def _labels(text: str) -> dict[str, str]:
         if name.startswith(_RESERVED):
             raise InputError(f"{name} is set by the step itself", field="node_labels", hint="leave it out")
         if part:
-            found[name] = value
-    return found
+            labels[name] = value
+    return labels
