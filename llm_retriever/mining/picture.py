@@ -1,4 +1,4 @@
-"""Shows what was mined, as one self-contained HTML page: ranks, scores, overlap of the sources, likely false negatives."""
+"""Renders what was mined as a self-contained HTML page: ranks, scores, overlap of the sources, likely false negatives."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _range(bounds: Sequence[int], bar: int) -> str:
 
 
 def _scores(source: SourceStatistics, unit: str) -> str:
-    """Shares of the positives and of the negatives by score, one behind the other."""
+    """Plots shares of the positives and of the negatives by score, one behind the other."""
     both = source.score_arrays()
     if not any(len(scores) for scores in both):
         return ""
@@ -117,7 +117,7 @@ def _overlap(statistics: Statistics) -> str:
 
 
 def bar_plot(series: Sequence[Series], y_label: str, x_labels: Sequence[str], spread: str = "ends") -> str:
-    """Bars that stretch with the page, in front of a grid; the words around them do not.
+    """Plots bars that stretch with the page, in front of a grid; the words around them do not.
 
     Args:
         series: Bars of the same number, one behind the other.
