@@ -32,7 +32,7 @@ DENSE = 6
 
 @dataclass(frozen=True)
 class Shard:
-    """What the manifest says of a shard.
+    """A shard's entry in the manifest.
 
     Attributes:
         file: The matrix, .npy, [count, row_width] (see `indexing.stored`).
@@ -61,12 +61,12 @@ class Shard:
         return self.damaged(directory) is None
 
     def damaged(self, directory: Path) -> str | None:
-        """The first file that is missing or has other bytes than it was written with; None = both are as they were."""
+        """Name of the first file that is missing or has other bytes than it was written with; None = both are intact."""
         named = ((self.file, self.sha256), (self.ids, self.ids_sha256))
         return next((name for name, digest in named if not _has_bytes(directory / name, digest)), None)
 
     def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
-        """The vectors as they are stored, mapped from the file, [count, row_width].
+        """Maps the stored vectors from the file, [count, row_width].
 
         Raises:
             InputError: The file is missing, cut off, or of another shape or type.
@@ -78,9 +78,9 @@ class Shard:
             raise InputError(f"the vectors cannot be read ({error})", file=path, hint=HINT) from None
         shape = (self.count, row_width(dtype, dimension))
         if matrix.shape != shape or matrix.dtype != DTYPES[dtype]:
-            found = f"{matrix.dtype} {list(matrix.shape)}"
-            wanted = f"{DTYPES[dtype]} {list(shape)}"
-            raise InputError(f"holds {found}, the manifest says {wanted}", file=path, hint=HINT)
+            actual = f"{matrix.dtype} {list(matrix.shape)}"
+            expected = f"{DTYPES[dtype]} {list(shape)}"
+            raise InputError(f"holds {actual}, the manifest says {expected}", file=path, hint=HINT)
         return matrix
 
     def passage_ids(self, directory: Path) -> PassageIds:
@@ -141,7 +141,7 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class FaissFile:
-    """What the manifest says of the FAISS index beside the shards.
+    """The manifest's entry of the FAISS index beside the shards.
 
     Attributes:
         file: As `faiss.write_index` wrote it.
@@ -164,7 +164,7 @@ class FaissFile:
 
 @dataclass(frozen=True)
 class PassagesFile:
-    """What the manifest says of the passages' digests beside the shards.
+    """The manifest's entry of the passages' digests beside the shards.
 
     Attributes:
         file: .npy, uint64 [count, 2], in the order of the collection (see `indexing.passages`).
@@ -229,7 +229,7 @@ class Manifest:
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """The manifest as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod

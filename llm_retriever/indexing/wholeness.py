@@ -1,4 +1,4 @@
-"""Whether an index is what its manifest says, looked at byte by byte: cut, permuted, exchanged or spoilt files are found."""
+"""Verifies an index against its manifest byte by byte: cut, permuted, exchanged or spoilt files are found."""
 
 from __future__ import annotations
 
