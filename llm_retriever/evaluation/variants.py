@@ -1,4 +1,4 @@
-"""What the step `compare` reads: the evaluations of several variants, alike in all but the variant."""
+"""Reads the evaluations that the step `compare` compares, alike in all but the variant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Variant:
 
     Attributes:
         file: Its `evaluation.json`.
-        content: What stands in it.
+        content: Its content.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Variant:
 
     def per_query(self, split: str, system: str = RETRIEVER) -> dict[str, float] | None:
         """The primary metric by query id; None where the system was not evaluated."""
-        found: dict[str, float] | None = self.content["splits"][split]["per_query"].get(system)
-        return found
+        values: dict[str, float] | None = self.content["splits"][split]["per_query"].get(system)
+        return values
 
 
 def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> list[Variant]:
@@ -72,14 +72,14 @@ def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> lis
 
 def _descriptions(text: str) -> dict[str, str]:
     try:
-        found = json.loads(text)
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        descriptions = json.loads(text)
+        if not isinstance(descriptions, dict) or not all(isinstance(value, str) for value in descriptions.values()):
             raise ValueError("not an object of texts")
     except ValueError as error:
         raise InputError(
             f"not a JSON object ({error})", field="variants", hint='write for instance {"llm-ql": "QL and LoRA"}'
         ) from None
-    return found
+    return descriptions
 
 
 def _open(name: str, description: str, file: Path) -> Variant:
@@ -93,7 +93,7 @@ def _open(name: str, description: str, file: Path) -> Variant:
 
 
 def _check_split(split: Mapping[str, Any], file: Path, field: str) -> None:
-    """Refuses a split without what is compared."""
+    """Raises InputError for a split without what is compared."""
     hint = "evaluate the variant anew"
     for key in NEEDED:
         if key not in split:
@@ -105,7 +105,7 @@ def _check_split(split: Mapping[str, Any], file: Path, field: str) -> None:
 
 
 def check_alike(variants: list[Variant]) -> None:
-    """Refuses variants that were not evaluated on the same queries in the same way.
+    """Raises InputError for variants that were not evaluated on the same queries in the same way.
 
     Raises:
         InputError: It names the first evaluation that differs, and in what.
@@ -158,14 +158,14 @@ def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
         )
 
 
-def chosen_reference(variants: list[Variant], wanted: str) -> str:
-    """The variant that all others are tested against: the wanted one, or the first.
+def chosen_reference(variants: list[Variant], requested: str) -> str:
+    """Name of the variant that all others are tested against: the requested one, or the first.
 
     Raises:
         InputError: There is no such variant.
     """
     names = [variant.name for variant in variants]
-    found = [name for name in names if slug(name) == slug(wanted)] if wanted else names[:1]
-    if not found:
-        raise InputError(f"{wanted!r} is no variant", field="reference", hint=f"use one of {', '.join(names)}")
-    return found[0]
+    matching = [name for name in names if slug(name) == slug(requested)] if requested else names[:1]
+    if not matching:
+        raise InputError(f"{requested!r} is no variant", field="reference", hint=f"use one of {', '.join(names)}")
+    return matching[0]
