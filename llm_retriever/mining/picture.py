@@ -125,7 +125,7 @@ def bar_plot(series: Sequence[Series], y_label: str, x_labels: Sequence[str], sp
         x_labels: Below them.
         spread: `ends` = from the left edge to the right; `each` = one below each bar.
     """
-    ticks = nice_ticks(0.0, max((value for one in series for value in one.values), default=0.0) or 1.0, wanted=4)
+    ticks = nice_ticks(0.0, max((value for one in series for value in one.values), default=0.0) or 1.0, steps=4)
     top = ticks[-1]
     grid = "".join(
         f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
