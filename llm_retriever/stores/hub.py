@@ -1,4 +1,4 @@
-"""Files of one commit of a model on the Hugging Face hub; its errors in one line each."""
+"""Downloads files of one commit of a model from the Hugging Face hub; reports its errors in one line each."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Version:
 
     @property
     def key(self) -> str:
-        """Where it lies, below the registry."""
+        """Its prefix below the registry."""
         return f"{VERSIONS}/{self.name}"
 
 
@@ -71,11 +71,11 @@ class Registry:
         self.store = open_store(uri)
 
     def uri_of(self, version: Version) -> str:
-        """The URI of a version, whose folders are `retriever`, `index` and `evaluation`."""
+        """URI of a version, whose folders are `retriever`, `index` and `evaluation`."""
         return self.store.uri_of(version.key)
 
     def production(self, alias: Alias | None = None) -> Version | None:
-        """The version in production; None where nothing was ever promoted.
+        """Returns the version in production; None where nothing was ever promoted.
 
         Args:
             alias: As it was read; None reads it.
@@ -98,15 +98,15 @@ class Registry:
         return self._version(key)
 
     def alias(self) -> Alias:
-        """The alias as it is now; errors are those of `Alias.read`."""
+        """Reads the alias as it is now; errors are those of `Alias.read`."""
         return Alias.read(self.store)
 
     def evaluation(self, version: Version) -> dict[str, Any]:
-        """What `evaluate` found about a version."""
+        """Reads the evaluation of a version."""
         return self._json(f"{version.key}/evaluation/{EVALUATION_FILE}")
 
     def manifest(self, version: Version, folder: str) -> dict[str, Any]:
-        """Names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
+        """Reads names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
         return self._json(f"{version.key}/{folder}/{MANIFEST}")
 
     def publish(
@@ -118,7 +118,7 @@ class Registry:
         refreshed_from: str = "",
         reason: str = "",
     ) -> Version:
-        """Publishes a version: its folders, and last `version.json`. What a killed run has left of it is completed.
+        """Publishes a version: its folders, and last `version.json`. Completes what a killed run has left of it.
 
         Args:
             folders: Where every folder comes from: a local directory, or an earlier version's folder of the same name.
@@ -195,14 +195,14 @@ class Registry:
             )
 
     def versions(self) -> list[Version]:
-        """All complete versions, the oldest first."""
+        """Lists all complete versions, the oldest first."""
         suffix = f"/{VERSION_FILE}"
         keys = [entry.key for entry in self.store.list(VERSIONS) if entry.key.endswith(suffix)]
-        found = [self._version(key) for key in keys if key.count("/") == 2]
-        return sorted(found, key=lambda version: (version.name[:_DAY], version.published, version.name))
+        versions = [self._version(key) for key in keys if key.count("/") == 2]
+        return sorted(versions, key=lambda version: (version.name[:_DAY], version.published, version.name))
 
     def named(self, name: str) -> Version:
-        """The complete version of a name.
+        """Returns the complete version of a name.
 
         Raises:
             InputError: There is none.
@@ -214,7 +214,7 @@ class Registry:
         return known[name]
 
     def previous(self, alias: Alias | None = None) -> Version:
-        """The version that the alias named before: another model, or the same one with another index.
+        """Returns the version that the alias named before: another model, or the same one with another index.
 
         Raises:
             InputError: None was in production before, or it is gone.
@@ -225,19 +225,19 @@ class Registry:
         return self.named(name)
 
     def earlier_model(self, alias: Alias | None = None) -> Version | None:
-        """The newest version of the model that was in production before the present one; None if no such is known.
+        """Returns the newest version of the model in production before the present one; None if none is known.
 
         Where an earlier release wrote the alias, it is the newest version of another model that was published before the
         present model was for the first time.
         """
-        told, known = (alias or self.alias()).content, self.versions()
-        if not told:
+        content, known = (alias or self.alias()).content, self.versions()
+        if not content:
             return None
-        if "earlier" in told:
+        if "earlier" in content:
             by_name = {version.name: version for version in known}
-            left = [by_name[name] for name in told["earlier"] if name in by_name]
+            left = [by_name[name] for name in content["earlier"] if name in by_name]
         else:
-            left = list(itertools.takewhile(lambda version: version.card != told.get("card"), known))
+            left = list(itertools.takewhile(lambda version: version.card != content.get("card"), known))
         return left[-1] if left else None
 
     def roll_back(self, name: str = "", *, previous: bool = False) -> Version:
@@ -313,7 +313,7 @@ def _now() -> str:
 
 
 def in_production(uri: str) -> str:
-    """The URI of the version in production below a registry's URI, with the folders `retriever` and `index`.
+    """URI of the version in production below a registry's URI, with the folders `retriever` and `index`.
 
     Raises:
         InputError: Nothing was promoted there.

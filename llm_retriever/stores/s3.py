@@ -88,7 +88,7 @@ class S3Store(Store):
             self._client = _client()
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """All objects below a prefix, by key."""
+        """Lists all objects below a prefix, by key."""
         start = self._key(prefix)
         cut = len(self._key("x")) - 1
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -96,10 +96,10 @@ class S3Store(Store):
         )
         with self._explained(prefix):
             # A key that ends with a slash is how other tools make an empty folder visible.
-            found = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
+            rows = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
         return sorted(
             Entry(row["Key"][cut:], row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
-            for row in found
+            for row in rows
         )
 
     def exists(self, key: str) -> bool:
@@ -110,11 +110,11 @@ class S3Store(Store):
         return any(row["Key"] == self._key(key) for row in answer.get("Contents", []))
 
     def read(self, key: str) -> bytes:
-        """The content of an object; a connection that breaks off is taken up again."""
+        """Returns the content of an object; a connection that breaks off is taken up again."""
         return self._get(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """The content of an object and its ETag, of one request; None if there is no such object."""
+        """Returns the content of an object and its ETag, of one request; None if there is no such object."""
         return self._get(key) if self.exists(key) else None
 
     def _get(self, key: str) -> tuple[bytes, str]:
@@ -143,17 +143,17 @@ class S3Store(Store):
         try:
             self._put(key, data, {"IfMatch": tag})
         except _NoConditionsError:
-            found = self.read_tagged(key)
-            if found is None or found[1] != tag:
+            stored = self.read_tagged(key)
+            if stored is None or stored[1] != tag:
                 raise FileExistsError(self.uri_of(key)) from None
             self._put(key, data, {})
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
-        """One write, tried again while another conditional one is under way.
+        """Writes once, again while another conditional write is under way.
 
         Raises:
             FileExistsError: The condition does not hold.
-            _NoConditionsError: The server has no conditional writes, which is told.
+            _NoConditionsError: The server has no conditional writes; this is printed.
         """
         for attempt in range(ATTEMPTS):
             with self._explained(key):
@@ -269,7 +269,7 @@ _ANSWERED: set[str] = set()
 
 
 class _NoConditionsError(Exception):
-    """The server does not know conditional writes."""
+    """The server has no conditional writes."""
 
 
 class _BrokenOffError(TransferError):
@@ -294,19 +294,19 @@ _COPY = TransferConfig(
 
 
 def _client() -> Any:
-    """A client whose endpoint, region and credentials come from the environment."""
+    """Returns a client whose endpoint, region and credentials come from the environment."""
     # Making one takes longer than most requests. A forked process must not share its parent's connections.
     return _client_of(os.getpid(), tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
 
 
 @functools.lru_cache(maxsize=4)
 def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
-    given = dict(environment)
+    variables = dict(environment)
     settings: dict[str, Any] = {"retries": {"mode": "standard"}, "max_pool_connections": CONCURRENCY + 4}
-    if "AWS_MAX_ATTEMPTS" not in given:
+    if "AWS_MAX_ATTEMPTS" not in variables:
         settings["retries"]["total_max_attempts"] = ATTEMPTS
-    own_endpoint = given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL")
-    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in given:
+    own_endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
+    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in variables:
         # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
         settings["request_checksum_calculation"] = "when_required"
     try:
