@@ -188,7 +188,7 @@ class Manifest:
     """`manifest.json` of an index.
 
     Attributes:
-        kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.kinds`).
+        kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.faiss_kinds`).
         metric: `inner_product`.
         count: Passages.
         dimension: Numbers in a vector, as stored.
