@@ -1,4 +1,4 @@
-"""Grades of judgments: the one reader of them, for sources of every layout and for prepared collections."""
+"""Parses grades of judgments, for sources of every layout and for prepared collections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HINT = "grades are 0 (not relevant), 1, 2, …"
 
 
 def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
-    """The grade in a cell: a whole number, or its digits; ``1.0`` is 1.
+    """Parses the grade in a cell: a whole number, or its digits; ``1.0`` is 1.
 
     Args:
         value: Text of a TSV file, or what JSON or parquet hold.
@@ -48,7 +48,7 @@ def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _from_text(text: str) -> int | None:
-    """The number that a text spells, None if it spells none; Python refuses thousands of digits, which are no grade."""
+    """Parses a number, None if there is none; Python refuses thousands of digits, which are no grade."""
     if not WHOLE.fullmatch(text):
         return None
     digits = text.partition(".")[0]

@@ -1,4 +1,4 @@
-"""The training set: for every training query its positives and its mined hard negatives, each with its provenance.
+"""The training set: every training query with its positives and its mined hard negatives, each with its provenance.
 
 Texts stay in the collection; `training_set.jsonl` holds ids, one query a line, and `training_set.json` the recipe that
 made it and its counts. A line is
@@ -39,7 +39,7 @@ HINT_DIRECTORY = "give the output of mine_negatives"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a passage was found.
+    """Source, rank and score by which a passage was found.
 
     Attributes:
         source: Which miner found it: ``"bm25"``, ``"dense"``, or ``"random"``, which nobody found.
@@ -251,11 +251,11 @@ class _LineError(Exception):
 def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
     if not isinstance(row, dict):
         raise _LineError("not a JSON object")
-    for field, kind, wanted in FIELDS:
+    for field, kind, expected in FIELDS:
         if field not in row:
             raise _LineError("is missing", field)
         if not isinstance(row[field], kind):
-            raise _LineError(f"is not a {wanted}", field)
+            raise _LineError(f"is not a {expected}", field)
     if not row["query"].strip():
         raise _LineError("the query is empty", "query")
     if not row["positives"]:

@@ -1,4 +1,4 @@
-"""Where collections come from: every source yields the same rows, whatever its layout.
+"""Sources of collections: every one yields the same rows, whatever its layout.
 
 A source is opened with `opened_source`; the layout of a directory is recognised from its file names.
 """
@@ -93,7 +93,7 @@ def _directory_source(
 
 
 def recognised(directory: Path, shown: str) -> str:
-    """The name of a directory's layout.
+    """Recognises a directory's layout, and returns its name.
 
     Raises:
         InputError: It has none of them, or a file at fault hides which.

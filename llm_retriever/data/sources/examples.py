@@ -1,4 +1,4 @@
-"""Training examples that hold texts instead of ids: a query, its positives and its negatives, and perhaps a teacher's scores."""
+"""Reads training examples that hold texts instead of ids: a query, positives, negatives, and perhaps a teacher's scores."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Example:
 
 
 def example_rows(example: Example, split: str, place: Place) -> list[Row]:
-    """All rows of an example, or none of them where one is unusable; ids are made of the content.
+    """Returns all rows of an example, or none where one is unusable; ids are made of the content.
 
     Raises:
         InputError: A text is none, there is no positive, or a text is positive and negative.
@@ -73,7 +73,7 @@ def _scored(query_id: str, texts: Sequence[str], scores: Sequence[float], place:
 
 
 def texts_of(value: Any, field: str, place: Place) -> list[str]:
-    """A list of texts, none where there is no value.
+    """Reads a list of texts, none where there is no value.
 
     Raises:
         InputError: It is something else.
@@ -87,7 +87,7 @@ def texts_of(value: Any, field: str, place: Place) -> list[str]:
 
 
 def scores_of(value: Any, number: int, field: str, place: Place) -> list[float]:
-    """A teacher's scores of so many texts, none where there is no value.
+    """Reads a teacher's scores of so many texts, none where there is no value.
 
     Raises:
         InputError: They are not as many finite numbers.

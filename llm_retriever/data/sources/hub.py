@@ -32,27 +32,27 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Address:
-        """Takes `hf://datasets/OWNER/NAME[@REVISION]` apart.
+        """Parses `hf://datasets/OWNER/NAME[@REVISION]`.
 
         Raises:
             InputError: It is something else.
         """
-        found = ADDRESS.fullmatch(uri)
-        if not found:
+        match = ADDRESS.fullmatch(uri)
+        if not match:
             raise InputError(
                 f"not an address of a data set: {uri!r}", field="uri", hint=f"write {SCHEME}OWNER/NAME@COMMIT"
             )
-        return cls(found["repository"], found["revision"] or "main")
+        return cls(match["repository"], match["revision"] or "main")
 
     def qrels(self) -> Address | None:
-        """Where the judgments are, when they are in a repository of their own."""
+        """Address of the judgments, when they are in a repository of their own."""
         if self.repository.startswith(QRELS_OWNER) and not self.repository.endswith(QRELS_SUFFIX):
             return Address(self.repository + QRELS_SUFFIX, "main")
         return None
 
 
 def resolved_revision(uri: str) -> str:
-    """The commit that a data set's address stands for (two, joined by ``+``, where judgments have their own repository).
+    """Commit that a data set's address stands for (two, joined by ``+``, where judgments have their own repository).
 
     Raises:
         InputError: There is no such data set or revision, or the hub cannot be reached.
@@ -104,7 +104,7 @@ def _snapshot(repository: str, commit: str) -> Path:
 
 
 def _licence(repository: str, commit: str) -> str:
-    """What the data set's card says; a card that cannot be read is no reason to stop."""
+    """Licence on the data set's card; a card that cannot be read is no reason to stop."""
     from huggingface_hub import HfApi
 
     with contextlib.suppress(InputError), _reached(repository):
@@ -116,7 +116,7 @@ def _licence(repository: str, commit: str) -> str:
 
 @contextlib.contextmanager
 def _reached(repository: str) -> Iterator[None]:
-    """Turns the hub's refusals into errors that tell the hint."""
+    """Turns the hub's refusals into errors with a hint."""
     from huggingface_hub import errors
 
     shown = SCHEME + repository

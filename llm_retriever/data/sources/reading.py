@@ -1,4 +1,4 @@
-"""Reading the files of a source record by record: JSON lines and arrays, separated values and parquet, plain or gzipped.
+"""Reads the files of a source record by record: JSON lines and arrays, separated values and parquet, plain or gzipped.
 
 A line that cannot be used goes to `BadLines`, which ends the step or sets the line aside.
 """
@@ -41,7 +41,7 @@ csv.field_size_limit(LONGEST_RECORD)
 
 
 class SourceFile(NamedTuple):
-    """A file of a source: where it lies now, and what its owner calls it (they differ for a copy from s3://)."""
+    """A file of a source: its present path, and its owner's name for it (they differ for a copy from s3://)."""
 
     path: Path
     shown: str
@@ -110,7 +110,7 @@ class BadLines:
 
 
 def lines(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, str]]:
-    """The lines of a UTF-8 text file that are not blank, without their ends; a byte-order mark is dropped.
+    """Yields the lines of a UTF-8 text file that are not blank, without their ends; a byte-order mark is dropped.
 
     Raises:
         InputError: The file is missing or empty, or a line is not UTF-8.
@@ -147,7 +147,7 @@ def _readable(stream: IO[bytes], file: SourceFile) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _refused(file: SourceFile) -> Iterator[None]:
-    """Turns what a file system or a packer says of a file into errors that tell the hint."""
+    """Turns a file system's or a packer's errors about a file into errors with a hint."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError):
@@ -160,7 +160,7 @@ def _refused(file: SourceFile) -> Iterator[None]:
 
 
 def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The records of a file, one object each; for parquet the line is the row.
+    """Yields the records of a file, one object each; for parquet the line is the row.
 
     Raises:
         InputError: The file is missing, empty or not of its kind, or a value is not a JSON object.
@@ -174,7 +174,7 @@ def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, 
 
 
 def values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """What a file holds: a JSON value a line or a place of an array, or an object a row of parquet or of CSV with a header.
+    """Yields the values of a file: JSON values by line or by place of an array, rows of parquet or CSV as objects.
 
     Raises:
         InputError: The file is missing, empty or not of its kind.
@@ -204,12 +204,12 @@ def _not_json(error: Exception, place: Place, hint: str = JSON_HINT) -> InputErr
 
 def _is_array(file: SourceFile, bad: BadLines) -> bool:
     with _opened(file, bad) as stream, _refused(file):
-        found = ARRAY_OF.match(stream.read(4096).removeprefix(b"\xef\xbb\xbf"))
-    return bool(found)
+        match = ARRAY_OF.match(stream.read(4096).removeprefix(b"\xef\xbb\xbf"))
+    return bool(match)
 
 
 def _array_items(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """The items of a JSON array, parsed one by one; memory holds the longest of them."""
+    """Yields the items of a JSON array, parsed one by one; memory holds the longest of them."""
     with _text_of(file, bad) as stream, _refused(file):
         array = _Array(stream, file)
         array.take("[")
@@ -222,7 +222,7 @@ def _array_items(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]
 
 
 class _Array:
-    """A JSON array that is read on as far as its next item takes."""
+    """A JSON array that is read as far as its next item takes."""
 
     def __init__(self, stream: IO[str], file: SourceFile) -> None:
         self._stream, self._file = stream, file
@@ -230,7 +230,7 @@ class _Array:
         self._decode = json.JSONDecoder().raw_decode
 
     def next_character(self) -> str:
-        """The next one that is no white space; "" at the end of the file."""
+        """Returns the next one that is no white space; "" at the end of the file."""
         while True:
             space = WHITE_SPACE.match(self._text, self._at)
             self._go(space.end() if space else self._at)
@@ -240,15 +240,15 @@ class _Array:
                 return ""
 
     def take(self, expected: str) -> str:
-        """Goes past the next character, which is one of those expected."""
-        found = self.next_character()
-        if not found or found not in expected:
-            raise self.error(f"{' or '.join(expected)} was expected" if found else "the file ends within the array")
+        """Skips the next character, which is one of those expected."""
+        character = self.next_character()
+        if not character or character not in expected:
+            raise self.error(f"{' or '.join(expected)} was expected" if character else "the file ends within the array")
         self._go(self._at + 1)
-        return found
+        return character
 
     def item(self) -> tuple[Place, Any]:
-        """Goes past the next value."""
+        """Returns the next value."""
         self.next_character()
         place = Place(self._file.shown, self._line)
         while True:
@@ -264,7 +264,7 @@ class _Array:
             return place, value
 
     def error(self, problem: str) -> InputError:
-        """An error at the present line."""
+        """Returns an error at the present line."""
         problem = f"not a valid JSON array ({problem})"
         return InputError(problem, file=self._file.shown, line=self._line, hint=ARRAY_HINT)
 
@@ -273,7 +273,7 @@ class _Array:
         self._at = end
 
     def _reads_on(self) -> bool:
-        """Reads as much as there is already, so that an item of any length is parsed only a few times."""
+        """Reads as much as was read already, so that an item of any length is parsed only a few times."""
         size = len(self._text) - self._at
         more = self._stream.read(max(CHUNK, size)) if size < LONGEST_RECORD else ""
         self._text, self._at = self._text[self._at :] + more, 0
@@ -282,7 +282,7 @@ class _Array:
 
 @contextlib.contextmanager
 def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
-    """A file as UTF-8 text without a byte-order mark.
+    """Opens a file as UTF-8 text without a byte-order mark.
 
     Raises:
         InputError: It is not UTF-8.
@@ -295,7 +295,7 @@ def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
 
 
 def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, str]]]:
-    """The rows of a CSV file by the names in its header."""
+    """Yields the rows of a CSV file by the names in its header."""
     with _text_of(file, bad) as text, _refused(file):
         rows = csv.reader(text, strict=True)
         try:
@@ -349,6 +349,6 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
 
 def unread(directory: Path, read: Container[Path]) -> list[str]:
     """Names of the files in a directory and its folders that look like data and were not opened, relative to it."""
-    found = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
-    names = [path.relative_to(directory) for path in found if DATA.fullmatch(path.name)]
+    paths = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
+    names = [path.relative_to(directory) for path in paths if DATA.fullmatch(path.name)]
     return sorted(name.as_posix() for name in names if not any(NO_DATA.fullmatch(part) for part in name.parts))

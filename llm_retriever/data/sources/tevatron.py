@@ -38,19 +38,19 @@ class TevatronDirectory:
 
     def __init__(self, directory: Path, shown: str) -> None:
         self.directory, self.shown = directory, shown
-        found = files_with_records(directory)
-        self.corpus = [path for path in found if is_corpus(path, directory)]
-        self.queries = [path for path in found if path not in self.corpus]
+        paths = files_with_records(directory)
+        self.corpus = [path for path in paths if is_corpus(path, directory)]
+        self.queries = [path for path in paths if path not in self.corpus]
         self.repeats = True
 
     @classmethod
     def recognises(cls, directory: Path) -> bool:
         """Whether the first record of a file has Tevatron's positives."""
-        found = [path for path in files_with_records(directory) if not is_corpus(path, directory)]
-        return any(field in first_record(path) for path in found[:3] for field in POSITIVES)
+        paths = [path for path in files_with_records(directory) if not is_corpus(path, directory)]
+        return any(field in first_record(path) for path in paths[:3] for field in POSITIVES)
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """The rows of every query line together, then the corpus."""
+        """Yields the rows of every query line together, then the corpus."""
         if not self.queries:
             hint = "a Tevatron source has queries with positives, one JSON object a line"
             raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=hint)
@@ -69,7 +69,7 @@ class TevatronDirectory:
 
 
 def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
-    """All rows of a line, or none of them where one is unusable."""
+    """Returns all rows of a line, or none of them where one is unusable."""
     query_id = identifier(record, "query_id", place)
     query = text_of(record, "query_text" if "query_text" in record else "query", place)
     rows: list[Row] = [QueryRow(place, query_id, query, True)]

@@ -1,4 +1,4 @@
-"""Examples of texts as sentence-transformers writes them, and MS MARCO's triples: a query, a positive, and negatives.
+"""Reads examples of texts as sentence-transformers writes them, and MS MARCO's triples: query, positive, negatives.
 
 - {anchor, positive, negative}, {query, answer}, {question, positive, negative_1, negative_2, …}: JSON, CSV or parquet; a field
   may hold a list of texts, and `scores` (a teacher's, of the positives, then the negatives) may stand beside them;
@@ -39,11 +39,11 @@ class TriplesDirectory:
         return bool(tables) or any(_is_example(first_value(path)) for path in files_with_records(directory)[:3])
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """The rows of every example together."""
-        found = files_with_records(self.directory, (*SUFFIXES, *TABLES))
-        if not found:
+        """Yields the rows of every example together."""
+        paths = files_with_records(self.directory, (*SUFFIXES, *TABLES))
+        if not paths:
             raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=HINT)
-        for path in found:
+        for path in paths:
             split, file = split_of(path, self.directory), source_file(path, self.directory, self.shown)
             read = _table(file, bad) if path.name.endswith(TABLES) else values(file, bad)
             for place, value in read:
@@ -65,7 +65,7 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _example(value: Any, place: Place, bad: BadLines) -> Example:
-    """The example in a JSON value.
+    """Parses the example in a JSON value.
 
     Raises:
         InputError: It is none.
@@ -95,20 +95,22 @@ def _of_fields(
 ) -> Example:
     answers = _texts(record[positive], positive, place)
     others = [text for name in negatives for text in _texts(record[name], name, place)]
-    found = scores_of(record[scores] if scores else None, len(answers) + len(others), scores, place)
+    teacher_scores = scores_of(record[scores] if scores else None, len(answers) + len(others), scores, place)
     fields = (query, positive, negatives[0] if negatives else NEGATIVE[0])
-    return Example(record[query], answers, others, found[: len(answers)], found[len(answers) :], fields)
+    return Example(
+        record[query], answers, others, teacher_scores[: len(answers)], teacher_scores[len(answers) :], fields
+    )
 
 
 def _texts(value: Any, field: str, place: Place) -> list[str]:
-    """A text, or a list of them; an empty cell of a table, which is "", is none."""
+    """Reads a text, or a list of them; an empty cell of a table, which is "", is none."""
     if isinstance(value, str):
         return [value] if value else []
     return texts_of(value, field, place)
 
 
 def _table(file: Any, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """Lines of tab-separated texts as lists, or as records where the first line names the columns."""
+    """Yields lines of tab-separated texts as lists, or as records where the first line names the columns."""
     header: list[str] = []
     for number, (place, line) in enumerate(lines(file, bad)):
         cells = line.split("\t")
