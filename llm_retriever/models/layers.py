@@ -1,4 +1,4 @@
-"""Models with fewer layers: the upper ones of a decoder dropped before anything is trained.
+"""Drops the upper layers of a decoder before anything is trained.
 
 Sources: L3Prune (arXiv 2410.14578) and EffiR (arXiv 2512.20612), which find that retrievers lose little by it.
 """

@@ -1,4 +1,4 @@
-"""Which files make a usable causal language model, checked from the files alone: no framework is loaded, no code runs."""
+"""Checks from the files alone whether they make a usable causal LM: no framework is loaded, no code runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ModelFiles:
         self.names = {entry.key for entry in store.list()}
 
     def check(self) -> None:
-        """Makes sure that this is a causal LM with a fast tokenizer and safetensors weights.
+        """Raises InputError unless this is a causal LM with a fast tokenizer and safetensors weights.
 
         Raises:
             InputError: It is not; the message names the file, the field and the hint.
@@ -160,7 +160,7 @@ class ModelFiles:
 
 
 def check_safetensors(path: Path, label: str) -> None:
-    """Makes sure that a weight file is complete, from its header (8 bytes of length, JSON, then the tensors).
+    """Raises InputError unless a weight file is complete, by its header (8 bytes of length, JSON, then the tensors).
 
     Format: https://huggingface.co/docs/safetensors, "Format".
 
