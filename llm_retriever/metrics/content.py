@@ -1,4 +1,4 @@
-"""What `evaluation.json` must hold for a step that decides or compares by it."""
+"""Checks `evaluation.json` for the steps that decide or compare by it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ _CHECKED = TypeAdapter(_Content)
 
 
 def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) -> None:
-    """Refuses what is no evaluation, or contradicts itself.
+    """Raises InputError for what is no evaluation, or contradicts itself.
 
     Args:
         content: As it was read.
@@ -129,13 +129,13 @@ def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) ->
             raise InputError("is missing", file=file, field=name, hint=HINT)
     for name, split in content["splits"].items():
         _check_split(name, split, content, file)
-    for name, told in (content.get("zero_shot") or {}).get("collections", {}).items():
-        if not told["splits"] or any(split not in content["splits"] for split in told["splits"]):
+    for name, collection in (content.get("zero_shot") or {}).get("collections", {}).items():
+        if not collection["splits"] or any(split not in content["splits"] for split in collection["splits"]):
             raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", hint=HINT)
 
 
 def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
-    """Refuses a split whose systems were not all measured alike, on the same queries."""
+    """Raises InputError for a split whose systems were not all measured alike, on the same queries."""
     for system, values in split["systems"].items():
         for measure in content.get("measures", ()):
             if measure not in values:
@@ -149,5 +149,5 @@ def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its own digest, by which a change of any figure in the file is noticed."""
+    """Adds the content's own digest, by which a change of any figure in the file is noticed."""
     return {**content, CHECKSUM: files.digest(content)}

@@ -1,4 +1,4 @@
-"""Runs in the TREC format: what a system returned for every query, in six columns ``qid Q0 docid rank score tag``."""
+"""Reads and writes runs in the TREC format: six columns ``qid Q0 docid rank score tag``."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def read_ranked(path: Path) -> dict[str, Ranked]:
-    """A run that `write_run` wrote, by query id, in a tenth of the memory that `read_run` takes."""
+    """Reads a run that `write_run` wrote, by query id, in a tenth of the memory that `read_run` takes."""
     with path.open("rb") as file:
         rows = (line.split() for line in file)
         return {query.decode(): _ranked(list(part)) for query, part in itertools.groupby(rows, key=itemgetter(0))}
@@ -98,7 +98,7 @@ def _ranked(rows: list[list[bytes]]) -> Ranked:
 
 
 def _raise_malformed(line: str, path: Path, number: int) -> None:
-    """Says what is wrong with a line; an empty one is passed over."""
+    """Raises the error of a malformed line; an empty one is skipped."""
     columns = line.split()
     if not columns:
         return
