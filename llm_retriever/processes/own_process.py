@@ -68,7 +68,7 @@ def _concluded(name: str, kind: str, content: Any, code: int) -> Any:
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], sending: Connection) -> None:
-    """The other process, from its start to its end."""
+    """Runs in the other process, from its start to its end."""
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
     answer: tuple[str, Any]
