@@ -29,7 +29,7 @@ def contrastive_loss(
         queries: float [B, dimension]; of length 1 where s is to be the cosine.
         passages: float [B·g, dimension]; row i·g is the positive of query i.
         temperature: τ.
-        false_negative_mask: bool [B, B·g]; what is left out of the sum. None = nothing.
+        false_negative_mask: bool [B, B·g]; True = left out of the sum. None = nothing is.
 
     Returns:
         A scalar.
@@ -56,12 +56,12 @@ def distillation_loss(queries: Tensor, passages: Tensor, temperature: float, tea
         A scalar.
     """
     scores = torch.einsum("bd,bgd->bg", queries, passages.unflatten(0, teacher.shape)) / temperature
-    own, given = (functional.log_softmax(values.float(), dim=-1) for values in (scores, teacher))
-    return functional.kl_div(own, given, reduction="batchmean", log_target=True)
+    own, target = (functional.log_softmax(values.float(), dim=-1) for values in (scores, teacher))
+    return functional.kl_div(own, target, reduction="batchmean", log_target=True)
 
 
 def all_gather_with_grad(vectors: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks; only the own rows carry gradients.
+    """Gathers the rows of all processes in the order of their ranks; only the own rows carry gradients.
 
     Args:
         vectors: [n, dimension], the same n in every process.
@@ -78,7 +78,7 @@ def all_gather_with_grad(vectors: Tensor) -> Tensor:
 
 
 def mask_false_negatives(passages: Tensor, positives: Tensor) -> Tensor:
-    """Where the pool of all processes has a positive of a query, but for the one that it is trained on.
+    """Marks the positives of a query in the pool of all processes, but for the one that it is trained on.
 
     Args:
         passages: int64 [B·g], a number for each passage's id.
@@ -87,11 +87,11 @@ def mask_false_negatives(passages: Tensor, positives: Tensor) -> Tensor:
     Returns:
         bool [processes · B, processes · B·g].
     """
-    found = (all_gather_with_grad(passages)[None, :, None] == positives[:, None, :]).any(dim=-1)
-    found = all_gather_with_grad(found.to(torch.uint8)).bool()
-    own = torch.arange(len(found), device=found.device)
-    found[own, own * (found.shape[1] // len(found))] = False
-    return found
+    mask = (all_gather_with_grad(passages)[None, :, None] == positives[:, None, :]).any(dim=-1)
+    mask = all_gather_with_grad(mask.to(torch.uint8)).bool()
+    own = torch.arange(len(mask), device=mask.device)
+    mask[own, own * (mask.shape[1] // len(mask))] = False
+    return mask
 
 
 class ContrastiveLoss:
@@ -130,7 +130,7 @@ class ContrastiveLoss:
         return torch.stack([self._of_pair(*pair, false_negative_mask, teacher) for pair in pairs]).mean()
 
     def _prefix(self, vectors: Tensor, numbers: int) -> Tensor:
-        """The first numbers of vectors, worth a vector themselves, as an index of so many searches them."""
+        """Cuts vectors to their first numbers, normalised again, as an index of so many searches them."""
         kept = vectors[:, :numbers]
         return functional.normalize(kept, dim=-1) if self.normalise else kept
 
@@ -143,7 +143,7 @@ class ContrastiveLoss:
         return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
     def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Vectors of right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.pool`.
+        """Encodes right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.pool`.
 
         Rows of like length go through the model together, at most `gradient_cache` of them where there is one, and fewer
         after memory ran out (`passes.divisor`); the pool of negatives stays the same.
@@ -159,7 +159,7 @@ class ContrastiveLoss:
         return torch.cat(parts)[order.argsort()]
 
     def _at_once(self, rows: int) -> int:
-        """How many rows go through the model together, at most; 0 = as many as it takes."""
+        """Number of rows that go through the model together, at most; 0 = as many as it takes."""
         return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
 
     def _chunk(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
@@ -174,7 +174,7 @@ class ContrastiveLoss:
 
 
 def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ids, mask and pooled counts of the queries and, below them, of the passages; they go through the model together."""
+    """Stacks ids, mask and pooled counts of queries and passages, which go through the model together."""
     width = max(batch["query_ids"].shape[1], batch["passage_ids"].shape[1])
     ids, mask = (
         torch.cat([functional.pad(side, (0, width - side.shape[1])) for side in sides])

@@ -1,4 +1,4 @@
-"""Contrastive tuning from the adapted backbone to a retriever's directory: model, adapter and card."""
+"""Tunes an adapted backbone contrastively into a retriever's directory: model, adapter and card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
 
 
 def resolved_method(settings: TuningSettings) -> Method:
-    """The row of the methods table with everything that the settings override.
+    """Returns the row of the methods table with everything that the settings override.
 
     Lengths in the settings are those of one copy of a text: a method that needs two (Echo) gets twice as many tokens.
 
@@ -53,8 +53,8 @@ def resolved_method(settings: TuningSettings) -> Method:
     row = overridden(row, settings)
     if row.query.between is None:
         return row
-    given = {name: getattr(settings, name) for name in ("query_length", "passage_length")}
-    return dataclasses.replace(row, **{name: 2 * length for name, length in given.items() if not is_unset(length)})
+    lengths = {name: getattr(settings, name) for name in ("query_length", "passage_length")}
+    return dataclasses.replace(row, **{name: 2 * length for name, length in lengths.items() if not is_unset(length)})
 
 
 def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set: Path, retriever: Path) -> TrainingLog:
@@ -113,7 +113,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
 
 
 def check_teacher_scores(row: Method, examples: TrainingSet) -> None:
-    """Refuses to distil a teacher that the training set holds no scores of.
+    """Raises InputError where a method distils a teacher that the training set holds no scores of.
 
     Raises:
         InputError: The first example without them.
@@ -134,7 +134,7 @@ def check_teacher_scores(row: Method, examples: TrainingSet) -> None:
 
 
 def check_tokenizer(row: Method, backbone: Path) -> None:
-    """Refuses, before weights are loaded, a method that does not go with a backbone's tokenizer.
+    """Raises InputError, before weights are loaded, for a method that does not go with a backbone's tokenizer.
 
     Raises:
         InputError: The tokenizer lacks embedding tokens of the method, a length leaves no room for a text, or a prefix of
@@ -164,13 +164,13 @@ def check_tokenizer(row: Method, backbone: Path) -> None:
 
 
 def _check_embedding_tokens(row: Method, backbone: Path) -> None:
-    """A vector that is read at other tokens than stage one has trained for it would not be what was trained."""
-    found = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
-    trained = found[-1] if found else None
-    for wanted in (list(row.passage.embedding_tokens), list(row.query.embedding_tokens)):
-        if trained and wanted not in trained:
+    """Raises InputError where a vector would be read at other tokens than stage one has trained for it."""
+    recorded = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
+    trained = recorded[-1] if recorded else None
+    for tokens in (list(row.passage.embedding_tokens), list(row.query.embedding_tokens)):
+        if trained and tokens not in trained:
             raise InputError(
-                f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(wanted)}",
+                f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(tokens)}",
                 file=backbone,
                 field="embedding",
                 hint="use the same embedding and the same recipe in both stages",
@@ -183,7 +183,7 @@ def _trains(stage: Stage, row: Method) -> bool:
 
 
 def work(job: dict[str, Any]) -> None:
-    """One training process: loads, trains, saves; rank 0 writes the log."""
+    """Runs one training process: loads, trains, saves; rank 0 writes the log."""
     settings = steps.build(TuningSettings, job["settings"])
     run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
     paths = {name: Path(path) for name, path in job["paths"].items()}
@@ -211,6 +211,6 @@ def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the weights."""
+    """Versions of the packages that decide the weights."""
     named = ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed")
     return {name: importlib.metadata.version(name) for name in named} | {"cuda": torch.version.cuda or ""}
