@@ -1,4 +1,4 @@
-"""Exports of a retriever: for programs that know transformers, or sentence-transformers, but not this library.
+"""Exports a retriever for programs that know transformers, or sentence-transformers, but not this library.
 
 An export is compared with the retriever on probe texts before it is written; one that gives other vectors is refused.
 
@@ -23,7 +23,7 @@ Format = Literal["merged", "sentence-transformers"]
 
 
 def export(retriever: Retriever | str | Path, directory: str | Path, format: Format = "merged") -> None:
-    """Writes a retriever for programs without this library; the weights keep the precision that they have.
+    """Exports a retriever for programs without this library; the weights keep their precision.
 
     Args:
         retriever: A loaded one, or its directory or s3:// prefix.
@@ -39,7 +39,7 @@ def export(retriever: Retriever | str | Path, directory: str | Path, format: For
 
 
 def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> None:
-    """Writes a retriever as a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
+    """Exports a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
 
     Beside them are `retriever_card.json` and a README.md with the few lines of code that word, pool and normalise. Every
     method can be exported in this way.
@@ -63,7 +63,7 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
 
 
 def export_sentence_transformers(retriever: Retriever | str | Path, directory: str | Path) -> None:
-    """Writes a retriever as a directory that sentence-transformers loads: `encode_query` and `encode_document` give its vectors.
+    """Exports for sentence-transformers: `encode_query` and `encode_document` give the retriever's vectors.
 
     Prompts are the card's prefixes (`query`, `document` and, the same, `passage`); beginning-of-sequence token, suffix and
     embedding token are built into the tokenizer; queries and passages keep their own lengths. Needs sentence-transformers.
@@ -102,7 +102,7 @@ def _check_output(retriever: Retriever | str | Path, directory: str | Path) -> N
 
 
 def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
-    """Vectors of the probes by sentence-transformers itself, in fp32 and in one padded batch a side."""
+    """Encodes the probes by sentence-transformers itself, in fp32 and in one padded batch a side."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:

@@ -1,4 +1,4 @@
-"""A retriever as a plain Hugging Face directory, and what a program without this library does to get its vectors."""
+"""Writes a retriever as a plain Hugging Face directory, and computes its vectors as programs without this library do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(source: Source, directory: Path) -> None:
 
 
 def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]]) -> dict[Side, Vectors]:
-    """Vectors by what lies in `directory` alone, in fp32, one text at a time; attention is that of its configuration.
+    """Encodes with what lies in `directory` alone, in fp32, one text at a time; attention is that of its configuration.
 
     Raises:
         InputError: The model does not remember that it is bidirectional.
@@ -43,11 +43,11 @@ def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]])
         raise InputError(
             "the configuration cannot say that the model is bidirectional", field="format", hint="use Retriever"
         )
-    found: dict[Side, Vectors] = {}
+    vectors_by_side: dict[Side, Vectors] = {}
     for side in SIDES:
         encoder = PromptEncoder(tokenizer, getattr(card, side), getattr(card, f"{side}_length"))
-        found[side] = np.stack([_vector(model, encoder, text, card) for text in texts[side]])
-    return found
+        vectors_by_side[side] = np.stack([_vector(model, encoder, text, card) for text in texts[side]])
+    return vectors_by_side
 
 
 @torch.inference_mode()
