@@ -1,4 +1,4 @@
-"""The one error that users cause: it names the place and the hint, and ends a step with exit code 2."""
+"""The error that users cause: it names place and hint, and ends a step with exit code 2."""
 
 from __future__ import annotations
 

@@ -190,11 +190,7 @@ def bins(length: int) -> Tensor:
 
 
 def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
-    """Raises InputError where the adapted backbone is another one than the retriever was tuned from.
-
-    Raises:
-        InputError: It is.
-    """
+    """Raises InputError where the adapted backbone is another one than the retriever was tuned from."""
     if settings.attention_queries and paths.adapted is not None:
         lineage_within(paths.adapted, card)
 

@@ -118,11 +118,7 @@ def _chunks(candidates: Mapping[str, list[str]]) -> Iterator[dict[str, list[str]
 
 
 def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
-    """Raises InputError where the language model is missing or is another one.
-
-    Raises:
-        InputError: It is.
-    """
+    """Raises InputError where the language model is missing or is another one."""
     if settings.rerank_depth:
         _language_model(settings, card, paths)
 
