@@ -111,8 +111,8 @@ class Step(Generic[SettingsClass]):
             print(f"{self.name}: interrupted{kept}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
         except PermissionError as error:
-            mend = f"let user {os.getuid()} read its inputs and write its outputs"
-            return self._refused(InputError("permission denied", file=error.filename, mend=mend), debug=given.debug)
+            hint = f"let user {os.getuid()} read its inputs and write its outputs"
+            return self._refused(InputError("permission denied", file=error.filename, hint=hint), debug=given.debug)
         except Exception as error:
             if not given.debug:
                 print(
@@ -179,7 +179,7 @@ class Step(Generic[SettingsClass]):
         missing = [_flag(name) for name in (*self.inputs, *self.outputs) if getattr(given, name) is None]
         missing += [_flag(name) + "s" for name in self.collected if not getattr(given, name)]
         if missing:
-            raise InputError("is missing", field=missing[0], mend="give it a path; --help lists all flags")
+            raise InputError("is missing", field=missing[0], hint="give it a path; --help lists all flags")
         names = parameters(self.settings)
         settings = build(self.settings, {n: getattr(given, n) for n in names if getattr(given, n) is not None})
         inputs = {name: Path(getattr(given, name)) for name in self.inputs}
@@ -263,11 +263,11 @@ def _first(name: str, value: _Artifacts) -> dict[str, Any]:
     found = (value.artifacts or [{}])[0]
     for key in ("uri", "customPath"):
         if not isinstance(found.get(key, ""), str) or "\0" in found.get(key, ""):
-            raise InputError(f"{key} of the artifact is no text", field=name, mend="give the output of an earlier step")
+            raise InputError(f"{key} of the artifact is no text", field=name, hint="give the output of an earlier step")
     if not found.get("uri"):
-        raise InputError("the artifact is missing", field=name, mend="give the output of an earlier step")
+        raise InputError("the artifact is missing", field=name, hint="give the output of an earlier step")
     if not isinstance(found.get("metadata") or {}, dict):
-        raise InputError("its metadata are no object", field=name, mend="give the output of an earlier step")
+        raise InputError("its metadata are no object", field=name, hint="give the output of an earlier step")
     return found
 
 
@@ -291,7 +291,7 @@ class ExecutorInput:
             raise InputError(
                 f"not an executor input ({where}: {first['msg']})",
                 field="--executor-input",
-                mend="leave it to Kubeflow",
+                hint="leave it to Kubeflow",
             ) from None
         given, answers = message.inputs or _Inputs(), message.outputs
         self._target = Path(answers.outputFile)
@@ -334,12 +334,12 @@ def _named_paths(flag: str, texts: list[str]) -> dict[str, Path]:
     for text in texts:
         name, equals, path = (part.strip() for part in text.partition("="))
         if not (name and equals and path):
-            raise InputError(f"{text!r} is not of the form NAME=PATH", field=flag, mend="write for instance llm-ql=DIR")
+            raise InputError(f"{text!r} is not of the form NAME=PATH", field=flag, hint="write for instance llm-ql=DIR")
         if slug(name) in map(slug, found):
-            raise InputError(f"{name!r} is given twice", field=flag, mend="give every artifact a name of its own")
+            raise InputError(f"{name!r} is given twice", field=flag, hint="give every artifact a name of its own")
         if not Path(path).exists():
             raise InputError(
-                "no such file or directory", file=path, field=flag, mend="give the output of an earlier step"
+                "no such file or directory", file=path, field=flag, hint="give the output of an earlier step"
             )
         found[name] = Path(path)
     return found
@@ -361,7 +361,7 @@ def _check_present(inputs: Mapping[str, Path]) -> None:
     for name, path in inputs.items():
         if not path.exists():
             raise InputError(
-                "no such file or directory", file=path, field=_flag(name), mend="give the output of an earlier step"
+                "no such file or directory", file=path, field=_flag(name), hint="give the output of an earlier step"
             )
 
 

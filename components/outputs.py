@@ -49,12 +49,12 @@ def _check_place(flag: str, path: Path) -> None:
     """Refuses what cannot be renamed, or would take the ground from under the shell."""
     whole = path.resolve()
     if os.path.ismount(whole):
-        raise InputError("a mounted directory cannot be replaced", file=path, field=flag, mend="give a path in it")
+        raise InputError("a mounted directory cannot be replaced", file=path, field=flag, hint="give a path in it")
     if Path.cwd().is_relative_to(whole):
-        raise InputError("is, or holds, the working directory", file=path, field=flag, mend="give a path in it")
+        raise InputError("is, or holds, the working directory", file=path, field=flag, hint="give a path in it")
     above = next(parent for parent in whole.parents if os.path.lexists(parent))
     if not above.is_dir():
-        raise InputError(f"{above} is a file, not a directory", file=path, field=flag, mend=ELSEWHERE)
+        raise InputError(f"{above} is a file, not a directory", file=path, field=flag, hint=ELSEWHERE)
 
 
 def _check_apart(flag: str, path: Path, other: str, place: Path, *, within: bool = False) -> None:
@@ -68,7 +68,7 @@ def _check_apart(flag: str, path: Path, other: str, place: Path, *, within: bool
         problem = f"lies within {place}, which is {other}"
     else:
         return
-    raise InputError(problem, file=path, field=flag, mend="give paths that lie beside each other")
+    raise InputError(problem, file=path, field=flag, hint="give paths that lie beside each other")
 
 
 def _named_places(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[Path]]]:

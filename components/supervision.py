@@ -56,7 +56,7 @@ def allowed_restarts(flag: str | None) -> int:
     number = int(text) if text.strip().isdecimal() else -1
     if not 0 <= number <= MOST_RESTARTS:
         raise InputError(
-            f"{text!r} is not a whole number from 0 to {MOST_RESTARTS}", field=name, mend="0 means no restarts"
+            f"{text!r} is not a whole number from 0 to {MOST_RESTARTS}", field=name, hint="0 means no restarts"
         )
     return number
 
@@ -141,7 +141,7 @@ class Supervisor:
                 if self._asked or not end.may_pass:
                     break
                 if restart == self.restarts:
-                    self._say(f"{end}; given up after {_times(self.restarts)}{self._mend(end)}")
+                    self._say(f"{end}; given up after {_times(self.restarts)}{self._hint(end)}")
                     break
                 self._shortages += end.memory
                 self._say(f"{end}; restart {restart + 1} of {self.restarts}{self._change(end)}")
@@ -223,7 +223,7 @@ class Supervisor:
             return ""
         return f", with 1/{2**self._shortages} of the rows through the model at once"
 
-    def _mend(self, end: End) -> str:
+    def _hint(self, end: End) -> str:
         return f"; lower {' or '.join(self.memory_settings)}" if end.memory and self.memory_settings else ""
 
     def _say(self, text: str) -> None:

@@ -64,7 +64,7 @@ def packages(folder: Path) -> dict[tuple[str, str], list[str]]:
                 key = (purl.name, Version(purl.version).public)
                 held.setdefault(key, []).append(path.name.removesuffix(".cdx.json"))
     if not held:
-        raise InputError("holds no document of an image", file=folder, mend="make sbom")
+        raise InputError("holds no document of an image", file=folder, hint="make sbom")
     return held
 
 
@@ -86,13 +86,13 @@ def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not answer.exists():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise InputError(f"no advisories could be had: pip-audit says {last!r}", mend=REACH)
+            raise InputError(f"no advisories could be had: pip-audit says {last!r}", hint=REACH)
         rows: list[dict[str, Any]] = json.loads(answer.read_text())["dependencies"]
-    refuse_unknown(rows)
+    check_all_audited(rows)
     return rows
 
 
-def refuse_unknown(rows: list[dict[str, Any]]) -> None:
+def check_all_audited(rows: list[dict[str, Any]]) -> None:
     """Refuses an answer that passes over packages.
 
     Args:
@@ -104,7 +104,7 @@ def refuse_unknown(rows: list[dict[str, Any]]) -> None:
     unknown = [row["name"] for row in rows if "skip_reason" in row]
     if unknown:
         shown = ", ".join(unknown[:SHOWN]) + (", …" if len(unknown) > SHOWN else "")
-        raise InputError(f"no advisories could be had for {len(unknown)} of {len(rows)} packages ({shown})", mend=REACH)
+        raise InputError(f"no advisories could be had for {len(unknown)} of {len(rows)} packages ({shown})", hint=REACH)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _row(name: str, versions: dict[str, str]) -> dict[str, Any]:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         raise InputError(
-            f"{name} is not installed here", file="requirements.lock", mend="make .venv/installed, or ask the image"
+            f"{name} is not installed here", file="requirements.lock", hint="make .venv/installed, or ask the image"
         ) from None
     told = distribution.metadata
     licence = (told.get("License-Expression") or told.get("License") or "").strip()

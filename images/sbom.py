@@ -64,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 def _reference(kind: str, given: argparse.Namespace) -> str:
     if given.source == "lock":
         return f"llm-retriever-{kind}:{__version__}"
-    known = files.read_json(given.references, mend="make images builds them; --from lock does without")
+    known = files.read_json(given.references, hint="make images builds them; --from lock does without")
     if kind not in known:
-        raise InputError(f"names no image {kind!r}", file=given.references, mend="make images")
+        raise InputError(f"names no image {kind!r}", file=given.references, hint="make images")
     return str(known[kind])
 
 

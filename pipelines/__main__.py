@@ -127,8 +127,8 @@ def compile_command(given: argparse.Namespace) -> int:
     from pipelines import compilation
 
     if bool(given.namespace) != given.kubernetes or (given.version_name and not given.kubernetes):
-        mend = "give --kubernetes and --namespace NS together"
-        raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", mend=mend)
+        hint = "give --kubernetes and --namespace NS together"
+        raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", hint=hint)
     choice = _chosen(given, complete=False)
     check_room(choice)
     target = given.output or BUILD / f"{choice.name}.yaml"
@@ -153,8 +153,8 @@ def run_command(given: argparse.Namespace) -> int:
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
     choice = _chosen(given, own)
     if choice.name not in REPORTS:
-        mend = "python -m pipelines rerun --help"
-        raise InputError("a step is rerun by its own command", field="PIPELINE", mend=mend)
+        hint = "python -m pipelines rerun --help"
+        raise InputError("a step is rerun by its own command", field="PIPELINE", hint=hint)
     package = compile_pipeline(choice.pipeline, root / f"{choice.name}.local.yaml", choice.told)
     run = local.run_compiled(
         package, {}, root, cache=not given.no_cache, in_images=given.in_images, network=given.network
@@ -168,10 +168,10 @@ def estimate_command(given: argparse.Namespace) -> int:
     from pipelines import estimate
 
     if given.gpu not in estimate.GPUS:
-        raise InputError(f"{given.gpu!r} is not known", field="--gpu", mend=f"use one of {', '.join(estimate.GPUS)}")
+        raise InputError(f"{given.gpu!r} is not known", field="--gpu", hint=f"use one of {', '.join(estimate.GPUS)}")
     choice = _chosen(given, {"promote_uri": "published"}, complete=False)
     if choice.name not in REPORTS:
-        raise InputError("a step is not estimated alone", field="PIPELINE", mend=f"use one of {', '.join(REPORTS)}")
+        raise InputError("a step is not estimated alone", field="PIPELINE", hint=f"use one of {', '.join(REPORTS)}")
     lengths = {"passage_tokens": given.passage_tokens, "query_tokens": given.query_tokens}
     work, gpu = estimate.Workload(given.passages, given.queries, given.evaluated, **lengths), estimate.GPUS[given.gpu]
     if choice.name == COMPARISON:

@@ -103,7 +103,7 @@ def chosen(
         told = replace(told, pods=one_pod.with_time_for_all(told.pods))
     compared: tuple[Variant, ...] = ()
     if file and name != COMPARISON:
-        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+        raise InputError(f"{name} has no variants", field="--variants", hint=f"name the pipeline {COMPARISON}")
     if name == COMPARISON:
         compared = variants.load(file or variants.DEFAULT).variants
         variants.check_reference(compared, flat["compare_reference"])
@@ -134,10 +134,10 @@ def check_room(choice: Choice) -> None:
     elif not choice.name.startswith(RERUN):
         made = applied(choice.pipeline)
         found = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
-        field, mend = (
+        field, hint = (
             (form.PARTS, "encode in fewer parts, each with more GPUs") if choice.told.parts > 1 else (None, "")
         )
-        check_size(found, what=choice.name, compressed=False, field=field, mend=mend)
+        check_size(found, what=choice.name, compressed=False, field=field, hint=hint)
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:

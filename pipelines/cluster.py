@@ -184,8 +184,8 @@ class Cluster:
         found = [job.id for job in known if job.name == name]
         if not found:
             names = ", ".join(sorted({job.name for job in known})) or "none"
-            mend = f"there are in the experiment {experiment}: {names}"
-            raise InputError(f"no schedule is called {name!r}", field="--remove", mend=mend)
+            hint = f"there are in the experiment {experiment}: {names}"
+            raise InputError(f"no schedule is called {name!r}", field="--remove", hint=hint)
         for job in found:
             # It may have gone since it was listed.
             with (
@@ -283,8 +283,8 @@ class Cluster:
         except ValueError:
             found = None
         if not isinstance(found, dict):  # as of the page of a proxy that wants a login
-            mend = "give the URL of the Pipelines API, and --token-file where it asks who you are"
-            raise InputError("what answers is not Kubeflow", file=self.endpoint or None, field="--endpoint", mend=mend)
+            hint = "give the URL of the Pipelines API, and --token-file where it asks who you are"
+            raise InputError("what answers is not Kubeflow", file=self.endpoint or None, field="--endpoint", hint=hint)
         return found
 
     def _read(self, path: str) -> str:
@@ -295,8 +295,8 @@ class Cluster:
 
 
 def _of_run(endpoint: str, run_id: str) -> contextlib.AbstractContextManager[None]:
-    mend = "python -m pipelines status lists the latest ones"
-    return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", mend=mend)
+    hint = "python -m pipelines status lists the latest ones"
+    return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", hint=hint)
 
 
 def _schedule(job: Any) -> Schedule:
@@ -318,15 +318,15 @@ def check_trigger(cron: str, every_seconds: int) -> None:
         InputError: Both or neither are given, the interval is none, or the expression has not six fields.
     """
     if cron and every_seconds:
-        raise InputError("--cron and --every-seconds are both given", field="--cron", mend="give one of them")
+        raise InputError("--cron and --every-seconds are both given", field="--cron", hint="give one of them")
     if every_seconds < 0:
-        raise InputError("an interval is at least one second", field="--every-seconds", mend="--every-seconds 86400")
+        raise InputError("an interval is at least one second", field="--every-seconds", hint="--every-seconds 86400")
     if not cron.strip() and not every_seconds:
-        mend = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
-        raise InputError("it is not said when to start a run", field="--cron", mend=mend)
+        hint = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
+        raise InputError("it is not said when to start a run", field="--cron", hint=hint)
     if cron and len(cron.split()) != CRON_FIELDS:
         raise InputError(
             f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, the first being seconds",
             field="--cron",
-            mend='for every night at two: "0 0 2 * * *"',
+            hint='for every night at two: "0 0 2 * * *"',
         )

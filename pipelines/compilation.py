@@ -70,8 +70,8 @@ def compile_objects(
     )
     for flag, text in (("--namespace", namespace), ("--version-name", options.pipeline_version_name)):
         if not OBJECT_NAME.fullmatch(text):
-            mend = "use lower-case letters, digits, - and ., at most 253, beginning and ending with a letter or digit"
-            raise InputError(f"{text!r} cannot name an object of Kubernetes", field=flag, mend=mend)
+            hint = "use lower-case letters, digits, - and ., at most 253, beginning and ending with a letter or digit"
+            raise InputError(f"{text!r} cannot name an object of Kubernetes", field=flag, hint=hint)
     return _compiled(given, target, overrides, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 
 

@@ -52,7 +52,7 @@ def runner(network: str = "none") -> local.DockerRunner:
         return local.DockerRunner(**{**RESTRICTIONS, **given})
     except ImportError:
         raise InputError(
-            "running in images needs the package docker", field="--in-images", mend="pip install docker"
+            "running in images needs the package docker", field="--in-images", hint="pip install docker"
         ) from None
 
 

@@ -236,10 +236,10 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
         for key, own in checked_options(SETTINGS[stage], value, name, keys).items():
             known = flat_name(stage, key)
             if known.startswith(f"{RUN}_"):
-                mend = f"give {known} to a command, or leave the object to those who fill in the form"
-                raise InputError("is one value for all stages here", field=f"{name}.{key}", mend=mend)
+                hint = f"give {known} to a command, or leave the object to those who fill in the form"
+                raise InputError("is one value for all stages here", field=f"{name}.{key}", hint=hint)
             if known in given:
-                raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
+                raise InputError(f"{known} is given as well", field=f"{name}.{key}", hint="give one of the two")
             flat[known] = own
     return flat
 
@@ -258,8 +258,8 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
     names = flat_names() if known is None else {n: f for n, f in flat_names().items() if n in set(known)}
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        mend = f"did you mean {near[0]}?" if near else ""
-        raise InputError("is no parameter of this pipeline", field=name, mend=mend)
+        hint = f"did you mean {near[0]}?" if near else ""
+        raise InputError("is no parameter of this pipeline", field=name, hint=hint)
     parameter = names[name].parameter
     if name.endswith("_gpus") and names[name].key == "gpus" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Kubernetes' quantities are texts; people write numbers

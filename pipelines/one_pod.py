@@ -52,10 +52,10 @@ def check_in_one_pod(name: str) -> None:
         return
     if name == PARTS or flat.key == "nodes" or flat.key.startswith(NODE):
         problem = "a comparison trains and encodes every variant in one pod"
-        raise InputError(problem, field=name, mend="leave it out, or train this variant with train_retriever")
+        raise InputError(problem, field=name, hint="leave it out, or train this variant with train_retriever")
     if flat.key in ("gpus", "cpus", "memory") and flat.stages != (POD_OF_A_VARIANT,):
-        mend = f"give {POD_OF_A_VARIANT}_{flat.key}"
-        raise InputError("one pod does all stages of a variant", field=name, mend=mend)
+        hint = f"give {POD_OF_A_VARIANT}_{flat.key}"
+        raise InputError("one pod does all stages of a variant", field=name, hint=hint)
 
 
 def fits_one_pod(name: str) -> bool:

@@ -142,12 +142,12 @@ def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
         InputError: A key, a stage or a value is not one of these.
     """
     if not isinstance(table, Mapping):
-        raise InputError("is no table", file=file, field="cluster", mend="write [cluster] and lines key = value")
+        raise InputError("is no table", file=file, field="cluster", hint="write [cluster] and lines key = value")
     known = parameters(PodSettings)
     own = {name: values for name, values in table.items() if isinstance(values, Mapping) and name not in known}
     for name in own:
         if name not in STAGES:
-            raise InputError("is no stage", file=file, field=f"cluster.{name}", mend=nearest(name, STAGES))
+            raise InputError("is no stage", file=file, field=f"cluster.{name}", hint=nearest(name, STAGES))
     common = {name: value for name, value in table.items() if name not in own}
     _check(common, "cluster", file)
     for name, values in own.items():
@@ -173,13 +173,13 @@ def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in kinds and kinds[name] in (str, int, float) and number == (kinds[name] is str):
             kind = "a text" if kinds[name] is str else "a number"
-            raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", mend=f"give {kind}")
+            raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", hint=f"give {kind}")
     try:
         build(PodSettings, dict(values))
     except InputError as error:
         known = error.field in kinds
-        problem, mend = (error.problem, error.mend) if known else ("is no key of this table", f"use {', '.join(kinds)}")
-        raise InputError(problem, file=file, field=f"{where}.{error.field}", mend=mend) from None
+        problem, hint = (error.problem, error.hint) if known else ("is no key of this table", f"use {', '.join(kinds)}")
+        raise InputError(problem, file=file, field=f"{where}.{error.field}", hint=hint) from None
 
 
 def counted(pipeline: Any) -> Any:

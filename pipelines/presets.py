@@ -56,8 +56,8 @@ def cluster(name: str | None) -> dict[str, dict[str, Any]]:
 def _path(name: str) -> Path:
     path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     if not path.is_file():
-        mend = f"use one of {', '.join(names())}, or give a path that ends in .toml"
-        raise InputError(f"{name!r} is no preset", field="preset", mend=mend)
+        hint = f"use one of {', '.join(names())}, or give a path that ends in .toml"
+        raise InputError(f"{name!r} is no preset", field="preset", hint=hint)
     return path
 
 
@@ -70,8 +70,8 @@ def _read(name: str) -> dict[str, Any]:
         raise InputError(f"not valid TOML ({error})", file=path) from None
     for key, value in content.items():
         if not isinstance(value, KEYS.get(key, ())):
-            mend = f"use {', '.join(KEYS)}; parameters have a table of their own, [parameters]"
-            raise InputError("is no key of a preset, or of another type", file=path, field=key, mend=mend)
+            hint = f"use {', '.join(KEYS)}; parameters have a table of their own, [parameters]"
+            raise InputError("is no key of a preset, or of another type", file=path, field=key, hint=hint)
     own = {"parameters": _parameters(content.get("parameters", {}), path), "cluster": content.get("cluster", {})}
     pods.read(own["cluster"], path)
     base = _base(content["base"], path) if "base" in content else {}
@@ -84,8 +84,8 @@ def _read(name: str) -> dict[str, Any]:
 
 def _base(name: str, path: Path) -> dict[str, Any]:
     if name not in names():
-        mend = f"use one of {', '.join(names())}"
-        raise InputError(f"{name!r} is no preset of the project", file=path, field="base", mend=mend)
+        hint = f"use one of {', '.join(names())}"
+        raise InputError(f"{name!r} is no preset of the project", file=path, field="base", hint=hint)
     return _read(name)
 
 
@@ -109,7 +109,7 @@ def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         return {name: form.typed(name, value) for name, value in form.unfolded(given).items()}
     except InputError as error:
-        raise InputError(error.problem, file=path, field=error.field, mend=error.mend) from None
+        raise InputError(error.problem, file=path, field=error.field, hint=error.hint) from None
 
 
 def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            mend = "write for instance adapt_method=none"
-            raise InputError(f"{assignment!r} is not of the form key=value", mend=mend)
+            hint = "write for instance adapt_method=none"
+            raise InputError(f"{assignment!r} is not of the form key=value", hint=hint)
         given[name] = text
     objects = {name: _json(name, text) for name, text in given.items() if name.endswith("_options")}
     flat = form.unfolded({**given, **objects})
@@ -166,7 +166,7 @@ def _check_pods(given: dict[str, Any]) -> None:
         except InputError as error:
             names = [n for n, flat in form.flat_names().items() if n in given and flat.place is None]
             own = [n for n in names if form.flat_names()[n].key == error.field and stage in form.flat_names()[n].stages]
-            raise InputError(error.problem, field=own[0] if own else error.field, mend=error.mend) from None
+            raise InputError(error.problem, field=own[0] if own else error.field, hint=error.hint) from None
 
 
 def check(given: dict[str, Any]) -> None:
@@ -188,10 +188,10 @@ def check(given: dict[str, Any]) -> None:
                 _check_measures(built)
         except InputError as error:
             field = form.flat_name(stage, error.field or "")
-            raise InputError(error.problem, field=field, mend=error.mend) from None
+            raise InputError(error.problem, field=field, hint=error.hint) from None
     _check_pods(given)
     for name in (name for name in form.DEFAULTS if given.get(name) == ""):
-        raise InputError("a cluster must be told how many GPUs a pod gets", field=name, mend="give 0, 1, 2, 4, 8 or 16")
+        raise InputError("a cluster must be told how many GPUs a pod gets", field=name, hint="give 0, 1, 2, 4, 8 or 16")
     if given.get(form.PARTS, 1) > 1 and not given.get("index_shards_uri"):
-        mend = "give a directory or s3:// prefix that all pods can write to"
-        raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)
+        hint = "give a directory or s3:// prefix that all pods can write to"
+        raise InputError("several parts need a place for their shards", field="index_shards_uri", hint=hint)

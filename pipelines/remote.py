@@ -112,7 +112,7 @@ def _compiled(choice: Choice) -> Iterator[Path]:
 def submit_command(given: argparse.Namespace) -> int:
     """Starts a run."""
     choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
@@ -136,10 +136,10 @@ def schedule_command(given: argparse.Namespace) -> int:
     if given.list or given.remove:
         return _schedules_command(given)
     if not given.name.strip():
-        raise InputError("a schedule needs a name", field="--name", mend="--name nightly")
+        raise InputError("a schedule needs a name", field="--name", hint="--name nightly")
     check_trigger(given.cron, given.every_seconds)
     choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     check_room(choice)
     cluster = _connected(given)
     with _compiled(choice) as package:
@@ -165,8 +165,8 @@ def _schedules_command(given: argparse.Namespace) -> int:
     for field in [field for field, value in others.items() if value] + ["--remove"] * (
         given.list and bool(given.remove)
     ):
-        mend = "--remove NAME needs nothing else; to replace a schedule, create it again"
-        raise InputError(f"does not go with {asked}", field=field, mend=mend)
+        hint = "--remove NAME needs nothing else; to replace a schedule, create it again"
+        raise InputError(f"does not go with {asked}", field=field, hint=hint)
     cluster = _connected(given)
     if given.list:
         for job in cluster.schedules(given.experiment):
@@ -182,7 +182,7 @@ def rerun_command(given: argparse.Namespace) -> int:
     choice = _rerun(given)
     if Path(given.from_run).is_dir() and not given.endpoint:
         return _run_here(choice, given.root.absolute())
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     cluster = _connected(given)
     with _compiled(choice) as package:
         title = f"{choice.name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
@@ -222,7 +222,7 @@ def status_command(given: argparse.Namespace) -> int:
     from pipelines import following
 
     if given.wait and not given.run:
-        raise InputError("which run to follow is not said", field="RUN", mend="python -m pipelines status lists them")
+        raise InputError("which run to follow is not said", field="RUN", hint="python -m pipelines status lists them")
     cluster = _connected(given)
     if not given.run:
         following.list_runs(cluster)
@@ -238,12 +238,12 @@ def _follow(cluster: Any, run: str, pipeline_root: str) -> int:
     return following.follow(cluster, run, pipeline_root)
 
 
-def _refuse_local_paths(parameters: dict[str, Any]) -> None:
+def _check_paths(parameters: dict[str, Any]) -> None:
     """A directory of this machine is not one of the cluster's, and no directory is seen by several pods."""
     for name in ("index_shards_uri", "mine_encoder_shards_uri"):
         value = str(parameters.get(name, ""))
         if value and not value.startswith("s3://"):
-            raise InputError(f"{value!r} is not seen by all pods", field=name, mend="give s3://bucket/prefix")
+            raise InputError(f"{value!r} is not seen by all pods", field=name, hint="give s3://bucket/prefix")
     artifacts = [name for name in parameters if name.endswith("_uri") and name not in PLACES]
     for name in (*PLACES, "backbone", "mine_encoder", *artifacts):
         value = str(parameters.get(name, ""))
@@ -251,5 +251,5 @@ def _refuse_local_paths(parameters: dict[str, Any]) -> None:
             raise InputError(
                 f"{value!r} is a directory of this machine, which pods cannot see",
                 field=name,
-                mend="copy it to S3 and give s3://bucket/prefix",
+                hint="copy it to S3 and give s3://bucket/prefix",
             )

@@ -97,7 +97,7 @@ def step_of(name: str) -> Rerunnable:
         InputError: There is no such step.
     """
     if name not in STEPS:
-        raise InputError(f"{name!r} is no step that can be rerun", field="step", mend=f"use one of {', '.join(STEPS)}")
+        raise InputError(f"{name!r} is no step that can be rerun", field="step", hint=f"use one of {', '.join(STEPS)}")
     return STEPS[name]
 
 
@@ -212,6 +212,6 @@ def _found(artifact: str, run: str) -> str:
         raise InputError(
             f"the run has no artifact {output!r} of {task}",
             file=run,
-            mend=f"where that task came from the cache, give {artifact}_uri= of the run that made it",
+            hint=f"where that task came from the cache, give {artifact}_uri= of the run that made it",
         )
     return store.uri_of(f"{task}/{executions[-1]}/{output}")

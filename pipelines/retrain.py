@@ -97,5 +97,5 @@ def check_published(given: Mapping[str, Any]) -> None:
         raise InputError(
             "retraining compares with what is published, and notes there what it has judged",
             field="promote_uri",
-            mend="give the directory or s3:// prefix of published versions",
+            hint="give the directory or s3:// prefix of published versions",
         )

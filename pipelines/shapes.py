@@ -127,7 +127,7 @@ def _whole_shape(given: Mapping[str, Any]) -> Shape:
         raise InputError(
             f"the shape of {backbone!r} is not known",
             field="backbone",
-            mend=f"use a directory with config.json, a GGUF file, or one of {', '.join(SHAPES)}",
+            hint=f"use a directory with config.json, a GGUF file, or one of {', '.join(SHAPES)}",
         )
     return _configured(json.loads(config.read_text(encoding="utf-8")))
 

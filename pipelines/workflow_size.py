@@ -123,7 +123,7 @@ def check_size(
     compressed: bool = True,
     field: str | None = None,
     file: str | Path | None = None,
-    mend: str = "",
+    hint: str = "",
 ) -> None:
     """Refuses a pipeline whose run Argo could not hold.
 
@@ -133,7 +133,7 @@ def check_size(
         compressed: Whether a run is accepted whose nodes Argo must compress, so that Kubeflow shows no tasks.
         field: The error's.
         file: The error's.
-        mend: The error's; empty = the heaviest tasks are named.
+        hint: The error's; empty = the heaviest tasks are named.
 
     Raises:
         InputError: The object is larger than ROOM.
@@ -141,8 +141,8 @@ def check_size(
     if found.deciding(compressed=compressed) <= ROOM:
         return
     heaviest = sorted(found.tasks.keys() - {ROOT}, key=lambda path: -found.tasks[path])[:3]
-    given = mend or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
-    raise InputError(_problem(found, what, compressed), field=field, file=file, mend=given)
+    given = hint or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
+    raise InputError(_problem(found, what, compressed), field=field, file=file, hint=given)
 
 
 def check_variants(
@@ -170,10 +170,10 @@ def check_variants(
     found = _size_of(pipeline_of(count), parameters)
     if found.deciding(compressed=compressed) > ROOM:
         fits = largest_that_fits(pipeline_of, count - 1, parameters, compressed=compressed)
-        mend = (
+        hint = (
             f"at most {fits} fit; split the file of variants" if fits > 1 else "not even two fit; train them one by one"
         )
-        check_size(found, what=f"{count} variants", compressed=compressed, field=field, file=file, mend=mend)
+        check_size(found, what=f"{count} variants", compressed=compressed, field=field, file=file, hint=hint)
 
 
 def largest_that_fits(

@@ -50,7 +50,7 @@ class JointCollator:
             raise InputError(
                 f"{recipe.passage_length} tokens leave no room for a text",
                 field="passage_length",
-                mend=f"use at least {SHORTEST}",
+                hint=f"use at least {SHORTEST}",
             )
         wordings = (method.passage, method.query)
         if method.passage.prefix != method.query.prefix or any(w.tokenise != "pieces" or w.between for w in wordings):

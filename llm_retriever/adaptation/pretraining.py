@@ -88,9 +88,9 @@ def pretrain_from_scratch(size: str, collection: Collection, directory: Path, se
         InputError: There is no such size, or the collection is empty.
     """
     if size not in SIZES:
-        raise InputError(f"there is no scratch:{size}", field="source", mend=f"use scratch:{'|'.join(SIZES)}")
+        raise InputError(f"there is no scratch:{size}", field="source", hint=f"use scratch:{'|'.join(SIZES)}")
     if collection.passage_count == 0:
-        raise InputError("has no passages", file=collection.directory, mend="prepare a collection that has some")
+        raise InputError("has no passages", file=collection.directory, hint="prepare a collection that has some")
     tokenizer = train_tokenizer(collection, settings.scratch_vocabulary)
     model = untrained(SIZES[size], tokenizer, settings.seed)
     precision = resolve_precision(settings.precision)

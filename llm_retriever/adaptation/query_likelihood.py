@@ -112,7 +112,7 @@ class PairCollator:
     ) -> None:
         if recipe.query_length < 2:
             raise InputError(
-                f"{recipe.query_length} tokens leave no room for a query", field="query_length", mend="use at least 8"
+                f"{recipe.query_length} tokens leave no room for a query", field="query_length", hint="use at least 8"
             )
         self.recipe, self.tokenizer, self.lookup, self.padding_side = recipe, tokenizer, lookup, padding_side
         self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")

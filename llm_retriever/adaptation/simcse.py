@@ -21,7 +21,7 @@ from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.data.collection import CORPUS_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, SimcseRecipe
-from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.batches import pad_id, padded, pool
 from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 
@@ -133,7 +133,7 @@ class SimcseLoss:
         hidden = model(
             input_ids=twice["input_ids"], attention_mask=twice["attention_mask"], use_cache=False
         ).last_hidden_state
-        vectors = read_out(hidden, twice["attention_mask"], normalise=True, pooled=twice.get("pooled"))
+        vectors = pool(hidden, twice["attention_mask"], normalise=True, pooled=twice.get("pooled"))
         first, second = vectors.chunk(2)
         return first, second
 
@@ -153,7 +153,7 @@ def set_attention_dropout(model: Any, dropout: float) -> None:
         raise InputError(
             f"the attention of {type(model).__name__} has no dropout to train SimCSE with",
             field="method",
-            mend="use mntp, or a Llama, Mistral or Qwen backbone",
+            hint="use mntp, or a Llama, Mistral or Qwen backbone",
         )
     for layer in layers:
         layer.attention_dropout = dropout

@@ -43,7 +43,7 @@ LEFT_OUT = "left_out"
 RELEVANT = 1
 """Lowest grade of a relevant passage, but for measures with a level of their own."""
 FORMAT = 1
-MEND = "give the output of prepare_corpus"
+HINT = "give the output of prepare_corpus"
 AGAIN = "prepare the collection again"
 LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
@@ -68,7 +68,7 @@ class _Source(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What readers rely on in `collection.json`."""
+    """The fields of `collection.json` that readers rely on."""
 
     counts: _Counts
     splits: dict[_Name, _Split]
@@ -122,18 +122,18 @@ class Collection:
         """
         directory = Path(path)
         if not directory.is_dir():
-            raise InputError("no such directory", file=directory, mend=MEND)
-        manifest = files.read_json(directory / MANIFEST_FILE, mend=MEND)
+            raise InputError("no such directory", file=directory, hint=HINT)
+        manifest = files.read_json(directory / MANIFEST_FILE, hint=HINT)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, mend=MEND)
-        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, mend=AGAIN)
+            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, hint=HINT)
+        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, hint=AGAIN)
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
-                raise InputError("is missing or was changed", file=file, mend=AGAIN)
+                raise InputError("is missing or was changed", file=file, hint=AGAIN)
         if fingerprint_of(directory, manifest["files"]) != manifest["fingerprint"]:
             # A change that keeps the size would pass for the collection that the fingerprint names.
-            raise InputError("a file was changed", file=directory, field="fingerprint", mend=AGAIN)
+            raise InputError("a file was changed", file=directory, field="fingerprint", hint=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -143,7 +143,7 @@ class Collection:
                 yield _passage(line)
 
     def spans(self, positions: Iterable[range]) -> Iterator[list[Passage]]:
-        """Streams the passages at some positions, a list for each range; what lies before and between is not parsed.
+        """Streams the passages at some positions, a list for each range; lines before and between are not parsed.
 
         Args:
             positions: Ranges in ascending order that do not overlap.
@@ -163,25 +163,25 @@ class Collection:
                     yield json.loads(line)["passages"]
 
     def kept_ids(self, ids: Container[str]) -> dict[str, str]:
-        """By the id of a passage that was merged into another one, the id of that one; of the ids given."""
+        """Maps ids of passages that were merged into another one to the id of that one; of the ids given."""
         return {one: kept for one, kept in self._table(MERGED_FILE) if one in ids}
 
     def teacher_scores(self) -> dict[str, dict[str, float]]:
-        """A teacher's score by passage id by query id; {} where the source has none."""
-        found: dict[str, dict[str, float]] = {}
+        """Reads a teacher's score by passage id by query id; {} where the source has none."""
+        scores: dict[str, dict[str, float]] = {}
         for query, passage, score in self._table(TEACHER_FILE):
-            found.setdefault(query, {})[passage] = float(score)
-        return found
+            scores.setdefault(query, {})[passage] = float(score)
+        return scores
 
     def _table(self, name: str) -> Iterator[list[str]]:
-        """The lines of an optional file of tab-separated columns; the fingerprint vouches for them."""
+        """Reads the lines of an optional file of tab-separated columns; the fingerprint vouches for them."""
         if name in self.manifest["files"]:
             with (self.directory / name).open(encoding="utf-8") as lines:
                 for line in lines:
                     yield line.rstrip("\n").split("\t")
 
     def queries(self, split: str) -> dict[str, str]:
-        """Text by query id for the queries that a split judges, in the order of the source.
+        """Reads text by query id for the queries that a split judges, in the order of the source.
 
         Raises:
             InputError: There is no such split.
@@ -192,18 +192,18 @@ class Collection:
             return {row["_id"]: row["text"] for row in rows if row["_id"] in judged}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Grade by passage id by query id; grades of 1 and more are relevant.
+        """Reads grade by passage id by query id; grades of 1 and more are relevant.
 
         Raises:
             InputError: There is no such split.
         """
-        found: dict[str, dict[str, int]] = {}
+        qrels: dict[str, dict[str, int]] = {}
         for query, passage, grade in self._judgments(split):
-            found.setdefault(query, {})[passage] = grade
-        return found
+            qrels.setdefault(query, {})[passage] = grade
+        return qrels
 
     def own_passages(self, split: str) -> frozenset[str]:
-        """Queries of a split whose rankings must not hold the passage of the same id, whether or not there is one.
+        """Queries of a split whose rankings must leave out the passage of the same id, whether or not it exists.
 
         None where the collection keeps such passages; never one whose own passage is judged relevant to it.
 
@@ -215,7 +215,7 @@ class Collection:
         return frozenset(query for query, grades in self.qrels(split).items() if grades.get(query, 0) < RELEVANT)
 
     def lookup(self) -> PassageLookup:
-        """Random access to the passages by id; reads the corpus once to find where they lie."""
+        """Opens random access to the passages by id; reads the corpus once to find where they lie."""
         return PassageLookup(self.directory / CORPUS_FILE)
 
     def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
@@ -224,17 +224,17 @@ class Collection:
                 f"there is no split {split!r}",
                 file=self.directory / MANIFEST_FILE,
                 field="splits",
-                mend=f"the collection has {', '.join(self.splits)}",
+                hint=f"the collection has {', '.join(self.splits)}",
             )
         file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
         with file.open(encoding="utf-8") as lines:
             if next(lines, None) != QRELS_HEADER:
                 problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
-                raise InputError(problem, file=file, line=1, mend=AGAIN)
+                raise InputError(problem, file=file, line=1, hint=AGAIN)
             for number, line in enumerate(lines, start=2):
                 columns = line.rstrip("\n").split("\t")
                 if len(columns) != 3:
-                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, mend=AGAIN)
+                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, hint=AGAIN)
                 yield columns[0], columns[1], grade_of(columns[2], file=file, line=number, field="score")
 
 
@@ -280,9 +280,9 @@ class PassageLookup:
         return passage
 
     def _find(self, passage_id: str) -> Passage | None:
-        wanted = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
-        position = int(np.searchsorted(self._hashes, wanted))
-        while position < len(self._hashes) and self._hashes[position] == wanted:
+        hashed = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
+        position = int(np.searchsorted(self._hashes, hashed))
+        while position < len(self._hashes) and self._hashes[position] == hashed:
             passage = _passage(self._line(int(self._offsets[position])))
             if passage.id == passage_id:
                 return passage
@@ -311,23 +311,23 @@ def fingerprint_of(directory: Path, names: Iterable[str]) -> str:
 
 
 def passage_line(passage: Passage) -> str:
-    """The line of `corpus.jsonl` for a passage, with its end; several times quicker than `json.dumps`."""
+    """Formats the line of `corpus.jsonl` for a passage, with its end; several times quicker than `json.dumps`."""
     name, title, text = (encode_basestring(part) for part in passage)
     return f'{{"_id": {name}, "title": {title}, "text": {text}}}\n'
 
 
 def same_texts(corpus: Path, texts: Mapping[str, str]) -> int:
-    """How many of the passages with these ids have the text that stands by their id, letter case aside.
+    """Counts the passages whose text is the one given for their id, letter case aside.
 
     Args:
         corpus: A `corpus.jsonl` that `prepare` wrote; it is streamed, and only lines with these ids are parsed.
         texts: Normalised, by passage id; compared with the passage's text, and with title and text together.
     """
-    wanted = {name.encode(): text.casefold() for name, text in texts.items()}
+    expected = {name.encode(): text.casefold() for name, text in texts.items()}
     same = 0
     with corpus.open("rb") as lines:
-        for line in lines if wanted else ():
-            text = wanted.get(_id(line))
+        for line in lines if expected else ():
+            text = expected.get(_id(line))
             if text is not None:
                 passage = _passage(line)
                 same += text in (passage.text.casefold(), f"{passage.title} {passage.text}".casefold())
@@ -340,12 +340,12 @@ def _passage(line: bytes) -> Passage:
 
 
 def _id(line: bytes) -> bytes:
-    """The id of a corpus line, without parsing the line where the id needs no unescaping."""
+    """Reads the id of a corpus line, without parsing the line where the id needs no unescaping."""
     if line.startswith(ID_PREFIX):
         end = line.index(b'"', len(ID_PREFIX))
-        found = line[len(ID_PREFIX) : end]
-        if b"\\" not in found:
-            return found
+        passage_id = line[len(ID_PREFIX) : end]
+        if b"\\" not in passage_id:
+            return passage_id
     return _passage(line).id.encode()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from llm_retriever.encoders.rows import Pooling
-from llm_retriever.models.batches import read_out
+from llm_retriever.models.batches import pool
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling, skip: int = 0) -> Tensor:
@@ -25,7 +25,7 @@ def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling, skip: int = 0) -> Ten
     if pooling == "cls":
         return hidden[:, 0].float()
     if pooling == "last":
-        return read_out(hidden, mask, normalise=False)
+        return pool(hidden, mask, normalise=False)
     weights = _weights(mask, weighted=pooling == "weighted mean", skip=skip)
     return torch.einsum("rw,rwd->rd", weights, hidden.float()) / weights.sum(dim=1, keepdim=True)
 

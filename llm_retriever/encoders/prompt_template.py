@@ -82,7 +82,7 @@ class Worder:
             raise InputError(
                 f"{length} tokens leave no room for a text: {special} are special ones",
                 field="length",
-                mend=f"use at least {special + 8}",
+                hint=f"use at least {special + 8}",
             )
 
 

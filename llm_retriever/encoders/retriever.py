@@ -13,15 +13,15 @@ from llm_retriever.encoders.batched import (
     BATCH_TOKENS,
     PROCESSOR_BATCH_TOKENS,
     BatchedEncoder,
+    check_finite,
     fitting,
-    refuse_non_finite,
 )
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Wording
 from llm_retriever.models import prompts
-from llm_retriever.models.attention import refuse_one_sided, set_attention
-from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.attention import check_bidirectional, set_attention
+from llm_retriever.models.batches import pad_id, padded, pool
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.precision import DTYPES, Arithmetic
@@ -37,7 +37,7 @@ __all__ = [
     "Retriever",
     "Side",
     "Vectors",
-    "refuse_non_finite",
+    "check_finite",
 ]
 
 
@@ -70,7 +70,7 @@ class Retriever(BatchedEncoder):
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
         if not self._maskless:
-            refuse_one_sided(model)
+            check_bidirectional(model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
@@ -187,7 +187,7 @@ class Retriever(BatchedEncoder):
         with fitting(ids.numel()):
             output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
         pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
-        return read_out(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
+        return pool(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
 
     def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         encoder = self._encoders.setdefault(side, self.prompt(side))
@@ -200,14 +200,14 @@ def _check_weights(directory: Path, card: RetrieverCard) -> None:
             "the card does not say which weights it belongs to",
             file=directory.parent,
             field="weights",
-            mend="make the retriever anew with tune_retriever",
+            hint="make the retriever anew with tune_retriever",
         )
     if weights_digest(directory) != card.weights:
         raise InputError(
             "the weights are not those that the card belongs to",
             file=directory,
             field="weights",
-            mend="copy the whole retriever again, card and model from one place",
+            hint="copy the whole retriever again, card and model from one place",
         )
 
 

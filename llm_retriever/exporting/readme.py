@@ -1,4 +1,4 @@
-"""The README.md of an export: a few lines of code that give the retriever's vectors, and what to mind."""
+"""Writes the README.md of an export: a few lines of code that give the retriever's vectors, and what to mind."""
 
 from __future__ import annotations
 

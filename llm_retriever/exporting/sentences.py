@@ -1,4 +1,4 @@
-"""A retriever as a sentence-transformers directory: what that library can say of a method, and in which files.
+"""Writes a retriever as a sentence-transformers directory, as far as that library can express a method.
 
 It words a text as prompt + text + whatever the tokenizer's post-processor adds, so beginning-of-sequence token, suffix and
 embedding tokens go into the post-processor, as ids, and survive any cut.
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from llm_retriever import files
 from llm_retriever.encoders.retriever import Retriever, Side
 from llm_retriever.errors import InputError
-from llm_retriever.exporting.probes import SIDES, Source, refusal, refuse_other_ids
+from llm_retriever.exporting.probes import SIDES, Source, check_same_ids, refusal
 from llm_retriever.methods import Wording
 from llm_retriever.models.batches import pad_id
 from llm_retriever.models.card import RetrieverCard
@@ -33,8 +33,8 @@ _WAYS = ("together", "together and spaced", "apart", "apart and spaced")
 tokenizer begins only the string, and not every piece, with a space, it has to be told to: `spaced`."""
 
 
-def refuse_inexpressible(card: RetrieverCard) -> None:
-    """Raises InputError with the reason, where sentence-transformers cannot word or read out as the card says."""
+def check_expressible(card: RetrieverCard) -> None:
+    """Raises InputError with the reason, where sentence-transformers cannot express the card's prompts or pooling."""
     query, passage = card.query, card.passage
     if query.between is not None or passage.between is not None:
         raise refusal("sentence-transformers cannot put a text in twice")
@@ -54,7 +54,7 @@ def _ending(wording: Wording) -> str:
 
 
 def worded(source: Source) -> tuple[PreTrainedTokenizerFast, dict[Side, str]]:
-    """A tokenizer and the prompts with which the probes become the retriever's ids.
+    """Finds a tokenizer and the prompts with which the probes become the retriever's ids.
 
     Raises:
         InputError: There are none.
@@ -79,12 +79,12 @@ def _checked(source: Source, prompts: dict[Side, str], way: str) -> PreTrainedTo
     for side in SIDES:
         texts = [prompts[side] + text.strip() for text in source.texts[side]]
         length = source.retriever.prompt(side).length
-        refuse_other_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
+        check_same_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
     return tokenizer
 
 
 def _tokenizer(retriever: Retriever, prompts: dict[Side, str], way: str) -> PreTrainedTokenizerFast:
-    """The retriever's tokenizer with the prompt's end built in; literal names of special tokens stay text."""
+    """Returns the retriever's tokenizer with the prompt's end built in; names of special tokens stay text."""
     original, card = retriever.tokenizer, retriever.card
     backend = Tokenizer.from_str(original.backend_tokenizer.to_str())
     backend.no_truncation()
@@ -136,7 +136,7 @@ def tail_ids(retriever: Retriever) -> list[int]:
 
 
 def _around(tokenizer: Any, opening: list[int], tail: list[int]) -> processors.TemplateProcessing:
-    """A post-processor that puts ids before and after every text."""
+    """Returns a post-processor that puts ids before and after every text."""
     parts = {name: ids for name, ids in (("opening", opening), ("tail", tail)) if ids}
     special = [{"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)} for name, ids in parts.items()]
     template = [name for name in ("opening", "$A", "tail") if name == "$A" or name in parts]
@@ -191,6 +191,6 @@ def _prompts(card: RetrieverCard, prompts: dict[Side, str]) -> dict[str, Any]:
 
 
 def _name_class(path: Path) -> None:
-    """The name of the class that reads tokenizer.json as it stands; every release of transformers knows this one."""
+    """Names the class that reads tokenizer.json as it stands; every release of transformers knows this one."""
     config = json.loads(path.read_text(encoding="utf-8"))
     files.write_json(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})

@@ -1,4 +1,4 @@
-"""Which code this is: results that outlive a run are taken only by the code that made them."""
+"""Digest of the code: results that outlive a run are reused only by the code that made them."""
 
 from __future__ import annotations
 

@@ -221,10 +221,10 @@ def method(name: str, recipe: str = "default") -> Method:
         InputError: There is no such method or no such recipe of it.
     """
     if name not in METHODS:
-        raise InputError(f"{name!r} is no method", field="method", mend=f"use one of {', '.join(METHODS)}")
+        raise InputError(f"{name!r} is no method", field="method", hint=f"use one of {', '.join(METHODS)}")
     if recipe not in METHODS[name]:
         raise InputError(
-            f"{name} has no recipe {recipe!r}", field="recipe", mend=f"use one of {', '.join(METHODS[name])}"
+            f"{name} has no recipe {recipe!r}", field="recipe", hint=f"use one of {', '.join(METHODS[name])}"
         )
     return METHODS[name][recipe]
 

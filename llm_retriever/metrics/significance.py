@@ -1,4 +1,4 @@
-"""Whether two systems differ by more than chance, judged on the same queries.
+"""Tests whether two systems differ by more than chance, on the same queries.
 
 The tests are those of the LLM-QL paper: the paired t-test, corrected for several baselines by Hommel's procedure, and
 Fisher's randomisation test. The family of the correction is all baselines × one metric × one split.
@@ -110,7 +110,7 @@ def _comparison(
 
 
 def wins_and_losses(system: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, list[str]]:
-    """The ids of the queries that a system wins (`won`) and loses (`lost`) against a baseline, largest difference first."""
+    """Ids of the queries that a system wins (`won`) and loses (`lost`) against a baseline, largest difference first."""
     differences = {query: value - baseline[query] for query, value in system.items()}
     ordered = sorted(differences, key=lambda query: (-abs(differences[query]), query))
     return {
@@ -163,7 +163,7 @@ def hommel(p_values: Sequence[float]) -> list[float]:
 
 
 def randomisation_test(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of Fisher's randomisation test: the sign of every per-query difference [n] is flipped at random.
+    """Two-sided p of Fisher's randomisation test: flips the sign of every per-query difference [n] at random.
 
     The statistic is the absolute mean difference; p = (c + 1) / (draws + 1), c = draws that reach the observed one.
     Up to 16 differences that are not 0, all sign patterns are counted instead and p is exact. Differences of 0 have no

@@ -1,4 +1,4 @@
-"""Rows of token ids into padded tensors, and hidden states into vectors."""
+"""Pads rows of token ids into tensors, and pools hidden states into vectors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn import functional
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Id that fills up rows: the padding token, or another one where the tokenizer has none; masks come from lengths."""
-    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return int(next(i for i in found if i is not None))
+    """Returns an id to pad with: the padding token, or another one where the tokenizer has none; masks come from lengths."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return int(next(i for i in ids if i is not None))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple_of: int = 1) -> dict[str, Tensor]:
@@ -39,8 +39,8 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def read_out(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
-    """Reads one vector a row out of the last hidden states.
+def pool(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
+    """Pools the last hidden states to one vector a row.
 
     Args:
         hidden: Float [rows, width, dimension].

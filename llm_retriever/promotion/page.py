@@ -1,4 +1,4 @@
-"""The decision as people see it: what, the numbers, why, the index, and where the version in production is."""
+"""Renders the decision for people: what, the numbers, why, the index, and where the version in production is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("split", "role", "queries", "new", "production", "difference", "95 %
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A decision and what came of it.
+    """A decision and its effects.
 
     Attributes:
         decision: Whether to replace, and why.
@@ -36,18 +36,18 @@ class Outcome:
     index_note: str = ""
 
     def all_reasons(self) -> list[str]:
-        """The reasons, and what became of the index."""
+        """The reasons, and the sentence on the index."""
         return [*self.decision.reasons, *filter(None, [self.about_index()])]
 
     def about_index(self) -> str:
-        """What became of the index, as a sentence; "" where nothing is to be said."""
+        """States the effect on the index; "" where there is nothing to say."""
         if self.decision.replace:
             return "The new retriever was published with its own index." if self.version else ""
         return self.index_note
 
 
 def decision_markdown(settings: PromotionSettings, new: Measured, outcome: Outcome) -> str:
-    """The decision, as Markdown.
+    """Renders the decision as Markdown.
 
     Args:
         settings: The rule's numbers.

@@ -1,4 +1,4 @@
-"""Query-likelihood re-ranking: a first stage's best passages in the order of log P(query | passage).
+"""Query-likelihood re-ranking: sorts a first stage's best passages by log P(query | passage).
 
 Source: Zhang et al. (LLM-QL), Table 8; the mixture with the first stage is that of Zhuang et al. (llm-qlm).
 """
@@ -29,18 +29,18 @@ BLOCKS = {"on": (True,), "off": (False,), "both": (True, False)}
 
 
 def system_name(first: str, attention_block: bool) -> str:
-    """What a re-ranked first stage is called in the tables; its runs are files of that name."""
+    """Name of a re-ranked first stage in the tables; its runs are files of that name."""
     return f"{first}+QL" if attention_block else f"{first}+QL-no-block"
 
 
 def min_max(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores of one query, stretched to [0, 1]; all 0 where they are equal."""
+    """Scales scores of one query to [0, 1]; all 0 where they are equal."""
     low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
     return {name: (score - low) / (high - low) if high > low else 0.0 for name, score in scores.items()}
 
 
 def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight: float) -> dict[str, float]:
-    """The mixture weight · first + (1 - weight) · second, each stretched to [0, 1] over the passages of one query.
+    """Mixes weight · first + (1 - weight) · second, each scaled to [0, 1] over the passages of one query.
 
     Args:
         first: Scores of the first stage, for the passages of `second`.
@@ -52,11 +52,11 @@ def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight
 
 
 def reordered(first: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:
-    """A ranking with the passages of `scores` in their order, and the others behind them as the first stage has them."""
-    found = dict(sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True))
-    floor = min(found.values(), default=0.0)
-    rest = [name for name in first if name not in found]
-    return found | {name: floor - place for place, name in enumerate(rest, start=1)}
+    """Sorts the passages of `scores`, and keeps the others behind them as the first stage has them."""
+    sorted_scores = dict(sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True))
+    floor = min(sorted_scores.values(), default=0.0)
+    rest = [name for name in first if name not in sorted_scores]
+    return sorted_scores | {name: floor - place for place, name in enumerate(rest, start=1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Reranker:
     weight: float = UNSET_NUMBER
 
     def run(self, first: Run, queries: Mapping[str, str], *, attention_block: bool, title: str = "") -> Run:
-        """The re-ranked run.
+        """Returns the re-ranked run.
 
         Args:
             first: Score by passage id, best first, by query id.
@@ -85,15 +85,15 @@ class Reranker:
         Raises:
             InputError: A score is not finite, or a batch does not fit into memory.
         """
-        wanted = {query: list(ranking)[: self.depth] for query, ranking in first.items()}
-        found: Run = {}
-        with Progress(title, sum(map(len, wanted.values())), "pairs", quiet=not title) as progress:
-            for chunk in _chunks(wanted):
+        candidates = {query: list(ranking)[: self.depth] for query, ranking in first.items()}
+        reranked: Run = {}
+        with Progress(title, sum(map(len, candidates.values())), "pairs", quiet=not title) as progress:
+            for chunk in _chunks(candidates):
                 pairs = [(queries[query], passage) for query, passages in chunk.items() for passage in passages]
                 scores = iter(self.scorer.scores(pairs, attention_block=attention_block, report=_counting(progress)))
                 for query, passages in chunk.items():
-                    found[query] = self._ranked(first[query], {p: next(scores) for p in passages})
-        return found
+                    reranked[query] = self._ranked(first[query], {p: next(scores) for p in passages})
+        return reranked
 
     def _ranked(self, first: Mapping[str, float], scores: dict[str, float]) -> dict[str, float]:
         return reordered(first, scores if self.weight < 0 else interpolated(first, scores, self.weight))
@@ -103,11 +103,11 @@ def _counting(progress: Progress) -> Callable[[int], None]:
     return lambda pairs: progress.update(pairs)
 
 
-def _chunks(wanted: Mapping[str, list[str]]) -> Iterator[dict[str, list[str]]]:
-    """Queries with their passages, as many as make `PAIRS_AT_ONCE` pairs, at least one."""
+def _chunks(candidates: Mapping[str, list[str]]) -> Iterator[dict[str, list[str]]]:
+    """Groups queries with their passages into about `PAIRS_AT_ONCE` pairs, at least one query."""
     chunk: dict[str, list[str]] = {}
     pairs = 0
-    for query, passages in wanted.items():
+    for query, passages in candidates.items():
         if chunk and pairs + len(passages) > PAIRS_AT_ONCE:
             yield chunk
             chunk, pairs = {}, 0
@@ -118,11 +118,7 @@ def _chunks(wanted: Mapping[str, list[str]]) -> Iterator[dict[str, list[str]]]:
 
 
 def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
-    """Refuses a language model that is missing or is another one.
-
-    Raises:
-        InputError: It is.
-    """
+    """Raises InputError where the language model is missing or is another one."""
     if settings.rerank_depth:
         _language_model(settings, card, paths)
 
@@ -160,7 +156,7 @@ def _language_model(settings: EvaluationSettings, card: RetrieverCard, paths: Pa
         return paths.retriever / MODEL_DIRECTORY, QueryWording.of(card.lineage)
     if paths.adapted is None:
         raise InputError(
-            "there is no adapted backbone to re-rank with", field="adapted", mend="give the output of adapt_backbone"
+            "there is no adapted backbone to re-rank with", field="adapted", hint="give the output of adapt_backbone"
         )
     return paths.adapted, QueryWording.of(lineage_within(paths.adapted, card))
 

@@ -40,8 +40,8 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
-        found = [path for path in self.directory.glob("checkpoint-*") if path.is_dir() and self._is_complete(path)]
-        return max(found, key=_update, default=None)
+        complete = [path for path in self.directory.glob("checkpoint-*") if path.is_dir() and self._is_complete(path)]
+        return max(complete, key=_update, default=None)
 
     def newest(self) -> str | None:
         """Name of the newest complete checkpoint, here or in the mirror."""
@@ -75,7 +75,7 @@ class Checkpoints:
         return self.latest()
 
     def contribute(self, checkpoint: Path) -> dict[str, int]:
-        """Called once on every machine when all processes have written their files, before `complete`.
+        """Hook of every machine, once all processes have written their files and before `complete`.
 
         Returns:
             Names and sizes of the files that it has sent to the mirror.
@@ -87,7 +87,7 @@ class Checkpoints:
 
         Args:
             checkpoint: Its directory.
-            sent: What all machines together say that they have sent.
+            sent: Names and sizes of the files that all machines together have uploaded.
         """
         files.write_json(_mark(checkpoint), {"files": _sizes(checkpoint)})
         for path in self.directory.glob("checkpoint-*"):
@@ -151,9 +151,9 @@ class NodeCheckpoints(Checkpoints):
         shutil.rmtree(self.directory, ignore_errors=True)
         store = open_store(self.mirror)
         keys = {entry.key for entry in store.list()}
-        for found in {match[0] for match in (NAME.match(key) for key in keys) if match}:
-            if f"{found}.json" not in keys:
-                store.delete(found)
+        for checkpoint in {match[0] for match in (NAME.match(key) for key in keys) if match}:
+            if f"{checkpoint}.json" not in keys:
+                store.delete(checkpoint)
         name = super().newest()
         if name is None:
             return None
@@ -177,7 +177,7 @@ class NodeCheckpoints(Checkpoints):
         return self.latest()
 
     def contribute(self, checkpoint: Path) -> dict[str, int]:
-        """Sends this node's part, makes room for the next one, and says what it has sent."""
+        """Uploads this node's part, makes room for the next one, and returns what was uploaded."""
         from llm_retriever.stores.opening import open_store
 
         sent = _sizes(checkpoint)
@@ -187,19 +187,19 @@ class NodeCheckpoints(Checkpoints):
         return sent
 
     def complete(self, checkpoint: Path, sent: Mapping[str, int] | None = None) -> None:
-        """Marks what all nodes have sent, and removes older ones from the mirror.
+        """Marks a checkpoint that all nodes have uploaded, and removes older ones from the mirror.
 
         Raises:
             RuntimeError: Something else is there: the checkpoint must not replace one that is whole.
         """
         from llm_retriever.stores.opening import open_store
 
-        store, told = open_store(self.mirror), dict(sent or {})
-        if not told or self._listed(store, checkpoint.name) != told:
+        store, sizes = open_store(self.mirror), dict(sent or {})
+        if not sizes or self._listed(store, checkpoint.name) != sizes:
             raise RuntimeError(
                 f"{self.mirror}/{checkpoint.name} is not what the nodes have sent: does another training write there?"
             )
-        self._mark_sent(store, checkpoint, json.dumps({"files": told}, indent=2).encode())
+        self._mark_sent(store, checkpoint, json.dumps({"files": sizes}, indent=2).encode())
 
     def _listed(self, store: Store, name: str) -> dict[str, int]:
         """Sizes of all files of a checkpoint in the mirror."""
@@ -207,7 +207,7 @@ class NodeCheckpoints(Checkpoints):
 
 
 def shared_or_own(directory: Path, mirror: str) -> Checkpoints:
-    """The checkpoints of this machine or, where torchrun says that several train together, those that all share."""
+    """Returns the checkpoints of this machine or, where torchrun says that several train together, the shared ones."""
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
     return NodeCheckpoints(directory, mirror) if several else Checkpoints(directory, mirror)
 

@@ -1,4 +1,4 @@
-"""A causal LM's weights: loaded for training, given an adapter, collected from shards, merged, compared and saved."""
+"""Weights of a causal LM: loads them for training, attaches an adapter, gathers, merges, compares and saves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
-from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
 from llm_retriever.models.loading import whole
 from llm_retriever.models.projections import projections
@@ -62,7 +62,7 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
     if attention == "bidirectional":
-        refuse_one_sided(model)
+        check_bidirectional(model)
     return model
 
 
@@ -74,7 +74,7 @@ def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no reports of transformers: an inner model is meant to leave the head unused."""
+    """Silences transformers' bars and reports while inside: an inner model is meant to leave the head unused."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -105,7 +105,7 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         raise InputError(
             "new tokens cannot be trained with LoRA under ZeRO-3",
             field="deepspeed",
-            mend="use zero2, or train all weights",
+            hint="use zero2, or train all weights",
         )
     names, left = projections(model, lora.targets)
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -203,7 +203,7 @@ def load_adapter(model: Any, directory: Path) -> PeftModel:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made of a base, on disk.
+    """Trained weights on disk, and the base that they belong to.
 
     Attributes:
         base: The backbone directory.
@@ -226,20 +226,20 @@ def _save_compared(trained: Trained, dtype: torch.dtype, directory: Path) -> Non
         save, expected = _streamed(trained, directory)
     except OtherNamesError:
         save, expected = _in_memory(trained, directory)
-    for wanted in dict.fromkeys((dtype, torch.float32)):
-        save(wanted)
+    for target in dict.fromkeys((dtype, torch.float32)):
+        save(target)
         saved = _saved_states(directory, trained.rows)
         # A padding token that sees nothing but itself has the hidden state zero, whose cosine is 0 even with itself.
         same = (saved == expected).all(dim=-1)
         worst = functional.cosine_similarity(saved, expected, dim=-1).masked_fill(same, 1.0).min().item()
         if worst >= MINIMUM_COSINE:
             return
-        logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", wanted, worst)
+        logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", target, worst)
     raise RuntimeError(f"saving changed the model: its hidden states agree only to a cosine of {worst:.5f}")
 
 
 def _streamed(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
-    """How the model is saved weight by weight, and its hidden states before anything is merged.
+    """Prepares saving weight by weight; returns the function that saves, and hidden states before anything is merged.
 
     Raises:
         OtherNamesError: The files of the base hold its weights under other names than the model.
@@ -261,7 +261,7 @@ def _streamed(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
 
 
 def _in_memory(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
-    """The same with all weights in memory, where transformers names or joins them otherwise than their files do."""
+    """Does the same with all weights in memory, where transformers names or joins them otherwise than their files do."""
     whole, expected = _whole(trained)
     made = [whole]
     del whole
@@ -276,7 +276,7 @@ def _in_memory(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
 
 
 def _whole(trained: Trained) -> tuple[Any, Tensor]:
-    """The base with what was trained, in fp32, and its hidden states before anything is merged."""
+    """Returns the base with the trained weights, in fp32, and its hidden states before anything is merged."""
     whole = _load(trained.base, head=True, dtype=torch.float32)
     set_attention(whole, trained.attention)
     if trained.weights is not None:
@@ -316,11 +316,11 @@ def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
 def saved_dtype(directory: Path) -> torch.dtype:
     """The dtype of most weights in a model directory."""
     named = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for path in directory.glob("*.safetensors"):
         with safe_open(path, framework="pt") as weights:
-            found.update(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
-    return named.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
+            counts.update(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
+    return named.get(counts.most_common(1)[0][0], torch.float32) if counts else torch.float32
 
 
 def _random_rows(vocabulary: int) -> list[list[int]]:

@@ -21,7 +21,7 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, NEW_TOKENS, Method, Wording, method, with_embedding, with_read_out
-from llm_retriever.models.batches import pad_id, padded, read_out
+from llm_retriever.models.batches import pad_id, padded, pool
 from llm_retriever.models.card import (
     EMBEDDING_TOKENS,
     Lineage,
@@ -144,7 +144,7 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_the_padding(row, model, to
         batch = padded(ids, pad_id(tokenizer), side, multiple_of=16)
         with torch.no_grad():
             hidden = model(**batch, use_cache=False).last_hidden_state
-        vectors = read_out(hidden, batch["attention_mask"], row.normalise, pooled)
+        vectors = pool(hidden, batch["attention_mask"], row.normalise, pooled)
         np.testing.assert_allclose(vectors.numpy(), alone, atol=1e-5)
 
 

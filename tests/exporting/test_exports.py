@@ -155,7 +155,7 @@ def test_long_queries_and_passages_are_cut_to_lengths_of_their_own(written, expo
 def test_what_sentence_transformers_cannot_express_is_refused_with_the_reason(written, tmp_path, name):
     with pytest.raises(InputError, match=REFUSED[name]) as refused:
         export_sentence_transformers(written(name), tmp_path / "export")
-    assert refused.value.mend == "use Retriever, or export it as merged"
+    assert refused.value.hint == "use Retriever, or export it as merged"
     assert list(tmp_path.iterdir()) == []
 
 

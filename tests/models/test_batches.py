@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm_retriever.models import batches
-from llm_retriever.models.batches import pad_id, padded, read_out, token_batches
+from llm_retriever.models.batches import pad_id, padded, pool, token_batches
 
 
 def test_padding_fills_the_named_side_up_to_the_longest_row():
@@ -35,12 +35,12 @@ def test_the_last_real_token_is_read_on_either_padding_side(side):
     rows = [[1, 2, 3], [4], [5, 6]]
     batch = padded(rows, pad=0, side=side)
     hidden = batch["input_ids"].float().unsqueeze(-1).expand(-1, -1, 2)
-    assert read_out(hidden, batch["attention_mask"], normalise=False)[:, 0].tolist() == [3, 4, 6]
+    assert pool(hidden, batch["attention_mask"], normalise=False)[:, 0].tolist() == [3, 4, 6]
 
 
 def test_normalised_vectors_have_length_one_and_are_float32():
     hidden = torch.randn(3, 4, 8, dtype=torch.bfloat16)
-    vectors = read_out(hidden, torch.ones(3, 4), normalise=True)
+    vectors = pool(hidden, torch.ones(3, 4), normalise=True)
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
 
@@ -50,7 +50,7 @@ def test_the_mean_is_over_so_many_last_real_tokens_on_either_padding_side(side):
     rows, pooled = [[1, 2, 3, 6], [4], [5, 8]], [3, 1, 2]
     batch = padded(rows, pad=9, side=side)
     hidden = batch["input_ids"].float().unsqueeze(-1).expand(-1, -1, 2)
-    vectors = read_out(hidden, batch["attention_mask"], normalise=False, pooled=torch.tensor(pooled))
+    vectors = pool(hidden, batch["attention_mask"], normalise=False, pooled=torch.tensor(pooled))
     expected = [sum(row[-count:]) / count for row, count in zip(rows, pooled, strict=True)]
     torch.testing.assert_close(vectors[:, 0], torch.tensor(expected))
     assert torch.equal(vectors[:, 0], vectors[:, 1])
@@ -59,7 +59,7 @@ def test_the_mean_is_over_so_many_last_real_tokens_on_either_padding_side(side):
 def test_the_mean_of_one_token_is_the_last_token():
     hidden, mask = torch.randn(3, 5, 4), padded([[1] * 5, [1, 1], [1] * 3], pad=0)["attention_mask"]
     one = torch.ones(3, dtype=torch.long)
-    torch.testing.assert_close(read_out(hidden, mask, True, one), read_out(hidden, mask, True))
+    torch.testing.assert_close(pool(hidden, mask, True, one), pool(hidden, mask, True))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -68,7 +68,7 @@ def test_what_stands_on_the_pads_never_reaches_the_mean(side):
     mask, pooled = batch["attention_mask"], torch.tensor([2, 1])
     hidden = torch.randn(2, 3, 4)
     other = torch.where(mask.bool()[..., None], hidden, torch.tensor(1e6))
-    assert torch.equal(read_out(hidden, mask, True, pooled), read_out(other, mask, True, pooled))
+    assert torch.equal(pool(hidden, mask, True, pooled), pool(other, mask, True, pooled))
 
 
 class Symbols:

@@ -137,8 +137,8 @@ def test_another_architecture_is_refused_with_those_that_can_be_loaded(tokenizer
     with pytest.raises(InputError) as caught:
         brought(file, tmp_path / "backbone")
     assert "'rwkv7' cannot be de-quantised" in caught.value.problem
-    assert "llama" in caught.value.mend
-    assert "qwen3" in caught.value.mend
+    assert "llama" in caught.value.hint
+    assert "qwen3" in caught.value.hint
 
 
 @pytest.mark.parametrize("made", ["from a directory", "from a GGUF file"])

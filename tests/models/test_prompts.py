@@ -224,7 +224,7 @@ def test_a_batch_gives_the_same_as_one_by_one(tokenizer: PreTrainedTokenizerFast
     assert encoder.batch([]) == []
 
 
-def test_a_length_without_room_for_a_text_is_refused_with_the_mend(tokenizer: PreTrainedTokenizerFast):
+def test_a_length_without_room_for_a_text_is_refused_with_the_hint(tokenizer: PreTrainedTokenizerFast):
     wording = METHODS["llm-ql"]["default"].query
     prompt = prompt_length(tokenizer, wording)
     with pytest.raises(InputError, match=f"prompt alone takes {prompt}; use at least {prompt + 8}"):

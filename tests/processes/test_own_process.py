@@ -33,7 +33,7 @@ def added(one: int, two: int) -> tuple[int, int]:
 
 
 def refusing() -> None:
-    raise InputError("is wrong", field="depth", mend="use 3")
+    raise InputError("is wrong", field="depth", hint="use 3")
 
 
 def failing() -> None:

@@ -25,7 +25,7 @@ from llm_retriever.errors import InputError
 def work(job):
     act = job["act"]
     if act == "refuse":
-        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
+        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", hint="give it a text")
     if act == "fail":
         raise ArithmeticError("no such luck")
     if act == "starve":

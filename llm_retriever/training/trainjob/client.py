@@ -1,4 +1,4 @@
-"""What a step asks of the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
+"""A step's requests to the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POD_NAMES = ("POD_NAME", "KFP_POD_NAME")
 REQUEST_SECONDS = 60
 _AS_SENT: dict[str, Any] = {"_preload_content": False, "_request_timeout": REQUEST_SECONDS}
 """Asks for an answer's bytes: the library's own classes refuse what its version does not know."""
-_MENDS = {
+_HINTS = {
     400: "if it names a field: that is one of Kubeflow Trainer 2.3, install this version or a later one",
     403: "give the step's account the role llm-retriever-train-jobs of manifests/base/rbac.yaml",
     404: "install Kubeflow Trainer 2.3 or later in the cluster",
@@ -55,7 +55,7 @@ class Client:
             from kubernetes import client, config
         except ImportError:
             raise InputError(
-                "the Kubernetes client is not installed", field="nodes", mend="install kubernetes"
+                "the Kubernetes client is not installed", field="nodes", hint="install kubernetes"
             ) from None
         try:
             config.load_incluster_config()
@@ -68,7 +68,7 @@ class Client:
                 raise InputError(
                     "several nodes need a cluster, and there is neither a pod's service account nor a kubeconfig",
                     field="nodes",
-                    mend="run the step in the cluster, set KUBECONFIG, or use nodes=1",
+                    hint="run the step in the cluster, set KUBECONFIG, or use nodes=1",
                 ) from None
         return cls(client.CustomObjectsApi(), client.CoreV1Api(), namespace)
 
@@ -109,9 +109,9 @@ class Client:
                 raise FileExistsError(f"the TrainJob cannot be created: {message_of(error)}") from None
             if error.status >= 500:
                 raise OSError(f"the TrainJob cannot be created: {message_of(error)}") from None
-            mend = _MENDS.get(error.status, "correct the setting that the message names")
+            hint = _HINTS.get(error.status, "correct the setting that the message names")
             raise InputError(
-                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", mend=mend
+                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", hint=hint
             ) from None
 
     def of_training(self, training: str) -> list[dict[str, Any]]:
@@ -128,18 +128,18 @@ class Client:
                 _request_timeout=REQUEST_SECONDS,
             )
         except ApiException as error:
-            mend = _MENDS.get(error.status)
-            if mend is None:
+            hint = _HINTS.get(error.status)
+            if hint is None:
                 raise
-            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", mend=mend) from None
+            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", hint=hint) from None
         return list(answer["items"])
 
     def get(self, name: str) -> dict[str, Any]:
-        """A TrainJob; `ApiException` as the cluster answers it."""
-        found: dict[str, Any] = self._objects.get_namespaced_custom_object(
+        """Returns a TrainJob; raises the cluster's `ApiException`."""
+        job: dict[str, Any] = self._objects.get_namespaced_custom_object(
             GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
         )
-        return found
+        return job
 
     def adopt(self, name: str, own: Own) -> None:
         """Makes this step's pod the owner of a TrainJob that an earlier pod created."""
@@ -150,7 +150,7 @@ class Client:
             )
 
     def delete(self, name: str) -> None:
-        """Removes a TrainJob, which stays to be seen until its pods have ended; one that is gone is no error."""
+        """Deletes a TrainJob, which stays visible until its pods have ended; one that is gone is no error."""
         from kubernetes.client import ApiException
 
         try:
@@ -175,15 +175,15 @@ class Client:
         return sorted(json.loads(answer.data)["items"], key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
 
     def warnings(self, name: str) -> list[str]:
-        """What the cluster has to say about the making of a TrainJob's pods, oldest first."""
-        found = []
+        """Returns the cluster's warnings about the creation of a TrainJob's pods, oldest first."""
+        events = []
         # TrainJob and JobSet share a name; the JobSet adds the group of pods and its number for the Job.
         for owner in (name, f"{name}-{REPLICATED_JOB}-0"):
             chosen = f"type=Warning,involvedObject.name={owner}"
             answer = self._core.list_namespaced_event(self.namespace, field_selector=chosen, **_AS_SENT)
-            found += json.loads(answer.data)["items"]
-        found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in found]
+            events += json.loads(answer.data)["items"]
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in events]
 
     def log(self, pod: str, **options: Any) -> str:
         """The log of a node's pod; "" where there is none (yet)."""
@@ -205,7 +205,7 @@ class Client:
 
 
 def message_of(error: Any) -> str:
-    """What the API says about a refused request, in one line."""
+    """Returns the API's reason for a refused request, in one line."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

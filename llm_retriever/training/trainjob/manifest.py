@@ -1,4 +1,4 @@
-"""The TrainJob of a training: what Kubeflow Trainer is told, as a plain dictionary.
+"""Renders the TrainJob of a training, a Kubeflow Trainer resource, as a plain dictionary.
 
 Fields as `trainer.kubeflow.org/v1alpha1` has them since Trainer 2.3. The runtime (a ClusterTrainingRuntime with a torch
 policy) contributes the pods' template and torchrun's variables; `runtimePatches` adds what the step's own pod has.

@@ -81,14 +81,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_columns_that_could_be_read_in_two_ways_are_refused_with_file_line_and_mend(tmp_path: Path, name: str) -> None:
+def test_columns_that_could_be_read_in_two_ways_are_refused_with_file_line_and_hint(tmp_path: Path, name: str) -> None:
     lines, number, problem = REFUSED[name]
     with pytest.raises(InputError) as caught:
         read(tmp_path, lines)
     place = f"{tmp_path}/source/qrels/test.tsv" + (f":{number}" if number else "")
     assert str(caught.value).startswith(f"{place}: ")
     assert problem in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "collection").exists()
 
 
