@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llm_retriever.data.collection import PassageLookup
+from llm_retriever.data.lines import JsonLines
 from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import Method
 from llm_retriever.models.batches import pad_id, padded
@@ -55,20 +53,17 @@ class ContrastiveDataset:
 
     def __init__(self, directory: Path, passages: int, seed: int) -> None:
         self.path, self.passages, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, passages, seed, 0
-        self._offsets = array("Q", [0])
-        with self.path.open("rb") as lines:
-            for line in lines:
-                self._offsets.append(self._offsets[-1] + len(line))
+        self._rows = JsonLines(self.path)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Switches to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> Group:
-        row = self._row(item)
+        row = self._rows[item]
         positives = [positive["id"] for positive in row["positives"]]
         positive = positives[(item + self.seed + self.epoch) % len(positives)]
         passages = (positive, *self._negatives(item, row, positives))
@@ -78,14 +73,7 @@ class ContrastiveDataset:
 
     def sources(self) -> Iterator[str]:
         """Data set of each example, in order; "" where the training set does not say."""
-        with self.path.open("rb") as lines:
-            for line in lines:
-                yield json.loads(line).get("source", "")
-
-    def _row(self, item: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            start, end = self._offsets[item], self._offsets[item + 1]
-            return json.loads(os.pread(file.fileno(), end - start, start))
+        return (row.get("source", "") for row in self._rows)
 
     def _negatives(self, item: int, row: dict[str, Any], positives: Sequence[str]) -> list[str]:
         ids, needed = [negative["id"] for negative in row["negatives"]], self.passages - 1
@@ -100,7 +88,7 @@ class ContrastiveDataset:
     def _borrowed(self, item: int, positives: Sequence[str], needed: int) -> list[str]:
         """Draws positives of other queries, for a query that has no hard negatives."""
         draw = random.Random(f"{item + self.seed} {self.epoch}")  # noqa: S311
-        others = [self._row(draw.randrange(len(self)))["positives"][0]["id"] for _ in range(8 * needed)]
+        others = [self._rows[draw.randrange(len(self))]["positives"][0]["id"] for _ in range(8 * needed)]
         usable = [other for other in others if other not in positives] or others
         return (usable * needed)[:needed]
 

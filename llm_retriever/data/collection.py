@@ -12,8 +12,6 @@ import collections
 import hashlib
 import itertools
 import json
-import os
-import weakref
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
@@ -26,6 +24,7 @@ from typing_extensions import TypedDict
 
 from llm_retriever import files
 from llm_retriever.data.grades import grade_of
+from llm_retriever.data.lines import LineReader
 from llm_retriever.errors import InputError
 from llm_retriever.files.checksums import sha256_of_large_file
 
@@ -45,7 +44,6 @@ RELEVANT = 1
 FORMAT = 1
 HINT = "give the output of prepare_corpus"
 AGAIN = "prepare the collection again"
-LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
 
 
@@ -241,15 +239,14 @@ class Collection:
 class PassageLookup:
     """Passages by id in 16 bytes of memory each: sorted 8-byte hashes of the ids, and where each line begins.
 
-    Two ids may share a hash; the id that is read decides. It can be pickled, and shared by forked processes, because it
-    reads at positions (`pread`) instead of moving through the file.
+    Two ids may share a hash; the id that is read decides. It can be pickled, and shared by forked processes.
 
     Args:
         corpus: A `corpus.jsonl` that `prepare` wrote.
     """
 
     def __init__(self, corpus: Path) -> None:
-        self.corpus = corpus
+        self._lines = LineReader(corpus)
         hashes, offsets = array("Q"), array("Q")
         offset = 0
         with corpus.open("rb") as lines:
@@ -260,11 +257,6 @@ class PassageLookup:
         unsorted = np.frombuffer(hashes, np.uint64)
         order = np.argsort(unsorted, kind="stable")
         self._hashes, self._offsets = unsorted[order], np.frombuffer(offsets, np.uint64)[order]
-        self._open()
-
-    def _open(self) -> None:
-        self._descriptor = os.open(self.corpus, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -283,26 +275,11 @@ class PassageLookup:
         hashed = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
         position = int(np.searchsorted(self._hashes, hashed))
         while position < len(self._hashes) and self._hashes[position] == hashed:
-            passage = _passage(self._line(int(self._offsets[position])))
+            passage = _passage(self._lines.line(int(self._offsets[position])))
             if passage.id == passage_id:
                 return passage
             position += 1
         return None
-
-    def _line(self, offset: int) -> bytes:
-        line = bytearray()
-        while b"\n" not in (piece := os.pread(self._descriptor, LINE_BYTES, offset + len(line))):
-            line += piece
-            if not piece:
-                return bytes(line)
-        return bytes(line + piece[: piece.index(b"\n")])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
 
 def fingerprint_of(directory: Path, names: Iterable[str]) -> str:
