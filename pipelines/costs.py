@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_retriever.files.markdown import table
 from pipelines.artifacts import PASSAGE, PASSAGE_FRAME, TOKEN
 from pipelines.shapes import Gpu
 
 GIB = 2.0**30
+HEADS = ("step", "GPU-hours", "memory per GPU", "disk", "to S3", "from S3", "requests")
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,19 @@ class Cost:
 
 def as_table(costs: list[Cost], gpu: Gpu) -> str:
     """For people; a step that does not fit into the GPU is marked."""
-    head = "| step | GPU-hours | memory per GPU | disk | to S3 | from S3 | requests |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for cost in costs:
-        hours = "–" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
-        memory = "–" if cost.gpu_bytes is None else _size(cost.gpu_bytes)
-        memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
-        sizes = [_size(size) for size in (cost.disk_bytes, cost.s3_bytes, cost.fetched_bytes)]
-        lines.append(f"| {cost.step} | {hours} | {memory} | {' | '.join(sizes)} | {cost.requests:,} |")
-    in_all = sum(cost.gpu_hours or 0 for cost in costs)
+    rows = [_row(cost, gpu) for cost in costs]
     sent, fetched = (_size(sum(getattr(cost, name) for cost in costs)) for name in ("s3_bytes", "fetched_bytes"))
-    requests = sum(cost.requests for cost in costs)
-    last = f"| **all** | **{in_all:,.2f}** | | | **{sent}** | **{fetched}** | {requests:,} |"
-    return "\n".join([*lines, last])
+    hours, requests = sum(cost.gpu_hours or 0 for cost in costs), sum(cost.requests for cost in costs)
+    rows.append(["**all**", f"**{hours:,.2f}**", "", "", f"**{sent}**", f"**{fetched}**", f"{requests:,}"])
+    return "\n".join(table(HEADS, rows))
+
+
+def _row(cost: Cost, gpu: Gpu) -> list[str]:
+    hours = "–" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
+    memory = "–" if cost.gpu_bytes is None else _size(cost.gpu_bytes)
+    memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
+    sizes = [_size(size) for size in (cost.disk_bytes, cost.s3_bytes, cost.fetched_bytes)]
+    return [cost.step, hours, memory, *sizes, f"{cost.requests:,}"]
 
 
 def _size(count: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from components.entrypoint import Step
 from llm_retriever import files
+from llm_retriever.files.markdown import table
 from llm_retriever.settings import Parameter, parameters
 
 FOLDER = Path(__file__).parents[1] / "components"
@@ -44,15 +45,17 @@ def readme(name: str) -> str:
 
 
 def _table(title: str, rows: dict[str, tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    lines = [f"| `{name}` | {kind} | {_cell(meaning)} |" for name, (kind, meaning) in rows.items()]
-    return "\n".join([f"## {title}\n", "| name | kind | meaning |", "|---|---|---|", *lines, ""])
+    cells = [[f"`{name}`", kind, _cell(meaning)] for name, (kind, meaning) in rows.items()]
+    return _section(title, ["name", "kind", "meaning"], cells) if rows else ""
 
 
 def _settings(settings: list[Parameter]) -> str:
-    lines = [f"| `{p.name}` | {p.type.__name__} | `{p.default!r}` | {_cell(_help(p))} |" for p in settings]
-    return "\n".join(["## Settings\n", "| name | type | default | meaning |", "|---|---|---|---|", *lines, ""])
+    cells = [[f"`{p.name}`", p.type.__name__, f"`{p.default!r}`", _cell(_help(p))] for p in settings]
+    return _section("Settings", ["name", "type", "default", "meaning"], cells)
+
+
+def _section(title: str, head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join([f"## {title}\n", *table(head, rows, left=len(head)), ""])
 
 
 def _help(parameter: Parameter) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from llm_retriever.files.markdown import escaped, table
 from llm_retriever.metrics.conventions import BM25, hybrid_of, p_value
 from llm_retriever.progress import seconds_as_text
 from llm_retriever.reporting import frontier, plots, tables, verdict
 from llm_retriever.reporting.costs_table import hours, large, size_as_text
-from llm_retriever.reporting.report import pages, scatters
+from llm_retriever.reporting.report import forest, pages, scatters
 
 COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "batch_size": ("batch size", lambda v: f"{v:,}"),
@@ -49,7 +47,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         headline=headline,
         hybrid_findings=hybrid_findings,
         own=own,
-        forests={name: _forest(split) for name, split in own.items()},
+        forests={name: forest({name: split}) for name, split in own.items()},
         matrices={name: matrix(split, variants) for name, split in own.items()},
         scatters=scatters(own, reference, primary, _telling(comparison)),
         zero_shot=tables.zero_shot_table(comparison, primary),
@@ -81,19 +79,6 @@ def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metri
 def hybrid_findings(split: Mapping[str, Any], reference: str) -> list[str]:
     """States the outcome of the reference's hybrid search against all other systems, one sentence a kind of outcome."""
     return verdict.findings(split, hybrid_of(reference), "hybrid_comparisons")
-
-
-def _forest(split: Mapping[str, Any]) -> Markup:
-    rows = [
-        plots.Difference(
-            f"against {c['baseline']}",
-            c["mean_difference"],
-            c["interval"] or (c["mean_difference"], c["mean_difference"]),
-            c["verdict"] == "significant",
-        )
-        for c in split["comparisons"]
-    ]
-    return Markup(plots.forest_plot(rows))  # noqa: S704
 
 
 def matrix(split: Mapping[str, Any], variants: list[str]) -> list[tuple[str, list[dict[str, Any] | None]]]:
@@ -149,7 +134,7 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
         reference = comparison["reference"]
         sentences = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
         parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(sentences))}", ""]
-        parts += [*_results(split, comparison["measures"], primary), ""]
+        parts += [*verdict.results_table(split, comparison["measures"], primary), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
         parts += [f"All pairs: {verdict.label(primary)} of the row minus that of the column (p, Hommel-corrected).", ""]
         parts += [*_pairs(split, variants), ""]
@@ -175,18 +160,6 @@ def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
         *_markdown(["collection", *shown["systems"]], rows),
         "",
     ]
-
-
-def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
-    def cell(system: str, metric: str, value: float) -> str:
-        text = f"**{value:.3f}**" if value == verdict.best(split, metric) else f"{value:.3f}"
-        return text + (verdict.daggers(split, system, metric) if metric == primary else "")
-
-    rows = {
-        system: [cell(system, metric, values[metric]) for metric in metrics]
-        for system, values in split["systems"].items()
-    }
-    return _markdown(["system", *map(verdict.label, metrics)], rows)
 
 
 def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:

@@ -89,7 +89,7 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
             legend=verdict.legend(evaluation),
             fused={name: split for name, split in own.items() if "hybrid_comparisons" in split},
             hybrid_curve=_hybrid_curve(evaluation),
-            forest=_forest(own),
+            forest=forest(own),
             scatters=scatters(own, RETRIEVER, primary),
             examples={name: some for name, some in shown.items() if name in own},
             zero_shot_examples={name: some for name, some in shown.items() if name not in own},
@@ -100,7 +100,8 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
     )
 
 
-def _forest(splits: Mapping[str, Any]) -> Markup | None:
+def forest(splits: Mapping[str, Any]) -> Markup | None:
+    """The reference against all other systems; None where nothing is compared."""
     rows = [
         plots.Difference(
             f"{name}: against {c['baseline']}" if len(splits) > 1 else f"against {c['baseline']}",

@@ -205,7 +205,7 @@ def summary_markdown(evaluation: Mapping[str, Any]) -> str:
             parts += [f"**{escaped(headline(name, split, comparison))}** {escaped(evidence(split, comparison))}", ""]
         if sentences := findings(split, HYBRID, "hybrid_comparisons"):
             parts += [escaped(" ".join(sentences)), ""]
-        parts += [*_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
+        parts += [*results_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
     if any(split["comparisons"] for split in evaluation["splits"].values()):
         parts += [legend(evaluation), ""]
@@ -213,7 +213,8 @@ def summary_markdown(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _table(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
+def results_table(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
+    """Every system of a split by every metric, in Markdown; the best value of a column is bold."""
     rows = []
     for system, values in split["systems"].items():
         cells = []
