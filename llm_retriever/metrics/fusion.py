@@ -110,7 +110,7 @@ def united(dense: Ranked, lexical: Ranked) -> Candidates:
     return Candidates(ids[::-1], stretched[0][::-1], stretched[1][::-1], reciprocal[::-1])
 
 
-def min_max(scores: Scores) -> Shares:
+def min_max(scores: npt.NDArray[np.floating[Any]]) -> Shares:
     """Scales scores of one query [n] to [0, 1]; all 1 where they are equal."""
     exact = scores.astype(np.float64)
     low, high = exact.min(initial=np.inf), exact.max(initial=-np.inf)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llm_retriever.encoders.retriever import MODEL_DIRECTORY
 from llm_retriever.errors import InputError
+from llm_retriever.metrics.fusion import min_max
 from llm_retriever.metrics.runs import Run, read_run
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.progress import Progress
@@ -33,12 +36,6 @@ def system_name(first: str, attention_block: bool) -> str:
     return f"{first}+QL" if attention_block else f"{first}+QL-no-block"
 
 
-def min_max(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scales scores of one query to [0, 1]; all 0 where they are equal."""
-    low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
-    return {name: (score - low) / (high - low) if high > low else 0.0 for name, score in scores.items()}
-
-
 def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight: float) -> dict[str, float]:
     """Mixes weight · first + (1 - weight) · second, each scaled to [0, 1] over the passages of one query.
 
@@ -47,8 +44,8 @@ def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight
         second: Scores of the language model.
         weight: Of the first stage; 0.2 in llm-qlm.
     """
-    one, two = min_max({name: first[name] for name in second}), min_max(second)
-    return {name: weight * one[name] + (1 - weight) * two[name] for name in second}
+    one, two = (min_max(np.array([scores[name] for name in second])) for scores in (first, second))
+    return dict(zip(second, (weight * one + (1 - weight) * two).tolist(), strict=True))
 
 
 def reordered(first: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:

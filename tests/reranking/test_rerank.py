@@ -17,7 +17,7 @@ from llm_retriever.models import masks
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, Stage
 from llm_retriever.reranking import rerank
 from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
-from llm_retriever.reranking.rerank import Reranker, interpolated, min_max, reordered
+from llm_retriever.reranking.rerank import Reranker, interpolated, reordered
 
 PASSAGES = {
     "short": Passage("short", "River", "is old"),
@@ -165,17 +165,16 @@ def test_a_bidirectional_model_is_read_causally(tmp_path: Path, backbone_directo
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def test_min_max_stretches_to_the_unit_interval_and_equal_scores_say_nothing():
-    assert min_max({"a": -4.0, "b": -2.0, "c": -3.0}) == {"a": 0.0, "b": 1.0, "c": 0.5}
-    assert min_max({"a": 7.0, "b": 7.0}) == {"a": 0.0, "b": 0.0}
-    assert min_max({}) == {}
-
-
 def test_interpolation_by_hand():
     first = {"a": 12.0, "b": 10.0, "c": 2.0, "beyond": 1.0}
     second = {"a": -30.0, "b": -10.0, "c": -20.0}
     mixed = interpolated(first, second, 0.2)
     assert mixed == pytest.approx({"a": 0.2 * 1.0 + 0.8 * 0.0, "b": 0.2 * 0.8 + 0.8 * 1.0, "c": 0.2 * 0.0 + 0.8 * 0.5})
+
+
+def test_equal_scores_of_one_system_leave_the_order_to_the_other():
+    assert interpolated({"a": 7.0, "b": 7.0}, {"a": -4.0, "b": -2.0}, 0.2) == pytest.approx({"a": 0.2, "b": 1.0})
+    assert interpolated({"beyond": 1.0}, {}, 0.2) == {}
 
 
 def test_what_is_not_re_ranked_stays_behind_in_its_order():
