@@ -43,6 +43,8 @@ class Client:
 
     def __init__(self, objects: Any, core: Any, namespace: str) -> None:
         self._objects, self._core, self.namespace = objects, core, namespace
+        where = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
+        self._jobs: dict[str, Any] = {**where, "_request_timeout": REQUEST_SECONDS}
 
     @classmethod
     def connect(cls) -> Client:
@@ -95,15 +97,7 @@ class Client:
         from kubernetes.client import ApiException
 
         try:
-            self._objects.create_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                manifest,
-                field_validation="Strict",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            self._objects.create_namespaced_custom_object(body=manifest, field_validation="Strict", **self._jobs)
         except ApiException as error:
             if error.status == 409:
                 raise FileExistsError(f"the TrainJob cannot be created: {message_of(error)}") from None
@@ -119,14 +113,8 @@ class Client:
         from kubernetes.client import ApiException
 
         try:
-            answer = self._objects.list_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                label_selector=f"{TRAINING_LABEL}={training}",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            chosen = f"{TRAINING_LABEL}={training}"
+            answer = self._objects.list_namespaced_custom_object(label_selector=chosen, **self._jobs)
         except ApiException as error:
             hint = _HINTS.get(error.status)
             if hint is None:
@@ -136,33 +124,21 @@ class Client:
 
     def get(self, name: str) -> dict[str, Any]:
         """Returns a TrainJob; raises the cluster's `ApiException`."""
-        job: dict[str, Any] = self._objects.get_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
-        )
+        job: dict[str, Any] = self._objects.get_namespaced_custom_object(name=name, **self._jobs)
         return job
 
     def adopt(self, name: str, own: Own) -> None:
         """Makes this step's pod the owner of a TrainJob that an earlier pod created."""
         if own.references:
             patch = {"metadata": {"ownerReferences": own.references}}
-            self._objects.patch_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, patch, _request_timeout=REQUEST_SECONDS
-            )
+            self._objects.patch_namespaced_custom_object(name=name, body=patch, **self._jobs)
 
     def delete(self, name: str) -> None:
         """Deletes a TrainJob, which stays visible until its pods have ended; one that is gone is no error."""
         from kubernetes.client import ApiException
 
         try:
-            self._objects.delete_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                name,
-                propagation_policy="Foreground",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            self._objects.delete_namespaced_custom_object(name=name, propagation_policy="Foreground", **self._jobs)
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -190,13 +166,7 @@ class Client:
         from kubernetes.client import ApiException
 
         try:
-            answer = self._core.read_namespaced_pod_log(
-                pod,
-                self.namespace,
-                container=CONTAINER,
-                **_AS_SENT,
-                **options,
-            )
+            answer = self._core.read_namespaced_pod_log(pod, self.namespace, container=CONTAINER, **_AS_SENT, **options)
         except ApiException as error:
             if error.status in (400, 404):
                 return ""
@@ -205,7 +175,9 @@ class Client:
 
 
 def message_of(error: Any) -> str:
-    """Returns the API's reason for a refused request, in one line."""
+    """Returns the API's reason for a refused request, in one line; for a request that did not get there, the error's name."""
+    if not hasattr(error, "status"):
+        return type(error).__name__
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -98,12 +98,10 @@ class Follower:
             try:
                 job, pods = self._client.get(self._name), self._client.pods(self._name)
                 self._reached = time.monotonic()
-            except ApiException as error:
-                if error.status == 404:
+            except (ApiException, HTTPError) as error:
+                if getattr(error, "status", None) == 404:
                     raise RuntimeError(f"the TrainJob {self._name} was deleted by someone else") from None
                 self._endure(message_of(error))
-            except HTTPError as error:
-                self._endure(type(error).__name__)
             else:
                 self._try(functools.partial(self._show_log, pods), "the first node's log cannot be read")
                 if self._look(job, pods):
@@ -144,10 +142,8 @@ class Follower:
 
         try:
             action()
-        except ApiException as error:
+        except (ApiException, HTTPError) as error:
             self._tell(f"{problem}: {message_of(error)}")
-        except HTTPError as error:
-            self._tell(f"{problem}: {type(error).__name__}")
 
     def _endure(self, message: str) -> None:
         if time.monotonic() - self._reached > UNREACHABLE_SECONDS:
