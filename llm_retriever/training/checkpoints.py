@@ -16,12 +16,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_retriever import files
-
-if TYPE_CHECKING:
-    from llm_retriever.stores.opening import Store
+from llm_retriever.stores.opening import Store, open_store
 
 NAME = re.compile(r"checkpoint-(\d+)")
 MARK = re.compile(r"checkpoint-\d+\.json")
@@ -48,8 +46,6 @@ class Checkpoints:
         here = self.latest()
         names = [here.name] if here else []
         if self.mirror:
-            from llm_retriever.stores.opening import open_store
-
             keys = [entry.key for entry in open_store(self.mirror).list()]
             names += [key.removesuffix(".json") for key in keys if MARK.fullmatch(key)]
         return max(names, key=lambda name: _update(Path(name)), default=None)
@@ -101,8 +97,6 @@ class Checkpoints:
         """Removes all of them, here and in the mirror: the result they led to is complete."""
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.mirror:
-            from llm_retriever.stores.opening import open_store
-
             open_store(self.mirror).delete("")
 
     def _is_complete(self, checkpoint: Path) -> bool:
@@ -113,8 +107,6 @@ class Checkpoints:
         return bool(_sizes(checkpoint) == expected)
 
     def _send(self, checkpoint: Path) -> None:
-        from llm_retriever.stores.opening import open_store
-
         store = open_store(self.mirror)
         store.upload(checkpoint, checkpoint.name)
         self._mark_sent(store, checkpoint, _mark(checkpoint).read_bytes())
@@ -128,8 +120,6 @@ class Checkpoints:
             store.delete(name)
 
     def _fetch(self, name: str) -> None:
-        from llm_retriever.stores.opening import open_store
-
         store, checkpoint = open_store(self.mirror), self.directory / name
         store.download(name, checkpoint)
         _mark(checkpoint).write_bytes(store.read(_mark(checkpoint).name))
@@ -146,8 +136,6 @@ class NodeCheckpoints(Checkpoints):
 
         What has no mark there is removed: it was interrupted, and its files must not become part of another one.
         """
-        from llm_retriever.stores.opening import open_store
-
         shutil.rmtree(self.directory, ignore_errors=True)
         store = open_store(self.mirror)
         keys = {entry.key for entry in store.list()}
@@ -178,8 +166,6 @@ class NodeCheckpoints(Checkpoints):
 
     def contribute(self, checkpoint: Path) -> dict[str, int]:
         """Uploads this node's part, makes room for the next one, and returns what was uploaded."""
-        from llm_retriever.stores.opening import open_store
-
         sent = _sizes(checkpoint)
         open_store(self.mirror).upload(checkpoint, checkpoint.name)
         for path in self.directory.glob("checkpoint-*"):
@@ -192,8 +178,6 @@ class NodeCheckpoints(Checkpoints):
         Raises:
             RuntimeError: Something else is there: the checkpoint must not replace one that is whole.
         """
-        from llm_retriever.stores.opening import open_store
-
         store, sizes = open_store(self.mirror), dict(sent or {})
         if not sizes or self._listed(store, checkpoint.name) != sizes:
             raise RuntimeError(
