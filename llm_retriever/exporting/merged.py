@@ -15,9 +15,9 @@ from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
 from llm_retriever.models.batches import pool
 from llm_retriever.models.card import weights_digest
+from llm_retriever.models.loading import quiet
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.training.weight_files import SHARD_BYTES
-from llm_retriever.training.weights import quiet
 
 
 def write(source: Source, directory: Path) -> None:

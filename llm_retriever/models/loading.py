@@ -99,7 +99,7 @@ def chosen_device(device: str | None) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers' loading bar and its report of the unused language-model head."""
+    """Silences transformers' bars and reports while inside: a model without head is meant to leave the head unused."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

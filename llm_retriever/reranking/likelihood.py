@@ -30,11 +30,10 @@ from llm_retriever.models import masks
 from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
-from llm_retriever.models.loading import free_memory
+from llm_retriever.models.loading import free_memory, quiet
 from llm_retriever.models.prompts import passage_text
 from llm_retriever.precision import dtype_of
 from llm_retriever.reranking.query_packing import Pack, batch_of, mask_of, packs
-from llm_retriever.training.weights import quiet
 
 METHOD = "llm-ql"
 

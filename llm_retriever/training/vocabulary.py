@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.methods import NEW_TOKENS, Method
 from llm_retriever.models.card import RetrieverCard
+from llm_retriever.models.loading import quiet
 from llm_retriever.training.weight_files import SHARD_BYTES
-from llm_retriever.training.weights import quiet, saved_dtype
+from llm_retriever.training.weights import saved_dtype
 
 
 def new_tokens(method: Method | RetrieverCard) -> list[str]:

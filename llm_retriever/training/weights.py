@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -28,7 +26,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
-from llm_retriever.models.loading import whole
+from llm_retriever.models.loading import quiet, whole
 from llm_retriever.models.projections import projections
 from llm_retriever.training.deepspeed import full_parameters, sharded_loading
 from llm_retriever.training.train import TrainingRun
@@ -70,20 +68,6 @@ def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
     kind = AutoModelForCausalLM if head else AutoModel
     with whole(directory), quiet():
         return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' bars and reports while inside: an inner model is meant to leave the head unused."""
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
 
 
 def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int] = ()) -> PeftModel:
