@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MANIFEST_FILE
@@ -32,6 +30,7 @@ _LOCK = re.compile(r"\.[0-9a-f]{12}\.lock")
 _RECORD = re.compile(r"shard-\d{5,}\.json")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d-[0-9a-f]{12}")
 _DAY = 86_400
+HINT = "restore or remove it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _published_indexes(uri: str) -> list[tuple[str, str, set[str]]]:
         raise InputError("no version is published there", file=uri, field="--published", hint="check the URI")
     indexes = []
     for version in versions:
-        manifest = _json(registry.store, f"{version.key}/index/{MANIFEST_FILE}")
+        manifest = registry.store.read_object(f"{version.key}/index/{MANIFEST_FILE}", HINT)
         folder = str(manifest.get("shards_uri", "")).rstrip("/").rpartition("/")[2]
         indexes.append((version.name, folder, {str(shard.get("sha256")) for shard in manifest.get("shards", [])}))
     return indexes
@@ -174,18 +173,8 @@ def _owner(store: Store, records: Sequence[str], kept: Sequence[tuple[str, str, 
     """Name of the version whose index consists of all these shards; "" if there is none, as the first record mostly tells."""
     left = list(kept) if records else []
     for record in records:
-        checksum = _json(store, record).get("sha256")
+        checksum = store.read_object(record, HINT).get("sha256")
         left = [one for one in left if checksum in one[2]]
         if not left:
             break
     return left[0][0] if left else ""
-
-
-def _json(store: Store, key: str) -> Mapping[str, Any]:
-    try:
-        content = json.loads(store.read(key))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError("not a JSON object", file=store.uri_of(key), hint="restore or remove it")
-    return content

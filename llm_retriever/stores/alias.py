@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.stores.opening import Store
+from llm_retriever.stores.interface import Store, object_of
 
 ALIAS = "production.json"
 _EARLIER_MODELS = 20
@@ -51,14 +51,7 @@ class Alias:
         stored = store.read_tagged(ALIAS)
         if stored is None:
             return cls()
-        try:
-            content = json.loads(stored[0])
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            hint = "restore it, or remove the alias"
-            raise InputError("not a JSON object", file=store.uri_of(ALIAS), hint=hint)
-        return cls(content, stored[1])
+        return cls(object_of(stored[0], store.uri_of(ALIAS), "restore it, or remove the alias"), stored[1])
 
     def followed_by(self, version: str, path: str, card: str) -> dict[str, Any]:
         """Builds the content of an alias that names another version after this one."""

@@ -72,6 +72,10 @@ class Store(abc.ABC):
             InputError: There is no such object.
         """
 
+    def read_object(self, key: str, hint: str) -> dict[str, Any]:
+        """Reads a small object as a JSON object; errors are those of `read` and `object_of`."""
+        return object_of(self.read(key), self.uri_of(key), hint)
+
     @abc.abstractmethod
     def read_tagged(self, key: str) -> tuple[bytes, str] | None:
         """Returns the content of a small object and its tag, which `replace` takes; None if there is no such object."""
@@ -227,6 +231,21 @@ def safe_key(key: str) -> str:
 def joined(prefix: str, name: str) -> str:
     """Joins a prefix and a name to a key."""
     return "/".join(part for part in (safe_key(prefix), safe_key(name)) if part)
+
+
+def object_of(data: bytes, uri: str, hint: str) -> dict[str, Any]:
+    """Parses a small stored file that holds a JSON object.
+
+    Raises:
+        InputError: It holds none; `hint` tells what to do about it.
+    """
+    try:
+        content = json.loads(data)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError("not a JSON object", file=uri, hint=hint)
+    return content
 
 
 def files_below(directory: Path) -> builtins.list[str]:

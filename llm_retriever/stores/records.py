@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from llm_retriever.errors import InputError
 from llm_retriever.stores.opening import open_store
 
 FOLDER, _SUFFIX = "judged", ".json"
@@ -41,13 +40,7 @@ class Records:
         key = _key(recipe)
         if not self.store.exists(key):
             return {}
-        try:
-            content = json.loads(self.store.read(key))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), hint="remove it")
-        return content
+        return self.store.read_object(key, "remove it")
 
     def recipes(self) -> list[str]:
         """Recipes that have a record, the latest last."""

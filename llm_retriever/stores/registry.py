@@ -31,6 +31,7 @@ from llm_retriever.stores.alias import ALIAS, Alias, MovedError
 from llm_retriever.stores.opening import MANIFEST, manifest_of, missing, open_store, publish
 
 VERSIONS, VERSION_FILE = "versions", "version.json"
+HINT = "restore it"
 _DIGITS, _DAY = 12, len("2026-03-14")
 
 
@@ -103,11 +104,11 @@ class Registry:
 
     def evaluation(self, version: Version) -> dict[str, Any]:
         """Reads the evaluation of a version."""
-        return self._json(f"{version.key}/evaluation/{EVALUATION_FILE}")
+        return self.store.read_object(f"{version.key}/evaluation/{EVALUATION_FILE}", HINT)
 
     def manifest(self, version: Version, folder: str) -> dict[str, Any]:
         """Reads names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
-        return self._json(f"{version.key}/{folder}/{MANIFEST}")
+        return self.store.read_object(f"{version.key}/{folder}/{MANIFEST}", HINT)
 
     def publish(
         self,
@@ -289,7 +290,7 @@ class Registry:
         return min((name for name in names if name.endswith(f"-{short}")), default=None)
 
     def _version(self, key: str) -> Version:
-        content = self._json(key)
+        content = self.store.read_object(key, HINT)
         names = [field.name for field in dataclasses.fields(Version) if field.name in content]
         try:
             return Version(**{name: str(content[name]) for name in ("name", "model", "card", *names)})
@@ -298,31 +299,9 @@ class Registry:
                 "is missing", file=self.store.uri_of(key), field=error.args[0], hint="restore that version"
             ) from None
 
-    def _json(self, key: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self.store.read(key))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), hint="restore it")
-        return content
-
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def in_production(uri: str) -> str:
-    """URI of the version in production below a registry's URI, with the folders `retriever` and `index`.
-
-    Raises:
-        InputError: Nothing was promoted there.
-    """
-    registry = Registry(uri)
-    version = registry.production()
-    if version is None:
-        raise InputError("nothing is in production there", file=uri, hint="promote a version first, or check the URI")
-    return registry.uri_of(version)
 
 
 def model_digest(retriever: Path | Mapping[str, Any], index: Path) -> str:
