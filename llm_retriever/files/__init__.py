@@ -70,10 +70,11 @@ def _draft_of(path: Path) -> Iterator[Path]:
 
 def link_tree(source: str | Path, target: str | Path) -> None:
     """Copies a directory by hard links, or by copies where the file system has none; `target` may be there, empty."""
-    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Copies a file by a hard link, or by a copy where the file system has none."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -133,14 +134,14 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, hint: str = "") -> None:
-    """Raises InputError where the content of a JSON file lacks the shape that its readers rely on.
+def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, hint: str = "") -> Any:
+    """Validates the content of a JSON file, and returns it in the shape that its readers rely on.
 
     Raises:
         InputError: It names the first field that is missing or of another type.
     """
     try:
-        shape.validate_python(content)
+        return shape.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or None

@@ -235,14 +235,6 @@ def complete(index: Path) -> Iterator[Path]:
             if damaged := shard.damaged(shards.directory):
                 raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", hint=HINT)
             for file in (shard.file, shard.ids):
-                _bring(shards.directory / file, copy / file)
+                files.link_or_copy(shards.directory / file, copy / file)
         files.write_json(copy / MANIFEST_FILE, dataclasses.replace(manifest, shards_uri="").as_json())
         yield copy
-
-
-def _bring(source: Path, target: Path) -> None:
-    """Links the file where the file system allows it, else copies it."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

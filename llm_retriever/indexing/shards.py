@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
@@ -102,7 +101,7 @@ class PassageIds:
     """Ids by row in 8 bytes of memory each; the file itself is mapped.
 
     Args:
-        path: A file that `write_ids` wrote.
+        path: UTF-8 lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,19 +123,6 @@ class PassageIds:
             return [names[row] for row in rows.tolist()]
         starts = np.where(rows > 0, self._ends[rows - 1] + 1, 0)
         return [self._bytes[i:j].decode() for i, j in zip(starts.tolist(), self._ends[rows].tolist(), strict=True)]
-
-
-def write_ids(path: Path, ids: Iterable[str]) -> None:
-    """Writes ids as UTF-8 lines.
-
-    Raises:
-        InputError: An id holds a line break.
-    """
-    with files.atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
-        for passage_id in ids:
-            if "\n" in passage_id:
-                raise InputError(f"the passage id {passage_id!r} holds a line break", field="_id")
-            file.write(passage_id + "\n")
 
 
 @dataclass(frozen=True)
@@ -243,12 +229,7 @@ class Manifest:
         content = files.read_json(path, hint="give the output of build_index")
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in KINDS:
             raise InputError(f"not an index of format {FORMAT}", file=path, field="format", hint=HINT)
-        try:
-            manifest = TypeAdapter(cls).validate_python(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(first["msg"], file=path, field=where, hint=HINT) from None
+        manifest: Manifest = files.checked(TypeAdapter(cls), content, path, hint=HINT)
         _check(manifest, path)
         return manifest
 

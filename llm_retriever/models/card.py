@@ -152,9 +152,7 @@ def load_lineage(directory: str | Path) -> Lineage:
 
 
 def _validated(kind: Any, content: Any, path: Path) -> Any:
-    shape = TypeAdapter(kind)
-    files.checked(shape, content, path, hint="make it anew with the step that wrote it")
-    return shape.validate_python(content)
+    return files.checked(TypeAdapter(kind), content, path, hint="make it anew with the step that wrote it")
 
 
 def weights_digest(directory: str | Path) -> str:
