@@ -22,7 +22,6 @@ from pipelines.run_status import (
     TaskStatus,
     summary,
     with_outputs,
-    without_outputs,
 )
 
 if TYPE_CHECKING:
@@ -123,11 +122,12 @@ def _completed(status: RunStatus, root: str) -> RunStatus:
         return status
     place = step_logs.run_place(status, root or status.root)
     if not (root or status.root) or not status.pipeline:
-        return without_outputs(status, "give --pipeline-root URI to see which of them left outputs")
+        return with_outputs(status, None, "give --pipeline-root URI to see which of them left outputs")
     try:
-        return with_outputs(status, step_logs.tasks_with_outputs(place), place)
+        found = step_logs.tasks_with_outputs(place)
+        return with_outputs(status, found, f"what is said of them is what lies in {place}")
     except InputError as error:
-        return without_outputs(status, f"their outputs cannot be seen: {error}")
+        return with_outputs(status, None, f"their outputs cannot be seen: {error}")
 
 
 def heading(cluster: Cluster, status: RunStatus) -> str:

@@ -171,31 +171,25 @@ def _is_lost(tasks: Sequence[TaskStatus], nodes: Sequence[Node], state: str) -> 
     return open_ or not nodes or (state == "succeeded" and any(task.state == NOT_STARTED for task in tasks))
 
 
-def with_outputs(status: RunStatus, stored: set[str], place: str) -> RunStatus:
+def with_outputs(status: RunStatus, stored: set[str] | None, why: str) -> RunStatus:
     """A run whose list of tasks is lost, as far as the artifact store tells it.
 
     Args:
         status: The run.
-        stored: Keys of the tasks that left outputs there.
-        place: URI of the run's artifacts.
+        stored: Keys of the tasks that left outputs there; None = nobody could look.
+        why: What the list rests on, or why nobody could look.
     """
 
     def known(task: TaskStatus) -> TaskStatus:
-        if task.state in (CACHED, FAILED) or (task.state == DONE and task.finished):
+        if task.state in (CACHED, FAILED) or (task.state == DONE and (task.finished or stored is None)):
             return task
-        if task.task.path[-1] in stored:
-            return replace(task, state=DONE, note="has outputs", finished=None, started=None)
-        return replace(task, state=UNKNOWN, note="no outputs of its own", finished=None, started=None)
+        if stored is None:
+            return replace(task, state=UNKNOWN)
+        found = task.task.path[-1] in stored
+        note = "has outputs" if found else "no outputs of its own"
+        return replace(task, state=DONE if found else UNKNOWN, note=note, finished=None, started=None)
 
-    remark = f"{_LOST}; what is said of them is what lies in {place}"
-    return replace(status, tasks=[known(task) for task in status.tasks], remark=remark, lost=False)
-
-
-def without_outputs(status: RunStatus, why: str) -> RunStatus:
-    """A run whose list of tasks is lost, and whose artifacts cannot be seen."""
-    settled = (DONE, CACHED, FAILED)
-    tasks = [task if task.state in settled else replace(task, state=UNKNOWN) for task in status.tasks]
-    return replace(status, tasks=tasks, remark=f"{_LOST}; {why}", lost=False)
+    return replace(status, tasks=[known(task) for task in status.tasks], remark=f"{_LOST}; {why}", lost=False)
 
 
 def _rows(planned: Sequence[PlannedTask], nodes: Sequence[Node], run: str) -> list[TaskStatus]:
