@@ -7,7 +7,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -241,15 +241,15 @@ def fitting(encoder: Encoder, query_length: int | None, passage_length: int | No
     """
     queries = tokens_of_all_copies(encoder, "query", query_length)
     passages = tokens_of_all_copies(encoder, "passage", passage_length)
+    return _readable(encoder.tokenise_queries, queries), _readable(encoder.tokenise_passages, passages)
+
+
+def _readable(tokenise: Callable[..., Any], length: int | None) -> int | None:
     try:
-        encoder.tokenise_queries([""], length=queries)
+        tokenise([""], length=length)
     except InputError:
-        queries = None
-    try:
-        encoder.tokenise_passages([""], length=passages)
-    except InputError:
-        passages = None
-    return queries, passages
+        return None
+    return length
 
 
 def tokens_of_all_copies(encoder: Encoder, side: Literal["query", "passage"], length: int | None) -> int | None:

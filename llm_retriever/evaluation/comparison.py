@@ -32,7 +32,7 @@ from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
 from llm_retriever.metrics.conventions import HYBRID, hybrid_of
 from llm_retriever.metrics.measures import mean_of_systems, parse_measures
-from llm_retriever.metrics.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
+from llm_retriever.metrics.significance import ALPHA, DRAWS, ON_TIES, compare, hommel
 from llm_retriever.reporting import comparison_report
 from llm_retriever.settings import CompareSettings
 
@@ -200,7 +200,7 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
     return {
         **{key: first[key] for key in FACTS if key in first},
         "systems": {name: v.content["splits"][split]["systems"][system] for name, (v, system) in systems.items()},
-        "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
+        "comparisons": [c.as_json() for c in compare(metric, per_query[reference], others)],
         **_hybrid(metric, per_query, hybrid_of(reference)),
         "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
         "per_query": per_query,
@@ -213,7 +213,7 @@ def _hybrid(metric: str, per_query: Mapping[str, Mapping[str, float]], hybrid: s
     if hybrid not in per_query:
         return {}
     others = {name: values for name, values in per_query.items() if name != hybrid}
-    return {"hybrid_comparisons": [_as_json(c) for c in compare(metric, per_query[hybrid], others)]}
+    return {"hybrid_comparisons": [c.as_json() for c in compare(metric, per_query[hybrid], others)]}
 
 
 def pairs(metric: str, systems: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -226,13 +226,9 @@ def pairs(metric: str, systems: Mapping[str, Mapping[str, float]]) -> list[dict[
     compared = [(a, compare(metric, systems[a], {b: systems[b]})[0]) for a, b in itertools.combinations(systems, 2)]
     corrected = hommel([comparison.t_test for _, comparison in compared])
     return [
-        {"system": name} | _as_json(dataclasses.replace(comparison, t_test_hommel=p))
+        {"system": name} | dataclasses.replace(comparison, t_test_hommel=p).as_json()
         for (name, comparison), p in zip(compared, corrected, strict=True)
     ]
-
-
-def _as_json(comparison: Comparison) -> dict[str, Any]:
-    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}
 
 
 def costs(evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -135,8 +134,8 @@ class Bench:
             "judgments": sum(len(grades) for grades in split.qrels.values()),
             "relevance_level": split.level,
             "systems": {name: means(judged.scores) for name, judged in all_judged.items()},
-            "comparisons": [_as_json(comparison) for comparison in compared],
-            **({"hybrid_comparisons": [_as_json(comparison) for comparison in hybrid]} if hybrid else {}),
+            "comparisons": [comparison.as_json() for comparison in compared],
+            **({"hybrid_comparisons": [comparison.as_json() for comparison in hybrid]} if hybrid else {}),
             "wins_and_losses": {
                 name: wins_and_losses(per_query[RETRIEVER], values) for name, values in baselines.items()
             },
@@ -214,7 +213,3 @@ def _own_passages(split: SplitResults) -> list[str]:
 def split_name(zero_shot: str, part: str, split: str) -> str:
     """Name of a split: that of a zero-shot collection has the collection and its part in front."""
     return "/".join(filter(None, (zero_shot, part, split)))
-
-
-def _as_json(comparison: Comparison) -> Mapping[str, Any]:
-    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}

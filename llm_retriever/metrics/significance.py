@@ -6,10 +6,11 @@ Fisher's randomisation test. The family of the correction is all baselines × on
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -66,6 +67,10 @@ class Comparison:
         """Whether both tests (the first one corrected) find p < 0.05, only one of them, or none."""
         agreeing = (self.t_test_hommel < ALPHA) + (self.randomisation < ALPHA)
         return ("not significant", "tests disagree", "significant")[agreeing]  # type: ignore[return-value]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `evaluation.json` and `comparison.json`."""
+        return dataclasses.asdict(self) | {"verdict": self.verdict}
 
 
 def compare(metric: str, system: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
@@ -145,13 +150,13 @@ def effect_size(differences: np.ndarray) -> float | None:
     return float(differences.mean() / differences.std(ddof=1))
 
 
-def interval(differences: np.ndarray, confidence: float = 1 - ALPHA) -> tuple[float, float] | None:
-    """Confidence interval of the mean of per-query differences [n]; None for a single query."""
+def interval(differences: np.ndarray) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean of per-query differences [n]; None for a single query."""
     n = len(differences)
     if n < 2:
         return None
     mean, error = differences.mean(), differences.std(ddof=1) / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * error
     return float(mean - half), float(mean + half)
 
 

@@ -127,7 +127,6 @@ def passage_row(
     place: Place,
     *,
     text_field: str = "text",
-    title_field: str = "title",
     may_repeat: bool = False,
 ) -> PassageRow:
     """Parses the passage in a record; one without an id gets one of its content, and may come again.
@@ -135,7 +134,7 @@ def passage_row(
     Raises:
         InputError: Id, title or text cannot be used.
     """
-    title = title_of(record, place, title_field)
+    title = title_of(record, place)
     text = text_of(record, text_field, place, title)
     field = id_field(record, PASSAGE_IDS)
     if record.get(field) is None:
