@@ -54,8 +54,7 @@ def check_in_one_pod(name: str) -> None:
         problem = "a comparison trains and encodes every variant in one pod"
         raise InputError(problem, field=name, hint="leave it out, or train this variant with train_retriever")
     if flat.key in ("gpus", "cpus", "memory") and flat.stages != (POD_OF_A_VARIANT,):
-        hint = f"give {POD_OF_A_VARIANT}_{flat.key}"
-        raise InputError("one pod does all stages of a variant", field=name, hint=hint)
+        raise InputError("one pod does all stages of a variant", field=name, hint=f"give {POD_OF_A_VARIANT}_{flat.key}")
 
 
 def fits_one_pod(name: str) -> bool:

@@ -11,7 +11,6 @@ from llm_retriever.data.collection import ARTICLES_FILE
 from llm_retriever.data.row_index import RowIndex
 from llm_retriever.data.sources.reading import BadLines
 from llm_retriever.data.sources.rows import Place, identifier
-from llm_retriever.errors import InputError
 
 STAGED_FILE = "articles.read"
 
@@ -32,10 +31,8 @@ def article_row(record: dict[str, Any], place: Place) -> ArticleRow:
     """
     name, passages = identifier(record, "_id", place), record.get("passages")
     if not isinstance(passages, list) or not passages:
-        raise InputError(
+        raise place.error(
             "must be a list of passage ids",
-            file=place.file,
-            line=place.line,
             field="passages",
             hint="write the ids in the order in which the passages follow each other",
         )
@@ -103,12 +100,8 @@ class Articles:
         """Id of the passage that stands for one of the source; None if the source has none that can be used."""
         kept = self.row_index.keeper(passage_id)
         if kept is None and ("passage", passage_id) not in self.bad.ids:
-            error = InputError(
-                f"names the unknown passage {passage_id!r}",
-                file=row.place.file,
-                line=row.place.line,
-                field="passages",
-                hint="add the passage or remove its id",
+            error = row.place.error(
+                f"names the unknown passage {passage_id!r}", field="passages", hint="add the passage or remove its id"
             )
             self.bad.set_aside(error, {"_id": row.id, "passage": passage_id})
         return kept

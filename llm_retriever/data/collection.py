@@ -227,8 +227,7 @@ class Collection:
         file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
         with file.open(encoding="utf-8") as lines:
             if next(lines, None) != QRELS_HEADER:
-                problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
-                raise InputError(problem, file=file, line=1, hint=AGAIN)
+                raise InputError(f"the header is not {' '.join(QRELS_HEADER.split())}", file=file, line=1, hint=AGAIN)
             for number, line in enumerate(lines, start=2):
                 columns = line.rstrip("\n").split("\t")
                 if len(columns) != 3:

@@ -191,10 +191,8 @@ class Preparation:
     def _reject_duplicate(self, row: PassageRow | QueryRow, outcome: str) -> None:
         what = "passage" if isinstance(row, PassageRow) else "query"
         other = "" if outcome == "repeated" else " with another text"
-        error = InputError(
+        error = row.place.error(
             f"the {what} id {row.id!r} was there before{other}",
-            file=row.place.file,
-            line=row.place.line,
             field="id",
             hint="give every passage and every query an id of its own",
         )
@@ -248,7 +246,7 @@ class Preparation:
 
     def _reject(self, finding: Finding, problem: str, field: str, hint: str) -> None:
         place = finding.place
-        error = InputError(problem, file=place.file, line=place.line, field=field, hint=hint)
+        error = place.error(problem, field=field, hint=hint)
         self.bad.set_aside(error, {"query": finding.query_id, "passage": finding.passage_id})
 
     def split(self) -> None:

@@ -18,7 +18,6 @@ from llm_retriever.data.sources.rows import (
     content_id,
     text_of,
 )
-from llm_retriever.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,8 @@ def example_rows(example: Example, split: str, place: Place) -> list[Row]:
     positives = [checked_text(text, positive_field, place) for text in example.positives]
     negatives = [checked_text(text, negative_field, place) for text in example.negatives]
     if not positives:
-        raise InputError(
-            "the query has no positive passage",
-            file=place.file,
-            line=place.line,
-            field=positive_field,
-            hint="give it a positive, or remove the line",
+        raise place.error(
+            "the query has no positive passage", field=positive_field, hint="give it a positive, or remove the line"
         )
     rows: list[Row] = [QueryRow(place, query_id, query, True)]
     rows += [PassageRow(place, content_id("p", t), "", t, True) for t in dict.fromkeys(positives + negatives)]
@@ -81,8 +76,7 @@ def texts_of(value: Any, field: str, place: Place) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        problem = "must be a list of texts"
-        raise InputError(problem, file=place.file, line=place.line, field=field, hint="write [text, …]")
+        raise place.error("must be a list of texts", field=field, hint="write [text, …]")
     return value
 
 
@@ -95,10 +89,8 @@ def scores_of(value: Any, number: int, field: str, place: Place) -> list[float]:
     if value is None or value == []:
         return []
     if not isinstance(value, list) or len(value) != number or not all(map(_is_score, value)):
-        raise InputError(
+        raise place.error(
             f"must be a list of {number} numbers, one a text",
-            file=place.file,
-            line=place.line,
             field=field,
             hint="correct the scores, or remove the field",
         )

@@ -139,8 +139,7 @@ def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tu
         columns = line.split("\t", len(header) - 1)
         with bad.tolerated(line):
             if len(columns) < len(header):
-                problem = f"{len(columns)} columns where the header has {len(header)}"
-                raise InputError(problem, file=place.file, line=place.line, hint="correct the line")
+                raise place.error(f"{len(columns)} columns where the header has {len(header)}", hint="correct the line")
             by_name = dict(zip(header, columns, strict=True))
             text = next(by_name[name] for name in TEXTS if name in by_name)
             name = next(by_name[name] for name in ids if name in by_name).strip()
@@ -160,8 +159,7 @@ def _triples(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRo
         columns = line.split()
         with bad.tolerated(line):
             if len(columns) != 3:
-                hint = "write qid, relevant pid and other pid"
-                raise InputError(f"{len(columns)} columns", file=place.file, line=place.line, hint=hint)
+                raise place.error(f"{len(columns)} columns", hint="write qid, relevant pid and other pid")
             pair = (columns[0], columns[1])
             if pair not in seen:
                 seen.add(pair)

@@ -149,13 +149,9 @@ def _column(role: str, cells: list[str], place: Place) -> int:
             return columns[0]
         if columns:
             problem = "several columns of the header are called so: " + ", ".join(cells[number] for number in columns)
-            raise InputError(
-                problem, file=place.file, line=place.line, field=role, hint="leave one of them, or rename the others"
-            )
-    raise InputError(
+            raise place.error(problem, field=role, hint="leave one of them, or rename the others")
+    raise place.error(
         f"no column of the header is called so; it has {', '.join(cells)}",
-        file=place.file,
-        line=place.line,
         field=role,
         hint=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
     )
@@ -164,10 +160,8 @@ def _column(role: str, cells: list[str], place: Place) -> int:
 def _check_iteration(cells: list[str], place: Place) -> None:
     """Raises InputError where the second of four columns is not TREC's: what follows is another order, not a bad line."""
     if len(cells) == _TREC.width and cells[1] not in ITERATION:
-        raise InputError(
+        raise place.error(
             f"four columns without a header, of which the second is {cells[1]!r} and not 0 or Q0 as in TREC's qrels",
-            file=place.file,
-            line=place.line,
             hint=HEADER_HINT,
         )
 
@@ -175,7 +169,7 @@ def _check_iteration(cells: list[str], place: Place) -> None:
 def _judgment(cells: list[str], layout: _Layout | None, split: str, place: Place) -> JudgmentRow:
     if layout is None or len(cells) != layout.width:
         named = f"give it the {layout.width} columns of the header" if layout and layout.has_header else COLUMNS_HINT
-        raise InputError(f"{len(cells)} columns", file=place.file, line=place.line, hint=named)
+        raise place.error(f"{len(cells)} columns", hint=named)
     query = checked_id(cells[layout.query], QUERY, place)
     passage = checked_id(cells[layout.passage], PASSAGE, place)
     grade = grade_of(cells[layout.grade], file=place.file, line=place.line, field=GRADE)

@@ -170,7 +170,7 @@ def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, 
             yield place, value
         else:
             problem = f"not a JSON object but {type(value).__name__}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, hint=JSON_HINT), json.dumps(value))
+            bad.set_aside(place.error(problem, hint=JSON_HINT), json.dumps(value))
 
 
 def values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
@@ -199,7 +199,7 @@ def _line_values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]
 
 def _not_json(error: Exception, place: Place, hint: str = JSON_HINT) -> InputError:
     reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, hint=hint)
+    return place.error(f"not valid JSON ({reason})", hint=hint)
 
 
 def _is_array(file: SourceFile, bad: BadLines) -> bool:

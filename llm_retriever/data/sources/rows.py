@@ -34,6 +34,10 @@ class Place(NamedTuple):
     file: str
     line: int
 
+    def error(self, problem: str, *, field: str | None = None, hint: str = "") -> InputError:
+        """Builds the error about a row of this place; arguments are those of `InputError`."""
+        return InputError(problem, file=self.file, line=self.line, field=field, hint=hint)
+
 
 @functools.lru_cache(maxsize=1024)
 def plain(name: str) -> str:
@@ -164,14 +168,12 @@ def checked_id(value: str, field: str, place: Place) -> str:
         InputError: It is empty, too long for Lucene, or holds white space, control characters or half a character.
     """
     if not value:
-        raise InputError("the id is empty", file=place.file, line=place.line, field=field, hint="give it an id")
+        raise place.error("the id is empty", field=field, hint="give it an id")
     if 4 * len(value) > LONGEST_ID:
         _check_length(value, field, place)
     if NOT_IN_AN_ID.search(value):
-        raise InputError(
+        raise place.error(
             f"the id {value!r} holds white space or control characters",
-            file=place.file,
-            line=place.line,
             field=field,
             hint="write ids without them: a TREC run separates its columns by white space",
         )
@@ -244,10 +246,8 @@ def checked_split(name: str, file: str) -> str:
 
 def _present(record: dict[str, Any], field: str, place: Place) -> Any:
     if record.get(field) is None:
-        raise InputError(
+        raise place.error(
             "the field is missing",
-            file=place.file,
-            line=place.line,
             field=field,
             hint=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
         )
@@ -255,22 +255,14 @@ def _present(record: dict[str, Any], field: str, place: Place) -> Any:
 
 
 def _wrong_type(value: Any, expected: str, field: str, place: Place) -> InputError:
-    return InputError(
-        f"must be {expected}, not {type(value).__name__}",
-        file=place.file,
-        line=place.line,
-        field=field,
-        hint="correct it",
-    )
+    return place.error(f"must be {expected}, not {type(value).__name__}", field=field, hint="correct it")
 
 
 def _check_length(value: str, field: str, place: Place) -> None:
     length = len(value.encode("utf-8", "surrogatepass"))
     if length > LONGEST_ID:
-        raise InputError(
+        raise place.error(
             f"the id {value[:20]!r}… has {length:,} bytes; Lucene, which BM25 is searched with, holds at most {LONGEST_ID:,}",
-            file=place.file,
-            line=place.line,
             field=field,
             hint="give it a shorter one",
         )
@@ -280,10 +272,6 @@ def _check_encodable(text: str, field: str, place: Place) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            "holds half a character (a lone surrogate)",
-            file=place.file,
-            line=place.line,
-            field=field,
-            hint="write the character whole",
+        raise place.error(
+            "holds half a character (a lone surrogate)", field=field, hint="write the character whole"
         ) from None

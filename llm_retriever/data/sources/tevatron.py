@@ -77,7 +77,7 @@ def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
     if split == "train" and not positives:
         field = next((name for name in POSITIVES if name in record), POSITIVES[0])
         hint = "give it a positive, or remove the line"
-        raise InputError("the query has no positive passage", file=place.file, line=place.line, field=field, hint=hint)
+        raise place.error("the query has no positive passage", field=field, hint=hint)
     rows += passages
     rows += [JudgmentRow(place, split, query_id, passage, 1) for passage in positives]
     return rows
@@ -107,13 +107,12 @@ def _list(record: dict[str, Any], field: str, place: Place) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        problem = f"must be a list, not {type(value).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, hint="correct it")
+        raise place.error(f"must be a list, not {type(value).__name__}", field=field, hint="correct it")
     return value
 
 
 def _object(entry: Any, field: str, place: Place) -> dict[str, Any]:
     if not isinstance(entry, dict):
         problem = f"must hold objects, not {type(entry).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, hint="write {docid, title, text}")
+        raise place.error(problem, field=field, hint="write {docid, title, text}")
     return entry

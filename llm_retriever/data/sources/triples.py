@@ -76,13 +76,13 @@ def _example(value: Any, place: Place, bad: BadLines) -> Example:
     if isinstance(value, list):
         texts = texts_of(value, "set", place)
         if len(texts) < 2:
-            raise InputError(f"{len(texts)} texts are no example", file=place.file, line=place.line, hint=HINT)
+            raise place.error(f"{len(texts)} texts are no example", hint=HINT)
         return Example(texts[0], texts[1:2], texts[2:])
     query = _first(value, QUERIES) if isinstance(value, dict) else ""
     positive = _first(value, POSITIVES) if query else ""
     if not positive:
         had = f"an object with {', '.join(value) or 'no fields'}" if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"no example, but {had}", file=place.file, line=place.line, hint=HINT)
+        raise place.error(f"no example, but {had}", hint=HINT)
     negatives = [name for name in value if plain(name).startswith(NEGATIVE) and "score" not in name.lower()]
     scores = _first(value, SCORES)
     scores = scores if scores and isinstance(value[scores], list) else ""
@@ -119,6 +119,6 @@ def _table(file: Any, bad: BadLines) -> Iterator[tuple[Place, Any]]:
             continue
         if header and len(cells) != len(header):
             problem = f"{len(cells)} columns where the header has {len(header)}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, hint="correct the line"), line)
+            bad.set_aside(place.error(problem, hint="correct the line"), line)
             continue
         yield place, dict(zip(header, cells, strict=True)) if header else cells
