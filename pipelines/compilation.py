@@ -1,4 +1,4 @@
-"""From a pipeline function to the YAML that Kubeflow takes."""
+"""Compiles a pipeline function to the YAML that Kubeflow takes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def compile_objects(
 
 
 def _digest(pipeline: Any, overrides: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of what a pipeline consists of."""
+    """Eight hexadecimal digits of a digest over a pipeline."""
     parts = (pipeline.pipeline_spec, pipeline.platform_spec)
     hashed = hashlib.sha256(b"".join(part.SerializeToString(deterministic=True) for part in parts))
     hashed.update(repr(sorted(overrides.items())).encode())

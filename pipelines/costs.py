@@ -1,18 +1,18 @@
-"""What is asked of an estimate, and what it answers: the workload, the cost of a step, and the table of all."""
+"""The workload and the costs of an estimate, and the table of all steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pipelines.artifacts import PASSAGE, PASSAGE_FRAME, TOKEN
-from pipelines.shapes import Gpu
+from pipelines.model_shapes import Gpu
 
 GIB = 2.0**30
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much there is to do.
+    """Amounts of data and training.
 
     Attributes:
         passages: Of the corpus.
@@ -70,12 +70,12 @@ class Cost:
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """All requests."""
         return self.sending + self.fetching
 
 
 def as_table(costs: list[Cost], gpu: Gpu) -> str:
-    """For people; a step that does not fit into the GPU is marked."""
+    """Renders a table for people; a step that does not fit into the GPU is marked."""
     head = "| step | GPU-hours | memory per GPU | disk | to S3 | from S3 | requests |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for cost in costs:
