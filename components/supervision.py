@@ -104,11 +104,11 @@ class Supervisor:
     """Runs this program again as its own worker, and that again after a crash that may pass.
 
     Args:
-        name: Of the step, to begin lines of the log with.
+        name: Name of the step, to begin lines of the log with.
         restarts: At most.
         memory_settings: Settings that lower the memory a worker needs, to name them in the end; where there are any, a
             worker that follows one which ran out of memory lets fewer rows through the model at once.
-        command: Of the worker; by default that of this process.
+        command: Command of the worker; by default that of this process.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ def check_all_audited(rows: list[dict[str, Any]]) -> None:
     """Raises InputError for an answer that passes over packages.
 
     Args:
-        rows: Of pip-audit's answer; those that it passed over have a `skip_reason`.
+        rows: Rows of pip-audit's answer; those that it passed over have a `skip_reason`.
 
     Raises:
         InputError: There is such a row.

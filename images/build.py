@@ -132,7 +132,7 @@ def run_engine(engine: str, *arguments: str, shown: bool = False, given: str | N
 
     Args:
         engine: docker, or podman.
-        arguments: Of the engine.
+        arguments: Arguments of the engine.
         shown: Let it write to the terminal, instead of returning what it writes.
         given: Text for its standard input.
 

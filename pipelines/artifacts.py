@@ -58,10 +58,10 @@ class Sizes:
 
     Attributes:
         given: The pipeline's parameters.
-        shape: Of the backbone.
+        shape: Shape of the backbone.
         adapter: Parameters of the retriever's LoRA adapter; 0 = all weights are trained.
         passages, queries, evaluated: Of the corpus, for training, and in the evaluation splits.
-        passage_bytes: Of a row of the corpus.
+        passage_bytes: Bytes of a row of the corpus.
     """
 
     given: Mapping[str, Any]

@@ -83,10 +83,10 @@ def chosen(
     """Resolves values that are parsed already.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
         given: By flat name; for a rerun also URIs of artifacts.
         preset: Whose `[cluster]` the pods have.
-        file: Of variants.
+        file: File of variants.
         complete: As for `choose`.
 
     Raises:
@@ -154,7 +154,7 @@ def names_of(name: str) -> set[str]:
     """Flat names of a pipeline's parameters.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
 
     Raises:
         InputError: There is no such step to rerun.

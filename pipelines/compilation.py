@@ -50,7 +50,7 @@ def compile_objects(
         pipeline: What `@dsl.pipeline` made.
         target: The YAML with a `Pipeline` and a `PipelineVersion` of `pipelines.kubeflow.org/v2beta1`.
         told: Values of the form become its defaults; what pods are given is written into them.
-        namespace: Of the objects.
+        namespace: Namespace of the objects.
         version: Name of the version; empty = the pipeline's name and a digest of what it consists of, because a version
             cannot be changed: the same pipeline makes the same object, and another one a new version.
 

@@ -15,7 +15,7 @@ class Workload:
     """Amounts of data and training.
 
     Attributes:
-        passages: Of the corpus.
+        passages: Passages of the corpus.
         queries: For training.
         evaluated: Queries of the evaluation splits.
         passage_tokens, query_tokens: Mean tokens of a text with its prompt, where they are known; else texts count at
@@ -50,7 +50,7 @@ class Cost:
     Attributes:
         step: Its name.
         flop: Arithmetic of its model.
-        gpu_hours: Of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
+        gpu_hours: GPU-hours of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
         gpu_bytes: Memory of one GPU at the peak.
         disk_bytes: Inputs, outputs and checkpoints on the node's disk.
         s3_bytes: Sent to S3.

@@ -49,7 +49,7 @@ def encoded_in_parts(given: Mapping[str, Any], encode: Any, retriever: Any, coll
 
     Args:
         given: The parameters of the other pipeline.
-        encode: Of `encode_in_parts`, which must be called outside of pipelines.
+        encode: The pipeline of `encode_in_parts`, which must be called outside of pipelines.
         retriever: Encodes.
         collection: The corpus.
     """

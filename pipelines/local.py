@@ -171,7 +171,7 @@ def run_compiled(
             taken whose outputs are gone or were changed since.
         in_images: Run the steps in their images instead of as processes; the cache is not used then, because it cannot tell
             one image from another under the same tag. Steps can see `root/runs` alone.
-        network: Of the steps in images; see `containers.runner`.
+        network: Network of steps in images; see `containers.runner`.
     """
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for component in (specification.root, *specification.components.values()):

@@ -26,7 +26,7 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     """Adds submit, schedule, rerun and status to the command line.
 
     Args:
-        commands: Of argparse.
+        commands: Subparsers of argparse.
         add_pipeline: Adds the arguments that name a pipeline and its parameters.
         chosen: Makes name, pipeline and parameters of these arguments.
     """

@@ -57,7 +57,7 @@ class Rerunnable:
 
     Attributes:
         component: What Kubeflow sees of it.
-        prefix: Of its parameters in the pipelines.
+        prefix: Prefix of its parameters in the pipelines.
         cached: Whether its inputs say all that its outputs depend on; not so where it reads or writes something outside.
     """
 

@@ -77,7 +77,7 @@ def with_recipe(given: Mapping[str, Any], images: Collection[str] = ()) -> dict[
 
     Args:
         given: What differs from the form's defaults.
-        images: Of the steps; new code counts as a change.
+        images: Images of the steps; new code counts as a change.
     """
     everything = {name: parameter.default for name, parameter in FORM.parameters.items()} | dict(given)
     made = {name: value for name, value in everything.items() if name != RECIPE and name not in NOT_IN_RECIPE}

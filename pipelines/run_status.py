@@ -72,8 +72,8 @@ class Failure:
     """A part of a task that failed.
 
     Attributes:
-        label: Of the task.
-        keys: Of the task, within its run.
+        label: Label of the task.
+        keys: Keys of the task, within its run.
         program: Whose messages to look for.
         message: Argo's.
         pod: Name of its pod; empty where unknown.

@@ -23,7 +23,7 @@ def error_line(log: str, program: str) -> str:
     """Last line that a step's program printed about itself, else the last line of any kind; empty = there is none.
 
     Args:
-        log: Of its container; the launcher's own lines are left out.
+        log: Log of its container; the launcher's own lines are left out.
         program: Name that such a line begins with; empty = the log of another program.
     """
     own = [line for line in _lines(log) if program and line.startswith(f"{program}: ")]
@@ -64,7 +64,7 @@ def explained(failure: Failure, served: Callable[[str], str], status: RunStatus,
     Args:
         failure: The task.
         served: Gives the log of a pod; empty where the API does not.
-        status: Of the run.
+        status: Status of the run.
         root: Pipeline root; empty where unknown.
     """
     log, place, obstacle = (served(failure.pod) if failure.pod else ""), _log_place(failure, status, root), ""

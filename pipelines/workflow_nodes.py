@@ -192,7 +192,7 @@ def from_task_list(details: Iterable[Mapping[str, Any]], names: Iterable[str]) -
 
     Args:
         details: `run_details.task_details` of a run.
-        names: Of the tasks that are looked for.
+        names: Names of the tasks that are looked for.
     """
     known, found = set(names), defaultdict(list)
     rows = list(details)

@@ -58,7 +58,7 @@ def run_variant(
     """Adapts, tunes, indexes and evaluates.
 
     Args:
-        settings: Of all four stages.
+        settings: Settings of all four stages.
         inputs: What the stages read.
         evaluation: Directory to write: that of `evaluate`, with its report and summary in it.
         retriever: Directory to write: that of `tune`.
@@ -121,7 +121,7 @@ class _Parts:
 
         Args:
             part: Name of the directory.
-            key: Of all that decides it.
+            key: Digest of all that decides it.
             make: Writes the directory, all of it or nothing.
             check: Raises `InputError` where a part that was taken cannot be used any more.
             keep: Whether it is worth keeping elsewhere.

@@ -45,7 +45,7 @@ def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight
     Args:
         first: Scores of the first stage, for the passages of `second`.
         second: Scores of the language model.
-        weight: Of the first stage; 0.2 in llm-qlm.
+        weight: Weight of the first stage; 0.2 in llm-qlm.
     """
     one, two = min_max({name: first[name] for name in second}), min_max(second)
     return {name: weight * one[name] + (1 - weight) * two[name] for name in second}
@@ -66,7 +66,7 @@ class Reranker:
     Args:
         scorer: Gives the likelihoods.
         depth: Passages per query that are re-ranked; those behind them stay behind them.
-        weight: Of the first stage in the mixture; negative = the language model alone.
+        weight: Weight of the first stage in the mixture; negative = the language model alone.
     """
 
     scorer: QueryLikelihood
@@ -80,7 +80,7 @@ class Reranker:
             first: Score by passage id, best first, by query id.
             queries: Text by query id.
             attention_block: Whether the query sees the passage through [E] alone.
-            title: Of the progress on standard error; empty = none.
+            title: Title of the progress on standard error; empty = none.
 
         Raises:
             InputError: A score is not finite, or a batch does not fit into memory.

@@ -244,7 +244,7 @@ class Registry:
         """Puts an earlier version into production again.
 
         Args:
-            name: Of the version; empty = that of the earlier model.
+            name: Name of the version; empty = that of the earlier model.
             previous: Take the one that was in production just before.
 
         Raises:
@@ -285,6 +285,7 @@ class Registry:
         return True
 
     def _begun(self, short: str) -> str | None:
+        """Name of a version of this content that a killed run has begun, perhaps on another day; None if there is none."""
         names = {entry.key.split("/")[1] for entry in self.store.list(VERSIONS)}
         return min((name for name in names if name.endswith(f"-{short}")), default=None)
 

@@ -226,8 +226,8 @@ def task_values(task: Json, values: Mapping[str, Any]) -> Json:
     """Values of a task's parameters; those that a step of the run makes are `Unknown`.
 
     Args:
-        task: Of the PipelineSpec.
-        values: Of the parameters of the pipeline around it.
+        task: Task of the PipelineSpec.
+        values: Values of the parameters of the pipeline around it.
     """
     filled: Json = {}
     for name, source in task.get("inputs", {}).get("parameters", {}).items():

@@ -34,7 +34,7 @@ def pod_patch(
         pipeline: That the task belongs to.
         path: The task's name behind those of the pipelines around it: `evaluate`, `encode-in-parts/evaluate`.
         component: That the task runs.
-        values: Of the task's parameters.
+        values: Values of the task's parameters.
         around: Those of the pipeline around it, which kfp-kubernetes reads.
     """
     container, config = pipeline.executor(component)["container"], pipeline.pod_config(component) or {}

@@ -129,7 +129,7 @@ def _entries(pipeline: Pipeline, name: str, task: Json, iteration_of: str = "") 
     Args:
         pipeline: That it belongs to.
         name: As Argo calls it.
-        task: Of the PipelineSpec.
+        task: Task of the PipelineSpec.
         iteration_of: The loop's name, where this is one iteration.
     """
     component = task["componentRef"]["name"]

@@ -37,7 +37,7 @@ class Nodes:
         image: Their image; "" = that of the step's own pod.
         runtime: Name of a ClusterTrainingRuntime with a torch policy.
         account: Their service account; "" = that of the step's own pod.
-        labels: Of the TrainJob.
+        labels: Labels of the TrainJob.
     """
 
     number: int
