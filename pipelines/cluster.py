@@ -323,7 +323,7 @@ def check_trigger(cron: str, every_seconds: int) -> None:
         raise InputError("an interval is at least one second", field="--every-seconds", hint="--every-seconds 86400")
     if not cron.strip() and not every_seconds:
         hint = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
-        raise InputError("it is not said when to start a run", field="--cron", hint=hint)
+        raise InputError("no time to start a run is given", field="--cron", hint=hint)
     if cron and len(cron.split()) != CRON_FIELDS:
         raise InputError(
             f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, the first being seconds",

@@ -222,7 +222,7 @@ def status_command(options: argparse.Namespace) -> int:
     from pipelines import following
 
     if options.wait and not options.run:
-        raise InputError("which run to follow is not said", field="RUN", hint="python -m pipelines status lists them")
+        raise InputError("no run to follow is named", field="RUN", hint="python -m pipelines status lists them")
     cluster = _connected(options)
     if not options.run:
         following.list_runs(cluster)

@@ -95,7 +95,7 @@ def check_published(given: Mapping[str, Any]) -> None:
     """
     if not given.get("promote_uri"):
         raise InputError(
-            "retraining compares with what is published, and notes there what it has judged",
+            "retraining needs published versions to compare with, and a place for its records",
             field="promote_uri",
             hint="give the directory or s3:// prefix of published versions",
         )

@@ -221,7 +221,7 @@ class Registry:
         """
         name = str((alias or self.alias()).content.get("previous", ""))
         if not name:
-            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), hint="name a version")
+            raise InputError("no previous version is known", file=self.store.uri_of(ALIAS), hint="name a version")
         return self.named(name)
 
     def earlier_model(self, alias: Alias | None = None) -> Version | None:

@@ -153,7 +153,7 @@ def _column(role: str, cells: list[str], place: Place) -> int:
                 problem, file=place.file, line=place.line, field=role, hint="leave one of them, or rename the others"
             )
     raise InputError(
-        f"no column of the header is called so; it has {', '.join(cells)}",
+        f"the header has no such column; it has {', '.join(cells)}",
         file=place.file,
         line=place.line,
         field=role,
