@@ -1,4 +1,4 @@
-"""Asks a database of advisories for the Python packages that the images hold, by pip-audit.
+"""Checks the Python packages of the images for known advisories, by pip-audit.
 
     python -m images.audit                                         # build/sbom/*.cdx.json, PyPI's advisories
     python -m images.audit --vulnerability-service osv --ignore-vuln GHSA-…
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def packages(folder: Path) -> dict[tuple[str, str], list[str]]:
-    """The packages from PyPI in the documents of a folder: (name, public version) -> the images that hold it.
+    """Collects the packages from PyPI in the documents of a folder: (name, public version) -> the images that hold it.
 
     Raises:
         InputError: There is no document.
@@ -69,7 +69,7 @@ def packages(folder: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[dict[str, Any]]:
-    """pip-audit's answer for packages: rows with `name`, `version` and `vulns`.
+    """Asks pip-audit about packages: rows with `name`, `version` and `vulns`.
 
     Args:
         held: Packages by name and version.
@@ -93,10 +93,10 @@ def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[
 
 
 def check_all_audited(rows: list[dict[str, Any]]) -> None:
-    """Refuses an answer that passes over packages.
+    """Raises InputError for an answer that passes over packages.
 
     Args:
-        rows: Of pip-audit's answer; those that it passed over have a `skip_reason`.
+        rows: Rows of pip-audit's answer; those that it passed over have a `skip_reason`.
 
     Raises:
         InputError: There is such a row.

@@ -24,14 +24,14 @@ REPORTS = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns the exit code: 0 done, 2 bad input, 1 a step failed."""
     parser = _parser()
-    given, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     # argparse ends a list of words at the first flag; what follows a flag's value is the list's too.
-    if rest and (not hasattr(given, "parameters") or any(text.startswith("-") for text in rest)):
+    if rest and (not hasattr(options, "parameters") or any(text.startswith("-") for text in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        given.parameters += rest
+        options.parameters += rest
     try:
-        return int(given.command(given))
+        return int(options.command(options))
     except InputError as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -117,91 +117,94 @@ def _add_pipeline(parser: argparse.ArgumentParser, meaning: str, default: str = 
 
 
 def _chosen(given: argparse.Namespace, own: dict[str, Any] | None = None, *, complete: bool = True) -> Choice:
-    """The pipeline that the command line names, and what it tells the run."""
+    """The pipeline that the command line names, and the run's parameters."""
     options = {"preset": given.preset, "file": given.variants, "default": given.pipeline, "complete": complete}
     return choose(given.parameters, own=own, **options)
 
 
-def compile_command(given: argparse.Namespace) -> int:
+def compile_command(options: argparse.Namespace) -> int:
     """Compiles a pipeline."""
     from pipelines import compilation
 
-    if bool(given.namespace) != given.kubernetes or (given.version_name and not given.kubernetes):
+    if bool(options.namespace) != options.kubernetes or (options.version_name and not options.kubernetes):
         hint = "give --kubernetes and --namespace NS together"
         raise InputError("objects of Kubernetes lie in a namespace", field="--kubernetes", hint=hint)
-    choice = _chosen(given, complete=False)
+    choice = _chosen(options, complete=False)
     check_room(choice)
-    target = given.output or BUILD / f"{choice.name}.yaml"
-    if given.kubernetes:
-        names = {"namespace": given.namespace, "version": given.version_name}
+    target = options.output or BUILD / f"{choice.name}.yaml"
+    if options.kubernetes:
+        names = {"namespace": options.namespace, "version": options.version_name}
         print(compilation.compile_objects(choice.pipeline, target, choice.told, **names))
     else:
         print(compilation.compile_pipeline(choice.pipeline, target, choice.told))
     return 0
 
 
-def run_command(given: argparse.Namespace) -> int:
+def run_command(options: argparse.Namespace) -> int:
     """Compiles a pipeline with a preset, runs it on this machine, and prints results, times and the report's place."""
     from pipelines import demo, local
     from pipelines.compilation import compile_pipeline
 
-    if given.preset is None:
-        given.preset, why = demo.preset(compared=COMPARISON in given.parameters[:1])
+    if options.preset is None:
+        options.preset, why = demo.preset(compared=COMPARISON in options.parameters[:1])
         print(why)
-    root = given.root.absolute()
-    shared = root / "runs" if given.in_images else root
+    root = options.root.absolute()
+    shared = root / "runs" if options.in_images else root
     own = {"run_checkpoint_uri": str(shared / "checkpoints"), "promote_uri": str(shared / "published")}
-    choice = _chosen(given, own)
+    choice = _chosen(options, own)
     if choice.name not in REPORTS:
         hint = "python -m pipelines rerun --help"
         raise InputError("a step is rerun by its own command", field="PIPELINE", hint=hint)
     package = compile_pipeline(choice.pipeline, root / f"{choice.name}.local.yaml", choice.told)
     run = local.run_compiled(
-        package, {}, root, cache=not given.no_cache, in_images=given.in_images, network=given.network
+        package, {}, root, cache=not options.no_cache, in_images=options.in_images, network=options.network
     )
     local.print_end(run, root, REPORTS[choice.name])
     return run.exit_code
 
 
-def estimate_command(given: argparse.Namespace) -> int:
+def estimate_command(options: argparse.Namespace) -> int:
     """Prints the cost of a run before anything is spent."""
     from pipelines import estimate
 
-    if given.gpu not in estimate.GPUS:
-        raise InputError(f"{given.gpu!r} is not known", field="--gpu", hint=f"use one of {', '.join(estimate.GPUS)}")
-    choice = _chosen(given, {"promote_uri": "published"}, complete=False)
+    if options.gpu not in estimate.GPUS:
+        raise InputError(f"{options.gpu!r} is not known", field="--gpu", hint=f"use one of {', '.join(estimate.GPUS)}")
+    choice = _chosen(options, {"promote_uri": "published"}, complete=False)
     if choice.name not in REPORTS:
         raise InputError("a step is not estimated alone", field="PIPELINE", hint=f"use one of {', '.join(REPORTS)}")
-    lengths = {"passage_tokens": given.passage_tokens, "query_tokens": given.query_tokens}
-    work, gpu = estimate.Workload(given.passages, given.queries, given.evaluated, **lengths), estimate.GPUS[given.gpu]
+    lengths = {"passage_tokens": options.passage_tokens, "query_tokens": options.query_tokens}
+    work, gpu = (
+        estimate.Workload(options.passages, options.queries, options.evaluated, **lengths),
+        estimate.GPUS[options.gpu],
+    )
     if choice.name == COMPARISON:
         costs = estimate.estimate_comparison(choice.flat, choice.variants, work, gpu)
     else:
         costs = estimate.estimate(choice.flat, work, gpu)
     print(estimate.as_table(costs, gpu))
-    texts = "texts at their mean lengths" if given.passage_tokens else "texts at their full lengths"
+    texts = "texts at their mean lengths" if options.passage_tokens else "texts at their full lengths"
     print(f"\nEstimated, not measured: {estimate.UTILISATION:.0%} of the GPU's matrix rate, {texts}.")
     return 0
 
 
-def presets_command(given: argparse.Namespace) -> int:
+def presets_command(options: argparse.Namespace) -> int:
     """Lists presets, or shows one as `key=value` lines."""
     from pipelines import presets
 
-    if given.preset:
-        _print_parameters(presets.load(given.preset))
+    if options.preset:
+        _print_parameters(presets.load(options.preset))
     else:
         for name in presets.names():
             print(f"{name}: {presets.description(name)}")
     return 0
 
 
-def variants_command(given: argparse.Namespace) -> int:
+def variants_command(options: argparse.Namespace) -> int:
     """Lists the files of variants, or shows one: every variant and the parameters that it sets."""
     from pipelines import variants
 
-    if given.file:
-        for variant in variants.load(given.file).variants:
+    if options.file:
+        for variant in variants.load(options.file).variants:
             print(f"{variant.name}: {variant.description}")
             _print_parameters(variant.parameters, "  ")
     else:

@@ -1,4 +1,4 @@
-"""Which pipeline a command line means, and what its run is told: presets, flat names and variants put together."""
+"""Resolves a command line to a pipeline and a run's parameters: presets, flat names and variants put together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHOLE = (TRAINING, RETRAINING, COMPARISON)
 
 @dataclass(frozen=True)
 class Choice:
-    """A pipeline and what its run is told.
+    """A pipeline and a run's parameters.
 
     Attributes:
         name: As on the command line.
@@ -44,7 +44,7 @@ def choose(
     default: str = TRAINING,
     complete: bool = True,
 ) -> Choice:
-    """The pipeline that a command line names, and what it tells the run.
+    """Resolves the pipeline that a command line names, and its parameters.
 
     Args:
         words: `[PIPELINE] [key=value …]`.
@@ -68,7 +68,7 @@ def choose(
 
 
 def _words(name: str, assignments: list[str]) -> dict[str, Any]:
-    """What the words say; what a comparison has no use for is refused here, and left out of a preset."""
+    """Parses the words; what a comparison has no use for is refused here, and left out of a preset."""
     if name != COMPARISON:
         return presets.parsed(names_of(name), assignments)
     given = presets.parsed(_names(stages_of(name)), assignments)
@@ -80,13 +80,13 @@ def _words(name: str, assignments: list[str]) -> dict[str, Any]:
 def chosen(
     name: str, given: Mapping[str, Any], *, preset: str | None = None, file: str | None = None, complete: bool = True
 ) -> Choice:
-    """The same for values that are read already.
+    """Resolves values that are parsed already.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
         given: By flat name; for a rerun also URIs of artifacts.
         preset: Whose `[cluster]` the pods have.
-        file: Of variants.
+        file: File of variants.
         complete: As for `choose`.
 
     Raises:
@@ -113,7 +113,7 @@ def chosen(
 
 
 def check_room(choice: Choice) -> None:
-    """Refuses a pipeline whose run Kubeflow could not show, because Argo keeps it in one object of 1 MiB.
+    """Raises InputError for a pipeline whose run Kubeflow could not show: Argo keeps it in one object of 1 MiB.
 
     Raises:
         InputError: It says how many variants fit, or what makes the run so large.
@@ -133,11 +133,11 @@ def check_room(choice: Choice) -> None:
         check_variants(pipeline_of, len(choice.variants), choice.told.form, compressed=False, field="--variants")
     elif not choice.name.startswith(RERUN):
         made = applied(choice.pipeline)
-        found = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
+        size = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
         field, hint = (
             (form.PARTS, "encode in fewer parts, each with more GPUs") if choice.told.parts > 1 else (None, "")
         )
-        check_size(found, what=choice.name, compressed=False, field=field, hint=hint)
+        check_size(size, what=choice.name, compressed=False, field=field, hint=hint)
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:
@@ -151,10 +151,10 @@ def _as_scheduled(told: Told, complete: bool) -> Told:
 
 
 def names_of(name: str) -> set[str]:
-    """The flat names that a pipeline can be told.
+    """Flat names of a pipeline's parameters.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
 
     Raises:
         InputError: There is no such step to rerun.
@@ -172,7 +172,7 @@ def _names(stages: Iterable[str]) -> list[str]:
 
 
 def stages_of(name: str) -> tuple[str, ...]:
-    """The stages of a pipeline that people can tell something, by the pipeline's name."""
+    """Stages of a pipeline that have parameters, by the pipeline's name."""
     if name.startswith(RERUN):
         from pipelines.rerun import step_of
 

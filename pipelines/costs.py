@@ -1,4 +1,4 @@
-"""What is asked of an estimate, and what it answers: the workload, the cost of a step, and the table of all."""
+"""The workload and the costs of an estimate, and the table of all steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm_retriever.files.markdown import table
 from pipelines.artifacts import PASSAGE, PASSAGE_FRAME, TOKEN
-from pipelines.shapes import Gpu
+from pipelines.model_shapes import Gpu
 
 GIB = 2.0**30
 HEADS = ("step", "GPU-hours", "memory per GPU", "disk", "to S3", "from S3", "requests")
@@ -14,10 +14,10 @@ HEADS = ("step", "GPU-hours", "memory per GPU", "disk", "to S3", "from S3", "req
 
 @dataclass(frozen=True)
 class Workload:
-    """How much there is to do.
+    """Amounts of data and training.
 
     Attributes:
-        passages: Of the corpus.
+        passages: Passages of the corpus.
         queries: For training.
         evaluated: Queries of the evaluation splits.
         passage_tokens, query_tokens: Mean tokens of a text with its prompt, where they are known; else texts count at
@@ -52,7 +52,7 @@ class Cost:
     Attributes:
         step: Its name.
         flop: Arithmetic of its model.
-        gpu_hours: Of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
+        gpu_hours: GPU-hours of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
         gpu_bytes: Memory of one GPU at the peak.
         disk_bytes: Inputs, outputs and checkpoints on the node's disk.
         s3_bytes: Sent to S3.
@@ -72,12 +72,12 @@ class Cost:
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """All requests."""
         return self.sending + self.fetching
 
 
 def as_table(costs: list[Cost], gpu: Gpu) -> str:
-    """For people; a step that does not fit into the GPU is marked."""
+    """Renders a table for people; a step that does not fit into the GPU is marked."""
     rows = [_row(cost, gpu) for cost in costs]
     sent, fetched = (_size(sum(getattr(cost, name) for cost in costs)) for name in ("s3_bytes", "fetched_bytes"))
     hours, requests = sum(cost.gpu_hours or 0 for cost in costs), sum(cost.requests for cost in costs)

@@ -1,4 +1,4 @@
-"""A run on a cluster as a person reads it: its tasks, the news while it runs, and at its end what failed."""
+"""Shows a run on a cluster to people: its tasks, the news while it runs, and at its end what failed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def follow(cluster: Cluster, run_id: str, root: str) -> int:
 
 
 class News:
-    """What is new about a run since it was last looked at."""
+    """News of a run since the last look."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -83,7 +83,7 @@ class News:
         self._shown: dict[str, float] = {}
 
     def of(self, status: RunStatus) -> Iterator[str]:
-        """A line for every task that has changed, and once a minute for every one that runs or waits for its pod."""
+        """Lines for every task that has changed, and once a minute for every one that runs or waits for its pod."""
         for task in status.tasks:
             key = "/".join(task.task.path)
             now, before = (task.state, task.done, task.note), self.told.get(key)
@@ -103,7 +103,7 @@ class News:
 
 
 def _patiently(cluster: Cluster, run_id: str) -> RunStatus:
-    """The run, asked for until there is an answer; says so while there is none."""
+    """Asks for the run until there is an answer; says so while there is none."""
     since = time.monotonic()
     while True:
         try:
@@ -117,7 +117,7 @@ def _patiently(cluster: Cluster, run_id: str) -> RunStatus:
 
 
 def _completed(status: RunStatus, root: str) -> RunStatus:
-    """A run whose list of tasks is lost, with what its artifacts tell."""
+    """Completes a run whose list of tasks is lost by what its artifacts tell."""
     if not status.lost:
         return status
     place = step_logs.run_place(status, root or status.root)
@@ -131,18 +131,18 @@ def _completed(status: RunStatus, root: str) -> RunStatus:
 
 
 def heading(cluster: Cluster, status: RunStatus) -> str:
-    """Name of a run, its start, and the schedule that started it."""
+    """Formats name of a run, its start, and the schedule that started it."""
     by = f", by the schedule {cluster.schedule_name(status.schedule)}" if status.schedule else ""
     return f"{status.name}, started {as_time(status.started)}{by}"
 
 
 def table(tasks: list[TaskStatus]) -> list[str]:
-    """One line a task, in columns."""
+    """Formats one line a task, in columns."""
     return [line(task, width=max(len(task.label) for task in tasks)) for task in tasks]
 
 
 def line(task: TaskStatus, progress: str = "", width: int = 28) -> str:
-    """A task, its state, how long it has taken and what is noted about it."""
+    """Formats a task, its state, how long it has taken and what is noted about it."""
     took = seconds_as_text(_seconds_taken(task)) if _is_timed(task) else ""
     notes = "; ".join(text for text in (task.note, progress) if text)
     return f"  {task.label:<{width}}  {task.state:<11}  {took:>7}  {notes}".rstrip()
@@ -194,5 +194,5 @@ def _seconds(moment: datetime | None) -> float | None:
 
 
 def as_time(seconds: float | None) -> str:
-    """A moment as people write it, in UTC, as the pods' logs do."""
+    """Formats a moment, in UTC, as the pods' logs do."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "not yet".ljust(20)

@@ -171,7 +171,7 @@ def run_compiled(
             taken whose outputs are gone or were changed since.
         in_images: Run the steps in their images instead of as processes; the cache is not used then, because it cannot tell
             one image from another under the same tag. Steps can see `root/runs` alone.
-        network: Of the steps in images; see `containers.runner`.
+        network: Network of steps in images; see `containers.runner`.
     """
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for component in (specification.root, *specification.components.values()):
@@ -203,7 +203,7 @@ def run_compiled(
 
 
 def _titles(specification: Any, component: Any) -> dict[str, str]:
-    """What each task is called here, by its name; those in loops are left out, because nobody knows their number yet."""
+    """Titles of tasks, by name; those in loops are left out, because nobody knows their number yet."""
     executors, found = specification.deployment_spec["executors"], dict[str, str]()
     for name, task in component.dag.tasks.items():
         own = specification.components[task.component_ref.name]
@@ -215,7 +215,7 @@ def _titles(specification: Any, component: Any) -> dict[str, str]:
 
 
 def _title(shown: str) -> str:
-    """A task's name on Kubeflow's screen as it is said here: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
+    """Title of a task by its name on Kubeflow's screen: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
     component, colon, variants = shown.partition(":")
     return component.replace("-", "_") + colon + variants
 
@@ -243,7 +243,7 @@ def print_end(run: LocalRun, root: Path, names: Mapping[str, str]) -> None:
 
 
 def _left_by_promote(folder: Path | None) -> dict[str, Path]:
-    """What a run leaves that ends with promote, beside the artifacts of its steps; nothing where nothing was trained."""
+    """What a run that ends with promote leaves beside the artifacts of its steps; nothing where nothing was trained."""
     told = next(iter(folder.glob(f"**/promote/{EXECUTOR_INPUT}")), None) if folder else None
     if told is None:
         return {}

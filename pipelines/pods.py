@@ -1,4 +1,4 @@
-"""What the pods of a run are given beyond the form: constants of the compiled YAML, which are in no key of Kubeflow's cache.
+"""Pods of a run, beyond the form: constants of the compiled YAML, which are in no key of Kubeflow's cache.
 
 A preset names them in a table `[cluster]`, and in `[cluster.STAGE]` where one stage differs; `compile`, `submit`, `schedule`
 and `rerun` write them into the compiled pipeline. Without a preset every step has the defaults below.
@@ -132,7 +132,7 @@ Table = Mapping[str, Mapping[str, Any]]
 
 
 def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What a preset sets, by stage.
+    """Reads a preset's settings of pods, by stage.
 
     Args:
         table: A preset's `[cluster]`: keys of `PodSettings`, and tables of them named as stages.
@@ -156,7 +156,7 @@ def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def settings_of(stage: str, given: Table) -> PodSettings:
-    """All settings of a stage's pods.
+    """Resolves all settings of a stage's pods.
 
     Raises:
         InputError: A value is refused.
@@ -183,7 +183,7 @@ def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
 
 
 def counted(pipeline: Any) -> Any:
-    """A pipeline whose steps request as many GPUs as they are told to use; it is changed and returned.
+    """Requests as many GPUs for each step as it is told to use; changes and returns the pipeline.
 
     KFP's own setter takes a parameter of the pipeline, and hands it to the task in two parameters more; each of them stands
     a dozen times in the object in which Argo keeps a run.
@@ -202,7 +202,7 @@ def counted(pipeline: Any) -> Any:
 
 
 def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
-    """A compiled pipeline whose steps have these pods; the given one stays as it is.
+    """Returns a compiled pipeline whose steps have these pods; the given one stays as it is.
 
     Args:
         pipeline: What `@dsl.pipeline` made; its pods have the defaults.
@@ -229,7 +229,7 @@ def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
 
 
 def _stages(specification: Any) -> dict[str, str]:
-    """Stage of every executor of this project's components, by its label."""
+    """Maps every executor of this project's components, by its label, to its stage."""
     stages = {}
     for label, executor in specification.deployment_spec["executors"].items():
         command = list(executor["container"]["command"]) if "container" in executor else [""]
@@ -240,14 +240,14 @@ def _stages(specification: Any) -> dict[str, str]:
 
 
 def _tasks(specification: Any) -> Iterator[tuple[Any, str]]:
-    """Every task with the label of its executor ("" = a pipeline of its own)."""
+    """Yields every task with the label of its executor ("" = a pipeline of its own)."""
     for component in (specification.root, *specification.components.values()):
         for task in component.dag.tasks.values():
             yield task, specification.components[task.component_ref.name].executor_label
 
 
 def _set_container(container: dict[str, Any], own: PodSettings, settings: Mapping[str, Any]) -> None:
-    """Processors, memory, accelerator, image, and what the step reads from its environment."""
+    """Sets processors, memory, accelerator, image, and what the step reads from its environment."""
     resources = container.setdefault("resources", {})
     resources |= {
         "resourceCpuRequest": own.cpus,
@@ -257,11 +257,11 @@ def _set_container(container: dict[str, Any], own: PodSettings, settings: Mappin
     if "accelerator" in resources:
         resources["accelerator"]["resourceType"] = own.gpu_type
     container["image"] = own.image or container["image"]
-    told = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
+    variables = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
     if settings:
-        told[POD_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
-    if told:
-        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in told.items())]
+        variables[POD_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
+    if variables:
+        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in variables.items())]
 
 
 def _set_pod(pod: Any, settings: PodSettings) -> None:

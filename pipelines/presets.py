@@ -1,4 +1,4 @@
-"""Presets: named sets of pipeline parameters, and the checks that a run's parameters pass before anything starts."""
+"""Presets: named sets of pipeline parameters, and the checks of a run's parameters before anything starts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KEYS: dict[str, type] = {"description": str, "base": str, "parameters": dict, "c
 
 
 def names() -> list[str]:
-    """All presets that come with the project."""
+    """Lists all presets that come with the project."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
 def description(name: str) -> str:
-    """What a preset is for, in one sentence."""
+    """Describes a preset in one sentence."""
     return str(_read(name)["description"])
 
 
 def load(name: str) -> dict[str, Any]:
-    """What a preset tells a run, by flat name.
+    """Loads a preset's parameters, by flat name.
 
     Args:
         name: Of a preset that comes with the project, or the path of a file of one's own, which ends in .toml. Such a file may
@@ -45,7 +45,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def cluster(name: str | None) -> dict[str, dict[str, Any]]:
-    """What a preset's `[cluster]` gives the pods, by stage.
+    """Loads the settings of pods in a preset's `[cluster]`, by stage.
 
     Raises:
         InputError: As `load`.
@@ -62,7 +62,7 @@ def _path(name: str) -> Path:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """A preset's file, on top of its base's."""
+    """Reads a preset's file, on top of its base's."""
     path = _path(name)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def _base(name: str, path: Path) -> dict[str, Any]:
 
 
 def over(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's parameters with others in their place, by flat name.
+    """Puts parameters in place of a preset's, by flat name.
 
     What a preset says of its backbone, as how many of its layers are kept, does not hold for another one.
     """
@@ -99,13 +99,13 @@ def over(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """One table `[cluster]` over another, and the tables of stages inside them too."""
+    """Puts one table `[cluster]` over another, and the tables of stages inside them too."""
     nested = {key: {**base[key], **own[key]} for key in own if key in base and key in pods.STAGES}
     return {**base, **own, **nested}
 
 
 def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of a file; a name that no pipeline has would otherwise be left out as those of other pipelines are."""
+    """Checks the names in a file; one that no pipeline has would otherwise be left out as those of other pipelines are."""
     try:
         return {name: form.typed(name, value) for name, value in form.unfolded(given).items()}
     except InputError as error:
@@ -113,7 +113,7 @@ def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
-    """`key=value` texts by flat name, with values of the right types.
+    """Parses `key=value` texts by flat name, with values of the right types.
 
     Args:
         known: The names that may be given; objects of options may be given for their stages.
@@ -170,7 +170,7 @@ def _check_pods(given: dict[str, Any]) -> None:
 
 
 def check(given: dict[str, Any]) -> None:
-    """Validates what a run is told against the settings of every step, before anything starts.
+    """Validates a run's parameters against the settings of every step, before anything starts.
 
     Args:
         given: By flat name; what is missing has its default.

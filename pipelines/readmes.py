@@ -1,4 +1,4 @@
-"""Writes each component's README from what it declares, so that the two never differ."""
+"""Writes each component's README from its declaration, so that the two never differ."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FOLDER = Path(__file__).parents[1] / "components"
 
 
 def steps() -> list[str]:
-    """All steps, by the name of their folder."""
+    """Lists all steps, by the name of their folder."""
     return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
 
 
 def readme(name: str) -> str:
-    """The README of one step, in Markdown."""
+    """Renders the README of one step, in Markdown."""
     step: Step[Any] = importlib.import_module(f"components.{name}.__main__").STEP
     component = getattr(importlib.import_module(f"components.{name}.component"), name)
     summary = component.description.split("\n\n")[0]

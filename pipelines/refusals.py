@@ -1,4 +1,4 @@
-"""What Kubeflow's API, and the network before it, answer to a request that fails, as one line that names what to mend."""
+"""Explains failed requests to Kubeflow's API, of the server or of the network, in one line with the remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnreachableError(InputError):
 
 
 class UnknownError(InputError):
-    """The server does not know what was asked for."""
+    """The server does not know the requested object."""
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def _is_kubeflows(error: Any) -> bool:
 
 
 def _reason(error: Any) -> str:
-    """The cause, which Kubeflow's servers put last in a chain of what failed because of it."""
+    """Cause, which Kubeflow's servers put last in a chain of what failed because of it."""
     answer = _answer(error)
     texts = [answer.get(key) for key in ("message", "error_message", "error")]
     text = next((text for text in texts if isinstance(text, str) and text), str(error.reason or ""))
@@ -113,7 +113,7 @@ def _reason(error: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The client warns of its own version; the links that it prints go where progress goes, so that ids can be piped on."""
+    """Silences the client's version warning, and sends its links where progress goes, so that ids can be piped on."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

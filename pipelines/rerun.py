@@ -1,4 +1,4 @@
-"""One pipeline per step that runs it alone, on artifacts given by URI, and where an earlier run has left these.
+"""Builds a pipeline for each step that runs it alone, on artifacts given by URI, and finds these in an earlier run.
 
 The inputs are imported by their URI, so nothing is computed again; the form is that of the step's part of train_retriever.
 Every URI must be a version of its own: Kubeflow takes what it once saw under a URI for what is there now.
@@ -57,7 +57,7 @@ class Rerunnable:
 
     Attributes:
         component: What Kubeflow sees of it.
-        prefix: Of its parameters in the pipelines.
+        prefix: Prefix of its parameters in the pipelines.
         cached: Whether its inputs say all that its outputs depend on; not so where it reads or writes something outside.
     """
 
@@ -73,9 +73,9 @@ class Rerunnable:
     @property
     def inputs(self) -> dict[str, type]:
         """Artifact class of every input artifact, by name."""
-        found = self.component.component_spec.inputs or {}
+        artifacts = self.component.component_spec.inputs or {}
         kinds = {f"{kind.schema_title}@{kind.schema_version}": kind for kind in (dsl.Artifact, dsl.Dataset, dsl.Model)}
-        return {name: kinds[str(spec.type)] for name, spec in found.items() if str(spec.type) in kinds}
+        return {name: kinds[str(spec.type)] for name, spec in artifacts.items() if str(spec.type) in kinds}
 
 
 STEPS = {
@@ -91,7 +91,7 @@ STEPS = {
 
 
 def step_of(name: str) -> Rerunnable:
-    """A step that can be rerun.
+    """Returns a step that can be rerun.
 
     Raises:
         InputError: There is no such step.
@@ -102,7 +102,7 @@ def step_of(name: str) -> Rerunnable:
 
 
 def rerun_of(name: str) -> Any:
-    """The pipeline `rerun-<step>`.
+    """Builds the pipeline `rerun-<step>`.
 
     Raises:
         InputError: There is no such step.
@@ -131,14 +131,14 @@ def rerun_of(name: str) -> Any:
 
 
 def _answers(step: Rerunnable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier step would answer: asked for in the form, or nothing."""
+    """Answers of an earlier step: given in the form, or none."""
     known = parameters(step.settings)
     asked = {name: given[flat_name(step.prefix, name)] for name in ASKED_FOR if name in known}
     return {name: value for name, value in FROM_STEPS.items() if name in known} | asked
 
 
 def _form(step: Rerunnable) -> inspect.Signature:
-    """A URI for every input, then the step's own part of the form."""
+    """Builds the form: a URI for every input, then the step's own part."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     uris = [inspect.Parameter(f"{artifact}_uri", kind, annotation=str) for artifact in step.inputs]
     asked = [
@@ -157,14 +157,14 @@ def _meanings(step: Rerunnable, form: inspect.Signature) -> dict[str, str]:
 
 
 def uris_of(name: str) -> list[str]:
-    """What a rerun of a step is told beside its settings: URIs of its inputs, and what an earlier step answers."""
+    """Parameters of a rerun beside its settings: URIs of its inputs, and an earlier step's answers."""
     step = step_of(name)
     asked = [flat_name(step.prefix, key) for key in ASKED_FOR if key in parameters(step.settings)]
     return [f"{artifact}_uri" for artifact in step.inputs] + asked
 
 
 def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """What a step of an earlier run was given: URIs of its inputs and its settings, as parameters of `rerun_of(name)`.
+    """Reads a step's inputs and settings in an earlier run, as parameters of `rerun_of(name)`.
 
     A run on this machine has written down what each step was told. Of a run on a cluster the artifacts are looked up where
     Kubeflow puts them, `<run>/<task>/<execution>/<artifact>`; those of a task that came from the cache lie in another run.
@@ -186,7 +186,7 @@ def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]
 
 
 def _as_told(step: Rerunnable, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat names and URIs, as the step's message of the earlier run has them."""
+    """Flat names and URIs of the step's message in the earlier run."""
     given = message.get("inputs", {})
     uris = {f"{name}_uri": found["artifacts"][0]["uri"] for name, found in given.get("artifacts", {}).items()}
     told = dict(given.get("parameterValues", {}))

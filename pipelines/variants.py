@@ -1,4 +1,4 @@
-"""What `compare_methods` compares: variants of the pipeline, each a name and the parameters that it sets, from a TOML file."""
+"""Variants that `compare_methods` compares, each a name and the parameters that it sets, from a TOML file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Variants:
 
 
 def names() -> list[str]:
-    """The files that come with the project."""
+    """Lists the files that come with the project."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
@@ -62,12 +62,12 @@ def load(name: str) -> Variants:
         hint = f"use one of {', '.join(names())}, or give a path that ends in .toml"
         raise InputError(f"{name!r} is no file of variants", field="variants", hint=hint)
     content = _read(path)
-    found = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
-    _check_names(found, path)
-    _check_different(found, path)
-    for variant in found:
+    variants = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
+    _check_names(variants, path)
+    _check_different(variants, path)
+    for variant in variants:
         _check_values(variant, path)
-    return Variants(str(content["description"]), found)
+    return Variants(str(content["description"]), variants)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -81,9 +81,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) -> None:
-    """Refuses a table of the file without `wanted` keys of those types, or with others."""
-    for key, kind in wanted.items():
+def _check_keys(content: Any, required: Mapping[str, type], path: Path, who: str) -> None:
+    """Raises InputError for a table of the file without `required` keys of those types, or with others."""
+    for key, kind in required.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind) or not content[key]:
             words: dict[type, str] = {
                 str: "a text that is not empty",
@@ -91,10 +91,10 @@ def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) 
                 dict: "a table with one entry at least",
             }
             raise InputError(f"{who}{key} is missing", file=path, field=key, hint=f"give {words[kind]}")
-    others = [key for key in content if key not in wanted]
+    others = [key for key in content if key not in required]
     if others:
         raise InputError(
-            f"{who}unknown key", file=path, field=others[0], hint=f"use {', '.join(wanted)}; parameters have a table"
+            f"{who}unknown key", file=path, field=others[0], hint=f"use {', '.join(required)}; parameters have a table"
         )
 
 
@@ -138,7 +138,7 @@ def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
 
 
 def _check_different(variants: tuple[Variant, ...], path: Path) -> None:
-    """Two that set the same would train the same at the same time, from the same checkpoints."""
+    """Raises InputError for two variants that set the same: they would train from the same checkpoints."""
     for number, variant in enumerate(variants):
         for other in variants[:number]:
             if other.parameters == variant.parameters:
@@ -155,7 +155,7 @@ def _check_values(variant: Variant, path: Path) -> None:
 
 
 def check_reference(variants: tuple[Variant, ...], reference: str) -> None:
-    """Refuses a reference that is none of the variants; "" is the first.
+    """Raises InputError for a reference that is none of the variants; "" is the first.
 
     Raises:
         InputError: It names the variants.
@@ -187,7 +187,7 @@ def of_variant(variants: Sequence[Variant], number: int) -> dict[str, Any]:
 
 
 def of_backbone(variant: Variant) -> dict[str, Any]:
-    """What a variant sets of its backbone, by flat name."""
+    """A variant's own settings of its backbone, by flat name."""
     return {n: value for n, value in variant.parameters.items() if "backbone" in form.flat_names()[n].stages}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from llm_retriever.errors import InputError
 
 MINIMUM_VERSION = 21
+"""For which the classes in pyserini are compiled."""
 VECTOR_MODULE = "jdk.incubator.vector"
 
 

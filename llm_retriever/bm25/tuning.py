@@ -64,7 +64,9 @@ def check_tunable(settings: MiningSettings, collection: Collection) -> None:
         return
     for name in ("bm25_k1", "bm25_b"):
         if not is_unset(getattr(settings, name)):
-            raise InputError("is given and to be tuned", field=name, hint="leave it at -1, or empty bm25_tune_split")
+            raise InputError(
+                "is given, and to be tuned as well", field=name, hint="leave it at -1, or empty bm25_tune_split"
+            )
     if settings.bm25_tune_split not in collection.splits:
         raise InputError(
             f"there is no split {settings.bm25_tune_split!r}",

@@ -48,7 +48,7 @@ class ContrastiveDataset:
     Args:
         directory: A training set whose lines have been checked.
         passages: g, passages per query.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, directory: Path, passages: int, seed: int) -> None:
@@ -81,6 +81,7 @@ class ContrastiveDataset:
             return self._borrowed(item, positives, needed)
         if len(ids) < needed:
             return random.Random(f"{item + self.seed} {self.epoch}").choices(ids, k=needed)  # noqa: S311
+        # The same order in every epoch, so that the window moves on to negatives that were not seen yet.
         random.Random(item + self.seed).shuffle(ids)  # noqa: S311
         start = self.epoch * needed % len(ids)
         return (ids + ids)[start : start + needed]
@@ -88,6 +89,7 @@ class ContrastiveDataset:
     def _borrowed(self, item: int, positives: Sequence[str], needed: int) -> list[str]:
         """Draws positives of other queries, for a query that has no hard negatives."""
         draw = random.Random(f"{item + self.seed} {self.epoch}")  # noqa: S311
+        # More than needed, because some are positives of this query too.
         others = [self._rows[draw.randrange(len(self))]["positives"][0]["id"] for _ in range(8 * needed)]
         usable = [other for other in others if other not in positives] or others
         return (usable * needed)[:needed]

@@ -23,7 +23,7 @@ class HomogeneousDataset:
         dataset: The examples.
         members: Positions of the examples of each data set.
         batch_size: Queries per update.
-        seed: Of the order.
+        seed: Seed of the order.
     """
 
     ordered = True

@@ -61,7 +61,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     """Tunes a backbone into a retriever.
 
     Args:
-        settings: Of the step.
+        settings: Settings of the step.
         adapted: A backbone directory, output of fetch_backbone or adapt_backbone.
         collection: The collection that the training set refers to.
         training_set: Output of mine_negatives.

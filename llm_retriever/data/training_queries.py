@@ -28,7 +28,7 @@ def write_training_queries(directory: Path, texts: Iterable[str]) -> None:
     """Writes the digests of training queries, each once and sorted; takes 16 bytes of memory a query, and again to sort.
 
     Args:
-        directory: Of the retriever.
+        directory: Directory of the retriever.
         texts: Read once.
     """
     listed = np.unique(digests(texts), axis=0)

@@ -83,7 +83,7 @@ class Bench:
         """Searches every split with a dense system.
 
         Args:
-            name: Of the system: the file name of its runs, so without `/` and white space.
+            name: Name of the system: the file name of its runs, so without `/` and white space.
             system: Searches.
             **facts: Facts about it: `description`, and more.
         """

@@ -46,7 +46,7 @@ class Hybrid:
     """Chooses how to fuse, and adds hybrid search to benches.
 
     Args:
-        bench: Of the run's own collection.
+        bench: Bench of the run's own collection.
         runs: BM25's of that collection.
         scratch: Directory for runs of a split that only chooses.
 
@@ -163,11 +163,11 @@ def fuse(bench: Bench, fusion: Fusion, system: str, name: str, description: str)
     """Adds the fusion of a dense system with BM25 to every split that has both.
 
     Args:
-        bench: With the runs of both.
+        bench: Bench with the runs of both.
         fusion: How.
         system: The dense one.
-        name: Of the new system.
-        description: Of the new system.
+        name: Name of the new system.
+        description: Description of the new system.
     """
     facts = {"description": description, "parameters": fusion.as_json()}
     for split in bench.splits:

@@ -36,7 +36,7 @@ def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = Fal
         if not slug(name):
             raise InputError(f"{entry!r} has no name", field=field, hint="write NAME=VALUE, separated by commas")
         if slug(name) in seen:
-            raise InputError(f"{name!r} is there already", field=field, hint="write NAME= and another name in front")
+            raise InputError(f"{name!r} is taken", field=field, hint="write NAME= and another name in front")
         seen.add(slug(name))
         values[name] = value
     return values

@@ -107,8 +107,8 @@ class Production:
     Attributes:
         uri: Without a slash at its end.
         version: Its name.
-        card: Of its retriever.
-        manifest: Of its index.
+        card: Card of its retriever.
+        manifest: Manifest of its index.
         hybrid: How it fuses with BM25; None where it does not say.
 
     Raises:
@@ -139,7 +139,7 @@ class Production:
         """Evaluates the version on a bench, and notes how.
 
         Args:
-            bench: With the collection of today.
+            bench: Bench with the collection of today.
             refreshed: Directory of the output, which gets `index/` where the published one holds other passages.
             new: Directory of the new retriever, whose training queries favour nobody.
 
@@ -241,7 +241,7 @@ def settings_of(manifest: Manifest, shards_uri: str = "") -> IndexSettings:
     """Settings to build an index like another one of another collection: its own, but for what depends on machine and place.
 
     Args:
-        manifest: Of the index.
+        manifest: Manifest of the index.
         shards_uri: Where the shards of the other one go; "" = beside its manifest.
     """
     known = {field.name for field in dataclasses.fields(IndexSettings)}

@@ -122,7 +122,7 @@ def open_split(corpus: Collection, name: str, levels: Iterable[int], depth: int)
 
     Args:
         corpus: The collection.
-        name: Of the split.
+        name: Name of the split.
         levels: The level of the evaluation, then those of single measures (0 = that of the evaluation).
         depth: Passages per query that are judged.
 

@@ -40,7 +40,7 @@ class DenseSystem:
         query_length: Tokens of a query, prompt included; None = as in training.
 
     Attributes:
-        weights: Of the encoder's model that every token passes: all but the table of input embeddings; None = not known.
+        weights: Number of the model's weights that every token passes: all but the table of input embeddings; None = not known.
         device: Where the encoder computes.
         queries: Queries searched so far.
         encoding_seconds: Wall-clock time spent on encoding them.
@@ -149,11 +149,11 @@ class BM25Runs:
     """The BM25 runs that `mine_negatives` made, and those of other lexical systems.
 
     Args:
-        directory: With `<split>.trec` files and `runs.json`.
+        directory: Directory with `<split>.trec` files and `runs.json`.
         collection: The collection that they must be of.
 
     Attributes:
-        parameters: Of the BM25 search.
+        parameters: Parameters of the BM25 search.
         depth: Passages that BM25 searched per query; without a limit where nobody says.
         others: Other lexical systems by name.
         lucene: Names, sizes and SHA-256 of the files of Lucene's index, in `lucene/`; [] where there is none.
@@ -233,7 +233,7 @@ def encoded(
     """Encodes a collection into a temporary directory and yields the system that searches it.
 
     Args:
-        encoder: Of passages and queries.
+        encoder: Encoder of passages and queries.
         collection: The corpus.
         settings: How the corpus becomes vectors.
         query_length: Tokens of a query, prompt included; None = as the encoder says.

@@ -16,13 +16,13 @@ from llm_retriever.processes import pipes
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        export(given.retriever, given.output, given.format)
+        export(options.retriever, options.output, options.format)
     except InputError as error:
         print(f"export: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print(f"{given.output}: {given.format} export of {given.retriever}, checked: its vectors are the retriever's")
+    print(f"{options.output}: {options.format} export of {options.retriever}, checked: its vectors are the retriever's")
     return 0
 
 

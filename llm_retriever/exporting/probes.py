@@ -40,7 +40,7 @@ class Source:
     """The retriever to export, and its vectors of the probes in fp32.
 
     Attributes:
-        retriever: With weights of the precision that they are to be saved in.
+        retriever: Retriever with weights of the precision that they are to be saved in.
         texts: Probe texts of each side; titles are joined already.
         rows: Their token ids.
         vectors: Their vectors, float32 [probes, dimension].

@@ -15,7 +15,7 @@ def code_digest(*folders: Path) -> str:
     """SHA-256 (hex) over Python's version and the modules and templates of some packages.
 
     Args:
-        folders: Of the packages; none = the library alone.
+        folders: Folders of the packages; none = the library alone.
     """
     hashed = hashlib.sha256(sys.version.encode())
     for folder in folders or (PACKAGE,):

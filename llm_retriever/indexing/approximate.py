@@ -101,6 +101,7 @@ def _ivf_pq(dimension: int, parameters: dict[str, int]) -> Any:
     index = faiss.IndexIVFPQ(
         quantizer, dimension, parameters["lists"], parameters["bytes"], parameters["bits"], faiss.METRIC_INNER_PRODUCT
     )
+    # FAISS warns of fewer than 39 training vectors a centroid; `faiss_kinds.plan` has settled how many there are.
     for clustering in (index.cp, index.pq.cp):
         clustering.seed, clustering.min_points_per_centroid = SEED, 1
     return index

@@ -52,8 +52,8 @@ def encode_corpus(
         place: Belongs to this encoder, collection and resolved settings alone.
         settings: As `resolved`.
         load: Loads the same encoder in other processes; without it this process alone encodes.
-        part: Which part.
-        parts: Of how many.
+        part: Number of the part, from 0.
+        parts: Number of parts.
         earlier: An index from which the vectors of unchanged passages are taken.
 
     Returns:

@@ -37,6 +37,7 @@ GIB = 2**30
 POINTS_PER_LIST = 40
 """FAISS wants 39 training vectors for each centroid."""
 LARGEST_HALF = 65504.0
+"""The largest finite number in float16."""
 
 Parameters = dict[str, int]
 
@@ -151,7 +152,7 @@ def add_faiss(directory: Path, manifest: Manifest, settings: IndexSettings) -> M
 
     Args:
         directory: Where the manifest will lie; FAISS's file is written beside it.
-        manifest: Of a flat index.
+        manifest: Manifest of a flat index.
         settings: The kind and its parameters.
 
     Returns:

@@ -35,7 +35,7 @@ class RankedIds(Sequence[list[str]]):
 
     Args:
         names: Ids in the shape of positions.
-        positions: Of passages, [queries, k].
+        positions: Positions of passages, [queries, k].
 
     Attributes:
         positions: As given.
@@ -189,6 +189,7 @@ class Index:
 
     def _passage_ids(self, positions: Positions) -> list[list[str]]:
         """Decodes ids in the shape of `positions`, each once."""
+        # A mask over all passages costs less than a sort, but where few of them were found.
         if positions.size * 8 < self.count:
             unique, where = np.unique(positions, return_inverse=True)
             return np.array(self._names(unique), dtype=object)[where.reshape(positions.shape)].tolist()

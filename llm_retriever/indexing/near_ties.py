@@ -47,16 +47,17 @@ def measured(
     Args:
         queries: [queries, dimension].
         scores: As FAISS computed them, [queries, k].
-        positions: Of the passages, [queries, k].
+        positions: Positions of the passages, [queries, k].
         margin: The bound, from `rounding`; stays where there are too few scores to measure.
-        vectors: Of the passages.
-        largest_norm: Of the passages.
+        vectors: Vectors of the passages.
+        largest_norm: Largest norm of the passages.
 
     Returns:
         Four times the largest error among 256 scores, relative to |q| |p|; at most the bound, [queries].
     """
     if scores.size < 64 * SAMPLE:
         return margin
+    # A fixed seed: the same search measures the same margin. Sorted, so that vectors are read in the order of the disk.
     drawn = np.sort(np.random.default_rng(0).integers(0, scores.size, SAMPLE))
     rows, columns = np.divmod(drawn, scores.shape[1])
     some, values = queries[rows].astype(np.float64), scores[rows, columns].astype(np.float64)
@@ -99,9 +100,9 @@ def rescore(
     Args:
         queries: [queries, dimension].
         scores: [queries, k], sorted in rows; only these cells may be out of order, and only among themselves.
-        positions: Of the passages, [queries, k].
+        positions: Positions of the passages, [queries, k].
         cells: Those to re-score, row by row.
-        vectors: Of the passages.
+        vectors: Vectors of the passages.
         names: Ids of passages by position.
     """
     rows, columns = cells
@@ -130,7 +131,7 @@ def exact(queries: Floats | Doubles, rows: Positions, vectors: ShardedVectors, p
     Args:
         queries: [queries, dimension].
         rows: Query of each pair; consecutive pairs of a query are cheapest, [pairs].
-        vectors: Of the passages.
+        vectors: Vectors of the passages.
         positions: Passage of each pair, [pairs].
     """
     doubles = queries.astype(np.float64, copy=False)

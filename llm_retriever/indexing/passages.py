@@ -33,7 +33,7 @@ def write_passages(collection: Collection, directory: Path) -> PassagesFile:
 
     Args:
         collection: Is read once.
-        directory: Of the index. A file that an earlier run completed there is taken as it is.
+        directory: Directory of the index. A file that an earlier run completed there is taken as it is.
 
     Returns:
         What the manifest says of the file.
@@ -70,7 +70,7 @@ def read_passages(directory: Path, entry: PassagesFile | None, count: int) -> Di
     """Maps the digests of an index from its file, uint64 [count, 2].
 
     Args:
-        directory: Of the index.
+        directory: Directory of the index.
         entry: What the manifest says of the file.
         count: Passages.
 

@@ -184,7 +184,7 @@ class Manifest:
         collection: Fingerprint of the collection.
         settings: As resolved: passage length, arithmetic, …
         timings: Seconds, passages and tokens per second, padding share.
-        versions: Of the libraries that made it.
+        versions: Versions of the libraries that made it.
         faiss: The file of an index that is not flat.
         encoder: Name of the encoder, for people; `row:NAME` if `encoders.load(NAME)` loads it from the table.
         shards_uri: Directory or s3:// prefix where the shards lie; empty = beside the manifest.

@@ -94,7 +94,7 @@ class EarlierVectors:
     """Vectors by passage; takes 24 bytes of memory a passage, while the vectors stay on disk.
 
     Args:
-        manifest: Of the index.
+        manifest: Manifest of the index.
         index: Where it lies.
 
     Raises:

@@ -20,7 +20,7 @@ def check_index(manifest: Manifest, index: Path, shards: Path) -> None:
     """Compares every file of an index with its manifest, and looks for vectors that are not finite.
 
     Args:
-        manifest: Of the index.
+        manifest: Manifest of the index.
         index: Directory of the manifest.
         shards: Directory of the shards.
 

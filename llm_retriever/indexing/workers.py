@@ -78,7 +78,7 @@ def encode_in_processes(encoder: Encoder, load: Load, work: Work, processes: int
     """Encodes shards with several processes.
 
     Args:
-        encoder: Of this process; on the first GPU, if there is one.
+        encoder: Encoder of this process; on the first GPU, if there is one.
         load: Loads the same encoder in the others.
         work: What all of them are to do together.
         processes: How many, this one included.

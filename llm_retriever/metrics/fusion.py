@@ -64,7 +64,7 @@ class Fusion:
 
     Attributes:
         kind: `convex` or `rrf`.
-        weight: Of the retriever in the convex combination, 0 to 1; BM25 has the rest.
+        weight: Weight of the retriever in the convex combination, 0 to 1; BM25 has the rest.
     """
 
     kind: Kind = "convex"

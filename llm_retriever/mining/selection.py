@@ -33,7 +33,7 @@ class Rule:
         rank_floor: So many ranks at the top of each source, positives counted, are left out.
         score_ceiling: Candidates above this share of the best retrieved positive's score are left out; 0 = off. Where
             no positive is retrieved there is nothing to compare with, and nothing is left out.
-        seed: With the query id it decides the draw, so that a query's negatives do not depend on the other queries.
+        seed: Decides the draw, with the query id, so that a query's negatives do not depend on the other queries.
     """
 
     negatives: int

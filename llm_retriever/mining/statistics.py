@@ -25,8 +25,8 @@ class SourceStatistics:
     Attributes:
         positive_ranks: Rank of the best positive of every query; 0 = not retrieved.
         positive_scores: Its score, where it was retrieved.
-        ranks: Of the negatives that this source ranks best.
-        scores: Of the same.
+        ranks: Ranks of the negatives that this source ranks best.
+        scores: Scores of the same negatives.
         counts: What the manifest keeps.
     """
 

@@ -32,6 +32,7 @@ DESCRIPTION_FILES = (
 WEIGHTS = "model*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000
+"""Bytes; the limit of the safetensors library itself."""
 
 
 class ModelFiles:

@@ -29,7 +29,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     When this process is asked to stop, so is the other one, and this one waits until it has: a training saves a checkpoint.
 
     Args:
-        function: Of a module, so that the other process finds it.
+        function: A module's function, so that the other process finds it.
         *arguments: Can be pickled, and so can the result.
 
     Raises:

@@ -23,8 +23,8 @@ class Measured:
 
     Attributes:
         place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
-        value: Of the retriever, or of its hybrid search where that decides.
-        others: Of the baselines, by name.
+        value: Value of the retriever, or of its hybrid search where that decides.
+        others: Values of the baselines, by name.
         leads: Over the baselines that a first version is judged by.
     """
 
@@ -39,7 +39,7 @@ class Pair:
     """The new retriever and the one in production on the same queries.
 
     Attributes:
-        split: Of the queries.
+        split: Split of the queries.
         queries: How many.
         metric: That was tested: the evaluation's primary one.
         new, old: Means of the two.

@@ -85,7 +85,7 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
     """
     if recipe and not published_uri:
         raise InputError(
-            "retraining notes there what it has judged",
+            "retraining needs a place for its records",
             field="published_uri",
             hint="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
         )
@@ -104,9 +104,7 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
 def _listing_digest(uri: str) -> str:
     listing = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
     if not listing:
-        raise InputError(
-            "nothing is there", file=uri, field="uri", hint="look for a slip in the place, or fill it first"
-        )
+        raise InputError("nothing is there", file=uri, field="uri", hint="check the path or URI, or fill it first")
     return files.digest(listing)
 
 

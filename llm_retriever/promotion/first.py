@@ -22,7 +22,7 @@ class Lead:
         baseline: `backbone` or `BM25`.
         metric: That was tested: the evaluation's primary one.
         difference: Mean over the queries of system − baseline.
-        p: Of the paired t-test, corrected for all baselines of the split (Hommel).
+        p: p of the paired t-test, corrected for all baselines of the split (Hommel).
     """
 
     system: str

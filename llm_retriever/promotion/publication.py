@@ -92,7 +92,7 @@ def publish_refreshed(registry: Registry, before: Version, evaluation: Path, ref
         registry: Holds the version.
         before: The version whose retriever it is.
         evaluation: The run's evaluation, which measured that version too.
-        refreshed: With an index of the run's collection.
+        refreshed: Directory with an index of the run's collection.
         reason: Why, for people.
 
     Raises:

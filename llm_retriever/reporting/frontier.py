@@ -69,7 +69,7 @@ def frontier(points: Sequence[Point], more_is_better: bool) -> list[Point]:
     """Picks the points that no other one beats (as good in both and better in one), by cost.
 
     Args:
-        points: With costs above 0.
+        points: Points with costs above 0.
         more_is_better: Whether a higher cost is the better one, as of passages per second.
     """
     sign = 1 if more_is_better else -1

@@ -56,7 +56,7 @@ def heat_map(names: Sequence[str], layers: Sequence[Sequence[float]], largest: f
     [E] is boxed in each layer.
 
     Args:
-        names: Of the columns.
+        names: Names of the columns.
         layers: Values by layer, the first layer on top.
         largest: Value that gets the full colour; beyond it nothing gets stronger.
         label: What is shown, for those who do not see it.

@@ -25,7 +25,7 @@ def zero_shot_table(content: Mapping[str, Any], metric: str) -> dict[str, Any] |
     """Builds the table of the zero-shot collections, one a row, and their mean; None where there are none.
 
     Args:
-        content: Of `evaluation.json` or `comparison.json`.
+        content: Content of `evaluation.json` or `comparison.json`.
         metric: The metric of the cells.
 
     Returns:

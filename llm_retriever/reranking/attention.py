@@ -63,7 +63,7 @@ def analysed(
 
     Args:
         directories: Model directories by name; they are loaded one after the other.
-        wording: Of the rows, for all of them alike.
+        wording: Wording of the rows, for all of them alike.
         lookup: The collection's passages.
         pairs: Text of the query and id of a relevant passage.
         precision: As for the retriever.

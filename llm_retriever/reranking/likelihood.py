@@ -143,9 +143,9 @@ class QueryLikelihood:
     """Scores pairs of query and passage with a causal LM.
 
     Args:
-        model: With its head.
+        model: Model with its head.
         tokenizer: Its fast tokenizer, which has the embedding tokens.
-        wording: Of the rows.
+        wording: Wording of the rows.
         lookup: The collection's passages.
         end_of_sequence: Whether the token that closes the query counts too, as it does in training.
         batch_tokens: Tokens, padding included, that go through the model at once; fewer on a processor.

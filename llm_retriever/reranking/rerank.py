@@ -42,7 +42,7 @@ def interpolated(first: Mapping[str, float], second: Mapping[str, float], weight
     Args:
         first: Scores of the first stage, for the passages of `second`.
         second: Scores of the language model.
-        weight: Of the first stage; 0.2 in llm-qlm.
+        weight: Weight of the first stage; 0.2 in llm-qlm.
     """
     one, two = (min_max(np.array([scores[name] for name in second])) for scores in (first, second))
     return dict(zip(second, (weight * one + (1 - weight) * two).tolist(), strict=True))
@@ -63,7 +63,7 @@ class Reranker:
     Args:
         scorer: Gives the likelihoods.
         depth: Passages per query that are re-ranked; those behind them stay behind them.
-        weight: Of the first stage in the mixture; negative = the language model alone.
+        weight: Weight of the first stage in the mixture; negative = the language model alone.
     """
 
     scorer: QueryLikelihood
@@ -77,7 +77,7 @@ class Reranker:
             first: Score by passage id, best first, by query id.
             queries: Text by query id.
             attention_block: Whether the query sees the passage through [E] alone.
-            title: Of the progress on standard error; empty = none.
+            title: Title of the progress on standard error; empty = none.
 
         Raises:
             InputError: A score is not finite, or a batch does not fit into memory.

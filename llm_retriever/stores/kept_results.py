@@ -38,7 +38,7 @@ class KeptResults:
         A damaged result is removed.
 
         Args:
-            name: Of the result; tells all that decides it.
+            name: Name of the result; tells all that decides it.
             directory: Is made, or replaced.
 
         Returns:
@@ -65,7 +65,7 @@ class KeptResults:
         """Copies a directory to where `take` finds it.
 
         Args:
-            name: Of the result.
+            name: Name of the result.
             directory: Complete.
 
         Returns:

@@ -52,7 +52,7 @@ class Records:
         """Writes the record of a state in place of the last one by its recipe, in a single write.
 
         Args:
-            fingerprint: Of the sources, as fingerprint_sources gave it.
+            fingerprint: Fingerprint of the sources, as fingerprint_sources gave it.
             promoted: Whether the new retriever went into production.
             version: Name of what is in production afterwards; "" if nothing.
             reasons: Sentences.

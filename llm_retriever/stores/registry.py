@@ -222,7 +222,7 @@ class Registry:
         """
         name = str((alias or self.alias()).content.get("previous", ""))
         if not name:
-            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), hint="name a version")
+            raise InputError("no previous version is known", file=self.store.uri_of(ALIAS), hint="name a version")
         return self.named(name)
 
     def earlier_model(self, alias: Alias | None = None) -> Version | None:
@@ -245,7 +245,7 @@ class Registry:
         """Puts an earlier version into production again.
 
         Args:
-            name: Of the version; empty = that of the earlier model.
+            name: Name of the version; empty = that of the earlier model.
             previous: Take the one that was in production just before.
 
         Raises:
@@ -286,6 +286,7 @@ class Registry:
         return True
 
     def _begun(self, short: str) -> str | None:
+        """Name of a version of this content that a killed run has begun, perhaps on another day; None if there is none."""
         names = {entry.key.split("/")[1] for entry in self.store.list(VERSIONS)}
         return min((name for name in names if name.endswith(f"-{short}")), default=None)
 

@@ -42,6 +42,7 @@ COPIED_AT_ONCE = 256 * _MEBIBYTE
 CONCURRENCY = 16
 ATTEMPTS = 6
 _KEYS_PER_DELETE = 1000
+"""The most that S3 takes in one DeleteObjects."""
 # Answers to a conditional write: the object exists, or is another; it is gone; another conditional write of it is under
 # way, try again; the server knows none.
 _EXISTS, _GONE, _CONFLICT, _NOT_IMPLEMENTED = 412, 404, 409, 501

@@ -114,6 +114,7 @@ class Checkpoints:
     def _mark_sent(self, store: Store, checkpoint: Path, mark: bytes) -> None:
         """Writes the mark of what is in the mirror, and removes older ones."""
         old = {match[0] for match in (NAME.match(entry.key) for entry in store.list()) if match}
+        # The new mark first, and an old one before its files: whenever this is killed, a complete checkpoint is left.
         store.write(_mark(checkpoint).name, mark)
         for name in old - {checkpoint.name}:
             store.delete(f"{name}.json")

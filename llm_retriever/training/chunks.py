@@ -55,7 +55,7 @@ def chunked(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
 
     Args:
         lengths: Tokens of each row.
-        limits: Of a chunk.
+        limits: Limits of a chunk.
 
     Returns:
         Positions in `lengths`, each exactly once; the longest rows first, so that what does not fit fails at once.

@@ -128,7 +128,7 @@ def _start(module: str, job: dict[str, Any], directory: Path, meeting: list[str]
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which asks the others to save first.
         text=True,
         errors="replace",
     )

@@ -111,10 +111,10 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
     """Resolves the settings of `adapt_backbone` or `tune_retriever` into a run.
 
     Args:
-        settings: With precision, deepspeed, seed, checkpoint_uri, checkpoint_minutes.
+        settings: Settings with precision, deepspeed, seed, checkpoint_uri, checkpoint_minutes.
         title: What progress shows.
         output: The step's output directory; without a checkpoint_uri the checkpoints lie beside it.
-        digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
+        digests: Digests of the step's inputs; with the settings they name the checkpoints, so that only the same training
             goes on from them.
 
     Raises:
@@ -267,8 +267,8 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
         dataloader_num_workers=2 if on_gpu else 0,
         dataloader_pin_memory=on_gpu,
         logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
+        logging_nan_inf_filter=False,  # Else the Trainer logs a mean in place of a NaN.
+        save_strategy="no",  # `TrainingCallback` asks for checkpoints.
         report_to=[],
         disable_tqdm=True,
         log_level="error",

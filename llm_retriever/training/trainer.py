@@ -65,7 +65,7 @@ class LossTrainer(Trainer):
     Args:
         loss: `loss(model, batch)`, the mean over the micro-batch.
         checkpoints: Where checkpoints go; None = none are written.
-        plan: Of the learning rate.
+        plan: Plan of the learning rate.
     """
 
     def __init__(

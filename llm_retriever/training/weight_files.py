@@ -31,7 +31,7 @@ class WeightFiles:
     """The tensors in the weight files of a directory, by name; each is read when it is asked for.
 
     Args:
-        directory: With `model*.safetensors`.
+        directory: Directory with `model*.safetensors`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -107,7 +107,7 @@ class StreamedModel:
 
     Attributes:
         model: The model; an adapter may be put on it.
-        names: Of its weights, as it is saved.
+        names: Names of its weights, as it is saved.
         replaced: Weights that stand in place of those of the directory, and by which names.
 
     Raises:

@@ -76,7 +76,7 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
     Args:
         model: A causal LM, or its inner model.
         lora: Rank, scale, dropout and targets.
-        seed: Of the adapter's first values.
+        seed: Seed of the adapter's first values.
         trained_tokens: Ids whose embeddings are trained with the adapter: tokens that the backbone has just been given.
 
     What is adapted is told on standard error: architectures name their projections otherwise, and may have more.

@@ -141,10 +141,10 @@ def test_a_run_file_that_does_not_exist_is_refused(unspoilt_inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoders": "BM25=/a"}, "field \"encoders\": 'BM25' is there already"),
-        ({"encoders": "/a/x,/b/x"}, "field \"encoders\": 'x' is there already"),
-        ({"encoders": "x=/a", "runs": "X=/b"}, "field \"runs\": 'X' is there already"),
-        ({"encoders": "retriever=/a"}, "'retriever' is there already"),
+        ({"encoders": "BM25=/a"}, "field \"encoders\": 'BM25' is taken"),
+        ({"encoders": "/a/x,/b/x"}, "field \"encoders\": 'x' is taken"),
+        ({"encoders": "x=/a", "runs": "X=/b"}, "field \"runs\": 'X' is taken"),
+        ({"encoders": "retriever=/a"}, "'retriever' is taken"),
     ],
 )
 def test_two_systems_of_one_name_are_refused(changes, message, unspoilt_inputs, tmp_path):

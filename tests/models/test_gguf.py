@@ -23,7 +23,7 @@ from llm_retriever.models.packages import PackagedBackbone
 from llm_retriever.promotion.fingerprint import backbone_fingerprint
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.stores.opening import open_store
-from pipelines.shapes import shape_of
+from pipelines.model_shapes import shape_of
 from tests.models.gguf_writing import HIDDEN, INNER, LAYERS, write_gguf
 from tests.s3_server import S3Server
 

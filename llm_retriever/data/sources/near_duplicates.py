@@ -17,6 +17,7 @@ from llm_retriever.data.scripts import words
 
 HASHES = 64
 BANDS = 16
+"""Of 4 hashes each: most pairs meet in a band from a similarity of about (1/16)^(1/4) = 0.5 on (Leskovec et al., MMDS, 3.4)."""
 _DRAW = np.random.default_rng(20_240_417)
 _FACTORS = _DRAW.integers(1, 2**63, (HASHES, 1), dtype=np.uint64) | np.uint64(1)
 _TERMS = _DRAW.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)

@@ -151,7 +151,7 @@ def _column(role: str, cells: list[str], place: Place) -> int:
             problem = "several columns of the header are called so: " + ", ".join(cells[number] for number in columns)
             raise place.error(problem, field=role, hint="leave one of them, or rename the others")
     raise place.error(
-        f"no column of the header is called so; it has {', '.join(cells)}",
+        f"the header has no such column; it has {', '.join(cells)}",
         field=role,
         hint=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
     )

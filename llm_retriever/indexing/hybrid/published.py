@@ -32,7 +32,7 @@ class Published:
     """The content of `hybrid.json`.
 
     Attributes:
-        fusion: Of the two rankings.
+        fusion: Fusion of the two rankings.
         card: Digest of the card of the retriever that it was chosen for.
         collection: Fingerprint of what Lucene's index holds.
         depth: Passages of either system that are fused.

@@ -30,7 +30,7 @@ class HybridSearcher:
         encoder: Encodes the questions.
         index: Filled by that encoder.
         directory: Folder `hybrid` of an evaluation of that retriever on the index's collection.
-        threads: Of Lucene; 0 = one per processor.
+        threads: Threads of Lucene; 0 = one per processor.
 
     Raises:
         InputError: The folder is of another retriever or collection, or is damaged; or there is no Java.
@@ -55,7 +55,7 @@ class HybridSearcher:
         Args:
             version: Its directory or s3:// prefix, `REGISTRY/versions/NAME`.
             precision: Arithmetic of the retriever.
-            threads: Of Lucene; 0 = one per processor.
+            threads: Threads of Lucene; 0 = one per processor.
 
         Raises:
             InputError: It is no version, or has nothing for hybrid search.

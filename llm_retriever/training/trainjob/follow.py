@@ -52,8 +52,8 @@ class Follower:
 
     Args:
         client: The cluster.
-        name: Of the TrainJob.
-        number: Of its nodes.
+        name: Name of the TrainJob.
+        number: Number of its nodes.
         refused: Raises the InputError that a node has left, if any.
         failure: Returns a node's report of its failure; "" = none.
         adopt: Makes the TrainJob this step's; called until it succeeds.

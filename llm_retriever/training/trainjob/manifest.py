@@ -32,9 +32,9 @@ class Own:
     """The step's own pod, whose place in the cluster the nodes share.
 
     Attributes:
-        name: Of the pod; "" = the step runs outside the cluster.
-        uid: Of the pod.
-        image: Of its main container.
+        name: Name of the pod; "" = the step runs outside the cluster.
+        uid: UID of the pod.
+        image: Image of its main container.
         account: Its service account.
         placement: Its node selector, tolerations and pull secrets, as a pod's specification names them.
     """

@@ -37,7 +37,7 @@ class Nodes:
         image: Their image; "" = that of the step's own pod.
         runtime: Name of a ClusterTrainingRuntime with a torch policy.
         account: Their service account; "" = that of the step's own pod.
-        labels: Of the TrainJob.
+        labels: Labels of the TrainJob.
     """
 
     number: int
@@ -84,7 +84,7 @@ def _check_settings(settings: Any) -> None:
         )
     if settings.precision == "auto":
         raise InputError(
-            "a step that only watches cannot see what its nodes compute in", field="precision", hint="say bf16 or fp32"
+            "a step that only watches its nodes cannot see their arithmetic", field="precision", hint="say bf16 or fp32"
         )
     for name in ("processes", "gpus"):
         if getattr(settings, name) not in (0, "0", ""):

@@ -1,4 +1,4 @@
-"""The steps that turn a corpus into a retriever, one after the other: what `train_retriever` and `retrain` consist of."""
+"""The steps that turn a corpus into a retriever, one after the other: the body of `train_retriever` and `retrain`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from pipelines.stages import on_cpu, on_gpu, stage
 
 
 class Seen(NamedTuple):
-    """What `fingerprint_sources` found, as parameters of the steps behind it; its outputs of these names."""
+    """Outputs of `fingerprint_sources`, of these names, as parameters of the steps behind it."""
 
     corpus_fingerprint: Any
     backbone_fingerprint: Any
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 
 
 def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "") -> Seen:
-    """Looks at the sources and at what is in production, in every run anew.
+    """Adds the step that looks at the sources and at production, in every run anew.
 
     Args:
         given: The pipeline's parameters.
@@ -45,7 +45,7 @@ def looked_at(given: Mapping[str, Any], published_uri: Any = "", recipe: Any = "
 
 
 def trained(given: Mapping[str, Any], seen: Seen, encode: Any) -> None:
-    """All steps behind `fingerprint_sources`.
+    """Adds all steps behind `fingerprint_sources`.
 
     Args:
         given: The pipeline's parameters.
@@ -86,7 +86,7 @@ def trained(given: Mapping[str, Any], seen: Seen, encode: Any) -> None:
 
 
 def _model(given: Mapping[str, Any], backbone: Any, collection: Any, pairs: Any) -> tuple[Any, Any]:
-    """The tasks of both training stages."""
+    """Adds the tasks of both training stages."""
     adapted = adaptation.adapt_backbone(
         backbone=backbone, collection=collection, training_set=pairs, **stage(given, "adapt")
     )
