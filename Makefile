@@ -50,8 +50,9 @@ deploy:                     ## apply an overlay to the current cluster; OVERLAY=
 golden: $(VENV)/installed   ## accept the compiled pipelines as they are now
 	$(BIN)/python -m tests.pipelines.golden
 
-readmes: $(VENV)/installed  ## write the components' READMEs anew from their signatures
+readmes: $(VENV)/installed  ## write the components' READMEs and docs/api.md anew from signatures and docstrings
 	$(BIN)/python -m pipelines.readmes
+	$(BIN)/python -m tests.api_reference
 
 bench: $(VENV)/installed    ## list the benchmarks and how to run them
 	@grep -h -A1 '^"""' benchmarks/*.py | grep -v '^--' ; echo "run: $(BIN)/python benchmarks/NAME.py --help"

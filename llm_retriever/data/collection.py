@@ -80,7 +80,7 @@ _MANIFEST = TypeAdapter(_Manifest)
 
 
 class Passage(NamedTuple):
-    """A passage of the corpus; the title may be empty."""
+    """A passage of the corpus: `id`, `title`, which may be empty, and `text`."""
 
     id: str
     title: str

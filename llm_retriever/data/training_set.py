@@ -78,7 +78,8 @@ class TrainingExample:
     """A training query with the ids of its positives (at least one) and its negatives (there may be none).
 
     Attributes:
-        query_id, query: Id and text.
+        query_id: Its id.
+        query: Its text.
         positives: Ids.
         negatives: Ids, and where they were found.
         source: The data set that the query comes from; "" where that is not known.

@@ -39,7 +39,9 @@ class Comparison:
         effect_size: Cohen's d_z, the mean difference over the standard deviation of the differences; None for a single
             query and where all differences are equal.
         interval: Its 95 % confidence interval (Student's t, n − 1 degrees of freedom); None for a single query.
-        wins, ties, losses: Queries on which the retriever is better, equal, worse.
+        wins: Queries on which the retriever is better.
+        ties: Queries on which both are equal.
+        losses: Queries on which the retriever is worse.
         tie_share: ties / queries. MRR@10 has few values, so that most queries are ties; they say nothing on which system
             is better, and the tests rest on the others.
         t_test: Two-sided p of the paired t-test.
