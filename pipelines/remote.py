@@ -235,7 +235,7 @@ def status_command(given: argparse.Namespace) -> int:
     from pipelines import following
 
     if given.wait and not given.run:
-        raise InputError("which run to follow is not said", field="RUN", hint="python -m pipelines status lists them")
+        raise InputError("which run to follow is not said", field="RUN", hint="llm-retriever status lists them")
     cluster = _connected(given)
     if not given.run:
         following.list_runs(cluster)

@@ -30,7 +30,7 @@ def run(
 def name_of(prog: str) -> str:
     """What a program is called in its messages.
 
-    >>> name_of("python -m llm_retriever.versions"), name_of("llm-retriever versions")
+    >>> name_of("python -m llm_retriever.promotion.versions"), name_of("llm-retriever versions")
     ('versions', 'llm-retriever versions')
     """
     return prog.removeprefix("python -m ").rpartition(".")[2]
