@@ -114,10 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not error.name or error.name.startswith(("llm_retriever.", "components.", "pipelines.")):
             raise
         missing = error.name.partition(".")[0]
-        mend = (
+        hint = (
             f"install this project with the extra {command.extra!r}: pip install '.[{command.extra}]' in its repository"
         )
-        print(f"{PROG} {name}: {missing} is not installed; {mend}", file=sys.stderr)
+        print(f"{PROG} {name}: {missing} is not installed; {hint}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 

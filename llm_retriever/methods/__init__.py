@@ -13,7 +13,7 @@ from llm_retriever.methods.types import (
     QueryLikelihoodRecipe,
     Schedule,
     SimcseRecipe,
-    Wording,
+    PromptTemplate,
     overridden,
 )
 
@@ -36,7 +36,7 @@ __all__ = [
     "QueryLikelihoodRecipe",
     "Schedule",
     "SimcseRecipe",
-    "Wording",
+    "PromptTemplate",
     "method",
     "overridden",
     "with_embedding",
