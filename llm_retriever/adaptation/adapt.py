@@ -190,7 +190,7 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
     row = resolved_method(settings)
-    recipe[EMBEDDING_TOKENS] = [list(wording.embedding_tokens) for wording in (row.passage, row.query)]
+    recipe[EMBEDDING_TOKENS] = [list(template.embedding_tokens) for template in (row.passage, row.query)]
     return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
 
 

@@ -27,7 +27,7 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
         opening = len(opening_ids(tokenizer))
         prefix = prefix_ids(tokenizer, method.passage)
         suffixes = plain_ids(tokenizer, [method.passage.suffix, method.query.suffix])
-        tokens = (len(wording.embedding_tokens) for wording in (method.passage, method.query))
+        tokens = (len(template.embedding_tokens) for template in (method.passage, method.query))
         prompts = [len(suffix) + more for suffix, more in zip(suffixes, tokens, strict=True)]
         return {"passage_length": recipe.passage_length, "head": opening + len(prefix), "prompt": max(prompts)}
     return {"passage_length": recipe.passage_length}

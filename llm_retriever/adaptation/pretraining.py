@@ -145,13 +145,17 @@ def train_tokenizer(collection: Collection, vocabulary: int) -> PreTrainedTokeni
 
 
 def _prompt_texts() -> list[str]:
-    wordings = [
+    templates = [
         w for recipes in METHODS.values() for method in recipes.values() for w in (method.query, method.passage)
     ]
-    wordings += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
+    templates += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
     return [
         *sorted(
-            {part for wording in wordings for part in (*wording.prefix_pieces, wording.suffix, wording.between or "")}
+            {
+                part
+                for template in templates
+                for part in (*template.prefix_pieces, template.suffix, template.between or "")
+            }
         ),
         " _ _",
     ]

@@ -92,7 +92,7 @@ class PairCollator:
     """Words pairs into rows of ids, with the place of [E] and the tokens to predict; both come from lengths alone.
 
     Args:
-        recipe: Wording, lengths, corruption, and what the loss is on.
+        recipe: Prompt, lengths, corruption, and what the loss is on.
         embedding_tokens: Of the method that the model will be tuned for; `eos` is the end-of-sequence token.
         tokenizer: The backbone's.
         lookup: The collection's passages.

@@ -56,7 +56,7 @@ class PassageCollator:
     """Words passages as the retrieval method does, and pads them on the right, as every encoding does.
 
     Args:
-        method: Wording of passages and pooling.
+        method: Prompt of passages and pooling.
         tokenizer: The backbone's.
         length: Tokens of a passage, prompt included.
 

@@ -102,7 +102,7 @@ class GroupCollator:
     under bidirectional attention the mask hides it. The vectors are those of left padding.
 
     Args:
-        method: Wordings, lengths, embedding tokens.
+        method: Prompts, lengths, embedding tokens.
         tokenizer: The backbone's.
         lookup: The collection's passages.
     """

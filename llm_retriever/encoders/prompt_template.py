@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm_retriever.data.collection import Passage
 
 
-class Worder:
+class PromptTokenizer:
     """Words the texts of one side. A text is tokenised as text: a literal `[SEP]` in it is not the separator.
 
     Args:

@@ -14,7 +14,7 @@ from llm_retriever import files
 from llm_retriever.encoders.batched import BatchedEncoder, fitting
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.encoders.pooling import pooled, token_types
-from llm_retriever.encoders.prompt_template import Worder
+from llm_retriever.encoders.prompt_template import PromptTokenizer
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.weights import Tower, load_tower
 from llm_retriever.errors import InputError
@@ -45,7 +45,7 @@ class PublishedEncoder(BatchedEncoder):
         sizes = {side: tower.dimension for side, tower in towers.items()}
         if sizes["query"] != sizes["passage"]:
             raise InputError(f"queries have {sizes['query']} dimensions and passages {sizes['passage']}", file=name)
-        self._worders = {side: Worder(towers[side].tokenizer, wiring, side) for side in SIDES}
+        self._worders = {side: PromptTokenizer(towers[side].tokenizer, wiring, side) for side in SIDES}
         self._skip = {side: 0 if wiring.pool_prefix else self._worders[side].prefix_length() for side in SIDES}
 
     @classmethod

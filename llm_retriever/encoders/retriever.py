@@ -18,7 +18,7 @@ from llm_retriever.encoders.batched import (
 )
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.errors import InputError
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 from llm_retriever.models import prompts
 from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import pad_id, padded, pool
@@ -47,7 +47,7 @@ class Retriever(BatchedEncoder):
     Args:
         model: The inner model, without a language-model head.
         tokenizer: Its fast tokenizer.
-        card: Wording, read-out and lengths.
+        card: Prompt, read-out and lengths.
 
     Raises:
         InputError: The card asks for a bidirectional model, and this one cannot be.
@@ -167,12 +167,12 @@ class Retriever(BatchedEncoder):
         Raises:
             InputError: The length does not suit the model, or leaves no room for a text.
         """
-        wording: Wording = getattr(self.card, side)
+        template: PromptTemplate = getattr(self.card, side)
         length = length or getattr(self.card, f"{side}_length")
         most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and length > most:
             raise InputError(f"the model reads at most {most} tokens, not {length}", field="length")
-        return prompts.PromptEncoder(self.tokenizer, wording, length)
+        return prompts.PromptEncoder(self.tokenizer, template, length)
 
     @torch.inference_mode()
     def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:

@@ -19,7 +19,7 @@ from llm_retriever import files
 from llm_retriever.encoders.retriever import Retriever, Side
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source, check_same_ids, refusal
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 from llm_retriever.models.batches import pad_id
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.models.prompts import plain_ids
@@ -49,8 +49,8 @@ def check_expressible(card: RetrieverCard) -> None:
         raise refusal("sentence-transformers cannot tell the text from a prompt that follows it")
 
 
-def _ending(wording: Wording) -> str:
-    return repr(wording.suffix + "".join(f"[{token}]" for token in wording.embedding_tokens))
+def _ending(template: PromptTemplate) -> str:
+    return repr(template.suffix + "".join(f"[{token}]" for token in template.embedding_tokens))
 
 
 def worded(source: Source) -> tuple[PreTrainedTokenizerFast, dict[Side, str]]:
@@ -129,9 +129,9 @@ def _isolate(backend: Tokenizer, prefixes: list[str], *, spaced: bool) -> None:
 
 def tail_ids(retriever: Retriever) -> list[int]:
     """Ids of what follows a text: its suffix, as it is tokenised after a text, and the embedding tokens."""
-    wording, tokenizer = retriever.card.passage, retriever.tokenizer
-    before = "".join(wording.prefix_pieces) + "river" if wording.tokenise == "whole" else ""
-    head, whole = plain_ids(tokenizer, [before, before + wording.suffix])
+    template, tokenizer = retriever.card.passage, retriever.tokenizer
+    before = "".join(template.prefix_pieces) + "river" if template.tokenise == "whole" else ""
+    head, whole = plain_ids(tokenizer, [before, before + template.suffix])
     return [*whole[len(head) :], *retriever.prompt("passage").closing]
 
 

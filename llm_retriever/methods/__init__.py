@@ -10,10 +10,10 @@ from llm_retriever.methods.types import (
     Lora,
     Method,
     MntpRecipe,
+    PromptTemplate,
     QueryLikelihoodRecipe,
     Schedule,
     SimcseRecipe,
-    Wording,
     overridden,
 )
 
@@ -33,10 +33,10 @@ __all__ = [
     "Lora",
     "Method",
     "MntpRecipe",
+    "PromptTemplate",
     "QueryLikelihoodRecipe",
     "Schedule",
     "SimcseRecipe",
-    "Wording",
     "method",
     "overridden",
     "with_embedding",

@@ -14,17 +14,19 @@ from llm_retriever.methods.types import (
     EbaeEbarRecipe,
     Lora,
     MntpRecipe,
+    PromptTemplate,
     QueryLikelihoodRecipe,
     Schedule,
     SimcseRecipe,
-    Wording,
 )
 
 TUNED_FOR = {"ql": "llm-ql", "ebae_ebar": "llama2vec", "mntp": "llm2vec", "simcse": "llm2vec"}
 """The retrieval method whose prompts and embedding tokens an adaptation trains."""
 
 _QL_RELEASED = QueryLikelihoodRecipe(
-    document=Wording("Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization: "),
+    document=PromptTemplate(
+        "Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization: "
+    ),
     corruption_ratio=0.6,
     corruption_unit="word",
     attention_block=True,

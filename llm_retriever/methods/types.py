@@ -1,4 +1,4 @@
-"""What a row of the methods table consists of: wordings, read-out, recipes of both stages.
+"""What a row of the methods table consists of: prompts, read-out, recipes of both stages.
 
 A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). Each
 stage-one adaptation has a recipe of its own. The rows themselves are in `retrieval.py` (stage two) and `adaptation.py`
@@ -22,7 +22,7 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptTemplate:
     """How a text is put into a prompt.
 
     Attributes:
@@ -99,7 +99,7 @@ class QueryLikelihoodRecipe:
     """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
 
     Attributes:
-        document: Wording of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
+        document: Prompt of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
             method that the model will be tuned for.
         corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
         corruption_unit: `word` (split on white space) or `token`.
@@ -111,7 +111,7 @@ class QueryLikelihoodRecipe:
         passage_length: Tokens of the document part, prompt included.
     """
 
-    document: Wording
+    document: PromptTemplate
     corruption_ratio: float
     corruption_unit: Literal["word", "token"]
     attention_block: bool
@@ -128,8 +128,8 @@ class QueryLikelihoodRecipe:
 class EbaeEbarRecipe:
     """Llama2Vec: one text, then a prompt for itself (EBAE) and one for the following text (EBAR), invisible to each other.
 
-    The prompts are the wordings of the retrieval method `llama2vec`: its passage wording asks for the text itself, its
-    query wording for the text that follows.
+    The prompts are those of the retrieval method `llama2vec`: its passage prompt asks for the text itself, its
+    query prompt for the text that follows.
 
     Attributes:
         loss: `paper` = every target token at every embedding token, `-Σ log softmax(W h)` (Eq. 6); `released` = one
@@ -233,7 +233,7 @@ class Method:
     """A row of the table: how a method words its texts, reads out the vector, and is tuned.
 
     Attributes:
-        query, passage: Wordings.
+        query, passage: Prompts.
         pooling: `last` = last hidden state at the last token; `embedding` = mean over the embedding tokens; `text` =
             mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
@@ -245,8 +245,8 @@ class Method:
 
     name: str
     recipe: str
-    query: Wording
-    passage: Wording
+    query: PromptTemplate
+    passage: PromptTemplate
     query_length: int
     passage_length: int
     tuning: ContrastiveRecipe

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from llm_retriever import files
 from llm_retriever.files.checksums import sha256_of_large_file
-from llm_retriever.methods import Method, Wording
+from llm_retriever.methods import Method, PromptTemplate
 from llm_retriever.methods.types import Attention, Pooling
 from llm_retriever.settings import UNSET_NUMBER
 
@@ -81,8 +81,8 @@ class RetrieverCard:
 
     method: str
     recipe: str
-    query: Wording
-    passage: Wording
+    query: PromptTemplate
+    passage: PromptTemplate
     pooling: Pooling
     attention: Attention
     padding_side: Literal["left", "right"]
@@ -113,10 +113,10 @@ class RetrieverCard:
     def tokens(self, side: Literal["query", "passage"], length: int) -> int:
         """Tokens of a text with its prompt where a setting says `length`: settings count one copy of a text.
 
-        A wording that puts the text in twice (Echo) gets twice as many; -1, which leaves it to the training, stays.
+        A prompt that puts the text in twice (Echo) gets twice as many; -1, which leaves it to the training, stays.
         """
-        wording: Wording = getattr(self, side)
-        return length if length == UNSET_NUMBER or wording.between is None else 2 * length
+        template: PromptTemplate = getattr(self, side)
+        return length if length == UNSET_NUMBER or template.between is None else 2 * length
 
     def save(self, directory: str | Path) -> None:
         """Writes the card into a retriever's directory."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 
 CHARACTERS_PER_TOKEN = 12
 """Longer than the words of any language on average: so many characters a token surely fill the room."""
@@ -25,9 +25,9 @@ class PromptEncoder:
 
     Args:
         tokenizer: A fast Hugging Face tokenizer (offsets are needed to cut).
-        wording: Prefix, suffix and way of tokenising.
+        template: Prefix, suffix and way of tokenising.
         length: The most ids a text may have, everything included.
-        closing: Ids appended after the suffix; None = the wording's embedding tokens.
+        closing: Ids appended after the suffix; None = the prompt's embedding tokens.
         setting: Name of the setting that `length` comes from, for errors.
 
     Raises:
@@ -37,7 +37,7 @@ class PromptEncoder:
     def __init__(
         self,
         tokenizer: Any,
-        wording: Wording,
+        template: PromptTemplate,
         length: int,
         closing: Sequence[int] | None = None,
         setting: str = "length",
@@ -48,12 +48,12 @@ class PromptEncoder:
                 file=tokenizer.name_or_path,
                 hint="use a backbone with a tokenizer.json",
             )
-        self.tokenizer, self.wording, self.length = tokenizer, wording, length
+        self.tokenizer, self.template, self.length = tokenizer, template, length
         self.opening = opening_ids(tokenizer)
-        self.closing = symbol_ids(tokenizer, wording.embedding_tokens) if closing is None else list(closing)
-        self._prefix, (self._suffix,) = prefix_ids(tokenizer, wording), plain_ids(tokenizer, [wording.suffix])
-        self._between = None if wording.between is None else plain_ids(tokenizer, [wording.between])[0]
-        self._copies, self._lead = 1 if self._between is None else 2, "".join(wording.prefix_pieces)
+        self.closing = symbol_ids(tokenizer, template.embedding_tokens) if closing is None else list(closing)
+        self._prefix, (self._suffix,) = prefix_ids(tokenizer, template), plain_ids(tokenizer, [template.suffix])
+        self._between = None if template.between is None else plain_ids(tokenizer, [template.between])[0]
+        self._copies, self._lead = 1 if self._between is None else 2, "".join(template.prefix_pieces)
         prompt = (
             len(self.opening) + len(self._prefix) + len(self._between or ()) + len(self._suffix) + len(self.closing)
         )
@@ -76,7 +76,7 @@ class PromptEncoder:
         if not texts:
             return []
         bodies = [text.strip() for text in texts]
-        if self.wording.tokenise == "pieces":
+        if self.template.tokenise == "pieces":
             return self._around(self._body_ids(bodies))
         return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
 
@@ -88,7 +88,7 @@ class PromptEncoder:
             pooling: `last`, `embedding` or `text`, as in `llm_retriever.methods.Method`.
 
         Raises:
-            ValueError: The pooling is unknown, or does not go with this wording.
+            ValueError: The pooling is unknown, or does not go with this prompt.
         """
         if pooling == "last":
             return 1
@@ -98,7 +98,7 @@ class PromptEncoder:
             first, behind = self.body_span(row)
             bodies = behind - first - len(self._between or ())
             return max(1, bodies // self._copies + len(row) - behind)
-        raise ValueError(f"pooling {pooling!r} does not go with {self.wording}")
+        raise ValueError(f"pooling {pooling!r} does not go with {self.template}")
 
     def body_span(self, row: Sequence[int]) -> tuple[int, int]:
         """Returns the first position of the text in a row and the one behind its last; spans both copies where there are two.
@@ -106,7 +106,7 @@ class PromptEncoder:
         A token of `whole` that holds a part of the prompt and of the text, as `▁word` after a space, is the text's.
         """
         first, behind = len(self.opening), len(row) - len(self.closing)
-        if self.wording.tokenise == "pieces":
+        if self.template.tokenise == "pieces":
             return first + len(self._prefix), behind - len(self._suffix)
         before, after = self._seams
         first += _shared(row[first:behind], before)
@@ -115,7 +115,7 @@ class PromptEncoder:
     @functools.cached_property
     def _seams(self) -> tuple[list[int], list[int]]:
         """Ids of the prompt before and behind a text, as they are in a whole string."""
-        before, word, ended = plain_ids(self.tokenizer, [self._lead.rstrip(), "river", f"river{self.wording.suffix}"])
+        before, word, ended = plain_ids(self.tokenizer, [self._lead.rstrip(), "river", f"river{self.template.suffix}"])
         return before, ended[_shared(ended, word) :]
 
     def _around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
@@ -165,7 +165,7 @@ class PromptEncoder:
         if not bodies:
             return []
         encoded = self.tokenizer(
-            [self._lead + body + self.wording.suffix for body in bodies],
+            [self._lead + body + self.template.suffix for body in bodies],
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,
@@ -187,9 +187,9 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def prefix_ids(tokenizer: Any, wording: Wording) -> list[int]:
+def prefix_ids(tokenizer: Any, template: PromptTemplate) -> list[int]:
     """Tokenises what stands before a text, each of its pieces by itself."""
-    return [token for piece in plain_ids(tokenizer, wording.prefix_pieces) for token in piece]
+    return [token for piece in plain_ids(tokenizer, template.prefix_pieces) for token in piece]
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ from llm_retriever.models.card import RetrieverCard
 from llm_retriever.progress import Progress
 from llm_retriever.reranking.likelihood import (
     QueryLikelihood,
-    QueryWording,
+    QueryPrompt,
     lacking,
     lineage_within,
     load_language_model,
@@ -52,7 +52,7 @@ DIGITS = 7
 
 def analysed(
     directories: Mapping[str, Path],
-    wording: QueryWording,
+    template: QueryPrompt,
     lookup: PassageLookup,
     pairs: Sequence[tuple[str, str]],
     *,
@@ -63,7 +63,7 @@ def analysed(
 
     Args:
         directories: Model directories by name; they are loaded one after the other.
-        wording: Wording of the rows, for all of them alike.
+        template: Prompt of the rows, for all of them alike.
         lookup: The collection's passages.
         pairs: Text of the query and id of a relevant passage.
         precision: As for the retriever.
@@ -76,7 +76,7 @@ def analysed(
     for name, directory in directories.items():
         model, tokenizer = load_language_model(directory, precision=precision, device=device, attention="eager")
         with Progress(f"attention of the {name}", len(pairs), "pairs") as progress:
-            means = attention_means(QueryLikelihood(model, tokenizer, wording, lookup), pairs, progress)
+            means = attention_means(QueryLikelihood(model, tokenizer, template, lookup), pairs, progress)
         models[name] = {
             "layers": [[round(value, DIGITS) for value in layer] for layer in means.tolist()],
             "embedding_share": embedding_share(means),
@@ -102,7 +102,7 @@ def attention_means(
     """Means of the attention by layer and column, over heads and over the rows of all pairs.
 
     Args:
-        scorer: A causal LM with eager attention, which gives its weights, and the wording of the rows.
+        scorer: A causal LM with eager attention, which gives its weights, and the prompt of the rows.
         pairs: Text of the query and id of the passage; a query without any token is left out.
         progress: Counts the pairs.
 
@@ -203,20 +203,20 @@ def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths
     """
     if not settings.attention_queries or paths.adapted is None:
         return {}
-    wording = QueryWording.of(lineage_within(paths.adapted, card))
-    if not wording.is_trained:
+    template = QueryPrompt.of(lineage_within(paths.adapted, card))
+    if not template.is_trained:
         return {}
     split = bench.splits[0]
     pairs = _relevant_pairs(split, settings.attention_queries)
     if not pairs:
         return {}
     models = {"adapted backbone": paths.adapted}
-    unknown = lacking(wording, paths.backbone)
+    unknown = lacking(template, paths.backbone)
     if unknown:
         bench.notes.append(f"Where the backbone looked before stage one is not shown: it has no token {unknown}.")
     else:
         models = {"backbone": paths.backbone, **models}
-    analysis = analysed(models, wording, bench.passages, pairs, precision=settings.precision)
+    analysis = analysed(models, template, bench.passages, pairs, precision=settings.precision)
     return {"attention": {"split": split.name, "queries": len({query for query, _ in pairs}), **analysis}}
 
 

@@ -25,7 +25,7 @@ from llm_retriever.adaptation.query_likelihood import PairCollator
 from llm_retriever.data.collection import PassageLookup
 from llm_retriever.encoders.retriever import BATCH_TOKENS, PROCESSOR_BATCH_TOKENS
 from llm_retriever.errors import InputError
-from llm_retriever.methods import QueryLikelihoodRecipe, Wording
+from llm_retriever.methods import PromptTemplate, QueryLikelihoodRecipe
 from llm_retriever.models import masks
 from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
@@ -39,13 +39,13 @@ METHOD = "llm-ql"
 
 
 @dataclasses.dataclass(frozen=True)
-class QueryWording:
+class QueryPrompt:
     """The prompt that joins a passage and a query into one row.
 
     Attributes:
-        recipe: Document wording and lengths; without corruption, and with the query alone as target.
+        recipe: Document prompt and lengths; without corruption, and with the query alone as target.
         embedding_tokens: [E], between passage and query.
-        is_trained: Whether the model was trained to generate queries in this wording.
+        is_trained: Whether the model was trained to generate queries in this prompt.
     """
 
     recipe: QueryLikelihoodRecipe
@@ -53,7 +53,7 @@ class QueryWording:
     is_trained: bool
 
     @classmethod
-    def of(cls, lineage: Lineage) -> QueryWording:
+    def of(cls, lineage: Lineage) -> QueryPrompt:
         """Returns the prompt of a model's last query-likelihood stage; LLM-QL's default where there was none."""
         recipe = methods.ADAPTATIONS["ql"]["default"]
         assert isinstance(recipe, QueryLikelihoodRecipe)  # noqa: S101
@@ -65,7 +65,7 @@ class QueryWording:
             last = trained[-1]
             recipe = dataclasses.replace(
                 recipe,
-                document=_wording(last["document"]),
+                document=_template(last["document"]),
                 query_length=int(last["query_length"]),
                 passage_length=int(last["passage_length"]),
             )
@@ -73,8 +73,8 @@ class QueryWording:
         return cls(dataclasses.replace(recipe, corruption_ratio=0.0, loss_on="query"), tuple(tokens), bool(trained))
 
 
-def _wording(fields: dict[str, Any]) -> Wording:
-    return Wording(**{**fields, "embedding_tokens": tuple(fields["embedding_tokens"])})
+def _template(fields: dict[str, Any]) -> PromptTemplate:
+    return PromptTemplate(**{**fields, "embedding_tokens": tuple(fields["embedding_tokens"])})
 
 
 def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
@@ -94,10 +94,10 @@ def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
     return lineage
 
 
-def lacking(wording: QueryWording, directory: Path) -> str:
+def lacking(template: QueryPrompt, directory: Path) -> str:
     """First embedding token of a prompt that a model's tokenizer does not have; "" where it has all."""
     known = AutoTokenizer.from_pretrained(directory, local_files_only=True).get_vocab()
-    return next((symbol for symbol in wording.embedding_tokens if symbol not in {"eos", *known}), "")
+    return next((symbol for symbol in template.embedding_tokens if symbol not in {"eos", *known}), "")
 
 
 def load_language_model(
@@ -145,7 +145,7 @@ class QueryLikelihood:
     Args:
         model: Model with its head.
         tokenizer: Its fast tokenizer, which has the embedding tokens.
-        wording: Wording of the rows.
+        template: Prompt of the rows.
         lookup: The collection's passages.
         end_of_sequence: Whether the token that closes the query counts too, as it does in training.
         batch_tokens: Tokens, padding included, that go through the model at once; fewer on a processor.
@@ -159,14 +159,14 @@ class QueryLikelihood:
 
     model: Any
     tokenizer: Any
-    wording: QueryWording
+    template: QueryPrompt
     lookup: PassageLookup
     end_of_sequence: bool = True
     batch_tokens: int = BATCH_TOKENS
     tokens: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.rows = PairCollator(self.wording.recipe, self.wording.embedding_tokens, self.tokenizer, self.lookup)
+        self.rows = PairCollator(self.template.recipe, self.template.embedding_tokens, self.tokenizer, self.lookup)
 
     def scores(
         self,

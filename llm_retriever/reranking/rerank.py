@@ -19,7 +19,7 @@ from llm_retriever.metrics.fusion import min_max
 from llm_retriever.metrics.runs import Run, read_run
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.progress import Progress
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, lineage_within, load_language_model
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, lineage_within, load_language_model
 from llm_retriever.settings import UNSET_NUMBER, EvaluationSettings
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths
     """
     if not settings.rerank_depth:
         return {}
-    directory, wording = _language_model(settings, card, paths)
-    scorer = _scorer(settings, directory, wording, bench)
+    directory, template = _language_model(settings, card, paths)
+    scorer = _scorer(settings, directory, template, bench)
     reranker = Reranker(scorer, settings.rerank_depth, settings.rerank_interpolation)
     started, pairs = time.monotonic(), 0
     for split in bench.splits:
@@ -143,29 +143,29 @@ def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths
         for block in BLOCKS[settings.rerank_attention_block] if first else ():
             name = system_name(settings.rerank_from, block)
             run = reranker.run(first, split.queries, attention_block=block, title=f"re-rank {split.name}")
-            bench.add_run(split, name, run, description=_description(settings, wording, block))
+            bench.add_run(split, name, run, description=_description(settings, template, block))
             pairs += sum(min(len(ranking), settings.rerank_depth) for ranking in first.values())
-    return {"rerank": _account(settings, wording, scorer, pairs, time.monotonic() - started)}
+    return {"rerank": _account(settings, template, scorer, pairs, time.monotonic() - started)}
 
 
-def _language_model(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> tuple[Path, QueryWording]:
+def _language_model(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> tuple[Path, QueryPrompt]:
     if settings.rerank_model == "tuned":
-        return paths.retriever / MODEL_DIRECTORY, QueryWording.of(card.lineage)
+        return paths.retriever / MODEL_DIRECTORY, QueryPrompt.of(card.lineage)
     if paths.adapted is None:
         raise InputError(
             "there is no adapted backbone to re-rank with", field="adapted", hint="give the output of adapt_backbone"
         )
-    return paths.adapted, QueryWording.of(lineage_within(paths.adapted, card))
+    return paths.adapted, QueryPrompt.of(lineage_within(paths.adapted, card))
 
 
-def _scorer(settings: EvaluationSettings, directory: Path, wording: QueryWording, bench: Bench) -> QueryLikelihood:
+def _scorer(settings: EvaluationSettings, directory: Path, template: QueryPrompt, bench: Bench) -> QueryLikelihood:
     model, tokenizer = load_language_model(directory, precision=settings.precision)
-    return QueryLikelihood(model, tokenizer, wording, bench.passages, settings.rerank_end_of_sequence)
+    return QueryLikelihood(model, tokenizer, template, bench.passages, settings.rerank_end_of_sequence)
 
 
-def _description(settings: EvaluationSettings, wording: QueryWording, block: bool) -> str:
+def _description(settings: EvaluationSettings, template: QueryPrompt, block: bool) -> str:
     model = "adapted backbone" if settings.rerank_model == "adapted" else "tuned model"
-    trained = "" if wording.is_trained else ", which was never trained to generate queries"
+    trained = "" if template.is_trained else ", which was never trained to generate queries"
     seen = "the query sees the passage through [E] alone" if block else "the query sees the whole passage"
     weight = settings.rerank_interpolation
     mixed = "" if weight < 0 else f"; mixed with weight {weight:g} of {settings.rerank_from}"
@@ -176,12 +176,12 @@ def _description(settings: EvaluationSettings, wording: QueryWording, block: boo
 
 
 def _account(
-    settings: EvaluationSettings, wording: QueryWording, scorer: QueryLikelihood, pairs: int, seconds: float
+    settings: EvaluationSettings, template: QueryPrompt, scorer: QueryLikelihood, pairs: int, seconds: float
 ) -> dict[str, Any]:
     return {
         "from": settings.rerank_from,
         "model": settings.rerank_model,
-        "is_trained": wording.is_trained,
+        "is_trained": template.is_trained,
         "depth": settings.rerank_depth,
         "attention_block": settings.rerank_attention_block,
         "interpolation": settings.rerank_interpolation,

@@ -91,7 +91,7 @@ def test_blocks_are_the_passages_one_after_the_other_begun_as_in_encoding(
     text = [
         token
         for p in Collection.open(collection_directory).passages()
-        for token in PromptEncoder(tokenizer, methods.Wording("", "", embedding_tokens=()), 10_000).ids(
+        for token in PromptEncoder(tokenizer, methods.PromptTemplate("", "", embedding_tokens=()), 10_000).ids(
             passage_text(p.title, p.text)
         )
     ]

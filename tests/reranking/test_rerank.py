@@ -16,7 +16,7 @@ from llm_retriever.methods import QUERY_LIKELIHOOD
 from llm_retriever.models import masks
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, Stage
 from llm_retriever.reranking import rerank
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, load_language_model
 from llm_retriever.reranking.rerank import Reranker, interpolated, reordered
 
 PASSAGES = {
@@ -29,8 +29,8 @@ QUERIES = ["which river is old", "who built the engine " * 20, "</s> 🙂?"]
 PAIRS = [(query, passage) for query in QUERIES for passage in PASSAGES]
 
 
-def wording(**changes) -> QueryWording:
-    found = QueryWording.of(Lineage("random"))
+def template(**changes) -> QueryPrompt:
+    found = QueryPrompt.of(Lineage("random"))
     return replace(found, recipe=replace(found.recipe, passage_length=90, query_length=24), **changes)
 
 
@@ -51,7 +51,7 @@ def tokenizer(backbone_directory: Path):
 
 
 def scorer(model, tokenizer, **options) -> QueryLikelihood:
-    return QueryLikelihood(model, tokenizer, options.pop("wording", wording()), PASSAGES, **options)
+    return QueryLikelihood(model, tokenizer, options.pop("template", template()), PASSAGES, **options)
 
 
 def pieces(tokenizer, query: str, passage: str) -> tuple[list[int], list[int]]:
@@ -91,7 +91,7 @@ def test_scores_are_those_of_a_naive_loop_over_full_logits(model, tokenizer, blo
 
 @pytest.mark.parametrize("block", [False, True], ids=["causal", "block"])
 def test_the_mean_over_tokens_is_the_loss_of_stage_one_on_whole_passages(model, tokenizer, block: bool):
-    recipe = wording().recipe
+    recipe = template().recipe
     batch = PairCollator(recipe, ("eos",), tokenizer, PASSAGES)([Pair(q, p, "0") for q, p in PAIRS])
     with torch.no_grad():
         loss = QueryLikelihoodLoss(block)(model, batch).item()
@@ -140,7 +140,7 @@ def trained(**changes) -> Lineage:
 
 
 def test_the_wording_is_the_one_that_stage_one_trained():
-    found = QueryWording.of(trained())
+    found = QueryPrompt.of(trained())
     assert (found.recipe.document.prefix, found.recipe.document.suffix) == ("Passage: ", " In short:")
     assert (found.recipe.query_length, found.recipe.passage_length) == (40, 70)
     assert (found.embedding_tokens, found.is_trained) == (("<s1>", "<s2>"), True)
@@ -148,7 +148,7 @@ def test_the_wording_is_the_one_that_stage_one_trained():
 
 
 def test_a_model_that_never_learned_to_ask_is_worded_by_default():
-    found = QueryWording.of(Lineage("model").then(Stage("mntp", {"corruption_ratio": 0.2})))
+    found = QueryPrompt.of(Lineage("model").then(Stage("mntp", {"corruption_ratio": 0.2})))
     assert found.recipe.document == QUERY_LIKELIHOOD["default"].document
     assert (found.embedding_tokens, found.is_trained) == (("eos",), False)
 
