@@ -30,9 +30,9 @@ from llm_retriever.evaluation.variants import (
 )
 from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
-from llm_retriever.metrics.conventions import HYBRID, hybrid_of
+from llm_retriever.metrics.conventions import ALPHA, HYBRID, hybrid_of
 from llm_retriever.metrics.measures import mean_of_systems, parse_measures
-from llm_retriever.metrics.significance import ALPHA, DRAWS, ON_TIES, compare, hommel
+from llm_retriever.metrics.significance import DRAWS, ON_TIES, compare, hommel
 from llm_retriever.reporting import comparison_report
 from llm_retriever.settings import CompareSettings
 

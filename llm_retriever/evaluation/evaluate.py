@@ -26,9 +26,9 @@ from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
 from llm_retriever.indexing.index import Index
 from llm_retriever.metrics.content import sealed
-from llm_retriever.metrics.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.metrics.conventions import ALPHA, EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.metrics.measures import parse_measures
-from llm_retriever.metrics.significance import ALPHA, DRAWS, FAMILY
+from llm_retriever.metrics.significance import DRAWS, FAMILY
 from llm_retriever.models.card import RetrieverCard, load_lineage, weights_digest
 from llm_retriever.reporting import report as report_page
 from llm_retriever.reporting import verdict

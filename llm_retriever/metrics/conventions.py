@@ -1,4 +1,4 @@
-"""Conventions of every reader of an evaluation: names of files and systems, and the form of p values."""
+"""Conventions of every reader of an evaluation: names of files and systems, level of significance, form of p values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "back
 HYBRID, PRODUCTION_HYBRID = "hybrid", "production-hybrid"
 HYBRIDS = (HYBRID, PRODUCTION_HYBRID)
 """Fusions of the retriever, or of that of the version in production, with BM25."""
+ALPHA = 0.05
+"""p below which a difference is significant."""
 SPACE = "\N{NO-BREAK SPACE}"
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-ALPHA = 0.05
+from llm_retriever.metrics.conventions import ALPHA
+
 DRAWS = 100_000
 EXACT_UP_TO = 16  # 2^16 sign patterns are fewer than the draws, and leave nothing to chance
 ON_TIES = "the tests rest on the others."

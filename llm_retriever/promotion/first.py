@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_retriever.metrics.conventions import BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
-from llm_retriever.metrics.significance import ALPHA
+from llm_retriever.metrics.conventions import ALPHA, BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
 
 _NAMES = {RETRIEVER: "The retriever", HYBRID: "Hybrid search", BACKBONE: "its un-tuned backbone", BM25: "BM25"}
 _SUBJECTS = {BACKBONE: "The un-tuned backbone", BM25: "BM25"}
