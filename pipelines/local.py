@@ -28,7 +28,7 @@ from kfp.local import cache as kfp_cache
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
-from llm_retriever.files.code_digest import code_digest
+from llm_retriever.files.code_digest import PACKAGE, code_digest
 from pipelines.cached_outputs import CheckedCache
 from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
 
@@ -40,6 +40,8 @@ REUSED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
+# Whoever starts a run may have folders of his own that are called `components`.
+UNSHADOWED = {"PYTHONSAFEPATH": "1"}
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
@@ -60,7 +62,14 @@ class HostTask(task_handler_interface.ITaskHandler):
         program, *arguments = full_command  # placeholders are already replaced
         self.command = [sys.executable if program == "python" else program, *arguments]
         self.name = step_name(full_command, self.journal)
-        self.environment = {"PYTHONUNBUFFERED": "1", **QUIET, **REUSED_MEMORY, **os.environ, **(env_vars or {})}
+        self.environment = {
+            **UNSHADOWED,
+            "PYTHONUNBUFFERED": "1",
+            **QUIET,
+            **REUSED_MEMORY,
+            **os.environ,
+            **(env_vars or {}),
+        }
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     def run(self) -> status.Status:
@@ -191,7 +200,7 @@ def run_compiled(
         pipeline_root=str(root / "runs"),
         raise_on_error=False,
         enable_caching=cache and not in_images,
-        cache_root=str(root / "cache" / code_digest(ROOT / "llm_retriever", ROOT / "components")[:16]),
+        cache_root=str(root / "cache" / code_digest(PACKAGE, ROOT / "components")[:16]),
     )
     before = set((root / "runs").glob("*"))
     # Without a handler SIGTERM would end this process alone and leave the step running.

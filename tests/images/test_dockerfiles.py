@@ -74,6 +74,7 @@ def test_the_build_context_holds_no_more_than_is_copied() -> None:
     assert allowed == {
         *requirements.LOCKS,
         "pyproject.toml",
+        "setup.py",
         "README.md",
         "LICENSE",
         "images/install.sh",
