@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.definition import image
 from llm_retriever.errors import InputError
 from pipelines import form, one_pod, presets, variants
 from pipelines.form import RECIPE, Told
@@ -141,6 +140,7 @@ def check_room(choice: Choice) -> None:
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:
+    from components.definition import image
     from pipelines.retrain import check_published, with_recipe
 
     if complete:

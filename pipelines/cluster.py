@@ -295,7 +295,7 @@ class Cluster:
 
 
 def _of_run(endpoint: str, run_id: str) -> contextlib.AbstractContextManager[None]:
-    hint = "python -m pipelines status lists the latest ones"
+    hint = "llm-retriever status lists the latest ones"
     return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", hint=hint)
 
 

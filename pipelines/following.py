@@ -70,7 +70,7 @@ def follow(cluster: Cluster, run_id: str, root: str) -> int:
         print("\n".join(news.of(status)) if news.told else "", flush=True)
         return _print(cluster, status, root)
     except KeyboardInterrupt:
-        print(f"\nno longer watched; the run goes on: python -m pipelines status {run_id} --wait", file=sys.stderr)
+        print(f"\nno longer watched; the run goes on: llm-retriever status {run_id} --wait", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

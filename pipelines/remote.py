@@ -30,6 +30,13 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
         add_pipeline: Adds the arguments that name a pipeline and its parameters.
         chosen: Makes name, pipeline and parameters of these arguments.
     """
+    _add_submit(commands, add_pipeline, chosen)
+    _add_schedule(commands, add_pipeline, chosen)
+    _add_rerun(commands)
+    _add_status(commands)
+
+
+def _add_submit(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     submitting = commands.add_parser("submit", help=f"start a run on a cluster; {CHECKED}")
     _add_cluster(submitting)
     submitting.add_argument("--preset", metavar="NAME|FILE", help=PRESET)
@@ -39,6 +46,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     add_pipeline(submitting, "what differs from the preset")
     submitting.set_defaults(command=submit_command, chosen=chosen)
 
+
+def _add_schedule(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     scheduling = commands.add_parser("schedule", help="create or replace a recurring run, enabled, one run at a time")
     _add_cluster(scheduling)
     scheduling.add_argument("--name", default="", help="of the recurring run; one of the same name is replaced")
@@ -52,6 +61,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     add_pipeline(scheduling, "what differs from the preset", "retrain")
     scheduling.set_defaults(command=schedule_command, chosen=chosen)
 
+
+def _add_rerun(commands: Any) -> None:
     rerunning = commands.add_parser("rerun", help="run one step alone, on the artifacts of an earlier run")
     _add_cluster(rerunning)
     rerunning.add_argument("step", help="prepare_corpus, mine_negatives, …, evaluate, promote")
@@ -66,6 +77,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     rerunning.add_argument("parameters", nargs="*", metavar="key=value", help="settings or URIs that differ")
     rerunning.set_defaults(command=rerun_command)
 
+
+def _add_status(commands: Any) -> None:
     showing = commands.add_parser("status", help="list the latest runs, or show one run's tasks")
     _add_cluster(showing, "--experiment", "--service-account")
     showing.add_argument(
@@ -222,7 +235,7 @@ def status_command(options: argparse.Namespace) -> int:
     from pipelines import following
 
     if options.wait and not options.run:
-        raise InputError("no run to follow is named", field="RUN", hint="python -m pipelines status lists them")
+        raise InputError("no run to follow is named", field="RUN", hint="llm-retriever status lists them")
     cluster = _connected(options)
     if not options.run:
         following.list_runs(cluster)

@@ -79,7 +79,7 @@ def _check_exists(name: str) -> None:
             "neither a published encoder nor a directory",
             file=name,
             field="encoder",
-            hint=(f"did you mean {' or '.join(near)}? " if near else "") + "python -m llm_retriever.encoders list",
+            hint=(f"did you mean {' or '.join(near)}? " if near else "") + "llm-retriever encoders list",
         )
 
 
@@ -176,7 +176,7 @@ def _downloaded(row: Row, part: Part, revision: str) -> Path:
                 f"the hub has no safetensors of it at {revision[:8]}",
                 file=f"{part.id}/{folder}".rstrip("/"),
                 hint=f"hf download {part.id} --revision {revision} --local-dir DIR; "
-                f"python -m llm_retriever.encoders convert DIR OUT; {row.name}=OUT",
+                f"llm-retriever encoders convert DIR OUT; {row.name}=OUT",
             )
     return directory
 

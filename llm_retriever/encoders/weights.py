@@ -189,7 +189,5 @@ def no_weights(directory: Path, wanted: str = "model.safetensors") -> InputError
     return InputError(
         "its weights are pickled, and pickles can run code" if pickled else f"there is no {wanted}",
         file=directory,
-        hint=f"python -m llm_retriever.encoders convert {directory} OUT, and give OUT"
-        if pickled
-        else "give a complete model",
+        hint=f"llm-retriever encoders convert {directory} OUT, and give OUT" if pickled else "give a complete model",
     )

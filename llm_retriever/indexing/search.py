@@ -13,44 +13,45 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_retriever.encoders.interface import Encoder
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.locate_retriever import collection_of, hybrid_of, retriever_of
-from llm_retriever.indexing.shards import Manifest
-from llm_retriever.processes import pipes
+from llm_retriever.errors import InputError
+from llm_retriever.processes import command_line, pipes
 from llm_retriever.stores.opening import fetched
 
+if TYPE_CHECKING:
+    from llm_retriever.encoders.interface import Encoder
+    from llm_retriever.indexing.index import Index
+
+PROGRAM = "python -m llm_retriever.indexing.search"
 SNIPPET_CHARACTERS = 240
 QUESTIONS_AT_ONCE = 256
 STANDARD_INPUT = "-"
 PROMPT = "question> "
 Search = Callable[[list[str], int], list[list[tuple[str, float]]]]
 EXAMPLES = """\
-A question:             … search --index RUN/build-index/index "how old is the bridge"
-A file, as JSON lines:  … search --index INDEX --queries questions.txt --json
-One after the other:    … search --index INDEX
-With BM25 as well:      … search --version s3://bucket/published/versions/NAME --hybrid "how old is the bridge"
+A question:             llm-retriever search --index RUN/build-index/index "how old is the bridge"
+A file, as JSON lines:  llm-retriever search --index INDEX --queries questions.txt --json
+One after the other:    llm-retriever search --index INDEX
+With BM25 as well:      llm-retriever search --version s3://bucket/published/versions/NAME --hybrid "how old is the bridge"
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
-    options = _parser().parse_args(arguments)
-    try:
-        with ExitStack() as stack:
-            _answer_all(options, stack)
-    except InputError as error:
-        print(f"search: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        _answer_all(options, stack)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.indexing.search",
+        prog=prog,
         description="Searches an index with a question, with a file of them, or with what is typed.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -179,6 +180,9 @@ def _converse(searcher: Searcher, show: Any) -> None:
 def _opened(options: argparse.Namespace, stack: ExitStack) -> Searcher:
     from llm_retriever import encoders
     from llm_retriever.data.collection import Collection
+    from llm_retriever.indexing.index import Index
+    from llm_retriever.indexing.locate_retriever import collection_of, hybrid_of, retriever_of
+    from llm_retriever.indexing.shards import Manifest
 
     uri = options.index or f"{options.version.rstrip('/')}/index"
     directory = stack.enter_context(fetched(uri))

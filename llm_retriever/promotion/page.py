@@ -129,7 +129,7 @@ def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
     lines = [code(outcome.uri)]
     if outcome.before is not None and outcome.before != outcome.version:
         is_same_model = outcome.before.card == outcome.version.card
-        rollback = f"python -m llm_retriever.promotion.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
+        rollback = f"llm-retriever versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
         what = "goes back to the older index" if is_same_model else "goes back to it"
         lines += ["", f"Before: {escaped(outcome.before.name)}; {code(rollback)} {what}."]
     return lines

@@ -1,47 +1,44 @@
 """Commands on the published versions of a retriever, and on what runs have left behind.
 
-python -m llm_retriever.promotion.versions list s3://bucket/published
-python -m llm_retriever.promotion.versions rollback s3://bucket/published
-python -m llm_retriever.promotion.versions prune s3://bucket/published --keep 5
-python -m llm_retriever.promotion.versions judged s3://bucket/published
-python -m llm_retriever.promotion.versions forget s3://bucket/published
-python -m llm_retriever.promotion.versions sweep-shards s3://bucket/shards --published s3://bucket/published
+llm-retriever versions list s3://bucket/published
+llm-retriever versions rollback s3://bucket/published
+llm-retriever versions prune s3://bucket/published --keep 5
+llm-retriever versions judged s3://bucket/published
+llm-retriever versions forget s3://bucket/published
+llm-retriever versions sweep-shards s3://bucket/shards --published s3://bucket/published
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.processes import pipes
+from llm_retriever.processes import command_line, pipes
 from llm_retriever.promotion.cleanup import clear_abandoned, sweep
 from llm_retriever.stores.records import Records
 from llm_retriever.stores.registry import Registry
 
+PROGRAM = "python -m llm_retriever.promotion.versions"
 DAYS = 7.0
 _DAY = 86_400
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input."""
-    options = _parser().parse_args(arguments)
-    try:
-        for line in options.command(options):
-            print(line)
-    except InputError as error:
-        print(f"versions: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    for line in options.command(options):
+        print(line)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.promotion.versions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -320,7 +320,7 @@ def test_the_command_line_says_what_it_did_or_why_not(written, tmp_path, capsys)
     arguments = ["--output", str(tmp_path / "export"), "--format", "sentence-transformers", "--retriever"]
     assert command.main([*arguments, str(written("llm-ql"))]) == EXIT_BAD_INPUT
     shown = capsys.readouterr().err
-    assert shown.startswith('export: field "format": sentence-transformers can only end queries and passages alike')
+    assert shown.startswith('exporting: field "format": sentence-transformers can only end queries and passages alike')
     assert shown.count("\n") == 1
     assert command.main([*arguments, str(tmp_path / "nowhere")]) == EXIT_BAD_INPUT
     capsys.readouterr()
