@@ -83,6 +83,7 @@ def test_none_does_not_depend_on_hard_links(step: Step, monkeypatch: pytest.Monk
     assert contents(step.adapted) == contents(step.backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_the_model_learns_to_generate_the_query_from_its_passage(step: Step, tune: str):
     log = step.run(tune=tune)
@@ -121,6 +122,7 @@ def test_the_lineage_says_what_was_done_with_what(step: Step):
     assert stage.settings["precision"] == "fp32"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(step: Step):
     digests = []
     for seed in (1, 1, 2):
@@ -150,6 +152,7 @@ class Counted(QueryLikelihoodLoss):
         return super().__call__(model, batch)
 
 
+@pytest.mark.slow
 def test_a_killed_adaptation_continues_as_if_nothing_had_happened(step: Step, monkeypatch: pytest.MonkeyPatch):
     settings = {"max_steps": 6, "checkpoint_minutes": 1e-6}
     whole = step.run(**settings)

@@ -115,6 +115,7 @@ def test_a_hub_model_is_fetched_at_its_commit_without_pickles_and_code(hub: Hub,
     assert b"hf_planted" not in b"".join(written) + done.stdout.encode() + done.stderr.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "revision", "variables", "problem"),
     [
@@ -149,6 +150,7 @@ def test_what_the_hub_does_not_give_is_bad_input(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_encoder_on_the_hub_is_refused_before_its_weights_are_fetched(hub: Hub, model: Path, tmp_path: Path) -> None:
     change(model / "config.json", architectures=["BertModel"])
     done = run_on_hub(hub, tmp_path, "--source", "owner/tiny", "--revision", COMMIT)

@@ -86,6 +86,7 @@ def test_the_lineage_names_size_data_and_tokens(made, collection: Collection):
     assert stage.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_tokenizer(collection: Collection, tmp_path: Path):
     settings = [QUICK.__class__(**{**QUICK.__dict__, "scratch_tokens": 1024, "seed": seed}) for seed in (3, 3, 4)]
     digests, vocabularies = [], []

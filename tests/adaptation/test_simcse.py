@@ -186,6 +186,7 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(backbone_directory,
         torch.testing.assert_close(own_gradient, gradient, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stages", "recipe"),
     [("simcse", ["simcse"], "paper"), ("mntp+simcse", ["mntp", "simcse"], "default")],

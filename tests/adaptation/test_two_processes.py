@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -48,6 +49,7 @@ def one_of_two(rank: int, backbone: Path, directory: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_gradient_of_one(backbone_directory: Path, tmp_path: Path):
     expected, gradient = loss_and_gradient(backbone_directory, PAIRS, distributed=False)
     mp.spawn(one_of_two, (backbone_directory, tmp_path), nprocs=2)

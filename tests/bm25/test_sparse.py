@@ -58,6 +58,7 @@ def ids(ranking: Ranking) -> list[str]:
     return [passage for passage, _ in ranking]
 
 
+@pytest.mark.slow
 def test_it_finds_what_pyserini_finds(index: SparseIndex, collection: Collection) -> None:
     queries = collection.queries("test")
     asked = {
@@ -89,6 +90,7 @@ def test_equal_scores_stand_in_the_order_of_ids(index: SparseIndex) -> None:
     assert ids(ask(index, "zebra crossing", depth=2)) == ["tie1", "tie2"]
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_nothing(index: SparseIndex, collection: Collection) -> None:
     queries = collection.queries("train")
     with SparseIndex(collection, threads=3) as more:
@@ -184,6 +186,7 @@ def with_long_ids(directory: Path, sizes: list[int]) -> Collection:
     return Collection.open(directory / "collection")
 
 
+@pytest.mark.slow
 def test_the_longest_id_that_preparation_lets_through_is_indexed_and_found(tmp_path: Path) -> None:
     made = with_long_ids(tmp_path, [LONGEST_ID - 1, LONGEST_ID])
     with SparseIndex(made, threads=1) as index:
@@ -191,6 +194,7 @@ def test_the_longest_id_that_preparation_lets_through_is_indexed_and_found(tmp_p
         assert {len(passage.encode()) for passage in ids(ask(index, "quartz"))} == {1, LONGEST_ID - 1, LONGEST_ID}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[LONGEST_ID + 1], [40, LONGEST_ID + 2, 100_000]])
 def test_an_index_that_lacks_passages_is_refused(tmp_path: Path, sizes: list[int]) -> None:
     made = with_long_ids(tmp_path, sizes)
@@ -246,6 +250,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparseIndex]:
         yield searching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [2.0, 10.0, 1000.0])
 def test_dirichlet_scores_are_those_of_the_formula(words: SparseIndex, mu: float) -> None:
     def dirichlet(tf: int, length: int, p: float) -> float:

@@ -30,6 +30,7 @@ def flags(
     return [f"--{name}={path}" for name, path in inputs.items()]
 
 
+@pytest.mark.slow
 def test_by_hand_it_writes_model_curves_and_metrics(flags: list[str], tmp_path: Path):
     assert STEP.execute([*flags, *TINY, "--processes=1"]) == 0
     assert [stage.stage for stage in load_lineage(tmp_path / "adapted").stages] == ["ql"]
@@ -47,6 +48,7 @@ def test_method_none_still_gives_every_output(flags: list[str], tmp_path: Path):
     assert (tmp_path / "curves.html").read_text().startswith("<!")
 
 
+@pytest.mark.slow
 def test_by_executor_input_it_answers_with_metrics_and_lineage(
     backbone_directory: Path, collection_directory: Path, training_set_directory: Path, tmp_path: Path
 ):

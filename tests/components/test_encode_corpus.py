@@ -18,6 +18,7 @@ def inputs(retriever: Path, collection: Path, encoded: Path, *others: str) -> li
     return ["--retriever", str(retriever), "--collection", str(collection), "--encoded", str(encoded), *others]
 
 
+@pytest.mark.slow
 def test_parts_by_hand_and_the_index_of_them(retriever_directory, collection_directory, tmp_path):
     same = ("--shard-passages", "25", "--shards-uri", str(tmp_path / "shards"))
     for part in ("0", "1"):

@@ -32,6 +32,7 @@ def flags(inputs: dict[str, Path], directory: Path) -> list[str]:
 ENDS = ("", "_hybrid", "_bm25", "_backbone")
 
 
+@pytest.mark.slow
 def test_plain_flags_evaluate(inputs, tmp_path):
     assert STEP.execute(flags(inputs, tmp_path) + FLAGS) == 0
     metrics = json.loads((tmp_path / "metrics").read_text())
@@ -64,6 +65,7 @@ def test_kubeflow_gets_every_output_and_the_metrics_as_numbers(inputs, tmp_path)
     assert shown.keys() == {f"{split}_ndcg_at_10{end}" for split in ("test", "graded") for end in ENDS[:3]}
 
 
+@pytest.mark.slow
 def test_flags_add_collections_encoders_and_runs(inputs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyserini", None)
     letters = write_beir(tmp_path / "letters", 20)
@@ -81,6 +83,7 @@ def test_flags_add_collections_encoders_and_runs(inputs, tmp_path, monkeypatch):
     assert metrics["letters_test_ndcg_at_10"] == metrics["zero_shot_ndcg_at_10"]
 
 
+@pytest.mark.slow
 def test_a_version_in_production_is_one_more_system(inputs, tmp_path):
     card = RetrieverCard.load(inputs["retriever"]).digest()
     folders = {name: inputs[name] for name in ("retriever", "index")}

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import TrainingSet
 from llm_retriever.metrics.runs import read_run
 
 
+@pytest.mark.slow
 def test_the_collection_lies_beside_what_was_mined_from_it(collection_directory: Path, tmp_path: Path) -> None:
     message = {
         "inputs": {

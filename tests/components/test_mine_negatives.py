@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from components.mine_negatives.__main__ import STEP
 from llm_retriever.data.training_set import TrainingSet
 from llm_retriever.metrics.runs import read_run
@@ -27,6 +29,7 @@ def outputs(directory: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_kubeflow_gets_outputs_and_their_numbers(collection_directory: Path, tmp_path: Path) -> None:
     names = ("training_set", "bm25_runs", "statistics", "picture")
     message = {

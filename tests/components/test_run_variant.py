@@ -27,6 +27,8 @@ from llm_retriever.data.collection import Collection
 from tests.conftest import write_training_set_of
 from tests.evaluation.conftest import write_runs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ADAPT_OPTIONS = {
     "method": "ql",

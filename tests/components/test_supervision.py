@@ -62,6 +62,7 @@ def test_what_would_end_the_same_way_is_not_tried_again(act, code, tmp_path):
     assert "restart" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_work_that_crashes_each_time_is_given_up_in_one_clear_line(tmp_path):
     ended = step(tmp_path, "kill", attempts=9)
     assert ended.returncode == 1
@@ -73,6 +74,7 @@ def test_work_that_crashes_each_time_is_given_up_in_one_clear_line(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_after_memory_ran_out_fewer_rows_go_through_the_model_and_the_end_names_the_settings(tmp_path):
     ended = step(tmp_path, "starve", "--restarts", "2", attempts=9)
     assert ended.returncode == 1

@@ -39,6 +39,7 @@ def run(arguments: dict[str, object]) -> int:
     return STEP.execute([str(part) for pair in arguments.items() for part in pair])
 
 
+@pytest.mark.slow
 def test_the_step_writes_a_retriever_its_curves_and_its_metrics(arguments, tmp_path):
     assert run(arguments) == 0
     assert RetrieverCard.load(tmp_path / "retriever").method == "llm-ql"
@@ -48,6 +49,7 @@ def test_the_step_writes_a_retriever_its_curves_and_its_metrics(arguments, tmp_p
     assert metrics["pairs"] == 24
 
 
+@pytest.mark.slow
 def test_kubeflow_is_told_the_metrics_as_numbers(arguments, tmp_path):
     names = {"curves": "system.HTML", "retriever": "system.Model"}
     given = {

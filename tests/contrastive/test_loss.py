@@ -167,6 +167,7 @@ def trained_once(
     return value.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
     backbone = str(write_backbone(tmp_path / "backbone"))
     torch.multiprocessing.spawn(one_of_two, (backbone, str(tmp_path)), nprocs=2)

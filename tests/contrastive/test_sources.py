@@ -76,6 +76,7 @@ def test_a_data_set_smaller_than_an_update_is_refused(tmp_path):
         homogeneous(ContrastiveDataset(written(tmp_path), 3, 5), 6, 5)
 
 
+@pytest.mark.slow
 def test_a_training_takes_the_updates_as_they_are_dealt_and_goes_on_where_it_was_killed(tmp_path):
     def seen(run: TrainingRun, updates: int) -> list[list[str]]:
         dataset, found = homogeneous(ContrastiveDataset(written(tmp_path), 3, 5), 4, 5), []
@@ -179,6 +180,7 @@ SMALL: dict[str, Any] = {"passages_per_query": 3, "query_length": 110, "passage_
 SMALL |= {"batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-3, "lora_dropout": 0.0, "precision": "fp32"}
 
 
+@pytest.mark.slow
 def test_distillation_trains_and_is_on_the_card(inputs, tmp_path):
     given = inputs | {"training_set": scored(inputs["collection"], inputs["training_set"], tmp_path / "scored")}
     logs = [

@@ -57,6 +57,7 @@ def mean_rank(retriever: Retriever, collection: Collection) -> float:
     return float(np.mean([(row > row[i]).sum() + 1 for row, i in zip(scores, positives, strict=True)]))
 
 
+@pytest.mark.slow
 def test_tuning_lowers_the_loss_and_ranks_the_positives_higher(inputs, tmp_path):
     long = {"tune": "full", "passages_per_query": 2, "epochs": 12, "batch_size": 7, "micro_batch_size": 7}
     log = tune(TuningSettings(**SMALL | long), **inputs, retriever=tmp_path / "retriever")
@@ -66,6 +67,7 @@ def test_tuning_lowers_the_loss_and_ranks_the_positives_higher(inputs, tmp_path)
     assert mean_rank(after, collection) < 0.5 * mean_rank(before, collection)
 
 
+@pytest.mark.slow
 def test_fewer_queries_than_a_batch_train_with_the_recipes_own_schedule(inputs, tmp_path):
     recipe = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_rate", "epochs")}
     log = tune(TuningSettings(**recipe), **inputs, retriever=tmp_path / "retriever")
@@ -124,6 +126,7 @@ def test_a_text_has_the_same_vector_in_training_and_in_use(tuned, inputs, collec
     np.testing.assert_allclose(used, passages.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_retriever(inputs, tmp_path):
     digests = set()
     for name in ("one", "two"):
@@ -132,6 +135,7 @@ def test_the_same_seed_gives_the_same_retriever(inputs, tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_all_weights_can_be_tuned(inputs, tmp_path):
     changed = {"tune": "full", "learning_rate": 1e-3, "max_steps": 4}
     tune(TuningSettings(**SMALL | changed), **inputs, retriever=tmp_path / "retriever")

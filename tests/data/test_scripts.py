@@ -125,6 +125,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Collection]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["zh", "ja", "th", "ru"])
 def test_bm25_finds_a_word_in_the_language_of_the_corpus(sources: dict[str, Collection], language: str) -> None:
     made = sources[language]
@@ -134,6 +135,7 @@ def test_bm25_finds_a_word_in_the_language_of_the_corpus(sources: dict[str, Coll
     assert [passage for passage, _ in ranking] == ["p1"]
 
 
+@pytest.mark.slow
 def test_a_language_that_is_given_counts(sources: dict[str, Collection]) -> None:
     rows = []
     for language in ("en", "de"):

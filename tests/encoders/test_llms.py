@@ -96,6 +96,7 @@ def both_ways(base: Path, adapters: list[Path]) -> Any:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "before", "after"), [("llm2vec", "[INST] ", " [/INST]"), ("llm2vec-sheared-llama", "", "")]
 )

@@ -78,6 +78,7 @@ def test_bf16_keeps_the_ranking(minilm: encoders.Encoder) -> None:
     assert low.identity() == minilm.identity()
 
 
+@pytest.mark.slow
 def test_the_row_the_directory_and_the_row_with_a_place_agree(minilm: encoders.Encoder) -> None:
     queries = minilm.encode_queries(list(ASKED))
     for name in (PLACE, f"minilm={PLACE}"):

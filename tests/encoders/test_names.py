@@ -57,6 +57,7 @@ def test_importing_the_package_and_its_table_is_light() -> None:
     assert not {"torch", "transformers", "peft", "faiss", "huggingface_hub", "scipy"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_two_models_come_from_two_places_or_from_two_folders_of_one(tmp_path: Path) -> None:
     directory = models.dragon(tmp_path / "dragon")
     one = encoders.load(f"dragon-plus={directory}", precision="fp32")

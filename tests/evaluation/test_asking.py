@@ -53,6 +53,7 @@ def test_re_ranked_systems_are_judged_compared_and_kept_like_any_other(asking_in
     assert (found["rerank"]["pairs"], found["rerank"]["depth"], found["rerank"]["is_trained"]) == (2 * 14 * 5, 5, True)
 
 
+@pytest.mark.slow
 def test_the_order_is_that_of_the_adapted_backbones_likelihood(asking_inputs, tmp_path):
     evaluated(asking_inputs, tmp_path, rerank_depth=4, rerank_attention_block="off", splits="graded")
     corpus = Collection.open(asking_inputs["collection"])
@@ -113,6 +114,7 @@ def test_without_an_adapted_backbone_there_is_nothing_to_re_rank_with(asking_inp
     assert "attention" not in evaluated(inputs, tmp_path, attention_queries=4)
 
 
+@pytest.mark.slow
 def test_attention_is_shown_before_and_after_a_stage_one_that_was_ql(asking_inputs, tmp_path):
     found = evaluated(asking_inputs, tmp_path, attention_queries=3, splits="graded,test")["attention"]
     assert (found["split"], found["queries"], found["pairs"]) == ("graded", 3, 9)

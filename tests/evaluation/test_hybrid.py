@@ -157,6 +157,7 @@ def test_the_settings_leave_open_what_is_not_given():
     assert both == [Fusion("convex", 0.25), Fusion("rrf")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_no_bm25()), reason="without pyserini there is no BM25 on zero-shot collections")
 def test_zero_shot_collections_take_the_weight_along_and_say_where_it_harms(with_dev, tmp_path):
     """With all weight on a retriever that knows nothing, hybrid search is significantly worse than BM25."""

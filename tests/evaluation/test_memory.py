@@ -59,6 +59,7 @@ def test_each_model_is_gone_before_the_next_one_is_loaded(
     assert loads == [[]] * 9
 
 
+@pytest.mark.slow
 def test_the_pictures_of_attention_are_not_made_unless_asked_for(
     asking_inputs: dict[str, Path], tmp_path: Path, loads: list[list[str]]
 ) -> None:

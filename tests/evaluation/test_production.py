@@ -190,6 +190,7 @@ def test_report_and_summary_say_first_how_it_compares_with_production(evaluated)
     assert "40 were taken over and 10 made anew" in page
 
 
+@pytest.mark.slow
 def test_with_many_baselines_the_page_still_begins_with_production(grown, version, theirs, tmp_path):
     run(grown, tmp_path, production_uri=version, encoders=f"again={theirs['retriever']}")
     page = (tmp_path / "report.html").read_text()
@@ -198,6 +199,7 @@ def test_with_many_baselines_the_page_still_begins_with_production(grown, versio
     assert page.count("95\N{NO-BREAK SPACE}% interval") == 2  # one a split
 
 
+@pytest.mark.slow
 def test_a_changed_passage_is_encoded_anew_and_a_renamed_one_is_not(
     unspoilt_inputs, version, theirs, tmp_path, encoded
 ):
@@ -263,6 +265,7 @@ def test_an_index_in_a_bucket_is_brought_to_the_new_collection(grown, theirs, s3
     assert vectors(theirs["index"]).items() <= vectors(tmp_path / "refreshed" / "index").items()
 
 
+@pytest.mark.slow
 def test_the_refreshed_index_is_made_as_the_published_one_was(grown, theirs, unspoilt_inputs, tmp_path, encoded):
     settings = IndexSettings(
         kind="sq8", dtype="fp16", precision="bf16", passage_length=120, shard_passages=7, memory_gib=1
@@ -295,6 +298,7 @@ def test_an_index_that_does_not_list_its_passages_is_encoded_anew(grown, theirs,
     assert any("does not say which passages it holds" in note for note in content["notes"])
 
 
+@pytest.mark.slow
 def test_production_may_be_another_method_on_another_backbone(grown, unspoilt_inputs, tmp_path, encoded):
     other = in_two_copies(unspoilt_inputs, tmp_path / "in")
     card = RetrieverCard.load(other["retriever"])
@@ -367,6 +371,7 @@ def test_shards_of_the_refreshed_index_go_straight_to_their_place(grown, version
         assert content["splits"][name]["systems"]["production"] == pytest.approx(split["systems"]["production"])
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_goes_on_at_the_shards_that_are_missing(grown, version, s3, tmp_path):
     given = {"production_uri": version, "production_shards_uri": f"s3://{s3.bucket}/shards", "untuned_passages": 0}
     s3.fault = lambda request: ("403 Forbidden", b"") if request["PATH_INFO"].endswith("vectors-00002.npy") else None

@@ -141,6 +141,7 @@ def test_what_was_there_before_comes_back_if_the_writer_was_killed_between_two_n
     assert hidden(path.parent) == []
 
 
+@pytest.mark.slow
 def test_the_next_download_removes_what_a_killed_one_has_left(s3: S3Server, path: Path, tmp_path: Path) -> None:
     store = open_store(f"s3://{s3.bucket}/x")
     store.write("weights", b"whole" * 5_000_000)

@@ -103,6 +103,7 @@ exec {python} -
 """
 
 
+@pytest.mark.slow
 def test_an_image_is_asked_for_what_is_installed_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine, log, references = tmp_path / "engine", tmp_path / "log", tmp_path / "images.json"
     engine.write_text(ENGINE.format(log=log, python=sys.executable))

@@ -103,6 +103,7 @@ def test_parts_share_out_all_shards_and_none_twice():
         assert sorted(taken) == list(range(7))
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(retriever_directory, collection_directory, tmp_path, one_thread, capfd):
     settings = dataclasses.replace(IN_SHARDS, processes=2)
     build_index(retriever_directory, collection_directory, tmp_path / "one", IN_SHARDS)
@@ -186,6 +187,7 @@ def shards_uri(request, tmp_path) -> str:
     return f"s3://{request.getfixturevalue('s3').bucket}/shards"
 
 
+@pytest.mark.slow
 def test_parts_go_to_the_prefix_and_become_one_index(
     retriever_directory, retriever, collection_directory, corpus, shards_uri, tmp_path, monkeypatch
 ):

@@ -52,6 +52,7 @@ def check(found: Mapping[str, Any], namespace: str) -> None:
     assert {name: fields.get(name) for name in found["spec"]} == {n: type(v) for n, v in found["spec"].items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["train_retriever", "compare_methods", "rerun_evaluate"])
 def test_a_pipeline_becomes_the_two_objects_that_kubeflow_defines(pipeline: str, tmp_path: Path) -> None:
     objects = compiled(tmp_path, pipeline)
@@ -65,6 +66,7 @@ def test_a_pipeline_becomes_the_two_objects_that_kubeflow_defines(pipeline: str,
     json_format.ParseDict(version["spec"]["platformSpec"], pipeline_spec_pb2.PlatformSpec())
 
 
+@pytest.mark.slow
 def test_the_objects_hold_what_the_plain_yaml_does(tmp_path: Path) -> None:
     given = ["--preset", "llm-ql-llama2-7b", "corpus_uri=s3://bucket/corpus"]
     _, version = compiled(tmp_path, *given)
@@ -75,6 +77,7 @@ def test_the_objects_hold_what_the_plain_yaml_does(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_version_is_named_after_what_it_consists_of(tmp_path: Path) -> None:
     names = [
         compiled(tmp_path, *arguments)[1]["metadata"]["name"]
@@ -86,6 +89,7 @@ def test_a_version_is_named_after_what_it_consists_of(tmp_path: Path) -> None:
     assert compiled(tmp_path, "--version-name", "v1.2")[1]["metadata"]["name"] == "v1.2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -103,6 +107,7 @@ def test_names_that_kubernetes_would_refuse_are_refused_here(
     assert not (tmp_path / "objects.yaml").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders overlays, is not installed")
 def test_an_overlay_takes_the_objects_and_an_account_that_may_write_them(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests")

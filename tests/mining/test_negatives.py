@@ -58,6 +58,7 @@ def test_a_query_without_candidates_is_dropped_and_counted(examples: dict[str, T
     assert counts["negatives"] == sum(len(example.negatives) for example in examples.values())
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_whatever_the_threads(
     mined: Path, collection: Collection, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_directory_that_is_no_collection_is_refused(tmp_path: Path) -> None:
     assert "prepare_corpus" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_nothing_is_written_when_no_negative_is_left(collection: Collection, tmp_path: Path) -> None:
     copy = shutil.copytree(collection.directory, tmp_path / "collection")
     with pytest.raises(InputError, match="no training query has a negative left") as caught:
@@ -133,6 +135,7 @@ def test_nothing_is_written_when_no_negative_is_left(collection: Collection, tmp
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_texts_that_say_what_a_positive_or_the_query_says_are_no_negatives(tmp_path: Path) -> None:
     write_source(tmp_path / "source")
     near = {"_id": "near", "title": "", "text": passages()[2]["text"].replace("2.", "two.")}
@@ -223,6 +226,7 @@ def with_number_ids(directory: Path, *, holding_queries: bool) -> Collection:
     return Collection.open(directory / "collection")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holding_queries", [True, False])
 def test_a_run_leaves_out_a_query_that_is_a_passage_and_not_a_passage_of_its_number(
     tmp_path: Path, holding_queries: bool
@@ -236,6 +240,7 @@ def test_a_run_leaves_out_a_query_that_is_a_passage_and_not_a_passage_of_its_num
     assert {len(ranking) for ranking in run.values()} == {5}
 
 
+@pytest.mark.slow
 def test_a_passage_that_is_the_query_by_the_collections_rule_is_no_negative(tmp_path: Path) -> None:
     with_number_ids(tmp_path, holding_queries=False)
     drawn = {}

@@ -25,6 +25,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     return prepared(write_scored(directory / "source"), directory / "collection", heldout_queries=0)
 
 
+@pytest.mark.slow
 def test_negatives_that_the_source_has_scored_can_be_distilled(scored: Collection, tmp_path: Path) -> None:
     settings = MiningSettings(negatives=2, sources="teacher", near_duplicate=0, threads=1)
     mined = mined_into(tmp_path, scored.directory, settings)

@@ -17,6 +17,8 @@ from llm_retriever.metrics.runs import read_run
 from llm_retriever.settings import MiningSettings
 from tests.mining.conftest import content, mined_into
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mixed_settings(retriever_directory: Path) -> MiningSettings:

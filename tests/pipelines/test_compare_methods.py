@@ -155,6 +155,7 @@ def test_the_form_has_one_object_for_each_stage_of_a_variant(spec: dict[str, Any
     assert form["tune_gpus"]["defaultValue"] == "1"
 
 
+@pytest.mark.slow
 def test_flat_names_are_folded_into_the_objects() -> None:
     words = ["tune_learning_rate=1e-4", "tune_lora_rank=8", "adapt_method=ql", "adapt_epochs=2", "run_seed=3"]
     found = choose([COMPARISON, *words, "tune_gpus=2", "mine_depth=50", 'eval_options={"depth": 2000}'])
@@ -165,6 +166,7 @@ def test_flat_names_are_folded_into_the_objects() -> None:
     assert set(found.told.form) <= set(FORM.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["llm-ql-llama2-7b", "demo-cpu"])
 def test_presets_are_those_of_the_other_pipelines(preset: str, tmp_path: Path) -> None:
     found = choose([COMPARISON], preset=preset)
@@ -178,6 +180,7 @@ def test_presets_are_those_of_the_other_pipelines(preset: str, tmp_path: Path) -
     assert (settings.tune.epochs, settings.tune.batch_size) == (trained["tune_epochs"], trained["tune_batch_size"])
 
 
+@pytest.mark.slow
 def test_settings_of_pods_arrive_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["run_checkpoint_minutes=3", "index_memory_gib=9", "tune_memory=99Gi", "run_gpu_type=amd.com/gpu"]
     found = choose([COMPARISON, *words])
@@ -216,6 +219,7 @@ def test_what_one_pod_cannot_do_is_refused_on_the_command_line(word: str, hint: 
         choose([COMPARISON, word])
 
 
+@pytest.mark.slow
 def test_eight_variants_stay_well_below_the_limit() -> None:
     found = choose([COMPARISON])
     assert len(found.variants) == 8
@@ -223,6 +227,7 @@ def test_eight_variants_stay_well_below_the_limit() -> None:
     choice.check_room(found)
 
 
+@pytest.mark.slow
 def test_more_variants_than_fit_are_refused_but_for_a_run_on_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +367,7 @@ def test_parameters_may_follow_flags(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert form["tune_options"]["defaultValue"] == {"max_steps": 3}
 
 
+@pytest.mark.slow
 def test_variants_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["variants"]) == 0
     assert "ql-ablation: " in capsys.readouterr().out

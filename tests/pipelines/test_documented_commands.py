@@ -121,6 +121,7 @@ def test_the_docs_show_every_kind_of_command() -> None:
     assert kinds == {*CREATING, ("run", "list"), ("run", "get")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in KFP_COMMANDS if verb(c) == ("run", "create")])
 def test_kfp_run_create_sends_the_pipeline_and_typed_values(command: str, server: Server, folder: Path) -> None:
     request = run_kfp(command, server, folder)
@@ -136,6 +137,7 @@ def test_kfp_run_create_sends_the_pipeline_and_typed_values(command: str, server
     assert required <= set(sent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in KFP_COMMANDS if verb(c) == ("recurring-run", "create")])
 def test_kfp_recurring_run_create_makes_an_enabled_schedule_of_texts(
     command: str, server: Server, folder: Path
@@ -189,6 +191,7 @@ def test_kfp_shows_runs(command: str, path: str, server: Server, folder: Path) -
     assert len(server.asked("GET", path)) == 1
 
 
+@pytest.mark.slow
 def test_a_documented_preset_can_be_read_and_compiled(tmp_path: Path) -> None:
     (text,) = [block for block in blocks("toml") if "[cluster" in block]
     (tmp_path / "ours.toml").write_text(text)

@@ -137,6 +137,7 @@ def compared(work: Workload = MS_MARCO, preset: str = "llm-ql-llama2-7b", **chan
     return {cost.step: cost for cost in found}
 
 
+@pytest.mark.slow
 def test_a_variant_is_one_step_and_costs_what_its_four_stages_cost() -> None:
     found, alone = compared(eval_untuned_passages=0), costs("llm-ql-llama2-7b", eval_untuned_passages=0)
     names = [variant.name for variant in variants.load("methods").variants]
@@ -149,6 +150,7 @@ def test_a_variant_is_one_step_and_costs_what_its_four_stages_cost() -> None:
     assert ours.s3_bytes == pytest.approx(alone["tune_retriever"].s3_bytes + alone["evaluate"].s3_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_finished_parts_are_sent_where_checkpoints_go() -> None:
     without, kept = compared(), compared(run_checkpoint_uri="s3://b/c", run_checkpoint_minutes=1e9)
     alone = costs("llm-ql-llama2-7b")
@@ -159,6 +161,7 @@ def test_finished_parts_are_sent_where_checkpoints_go() -> None:
     assert more < made - alone["adapt_backbone"].s3_bytes * 0.9  # a backbone that was not adapted is kept by nobody
 
 
+@pytest.mark.slow
 def test_all_stages_of_a_variant_have_the_gpus_of_its_pod() -> None:
     eight = compared(tune_gpus="8", adapt_gpus="1", adapt_deepspeed="zero3")["run_variant: LLM-QL"]
     one = compared(tune_gpus="1", adapt_gpus="8", adapt_deepspeed="zero3")["run_variant: LLM-QL"]
@@ -166,6 +169,7 @@ def test_all_stages_of_a_variant_have_the_gpus_of_its_pod() -> None:
     assert eight.gpu_hours == one.gpu_hours
 
 
+@pytest.mark.slow
 def test_only_the_first_variant_of_a_backbone_encodes_with_the_untuned_one() -> None:
     small = Workload(1000, 1)
     with_, without = (compared(small, "llm-ql-qwen3-0.6b", eval_untuned_passages=n) for n in (1000, 0))
@@ -214,6 +218,7 @@ def test_an_unknown_backbone_is_refused() -> None:
         shape_of({"backbone": "somebody/something"})
 
 
+@pytest.mark.slow
 def test_every_preset_can_be_estimated(capsys: pytest.CaptureFixture[str]) -> None:
     for name in presets.names():
         assert main(["estimate", "--preset", name, "--passages", "1000", "--queries", "100"]) == 0
@@ -234,6 +239,7 @@ def test_all_pipelines_can_be_estimated(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["estimate", *options, "--variants", "methods"]) == 2
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "llm-ql-llama2-7b", "--passages", "1000", "--queries", "100", "--gpu", "a100-40"]
     assert main(["estimate", *options, "adapt_deepspeed=off"]) == 0

@@ -104,6 +104,7 @@ def evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
     return told, runs
 
 
+@pytest.mark.slow
 def test_evaluation_alone_is_rerun_with_another_depth(
     first: subprocess.CompletedProcess[str], root: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def check_deeper(before: tuple[Any, Any], after: tuple[Any, Any]) -> None:
         assert max(runs_again[name]) > 30, name
 
 
+@pytest.mark.slow
 def test_the_compiled_rerun_pipeline_does_the_same(
     first: subprocess.CompletedProcess[str], root: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_the_compiled_rerun_pipeline_does_the_same(
     check_deeper(evaluated(before), evaluated(run.folder))
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_unchanged_steps_from_the_cache(
     first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
 ) -> None:
@@ -178,6 +181,7 @@ def test_a_second_run_takes_unchanged_steps_from_the_cache(
     )
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_runs_only_what_depends_on_it(
     first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
 ) -> None:
@@ -186,6 +190,7 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(
     assert ran == ["fingerprint_sources", "evaluate", "promote"]
 
 
+@pytest.mark.slow
 def test_parts_are_encoded_beside_each_other_into_the_same_index(
     first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
 ) -> None:
@@ -207,6 +212,7 @@ def test_parts_are_encoded_beside_each_other_into_the_same_index(
     assert "build_index" in cached
 
 
+@pytest.mark.slow
 def test_parts_without_a_place_are_refused_before_anything_starts(root: Path, sources: dict[str, Path]) -> None:
     refused = run_local(root, **sources, index_parts=2)
     assert refused.returncode == 2
@@ -214,6 +220,7 @@ def test_parts_without_a_place_are_refused_before_anything_starts(root: Path, so
     assert "fingerprint_sources" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_noticed_and_bad_input_fails_the_run(
     first: subprocess.CompletedProcess[str], root: Path, sources: dict[str, Path]
 ) -> None:

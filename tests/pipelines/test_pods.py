@@ -236,6 +236,7 @@ def test_nodes_that_kubernetes_would_refuse_are_refused_here(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_submitted_scheduled_and_rerun_pipelines_have_the_settings_too(
     ours: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -309,6 +310,7 @@ def test_the_preset_without_gpus_fits_into_the_quota_of_the_overlay_kind() -> No
         assert sum(size(own[stage].memory) + size("256Mi") for stage in stages) <= room["memory"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "seconds"), [("timeout_hours = 1", 4 * 3600), ("[cluster.index]\ntimeout_hours = 1", 0)]
 )

@@ -73,6 +73,7 @@ def write_counts(path: Path, count: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["train_retriever", "retrain", "compare_methods"])
 @pytest.mark.parametrize(("count", "sent"), [("2", "2"), ('"2"', "2"), (None, None)])
 def test_a_number_of_gpus_reaches_the_driver_as_a_text_however_it_was_given(
@@ -124,6 +125,7 @@ def test_options_are_checked_before_anything_is_sent(
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_flat_names_and_options_are_the_same(server: Server) -> None:
     assert submit(server, "tune_lora_rank=64", "tune_lora_alpha=128", "run_precision=fp32") == 0
     # What has a parameter of its own may stand in the object too, as long as a command reads it.
@@ -225,6 +227,7 @@ def schedule(server: Server, *arguments: str) -> int:
     return main(["schedule", "--endpoint", server.url, "--name", "nightly", *arguments, published])
 
 
+@pytest.mark.slow
 def test_a_schedule_is_enabled_typed_and_does_not_catch_up(server: Server) -> None:
     assert schedule(server, "--cron", "0 0 2 * * *", *GIVEN) == 0
     body = only(server.asked("POST", "/recurringruns"))
@@ -311,6 +314,7 @@ def test_a_schedule_is_removed_by_name_and_an_unknown_name_is_refused(
     assert set(server.recurring) == {"a"}
 
 
+@pytest.mark.slow
 def test_kfps_own_command_of_the_readme_sends_what_the_api_expects(server: Server, tmp_path: Path) -> None:
     assert main(["compile", "--output", str(tmp_path / "train_retriever.yaml")]) == 0
     readme = (ROOT / "README.md").read_text()

@@ -134,6 +134,7 @@ def test_what_is_in_production_can_be_named_and_the_fingerprint_cannot() -> None
     assert not any(name.endswith("source_fingerprint") for own in forms.values() for name in own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["train_retriever", "retrain", "compare_methods", *(f"rerun_{step}" for step in STEPS)]
 )

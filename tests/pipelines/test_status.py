@@ -301,6 +301,7 @@ def test_a_run_is_followed_by_its_changes_to_its_end(
     assert "tune-retriever failed:" in printed
 
 
+@pytest.mark.slow
 def test_a_submitted_run_is_waited_for(
     server: Server, training: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,7 @@ def test_a_refused_upload_leaves_production_as_it_was(s3: S3Server, old: Run, tm
     assert before.endswith(version.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_words", ["/index/published.json", "/version.json", "/production.json"])
 def test_a_kill_leaves_production_whole_and_the_next_run_completes_the_version(
     s3: S3Server, old: Run, tmp_path: Path, last_words: str
@@ -193,6 +194,7 @@ def test_a_kill_leaves_production_whole_and_the_next_run_completes_the_version(
     assert after.rpartition("/")[2] in begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["first", "better by itself", "better than production"])
 def test_a_run_that_is_killed_after_the_alias_has_moved_reports_what_it_did(
     s3: S3Server, old: Run, tmp_path: Path, kind: str

@@ -52,6 +52,7 @@ def night(
     return promote(settings, **paths, retriever=made["retriever"], index=made["index"], decision=decision)[0]
 
 
+@pytest.mark.slow
 def test_a_retriever_that_stays_answers_from_an_index_of_the_grown_corpus(
     unspoilt_inputs: dict[str, Path],  # noqa: F811
     tmp_path: Path,
@@ -81,6 +82,7 @@ def test_a_retriever_that_stays_answers_from_an_index_of_the_grown_corpus(
     assert files.read_json(tmp_path / "third" / "refreshed" / "refreshed.json")["index"] is False
 
 
+@pytest.mark.slow
 def test_a_version_has_its_own_copy_of_shards_that_evaluate_sent_elsewhere(
     unspoilt_inputs: dict[str, Path],  # noqa: F811
     tmp_path: Path,
@@ -109,6 +111,7 @@ def with_lucene(made: dict[str, Path], directory: Path) -> dict[str, Path]:
     return made | {"bm25_runs": runs}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_no_bm25()), reason="without pyserini there is no index of Lucene")
 def test_hybrid_search_is_judged_against_that_in_production_and_gets_the_grown_corpus(
     unspoilt_inputs: dict[str, Path],  # noqa: F811
@@ -145,6 +148,7 @@ def test_hybrid_search_is_judged_against_that_in_production_and_gets_the_grown_c
         assert NEW[0]["_id"] in dict(searcher.search([NEW[0]["text"]])[0])
 
 
+@pytest.mark.slow
 def test_a_version_without_hybrid_search_is_compared_by_its_retriever(
     unspoilt_inputs: dict[str, Path],  # noqa: F811
     tmp_path: Path,

@@ -161,6 +161,7 @@ def test_query_likelihood_in_chunks_is_the_same(backbone_directory, collection_d
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_after_memory_ran_out_tuning_has_the_same_gradients_in_smaller_passes(backbone_directory, monkeypatch):
     batch, row = tuning_batch(pooled=False), method("llm-ql")
     number = len(batch["query_ids"]) + len(batch["passage_ids"])

@@ -45,7 +45,6 @@ def query_vectors(model: Path, job: dict) -> torch.Tensor:
         return ContrastiveLoss(row).encode(loaded, batch["query_ids"], batch["query_mask"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_a_sharded_training_is_killed_resumes_and_saves_what_it_trained(stage, job, tmp_path):
     output, job = tmp_path / "output", {**job, "deepspeed": stage}

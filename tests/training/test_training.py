@@ -286,6 +286,7 @@ save_file(dict(model.state_dict()), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_stops_and_the_next_start_goes_on_from_it(tmp_path, number):
     arguments = [sys.executable, "-c", STEP, str(tmp_path / "checkpoints"), str(tmp_path / "weights")]

@@ -130,12 +130,14 @@ def test_a_data_set_is_downloaded_at_its_commit_and_prepared(hub: Hub, tmp_path:
     assert not [path for path in hub.asked if path.endswith("model.bin")]
 
 
+@pytest.mark.slow
 def test_a_branch_is_recorded_as_the_commit_it_stands_for(hub: Hub, tmp_path: Path) -> None:
     done = step(hub, "hf://datasets/someone/facts", tmp_path)
     assert done.returncode == 0, done.stderr
     assert manifest(tmp_path)["source"]["revision"] == COMMIT
 
 
+@pytest.mark.slow
 def test_judgments_in_a_repository_of_their_own_are_fetched_along(hub: Hub, tmp_path: Path) -> None:
     done = step(hub, "hf://datasets/BeIR/facts", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -143,6 +145,7 @@ def test_judgments_in_a_repository_of_their_own_are_fetched_along(hub: Hub, tmp_
     assert manifest(tmp_path)["source"]["qrels_revision"] == QRELS_COMMIT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [
@@ -160,6 +163,7 @@ def test_what_the_hub_does_not_have_ends_the_step_with_one_line(
     assert not (tmp_path / "collection").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_ends_the_step_with_one_line(hub: Hub, tmp_path: Path) -> None:
     hub.endpoint = "http://127.0.0.1:9"
     done = step(hub, "hf://datasets/someone/facts", tmp_path)

@@ -15,6 +15,8 @@ from llm_retriever.data.sources import python_docs
 from llm_retriever.data.sources.near_duplicates import NearDuplicates
 from llm_retriever.settings import CorpusSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Collection:

@@ -87,6 +87,7 @@ def command(arguments: list[str], questions: list[str], monkeypatch: Any, capsys
     return [[result["id"] for result in answer["results"]] for answer in answers]
 
 
+@pytest.mark.slow
 def test_a_loaded_version_ranks_as_the_evaluation_did(run_directory, asked, expected):
     assert len(asked) == 100
     with HybridSearcher.load(run_directory / "version") as searcher:
@@ -99,6 +100,7 @@ def test_a_loaded_version_ranks_as_the_evaluation_did(run_directory, asked, expe
         assert len(searcher.search(["the of"], k=3)[0]) == 3  # BM25 finds nothing by stop words
 
 
+@pytest.mark.slow
 def test_the_command_ranks_as_the_evaluation_did(run_directory, asked, expected, monkeypatch, capsys):
     for place in (
         ["--version", f"{run_directory / 'version'}/"],
@@ -107,6 +109,7 @@ def test_the_command_ranks_as_the_evaluation_did(run_directory, asked, expected,
         assert command(place, list(asked.values()), monkeypatch, capsys) == list(expected.values())
 
 
+@pytest.mark.slow
 def test_a_version_in_a_bucket_is_searched_alike(run_directory, asked, expected, s3):
     uri = f"s3://{s3.bucket}/published/versions/v1"
     publish(run_directory / "version", uri)

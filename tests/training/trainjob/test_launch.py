@@ -355,6 +355,7 @@ launch_on_nodes("llm_retriever.contrastive.tuning", json.loads(sys.argv[1]), NOD
 """
 
 
+@pytest.mark.slow
 def test_sigterm_removes_the_trainjob_and_ends_the_step_with_143(cluster: Cluster, job):
     cluster.moments = [Moment()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

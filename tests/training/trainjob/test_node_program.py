@@ -55,6 +55,7 @@ def job(tmp_path, s3, monkeypatch) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_all_processes_of_all_nodes_work_and_the_first_nodes_result_arrives(job, cluster, tmp_path, capfd):
     Machines(cluster, tmp_path)
     launch_on_nodes("small_node_jobs", job, NODES)
@@ -66,6 +67,7 @@ def test_all_processes_of_all_nodes_work_and_the_first_nodes_result_arrives(job,
     assert "rank 0 of 4" in capfd.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_bad_input_that_only_one_process_sees_ends_the_step_as_bad_input(job, cluster, tmp_path):
     Machines(cluster, tmp_path)
     with pytest.raises(InputError) as caught:
@@ -74,6 +76,7 @@ def test_bad_input_that_only_one_process_sees_ends_the_step_as_bad_input(job, cl
     assert not cluster.jobs
 
 
+@pytest.mark.slow
 def test_a_failure_arrives_with_its_traceback(job, cluster, tmp_path):
     Machines(cluster, tmp_path)
     place = open_store(f"{job['run']['mirror']}/trainjob")
@@ -84,6 +87,7 @@ def test_a_failure_arrives_with_its_traceback(job, cluster, tmp_path):
     assert "ArithmeticError: no such luck" in place.read("failures/1.txt").decode()
 
 
+@pytest.mark.slow
 def test_a_node_that_is_started_again_when_all_is_done_does_nothing(job, cluster, tmp_path, s3):
     machines = Machines(cluster, tmp_path)
     launch_on_nodes("small_node_jobs", job, NODES)
