@@ -18,10 +18,10 @@ from llm_retriever.methods import (
     METHODS,
     NEW_TOKENS,
     QUERY_LIKELIHOOD,
-    TUNED_FOR,
     Lora,
     Method,
     Wording,
+    descriptor,
     overridden,
     with_embedding,
     with_read_out,
@@ -47,8 +47,7 @@ def test_the_settings_offer_exactly_the_methods_of_the_table():
 
 
 def test_every_adaptation_is_for_a_method_of_the_table():
-    assert set(TUNED_FOR) == set(ADAPTATIONS)
-    assert set(TUNED_FOR.values()) <= set(METHODS)
+    assert {descriptor(name).tuned_for for name in ADAPTATIONS} <= set(METHODS)
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

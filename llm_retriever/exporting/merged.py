@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 from llm_retriever.encoders.retriever import Retriever, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
-from llm_retriever.models.batches import read_out
 from llm_retriever.models.card import weights_digest
+from llm_retriever.models.pooling import POOLINGS, pooled
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.training.weight_files import SHARD_BYTES
 from llm_retriever.training.weights import quiet
@@ -54,6 +54,7 @@ def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]])
 def _vector(model: Any, encoder: PromptEncoder, text: str, card: Any) -> Vectors:
     row = encoder.ids(text)
     ids = torch.tensor([row], device=model.device)
-    mask, pooled = torch.ones_like(ids), torch.tensor([encoder.pooled(row, card.pooling)], device=model.device)
+    counts = torch.tensor([encoder.pooled(row, POOLINGS[card.pooling].reads)], device=model.device)
+    mask = torch.ones_like(ids)
     hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return read_out(hidden, mask, card.normalise, pooled)[0].cpu().numpy()
+    return pooled(hidden, mask, card.pooling, counts, normalise=card.normalise)[0].cpu().numpy()

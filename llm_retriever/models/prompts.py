@@ -80,25 +80,25 @@ class PromptEncoder:
             return self._around(self._body_ids(bodies))
         return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
 
-    def pooled(self, row: Sequence[int], pooling: str) -> int:
-        """How many of a worded row's last tokens its vector is the mean of.
+    def pooled(self, row: Sequence[int], reads: str) -> int:
+        """How many of a worded row's last tokens its vector is made of.
 
         Args:
             row: Ids that this encoder made, of any length limit.
-            pooling: `last`, `embedding` or `text`, as in `llm_retriever.methods.Method`.
+            reads: `all`, `last`, `embedding` or `text`, as in `llm_retriever.models.pooling.Pooling`.
 
         Raises:
-            ValueError: The pooling is unknown, or does not go with this wording.
+            ValueError: This wording has no such tokens.
         """
-        if pooling == "last":
-            return 1
-        if pooling == "embedding" and self.closing:
+        if reads in ("all", "last"):
+            return len(row) if reads == "all" else 1
+        if reads == "embedding" and self.closing:
             return len(self.closing)
-        if pooling == "text":
+        if reads == "text":
             first, behind = self.body_span(row)
             bodies = behind - first - len(self._between or ())
             return max(1, bodies // self._copies + len(row) - behind)
-        raise ValueError(f"pooling {pooling!r} does not go with {self.wording}")
+        raise ValueError(f"pooling {reads!r} does not go with {self.wording}")
 
     def body_span(self, row: Sequence[int]) -> tuple[int, int]:
         """Where the text stands in a worded row: its first position, and the one behind its last; both copies where it is two.

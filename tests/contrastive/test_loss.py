@@ -65,14 +65,14 @@ def test_one_process_gathers_nothing():
 
 
 def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_with_one(tmp_path: Path):
-    from llm_retriever.models.batches import read_out
+    from llm_retriever.models.pooling import pooled
 
     model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
     rows = [[1, 5, 9, 2], [1, 7, 8, 30, 31, 32, 33, 2], [1, 2]]
     right, left = padded(rows, 2, "right"), padded(rows, 2, "left")
     with torch.no_grad():
         ours = ContrastiveLoss(method("llm-ql")).encode(model, right["input_ids"], right["attention_mask"])
-        theirs = read_out(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
+        theirs = pooled(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 

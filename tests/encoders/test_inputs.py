@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from llm_retriever import encoders
 from llm_retriever.data.collection import Passage
-from llm_retriever.encoders.pooling import pooled, token_types
+from llm_retriever.encoders.published import token_types
 from llm_retriever.errors import InputError
+from llm_retriever.models.pooling import pooled
 from tests.encoders import models
 from tests.encoders.models import PASSAGES, QUERIES
 
