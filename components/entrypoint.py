@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Generic, NoReturn
+from typing import Annotated, Any, Generic, Literal, NoReturn
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -74,6 +74,10 @@ class Step(Generic[SettingsClass]):
         results: Name and meaning of the output parameters.
         collected: Name and meaning of the inputs of which there may be any number. Kubeflow gives each artifact of
             `evaluation` as an input of its own, named by `collected_name`; by hand it is `--evaluations NAME=PATH …`.
+        images: The images that have what it needs, `cpu` or `gpu`; a pipeline takes the first.
+        requests: Processors and memory that its pod asks for; those of the first step of a stage hold for all of it.
+        gpus: GPUs that its pod asks for, where it has the setting `gpus`.
+        cached: Whether its inputs say all that it does: Kubeflow may take its outputs from an earlier run.
         restarts: Whether it works for long: its program then starts the work as a process of its own, and that again after
             a crash that may pass.
         memory_settings: What lowers the memory that it needs, where a setting of a training is none of its own.
@@ -88,6 +92,10 @@ class Step(Generic[SettingsClass]):
     collected: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stage: str = ""
     stage_settings: type | None = None
+    images: tuple[Literal["cpu", "gpu"], ...] = ("cpu",)
+    requests: tuple[str, str] = ("1", "4Gi")
+    gpus: str = "1"
+    cached: bool = True
     restarts: bool = False
     memory_settings: tuple[str, ...] = ()
 
