@@ -36,6 +36,7 @@ class QueryLikelihoodRecipe(AdaptationRecipe):
     length = "tokens of the document part, prompt included (the embedding tokens and the query part follow)"
     tuned_for = "llm-ql"
     reads_embedding = True
+    order = "by length"
 
     document: Wording
     corruption_ratio: float
@@ -78,6 +79,7 @@ class EbaeEbarRecipe(AdaptationRecipe):
     length = "tokens of the text, its two prompts not included"
     tuned_for = "llama2vec"
     reads_embedding = True
+    order = "by length"
 
     loss: Literal["paper", "released"]
     ar_weight: float

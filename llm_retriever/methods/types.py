@@ -131,8 +131,8 @@ class AdaptationRecipe:
         length: What `passage_length` counts, for the help of that setting.
         tuned_for: The retrieval method whose prompts and embedding tokens are trained.
         reads_embedding: Whether rows hold the method's embedding tokens, and hide some tokens from others.
-        order: How a batch goes through the model: `by length` = rows of like length together; `as it is` = the rows are of
-            one length, and in parts only after memory ran out; `whole` = the loss compares rows, so they stay together.
+        order: How a batch goes through the model: `by length` = rows of like length together, read at `logits_to_keep`; `as
+            it is` = the same, but only after memory ran out, because rows are of one length; `whole` = never in parts.
         views: How often a text goes through the model for one example.
         tune: `full` or `lora`.
         passage_length: Tokens of a row, or of its passage.
@@ -143,7 +143,7 @@ class AdaptationRecipe:
     length: ClassVar[str]
     tuned_for: ClassVar[str]
     reads_embedding: ClassVar[bool] = False
-    order: ClassVar[Literal["by length", "as it is", "whole"]] = "by length"
+    order: ClassVar[Literal["by length", "as it is", "whole"]] = "whole"
     views: ClassVar[int] = 1
 
     tune: Weights
