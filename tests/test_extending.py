@@ -77,9 +77,8 @@ def test_the_objective_trains_and_is_told_of_where_settings_are(
     assert log[-1]["loss"] < log[0]["loss"] - 0.1
     (stage,) = json.loads((tmp_path / "adapted" / "backbone.json").read_text())["stages"]
     assert (stage["stage"], stage["settings"]["passage_length"]) == ("next_token", 60)
-    (tmp_path / "no").mkdir()
     told = " ".join(python(project, "-m", "components.adapt_backbone", "--help").split())
-    assert "next_token = continued pre-training." in told
+    assert "next_token = continued pre-training;" in told
     assert "next_token: tokens of a passage, prompt included;" in told
 
 
