@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from components.fingerprint_sources.component import fingerprint_sources
 from pipelines import encoding
 from pipelines.stages import on_cpu, placed, stage
-from pipelines.steps import CHAIN, STEPS, component_of
+from pipelines.order import CHAIN, STEPS, component_of
 
 
 class Seen(NamedTuple):

@@ -22,7 +22,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import Parameter, PartSettings, Place, parameters
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
 from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
-from pipelines import steps
+from pipelines import order as steps
 from pipelines.pods import GPU_STAGES, REQUESTS, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {

@@ -21,7 +21,7 @@ from components.supervision import DEFAULT_RESTARTS, RESTARTS
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
 from llm_retriever.settings.options import POD_SETTINGS
-from pipelines import steps
+from pipelines import order as steps
 
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""

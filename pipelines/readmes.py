@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_retriever import files
 from llm_retriever.settings import Parameter, parameters
-from pipelines.steps import FOLDER, STEPS, component_of
+from pipelines.order import FOLDER, STEPS, component_of
 
 
 def readme(name: str) -> str:

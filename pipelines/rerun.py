@@ -20,7 +20,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 from llm_retriever.stores.opening import LocalStore, open_store
-from pipelines import steps
+from pipelines import order as steps
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
 from pipelines.pods import counted

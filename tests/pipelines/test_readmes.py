@@ -9,7 +9,7 @@ import pytest
 
 from llm_retriever.settings import Place, parameters
 from pipelines.readmes import readme
-from pipelines.steps import FOLDER, STEPS
+from pipelines.order import FOLDER, STEPS
 
 
 @pytest.mark.parametrize("step", STEPS)
