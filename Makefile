@@ -7,16 +7,18 @@ ENGINE ?= docker
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run compare test test-all lint compile images sbom audit deploy golden readmes bench clean
+.PHONY: help install run compare test test-all lint compile images sbom audit deploy golden readmes bench clean
 
 help:                       ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-run: $(VENV)/installed      ## run the demo on this machine; ARGS="corpus_uri=DIR adapt_method=none" changes parameters
-	$(BIN)/python -m pipelines run-local $(ARGS)
+install: $(VENV)/installed  ## make .venv, with everything and the command llm-retriever in its bin/
 
-compare: $(VENV)/installed  ## compare methods on this machine; ARGS="--variants ql-ablation" chooses others
-	$(BIN)/python -m pipelines run-local compare_methods $(ARGS)
+run: $(VENV)/installed      ## run the demo on this machine: llm-retriever run; ARGS="corpus_uri=DIR" changes parameters
+	$(BIN)/llm-retriever run $(ARGS)
+
+compare: $(VENV)/installed  ## compare methods on this machine: llm-retriever compare; ARGS="--variants ql-ablation" chooses others
+	$(BIN)/llm-retriever compare $(ARGS)
 
 test: $(VENV)/installed     ## linters and tests; TESTS=tests/mining runs a part
 	$(BIN)/ruff format --check .
@@ -30,8 +32,8 @@ test-all: $(VENV)/installed  ## make test, with 3,000 damaged inputs for the rea
 lint: $(VENV)/installed     ## linters alone
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-compile: $(VENV)/installed  ## write build/train_retriever.yaml; ARGS="--preset NAME" bakes a preset in
-	$(BIN)/python -m pipelines compile $(ARGS)
+compile: $(VENV)/installed  ## write build/train_retriever.yaml: llm-retriever compile; ARGS="--preset NAME" bakes a preset in
+	$(BIN)/llm-retriever compile $(ARGS)
 
 images:                     ## build both images; REGISTRY=host/path TAG=1 PUSH=1 ENGINE=podman BUILD_ARGS="--build-arg …"
 	$(PYTHON) -m images.build --engine $(ENGINE) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) \
@@ -50,8 +52,9 @@ deploy:                     ## apply an overlay to the current cluster; OVERLAY=
 golden: $(VENV)/installed   ## accept the compiled pipelines as they are now
 	$(BIN)/python -m tests.pipelines.golden
 
-readmes: $(VENV)/installed  ## write the components' READMEs anew from their signatures
+readmes: $(VENV)/installed  ## write the components' READMEs and docs/api.md anew from signatures and docstrings
 	$(BIN)/python -m pipelines.readmes
+	$(BIN)/python -m tests.api_reference
 
 bench: $(VENV)/installed    ## list the benchmarks and how to run them
 	@grep -h -A1 '^"""' benchmarks/*.py | grep -v '^--' ; echo "run: $(BIN)/python benchmarks/NAME.py --help"

@@ -23,7 +23,7 @@ from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import method
 from llm_retriever.models.batches import padded
 from llm_retriever.models.card import Lineage, RetrieverCard
-from llm_retriever.models.pooling import pooled
+from llm_retriever.models.pooling import pool
 
 Rows = list[list[int]]
 
@@ -81,7 +81,7 @@ def fixed(retriever: Retriever, rows: Rows, size: int, multiple_of: int) -> np.n
         batch = padded(rows[start : start + size], 0, "left", multiple_of)
         batch = {name: tensor.to(retriever.model.device) for name, tensor in batch.items()}
         hidden = retriever.model(**batch, use_cache=False).last_hidden_state
-        parts.append(pooled(hidden, batch["attention_mask"], normalise=True).cpu().numpy())
+        parts.append(pool(hidden, batch["attention_mask"], normalise=True).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -26,11 +26,11 @@ from llm_retriever.data.collection import CORPUS_FILE, MANIFEST_FILE
 ENCODE = """
 import json, sys, time
 from pathlib import Path
-from llm_retriever.card import Lineage, RetrieverCard
-from llm_retriever.collection import Collection
+from llm_retriever.models.card import Lineage, RetrieverCard
+from llm_retriever.data.collection import Collection
 from llm_retriever.indexing.build import write_index
 from llm_retriever.methods import method
-from llm_retriever.retriever import Retriever
+from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.settings import IndexSettings
 model, collection, index, length, shard = sys.argv[1:]
 card = RetrieverCard.of(method("repllama"), Lineage(model))

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 from pipelines import artifacts, estimate, form, local, presets  # noqa: E402
 from pipelines.choice import TRAINING, names_of  # noqa: E402
 from pipelines.compilation import compile_pipeline  # noqa: E402
-from pipelines.shapes import SHAPES, Shape  # noqa: E402
+from pipelines.model_shapes import SHAPES, Shape  # noqa: E402
 from pipelines.train_retriever import train_retriever  # noqa: E402
 
 WORDS, PASSAGE_WORDS, QUERY_WORDS, EVALUATED = 3000, 60, 6, 100

@@ -21,7 +21,7 @@ import numpy as np
 
 from llm_retriever import files
 from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.shards import Manifest, Shard, write_ids
+from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded
 from llm_retriever.methods import method
 from llm_retriever.models.card import Lineage, RetrieverCard
@@ -88,7 +88,7 @@ def written(directory: Path, vectors: np.ndarray, dtype: str, shards: int) -> In
     for i, rows in enumerate(np.array_split(np.arange(len(vectors)), shards)):
         file, names = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
         np.save(file, encoded(vectors[rows], dtype))
-        write_ids(names, map(str, rows.tolist()))
+        names.write_text("".join(f"{row}\n" for row in rows.tolist()))
         digests = files.sha256_of_file(file), files.sha256_of_file(names)
         norm = float(np.linalg.norm(vectors[rows], axis=1).max())
         entries.append(Shard(file.name, names.name, len(rows), *digests, norm, 1, 1, 1.0))

@@ -21,7 +21,7 @@ import torch
 from llm_retriever.data.collection import Collection
 from llm_retriever.models.batches import padded
 from llm_retriever.models.card import load_lineage
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, load_language_model
 
 BATCH = 16
 
@@ -41,7 +41,7 @@ def main() -> None:
     collection = Collection.open(given.collection)
     pairs = candidates(collection, given.queries, given.depth, given.distinct)
     model, tokenizer = load_language_model(given.model, precision="auto")
-    scorer = QueryLikelihood(model, tokenizer, QueryWording.of(load_lineage(given.model)), collection.lookup())
+    scorer = QueryLikelihood(model, tokenizer, QueryPrompt.of(load_lineage(given.model)), collection.lookup())
     best = {"loop": float("inf"), "ours": float("inf")}
     for _ in range(given.rounds):
         started = time.perf_counter()

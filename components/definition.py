@@ -1,4 +1,4 @@
-"""What all `component.py` files share: the container's command, and parameters that are made of the step's settings."""
+"""Shared parts of all `component.py` files: the container's command, and parameters that are made of the step's settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFERENCES = Path(__file__).with_name("images.json")
 
 
 def image(kind: Literal["cpu", "gpu"]) -> str:
-    """The reference of an image; `images.json` is the one place that names them."""
+    """Reference of an image; `images.json` is the one place that names them."""
     return str(json.loads(REFERENCES.read_text())[kind])
 
 
@@ -61,7 +61,7 @@ def _with_parameters(function: Any, kinds: Mapping[str, Any]) -> Any:
 
 
 def with_signature(function: Any, signature: inspect.Signature) -> Any:
-    """A function as Kubeflow sees it, with another signature; of what it is given it gets as much as it takes."""
+    """Gives a function another signature for Kubeflow; it is passed as many arguments as it takes."""
     number = len(inspect.signature(function).parameters)
     takes_all = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values())
 

@@ -108,24 +108,24 @@ class Step(Generic[SettingsClass]):
 
     def execute(self, arguments: list[str] | None = None) -> int:
         """Runs the step with a command line and returns its exit code."""
-        given = self.parser().parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         before = signal.signal(signal.SIGTERM, _stop)
         try:
-            if given.executor_input is not None:
-                self._run_for_kubeflow(given.executor_input)
+            if options.executor_input is not None:
+                self._run_for_kubeflow(options.executor_input)
             else:
-                self._run_by_hand(given)
+                self._run_by_hand(options)
         except InputError as error:
-            return self._refused(error, debug=given.debug)
+            return self._refused(error, debug=options.debug)
         except KeyboardInterrupt:
             kept = "; the same command goes on from what is complete by now" if self.restarts else ""
             print(f"{self.name}: interrupted{kept}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
         except PermissionError as error:
-            mend = f"let user {os.getuid()} read its inputs and write its outputs"
-            return self._refused(InputError("permission denied", file=error.filename, mend=mend), debug=given.debug)
+            hint = f"let user {os.getuid()} read its inputs and write its outputs"
+            return self._refused(InputError("permission denied", file=error.filename, hint=hint), debug=options.debug)
         except Exception as error:
-            if not given.debug:
+            if not options.debug:
                 print(
                     f"{self.name}: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr, flush=True
                 )
@@ -138,17 +138,17 @@ class Step(Generic[SettingsClass]):
         return 0
 
     def _refused(self, error: InputError, *, debug: bool) -> int:
-        """Tells of bad input in one line, in debugging with where it was met; the exit code."""
+        """Prints bad input in one line, in debugging with its traceback; returns the exit code."""
         if debug:
             traceback.print_exc()
         print(f"{self.name}: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
 
     def _supervised(self) -> int:
-        """The exit code of the work in a process of its own, or in this one where no restarts are wanted."""
-        given = self.parser().parse_args()
+        """Runs the work in a process of its own, or in this one where no restarts are wanted; returns the exit code."""
+        options = self.parser().parse_args()
         try:
-            restarts = supervision.allowed_restarts(given.restarts)
+            restarts = supervision.allowed_restarts(options.restarts)
         except InputError as error:
             return self._refused(error, debug=False)
         if not restarts:
@@ -157,7 +157,7 @@ class Step(Generic[SettingsClass]):
         return supervision.Supervisor(self.name, restarts, memory_settings=memory).run()
 
     def parser(self) -> argparse.ArgumentParser:
-        """The command line: a flag for every artifact and setting, or `--executor-input` alone."""
+        """Builds the command line: a flag for every artifact and setting, or `--executor-input` alone."""
         summary = (self.settings.__doc__ or "").strip()
         parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=summary)
         parser.add_argument("--executor-input", metavar="JSON", help="Kubeflow's message; replaces all other flags.")
@@ -186,17 +186,17 @@ class Step(Generic[SettingsClass]):
             group.add_argument(_flag(name), dest=name, metavar=p.type.__name__.upper(), help=_escaped(shown))
         return parser
 
-    def _run_by_hand(self, given: argparse.Namespace) -> None:
-        missing = [_flag(name) for name in (*self.inputs, *self.outputs) if getattr(given, name) is None]
-        missing += [_flag(name) + "s" for name in self.collected if not getattr(given, name)]
+    def _run_by_hand(self, options: argparse.Namespace) -> None:
+        missing = [_flag(name) for name in (*self.inputs, *self.outputs) if getattr(options, name) is None]
+        missing += [_flag(name) + "s" for name in self.collected if not getattr(options, name)]
         if missing:
-            raise InputError("is missing", field=missing[0], mend="give it a path; --help lists all flags")
+            raise InputError("is missing", field=missing[0], hint="give it a path; --help lists all flags")
         names = parameters(self.settings)
-        settings = build(self.settings, {n: getattr(given, n) for n in names if getattr(given, n) is not None})
-        inputs = {name: Path(getattr(given, name)) for name in self.inputs}
+        settings = build(self.settings, {n: getattr(options, n) for n in names if getattr(options, n) is not None})
+        inputs = {name: Path(getattr(options, name)) for name in self.inputs}
         _check_present(inputs)
-        run = StepRun(settings, inputs, {name: Path(getattr(given, name)) for name in self.outputs})
-        run.collected = {name: _named_paths(_flag(name) + "s", getattr(given, name)) for name in self.collected}
+        run = StepRun(settings, inputs, {name: Path(getattr(options, name)) for name in self.outputs})
+        run.collected = {name: _named_paths(_flag(name) + "s", getattr(options, name)) for name in self.collected}
         read = {_flag(name): path for name, path in inputs.items()}
         read |= {f"{_flag(n)}s {one}": path for n, found in run.collected.items() for one, path in found.items()}
         check_outputs(read, run.outputs, as_dict(settings), {**OUTPUTS, **self.layouts})
@@ -217,7 +217,7 @@ class Step(Generic[SettingsClass]):
         message.finish(run)
 
     def told(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of settings in Kubeflow's message and in this pod's environment; the message wins.
+        """Reads settings from Kubeflow's message and this pod's environment; the message wins.
 
         Args:
             given: The message's parameters; Kubeflow adds some of its own, such as the number of GPUs.
@@ -266,20 +266,20 @@ _MESSAGE = TypeAdapter(_Message)
 
 
 def _first(name: str, value: _Artifacts) -> dict[str, Any]:
-    """The first of an artifact's list, which has one.
+    """Returns the first of an artifact's list, which has one.
 
     Raises:
         InputError: It has none, or one without a place.
     """
-    found = (value.artifacts or [{}])[0]
+    artifact = (value.artifacts or [{}])[0]
     for key in ("uri", "customPath"):
-        if not isinstance(found.get(key, ""), str) or "\0" in found.get(key, ""):
-            raise InputError(f"{key} of the artifact is no text", field=name, mend="give the output of an earlier step")
-    if not found.get("uri"):
-        raise InputError("the artifact is missing", field=name, mend="give the output of an earlier step")
-    if not isinstance(found.get("metadata") or {}, dict):
-        raise InputError("its metadata are no object", field=name, mend="give the output of an earlier step")
-    return found
+        if not isinstance(artifact.get(key, ""), str) or "\0" in artifact.get(key, ""):
+            raise InputError(f"{key} of the artifact is no text", field=name, hint="give the output of an earlier step")
+    if not artifact.get("uri"):
+        raise InputError("the artifact is missing", field=name, hint="give the output of an earlier step")
+    if not isinstance(artifact.get("metadata") or {}, dict):
+        raise InputError("its metadata are no object", field=name, hint="give the output of an earlier step")
+    return artifact
 
 
 class ExecutorInput:
@@ -302,7 +302,7 @@ class ExecutorInput:
             raise InputError(
                 f"not an executor input ({where}: {first['msg']})",
                 field="--executor-input",
-                mend="leave it to Kubeflow",
+                hint="leave it to Kubeflow",
             ) from None
         given, answers = message.inputs or _Inputs(), message.outputs
         self._target = Path(answers.outputFile)
@@ -331,7 +331,7 @@ class ExecutorInput:
 
 
 def collected_name(name: str, artifact: str) -> str:
-    """Kubeflow's name of one artifact of an input of which there may be any number.
+    """Kubeflow's name of one artifact of an input that takes any number.
 
     >>> collected_name("evaluation", "LLM-QL")
     'evaluation_llm_ql'
@@ -340,24 +340,24 @@ def collected_name(name: str, artifact: str) -> str:
 
 
 def _named_paths(flag: str, texts: list[str]) -> dict[str, Path]:
-    """`NAME=PATH` texts as paths by name, in order."""
-    found: dict[str, Path] = {}
+    """Parses `NAME=PATH` texts as paths by name, in order."""
+    paths: dict[str, Path] = {}
     for text in texts:
         name, equals, path = (part.strip() for part in text.partition("="))
         if not (name and equals and path):
-            raise InputError(f"{text!r} is not of the form NAME=PATH", field=flag, mend="write for instance llm-ql=DIR")
-        if slug(name) in map(slug, found):
-            raise InputError(f"{name!r} is given twice", field=flag, mend="give every artifact a name of its own")
+            raise InputError(f"{text!r} is not of the form NAME=PATH", field=flag, hint="write for instance llm-ql=DIR")
+        if slug(name) in map(slug, paths):
+            raise InputError(f"{name!r} is given twice", field=flag, hint="give every artifact a name of its own")
         if not Path(path).exists():
             raise InputError(
-                "no such file or directory", file=path, field=flag, mend="give the output of an earlier step"
+                "no such file or directory", file=path, field=flag, hint="give the output of an earlier step"
             )
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:
-    """Where the launcher put an artifact, or wants it to be put."""
+    """Path where the launcher put an artifact, or wants it to be put."""
     uri = artifact["uri"]
     scheme = next((s for s in MOUNTS if uri.startswith(s)), None)
     mounted = MOUNTS[scheme] + uri[len(scheme) :] if scheme else uri
@@ -372,7 +372,7 @@ def _check_present(inputs: Mapping[str, Path]) -> None:
     for name, path in inputs.items():
         if not path.exists():
             raise InputError(
-                "no such file or directory", file=path, field=_flag(name), mend="give the output of an earlier step"
+                "no such file or directory", file=path, field=_flag(name), hint="give the output of an earlier step"
             )
 
 
@@ -385,5 +385,5 @@ def _escaped(text: str) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM becomes an ordinary exit, so that temporary files are removed and checkpoints written."""
+    """Turns SIGTERM into an ordinary exit, so that temporary files are removed and checkpoints written."""
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Where a step that is started by hand may write: never over what it reads, and never over what no such step wrote.
+"""Checks the outputs of a step that is started by hand: never over what it reads, and never over what no such step wrote.
 
 Kubeflow's own paths are always fresh.
 """
@@ -26,7 +26,7 @@ def check_outputs(
     settings: Mapping[str, Any],
     layouts: Mapping[str, Layout | Page] = OUTPUTS,
 ) -> None:
-    """Refuses outputs that would erase something, before any work.
+    """Raises InputError for outputs that would erase something, before any work.
 
     Args:
         inputs: Paths by flag.
@@ -52,19 +52,19 @@ def check_outputs(
 
 
 def _check_place(flag: str, path: Path) -> None:
-    """Refuses what cannot be renamed, or would take the ground from under the shell."""
+    """Raises InputError for what cannot be renamed, or would take the ground from under the shell."""
     whole = path.resolve()
     if os.path.ismount(whole):
-        raise InputError("a mounted directory cannot be replaced", file=path, field=flag, mend="give a path in it")
+        raise InputError("a mounted directory cannot be replaced", file=path, field=flag, hint="give a path in it")
     if Path.cwd().is_relative_to(whole):
-        raise InputError("is, or holds, the working directory", file=path, field=flag, mend="give a path in it")
+        raise InputError("is, or holds, the working directory", file=path, field=flag, hint="give a path in it")
     above = next(parent for parent in whole.parents if os.path.lexists(parent))
     if not above.is_dir():
-        raise InputError(f"{above} is a file, not a directory", file=path, field=flag, mend=ELSEWHERE)
+        raise InputError(f"{above} is a file, not a directory", file=path, field=flag, hint=ELSEWHERE)
 
 
 def _check_apart(flag: str, path: Path, other: str, place: Path, *, within: bool = False) -> None:
-    """Refuses paths of which one is, or holds, the other; `within` = the output may lie in the other."""
+    """Raises InputError for paths of which one is, or holds, the other; `within` = the output may lie in the other."""
     one, two = path.resolve(), place.resolve()
     if one == two:
         problem = f"is also {other}"
@@ -74,7 +74,7 @@ def _check_apart(flag: str, path: Path, other: str, place: Path, *, within: bool
         problem = f"lies within {place}, which is {other}"
     else:
         return
-    raise InputError(problem, file=path, field=flag, mend="give paths that lie beside each other")
+    raise InputError(problem, file=path, field=flag, hint="give paths that lie beside each other")
 
 
 def _named_places(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[Path]]]:
@@ -86,7 +86,7 @@ def _named_places(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[Path]
 
 
 def _local_paths(text: str, *, exists: bool) -> Iterator[Path]:
-    """Local paths in a setting: the whole of it, or parts of a list such as `NAME=PATH,URI#SPLIT`."""
+    """Yields local paths in a setting: the whole of it, or parts of a list such as `NAME=PATH,URI#SPLIT`."""
     parts = {text, *(part for piece in text.replace(";", ",").split(",") for part in _forms(piece))}
     for part in sorted(parts):
         if part and "://" not in part and (Path(part).expanduser().exists() or not exists):

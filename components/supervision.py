@@ -1,4 +1,4 @@
-"""A step's work in a process of its own, the worker, which is started again after a crash that may pass.
+"""Runs a step's work in a process of its own, the worker, and starts it again after a crash that may pass.
 
 The process that Kubeflow starts loads nothing heavy and only waits. A worker goes on from the checkpoints of the one before.
 Neither survives the other, and nothing that a worker started survives it: two workers never write to the same place.
@@ -45,7 +45,7 @@ _is_worker = False
 
 
 def allowed_restarts(flag: str | None) -> int:
-    """How often a worker may be started again: by the flag, else by the environment, else twice.
+    """Number of restarts that a worker may have: by the flag, else by the environment, else twice.
 
     Raises:
         InputError: It is not a whole number from 0 to 100.
@@ -56,7 +56,7 @@ def allowed_restarts(flag: str | None) -> int:
     number = int(text) if text.strip().isdecimal() else -1
     if not 0 <= number <= MOST_RESTARTS:
         raise InputError(
-            f"{text!r} is not a whole number from 0 to {MOST_RESTARTS}", field=name, mend="0 means no restarts"
+            f"{text!r} is not a whole number from 0 to {MOST_RESTARTS}", field=name, hint="0 means no restarts"
         )
     return number
 
@@ -72,14 +72,14 @@ def become_worker() -> bool:
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code after an exception: 1 or, of a worker whose crash may pass, one that says so."""
+    """Exit code after an exception: 1 or, of a worker whose crash may pass, one that says so."""
     codes = {Crash.PASSING: EXIT_PASSING, Crash.MEMORY: EXIT_OUT_OF_MEMORY} if _is_worker else {}
     return codes.get(crash_of(error), EXIT_FAILED)
 
 
 @dataclass(frozen=True)
 class End:
-    """How a worker has ended.
+    """The end of a worker.
 
     Attributes:
         code: Its exit code, or minus the number of the signal that killed it.
@@ -104,11 +104,11 @@ class Supervisor:
     """Runs this program again as its own worker, and that again after a crash that may pass.
 
     Args:
-        name: Of the step, to begin lines of the log with.
+        name: Name of the step, to begin lines of the log with.
         restarts: At most.
         memory_settings: Settings that lower the memory a worker needs, to name them in the end; where there are any, a
             worker that follows one which ran out of memory lets fewer rows through the model at once.
-        command: Of the worker; by default that of this process.
+        command: Command of the worker; by default that of this process.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Supervisor:
                 if self._asked or not end.may_pass:
                     break
                 if restart == self.restarts:
-                    self._say(f"{end}; given up after {_times(self.restarts)}{self._mend(end)}")
+                    self._say(f"{end}; given up after {_times(self.restarts)}{self._hint(end)}")
                     break
                 self._shortages += end.memory
                 self._say(f"{end}; restart {restart + 1} of {self.restarts}{self._change(end)}")
@@ -150,7 +150,7 @@ class Supervisor:
         return self._code(end)
 
     def _work(self, restart: int) -> End:
-        """One worker, from its start to its end; nothing of it is left but what is complete."""
+        """Runs one worker, from its start to its end; nothing of it is left but what is complete."""
         kills = _memory_kills()
         with tempfile.TemporaryDirectory(prefix="step-", ignore_cleanup_errors=True) as scratch:
             environment = {**os.environ, WORKER_OF: str(os.getpid()), "TMPDIR": scratch}
@@ -179,7 +179,7 @@ class Supervisor:
 
     @staticmethod
     def _wait(worker: int) -> int:
-        """The worker's exit code; what became this process's child meanwhile is reaped, too."""
+        """Waits for the worker's exit code; reaps what became this process's child meanwhile."""
         while True:
             process, status = os.waitpid(-1, 0)
             if process == worker:
@@ -223,7 +223,7 @@ class Supervisor:
             return ""
         return f", with 1/{2**self._shortages} of the rows through the model at once"
 
-    def _mend(self, end: End) -> str:
+    def _hint(self, end: End) -> str:
         return f"; lower {' or '.join(self.memory_settings)}" if end.memory and self.memory_settings else ""
 
     def _say(self, text: str) -> None:
@@ -242,7 +242,7 @@ def _times(restarts: int) -> str:
 
 
 def _memory_kills() -> int:
-    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    """Counts this container's processes that the kernel has killed for memory; 0 where it does not say."""
     for path in map(Path, OUT_OF_MEMORY_KILLS):
         with contextlib.suppress(OSError, ValueError):
             counts = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())

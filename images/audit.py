@@ -1,4 +1,4 @@
-"""Asks a database of advisories for the Python packages that the images hold, by pip-audit.
+"""Checks the Python packages of the images for known advisories, by pip-audit.
 
     python -m images.audit                                         # build/sbom/*.cdx.json, PyPI's advisories
     python -m images.audit --vulnerability-service osv --ignore-vuln GHSA-…
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def packages(folder: Path) -> dict[tuple[str, str], list[str]]:
-    """The packages from PyPI in the documents of a folder: (name, public version) -> the images that hold it.
+    """Collects the packages from PyPI in the documents of a folder: (name, public version) -> the images that hold it.
 
     Raises:
         InputError: There is no document.
@@ -64,12 +64,12 @@ def packages(folder: Path) -> dict[tuple[str, str], list[str]]:
                 key = (purl.name, Version(purl.version).public)
                 held.setdefault(key, []).append(path.name.removesuffix(".cdx.json"))
     if not held:
-        raise InputError("holds no document of an image", file=folder, mend="make sbom")
+        raise InputError("holds no document of an image", file=folder, hint="make sbom")
     return held
 
 
 def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[dict[str, Any]]:
-    """pip-audit's answer for packages: rows with `name`, `version` and `vulns`.
+    """Asks pip-audit about packages: rows with `name`, `version` and `vulns`.
 
     Args:
         held: Packages by name and version.
@@ -86,17 +86,17 @@ def checked(held: dict[tuple[str, str], list[str]], options: list[str]) -> list[
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not answer.exists():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise InputError(f"no advisories could be had: pip-audit says {last!r}", mend=REACH)
+            raise InputError(f"no advisories could be had: pip-audit says {last!r}", hint=REACH)
         rows: list[dict[str, Any]] = json.loads(answer.read_text())["dependencies"]
-    refuse_unknown(rows)
+    check_all_audited(rows)
     return rows
 
 
-def refuse_unknown(rows: list[dict[str, Any]]) -> None:
-    """Refuses an answer that passes over packages.
+def check_all_audited(rows: list[dict[str, Any]]) -> None:
+    """Raises InputError for an answer that passes over packages.
 
     Args:
-        rows: Of pip-audit's answer; those that it passed over have a `skip_reason`.
+        rows: Rows of pip-audit's answer; those that it passed over have a `skip_reason`.
 
     Raises:
         InputError: There is such a row.
@@ -104,7 +104,7 @@ def refuse_unknown(rows: list[dict[str, Any]]) -> None:
     unknown = [row["name"] for row in rows if "skip_reason" in row]
     if unknown:
         shown = ", ".join(unknown[:SHOWN]) + (", …" if len(unknown) > SHOWN else "")
-        raise InputError(f"no advisories could be had for {len(unknown)} of {len(rows)} packages ({shown})", mend=REACH)
+        raise InputError(f"no advisories could be had for {len(unknown)} of {len(rows)} packages ({shown})", hint=REACH)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from llm_retriever import __version__, files
-from pipelines.order import STEPS
+from pipelines.chain import STEPS
 
 ROOT = Path(__file__).parents[1]
 REFERENCES = ROOT / "components" / "images.json"
@@ -46,13 +46,13 @@ class EngineError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 1 the engine or a step failed."""
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        references = {kind: build(kind, given) for kind in given.images}
+        references = {kind: build(kind, options) for kind in options.images}
     except EngineError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
-    record(references, given.references)
+    record(references, options.references)
     for kind, reference in references.items():
         print(f"{kind}: {reference}")
     return 0
@@ -113,8 +113,8 @@ def record(references: dict[str, str], path: Path) -> None:
 
 
 def _revision() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return commit.stdout.strip() or "unknown"
 
 
 def run_engine(engine: str, *arguments: str, shown: bool = False, given: str | None = None) -> str:
@@ -122,7 +122,7 @@ def run_engine(engine: str, *arguments: str, shown: bool = False, given: str | N
 
     Args:
         engine: docker, or podman.
-        arguments: Of the engine.
+        arguments: Arguments of the engine.
         shown: Let it write to the terminal, instead of returning what it writes.
         given: Text for its standard input.
 

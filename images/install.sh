@@ -6,7 +6,7 @@
 #   install.sh alone FILE…           names without what they ask for
 #   install.sh further NAME==V…      requirements as they are, and all that they need
 #   install.sh pinned NAME…          names with all that they need
-#   install.sh project               the project's own wheel, without dependencies
+#   install.sh project               the project's own wheel, without dependencies, and its steps where pods call them
 set -eu
 # torch's version stands outside the lock, because it comes before everything else; the project pins the same one.
 { cat requirements.lock requirements-alone.lock | grep -v '^#'; echo 'torch==2.13.0'; } > constraints.txt
@@ -36,6 +36,8 @@ case "$command" in
   project)
     # shellcheck disable=SC2086
     pip install $where --no-deps --no-build-isolation .
+    # Pods run `python -m components.STEP`, which the package carries within itself (setup.py).
+    echo llm_retriever/_kubeflow > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/steps.pth"
     pip uninstall --yes setuptools wheel pip ;;
   *)
     echo "install.sh: unknown command $command" >&2

@@ -14,20 +14,20 @@ from importlib import metadata
 
 
 def distributions() -> list[dict]:
-    """Python distributions of this environment and of the Python that it was made from: name, version, licence, requirements."""
+    """Lists Python distributions of this environment and of its base Python: name, version, licence, requirements."""
     base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
     places = [*sys.path, sysconfig.get_path("purelib", "posix_prefix", base)]
-    found = {}
+    rows = {}
     for distribution in metadata.distributions(path=list(dict.fromkeys(places))):
-        told = distribution.metadata
-        licence = told.get("License-Expression") or told.get("License") or ""
-        row = {"name": told["Name"], "version": distribution.version, "requires": distribution.requires or []}
-        found.setdefault((row["name"], row["version"]), {**row, "licence": licence.strip()})
-    return [found[key] for key in sorted(found)]
+        metadata_of = distribution.metadata
+        licence = metadata_of.get("License-Expression") or metadata_of.get("License") or ""
+        row = {"name": metadata_of["Name"], "version": distribution.version, "requires": distribution.requires or []}
+        rows.setdefault((row["name"], row["version"]), {**row, "licence": licence.strip()})
+    return [rows[key] for key in sorted(rows)]
 
 
 def debian() -> list[dict]:
-    """Debian packages of the system; none where it is not made of them."""
+    """Lists Debian packages of the system; none where it is not made of them."""
     if shutil.which("dpkg-query") is None:
         return []
     asked = ["dpkg-query", "--show", "--showformat", "${Package}\\t${Version}\\t${Architecture}\\n"]
@@ -36,7 +36,7 @@ def debian() -> list[dict]:
 
 
 def system() -> dict:
-    """`ID`, `VERSION_ID` and the like of the operating system; empty where it does not tell."""
+    """Reads `ID`, `VERSION_ID` and the like of the operating system; empty where it does not tell."""
     with contextlib.suppress(OSError):
         return platform.freedesktop_os_release()
     return {}

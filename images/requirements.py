@@ -1,4 +1,4 @@
-"""What an image is to hold, by its lists and the lock, without asking it."""
+"""Derives an image's content from its lists and the lock, without asking it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FAISS = re.compile(r"^ARG FAISS=([\w-]+)==(\S+)$", re.MULTILINE)
 
 
 def canonical(name: str) -> str:
-    """The name of a package as the index compares it: `Typing_Extensions` -> `typing-extensions`."""
+    """Spells the name of a package as the index compares it: `Typing_Extensions` -> `typing-extensions`."""
     from packaging.utils import canonicalize_name
 
     return str(canonicalize_name(name))
 
 
 def needed(requires: Iterable[str]) -> list[str]:
-    """Canonical names of the requirements that hold here, without extras."""
+    """Canonical names of the requirements that apply here, without extras."""
     from packaging.requirements import Requirement
 
     parsed = (Requirement(text) for text in requires)
@@ -56,23 +56,23 @@ def _beside_the_lock() -> dict[str, str]:
 
 
 def inventory(kind: str) -> dict[str, Any]:
-    """What `images/inventory.py` would print in the image, as far as it follows from the lists, without the base.
+    """Predicts what `images/inventory.py` would print in the image, as far as it follows from the lists, without the base.
 
     Raises:
         InputError: A package is not installed here, so what it needs is not known.
     """
-    versions, found = pinned(), {}
+    versions, rows = pinned(), {}
     removed = set(" ".join(REMOVED.findall((ROOT / "images" / "install.sh").read_text())).split())
     alone = {*listed(kind, "alone.txt"), OWN}
     waiting = [*alone, *listed(kind, "packages.txt"), *(_beside_the_lock() if kind == "gpu" else ())]
     while waiting:
         name = waiting.pop()
-        if name in found or name in removed:
+        if name in rows or name in removed:
             continue
-        found[name] = _row(name, versions)
+        rows[name] = _row(name, versions)
         if name not in alone:
-            waiting += needed(found[name]["requires"])
-    return {"python": "", "system": {}, "debian": [], "distributions": [found[name] for name in sorted(found)]}
+            waiting += needed(rows[name]["requires"])
+    return {"python": "", "system": {}, "debian": [], "distributions": [rows[name] for name in sorted(rows)]}
 
 
 def _row(name: str, versions: dict[str, str]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _row(name: str, versions: dict[str, str]) -> dict[str, Any]:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         raise InputError(
-            f"{name} is not installed here", file="requirements.lock", mend="make .venv/installed, or ask the image"
+            f"{name} is not installed here", file="requirements.lock", hint="make .venv/installed, or ask the image"
         ) from None
     told = distribution.metadata
     licence = (told.get("License-Expression") or told.get("License") or "").strip()

@@ -1,4 +1,4 @@
-"""Writes what is in each image as a CycloneDX document (1.6, JSON): BUILD/sbom/cpu.cdx.json and gpu.cdx.json.
+"""Writes the content of each image as a CycloneDX document (1.6, JSON): BUILD/sbom/cpu.cdx.json and gpu.cdx.json.
 
     python -m images.sbom                              # the images that components/images.json names
     python -m images.sbom --from lock                  # no engine: what the lock and this environment say
@@ -31,15 +31,15 @@ LICENCE_LENGTH = 100
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 1 the engine failed, 2 bad input."""
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        for kind in given.images:
-            reference = _reference(kind, given)
-            told = requirements.inventory(kind) if given.source == "lock" else _asked(given.engine, reference)
-            path = given.output / f"{kind}.cdx.json"
-            files.write_text(path, as_json(document(kind, told, reference, given.source)))
+        for kind in options.images:
+            reference = _reference(kind, options)
+            told = requirements.inventory(kind) if options.source == "lock" else _asked(options.engine, reference)
+            path = options.output / f"{kind}.cdx.json"
+            files.write_text(path, as_json(document(kind, told, reference, options.source)))
             packages, system = len(told["distributions"]), len(told["debian"])
-            print(f"{path}: {packages} Python and {system} Debian packages, from the {given.source}")
+            print(f"{path}: {packages} Python and {system} Debian packages, from the {options.source}")
     except EngineError as error:
         print(f"sbom: {error}; --from lock does without an engine", file=sys.stderr)
         return 1
@@ -61,26 +61,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reference(kind: str, given: argparse.Namespace) -> str:
-    if given.source == "lock":
+def _reference(kind: str, options: argparse.Namespace) -> str:
+    if options.source == "lock":
         return f"llm-retriever-{kind}:{__version__}"
-    known = files.read_json(given.references, mend="make images builds them; --from lock does without")
+    known = files.read_json(options.references, hint="make images builds them; --from lock does without")
     if kind not in known:
-        raise InputError(f"names no image {kind!r}", file=given.references, mend="make images")
+        raise InputError(f"names no image {kind!r}", file=options.references, hint="make images")
     return str(known[kind])
 
 
 def _asked(engine: str, reference: str) -> dict[str, Any]:
-    """What the image itself says is in it; see `images/inventory.py`."""
+    """Asks the image itself for its content; see `images/inventory.py`."""
     program = (ROOT / "images" / "inventory.py").read_text()
-    told = run_engine(engine, "run", "--interactive", *AS_ON_THE_CLUSTER, reference, "python", "-", given=program)
+    output = run_engine(engine, "run", "--interactive", *AS_ON_THE_CLUSTER, reference, "python", "-", given=program)
     # The engine may warn on the same channel.
-    found: dict[str, Any] = json.loads(next(line for line in told.splitlines() if line.startswith("{")))
-    return found
+    inventory: dict[str, Any] = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+    return inventory
 
 
 def document(kind: str, told: dict[str, Any], reference: str, source: str) -> Bom:
-    """The CycloneDX document of an image.
+    """Builds the CycloneDX document of an image.
 
     Args:
         kind: `cpu` or `gpu`.
@@ -113,7 +113,7 @@ def document(kind: str, told: dict[str, Any], reference: str, source: str) -> Bo
 
 
 def as_json(bom: Bom) -> str:
-    """A document as text."""
+    """Formats a document as text."""
     from cyclonedx.output.json import JsonV1Dot6
 
     return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
@@ -136,7 +136,7 @@ def _distribution(row: dict[str, Any]) -> Component:
 
 
 def _system(told: dict[str, Any]) -> list[Component]:
-    """The Python itself and the operating system, where they are known."""
+    """Components of Python itself and of the operating system, where they are known."""
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 

@@ -1,8 +1,9 @@
-"""The one error that users cause: it names the place and the mend, and ends a step with exit code 2."""
+"""The error that users cause: it names place and hint, and ends a step with exit code 2."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 EXIT_BAD_INPUT = 2
 
@@ -15,7 +16,7 @@ class InputError(Exception):
         file: The file or URI at fault.
         line: Its 1-based line number.
         field: The field, parameter or column at fault.
-        mend: What to do about it: ``"remove the line or give it a text"``.
+        hint: What to do about it: ``"remove the line or give it a text"``.
 
     ``str(error)`` is one line: ``corpus.jsonl:17: field "text": the text is empty; remove the line or give it a text``.
     """
@@ -27,10 +28,15 @@ class InputError(Exception):
         file: str | Path | None = None,
         line: int | None = None,
         field: str | None = None,
-        mend: str = "",
+        hint: str = "",
     ) -> None:
-        self.problem, self.file, self.line, self.field, self.mend = problem, file, line, field, mend
+        self.problem, self.file, self.line, self.field, self.hint = problem, file, line, field, hint
         super().__init__(self._one_line())
+
+    def fields(self) -> dict[str, Any]:
+        """The error as JSON values: `InputError(**error.fields())` is the same again, in another process."""
+        file = None if self.file is None else str(self.file)
+        return {"problem": self.problem, "file": file, "line": self.line, "field": self.field, "hint": self.hint}
 
     def _one_line(self) -> str:
         place = "" if self.file is None else str(self.file)
@@ -39,5 +45,5 @@ class InputError(Exception):
         parts = [place] if place else []
         if self.field is not None:
             parts.append(f'field "{self.field}"')
-        parts.append(self.problem + (f"; {self.mend}" if self.mend else ""))
+        parts.append(self.problem + (f"; {self.hint}" if self.hint else ""))
         return " ".join(": ".join(parts).split())

@@ -1,4 +1,4 @@
-"""Which arithmetic a model runs in: one decision for training and encoding."""
+"""Chooses the arithmetic of a model, alike for training and encoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DTYPES: dict[Arithmetic, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.f
 
 
 def resolve_precision(precision: str) -> Arithmetic:
-    """Decides `auto`: bf16 where the GPU or the processor computes it natively, else fp32.
+    """Resolves `auto`: bf16 where the GPU or the processor computes it natively, else fp32.
 
     Emulated bf16 is slower than fp32, so it is never chosen by itself; asked for by name it is obeyed. fp16 overflows
     where bf16 does not: it is for encoding with models that were trained in it.
@@ -32,5 +32,5 @@ def has_native_bf16() -> bool:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The torch dtype of a resolved or still open precision."""
+    """Returns the torch dtype of a resolved or still open precision."""
     return DTYPES[resolve_precision(precision)]

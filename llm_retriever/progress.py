@@ -1,4 +1,4 @@
-"""Progress that reads well in a terminal and in a pod's log: count, share, rate, time left and the latest figures."""
+"""Progress for terminals and pods' logs: count, share, rate, time left and the latest figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS_BETWEEN_REDRAWS = 0.2
 
 
 def seconds_as_text(seconds: float) -> str:
-    """A duration as people write it: ``8s``, ``3m05s``, ``2h07m``."""
+    """Formats a duration: ``8s``, ``3m05s``, ``2h07m``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -62,7 +62,7 @@ class Progress:
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """The report as it would be shown now."""
+        """Formats the report as it would be shown now."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
         rate = (self.done - self._done_before) / elapsed
         count = f"{self.done:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_retriever.methods.types import Lora, Schedule
-from pipelines.shapes import Shape
+from pipelines.model_shapes import Shape
 
 SHARES = {"off": (16, 0), "zero1": (4, 12), "zero2": (2, 14), "zero3": (0, 16)}
 """Bytes of a trained parameter that every GPU has, and that all GPUs share: weights, gradients, fp32 weights, Adam."""

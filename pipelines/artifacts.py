@@ -1,4 +1,4 @@
-"""Sizes of the artifacts that a run's steps hand on, file by file, and the requests that moving them to and from S3 takes."""
+"""Sizes of the artifacts of a run's steps, file by file, and the S3 requests that moving them takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.shapes import Shape
+from pipelines.model_shapes import Shape
 
 LAUNCHER_PART, STORE_PART = 5 * 2**20, 16 * 2**20
 """Bytes of a part: of Kubeflow's launcher, which moves artifacts, and of the project's own store."""
@@ -37,18 +37,18 @@ Files = tuple[float, ...]
 
 
 def total(read: Iterable[Files]) -> float:
-    """Bytes of several artifacts."""
+    """Sum of the bytes of several artifacts."""
     return sum(sum(files) for files in read)
 
 
 def uploads(written: Iterable[Files], part: int = LAUNCHER_PART) -> int:
-    """Requests that sending takes: one a file, or one a part and two around them."""
+    """Number of requests that sending takes: one a file, or one a part and two around them."""
     sizes = [size for files in written for size in files]
     return sum(1 if size <= part else math.ceil(size / part) + 2 for size in sizes)
 
 
 def downloads(read: Iterable[Files]) -> int:
-    """Requests that the launcher's fetching takes: one a file, and a listing an artifact."""
+    """Number of requests that the launcher's fetching takes: one a file, and a listing an artifact."""
     return sum(1 + len(files) for files in read)
 
 
@@ -58,10 +58,10 @@ class Sizes:
 
     Attributes:
         given: The pipeline's parameters.
-        shape: Of the backbone.
+        shape: Shape of the backbone.
         adapter: Parameters of the retriever's LoRA adapter; 0 = all weights are trained.
         passages, queries, evaluated: Of the corpus, for training, and in the evaluation splits.
-        passage_bytes: Of a row of the corpus.
+        passage_bytes: Bytes of a row of the corpus.
     """
 
     given: Mapping[str, Any]
@@ -92,7 +92,7 @@ class Sizes:
 
     @property
     def prepared(self) -> float:
-        """Bytes that preparing takes beside the collection: what is remembered of rows, and a copy of a remote source."""
+        """Bytes that preparing takes beside the collection: the index of rows, and a copy of a remote source."""
         copy = sum(self.collection) if "://" in str(self.given["corpus_uri"]) else 0.0
         return self.passages * REMEMBERED + copy
 
@@ -119,7 +119,7 @@ class Sizes:
 
     @property
     def data(self) -> Files:
-        """All that the variants of a comparison read, but the backbone."""
+        """Artifacts that the variants of a comparison read, without the backbone."""
         return (*self.collection, *self.training_set, *self.bm25_runs)
 
     def _run(self, depth: int) -> float:
@@ -180,5 +180,5 @@ class Sizes:
 
     @property
     def decision(self) -> Files:
-        """What was decided, and why."""
+        """The decision's page."""
         return (SMALL,)

@@ -1,4 +1,4 @@
-"""KFP's local cache, which trusts whatever lies where an output was, made to look whether it still is that output.
+"""Guards KFP's local cache, which trusts whatever lies where an output was, by the state of the files.
 
 Beside each entry lies a record of the files of its outputs: sizes, and when they were last written to. An entry whose files
 are not all there and as they were is none: the step runs again, and so does all that depends on it.
@@ -28,7 +28,7 @@ class CheckedCache(cache.LocalCache):
     """Entries with the state of their files; KFP makes one for every run."""
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The outputs of a task, or None where there are none, or one of their files is gone or was changed."""
+        """Returns the outputs of a task; None where there are none, or one of their files is gone or was changed."""
         outputs = super().get(key)
         if outputs is None:
             return None
@@ -52,13 +52,13 @@ class CheckedCache(cache.LocalCache):
 
 
 def state(outputs: dict[str, Any]) -> State:
-    """The state of all files of a task's outputs on this machine, shards among them that an output names elsewhere."""
-    found: State = {}
+    """State of all files of a task's outputs on this machine, with shards that an output names elsewhere."""
+    stamps: State = {}
     for path in _paths(outputs):
         for file in _files(path):
             status = file.stat()
-            found[str(file)] = [status.st_size, status.st_mtime_ns]
-    return found
+            stamps[str(file)] = [status.st_size, status.st_mtime_ns]
+    return stamps
 
 
 def _paths(outputs: dict[str, Any]) -> Iterator[Path]:
@@ -80,10 +80,10 @@ def _files(path: Path) -> Iterator[Path]:
         yield from _shards(path / name)
 
 
-def _shards(told: Path) -> Iterator[Path]:
-    """The shards that an index, or an encoded part, names in a directory elsewhere."""
+def _shards(file: Path) -> Iterator[Path]:
+    """Shards that an index, or an encoded part, names in a directory elsewhere."""
     try:
-        content = json.loads(told.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     place, shards = content.get("shards_uri") or "://", content.get("shards", [])

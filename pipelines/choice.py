@@ -1,4 +1,4 @@
-"""Which pipeline a command line means, and what its run is told: presets, flat names and variants put together."""
+"""Resolves a command line to a pipeline and a run's parameters: presets, flat names and variants put together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.definition import image
 from llm_retriever.errors import InputError
 from pipelines import form, one_pod, presets, variants
 from pipelines.form import RECIPE, Told
@@ -18,7 +17,7 @@ WHOLE = (TRAINING, RETRAINING, COMPARISON)
 
 @dataclass(frozen=True)
 class Choice:
-    """A pipeline and what its run is told.
+    """A pipeline and a run's parameters.
 
     Attributes:
         name: As on the command line.
@@ -44,7 +43,7 @@ def choose(
     default: str = TRAINING,
     complete: bool = True,
 ) -> Choice:
-    """The pipeline that a command line names, and what it tells the run.
+    """Resolves the pipeline that a command line names, and its parameters.
 
     Args:
         words: `[PIPELINE] [key=value …]`.
@@ -68,7 +67,7 @@ def choose(
 
 
 def _words(name: str, assignments: list[str]) -> dict[str, Any]:
-    """What the words say; what a comparison has no use for is refused here, and left out of a preset."""
+    """Parses the words; what a comparison has no use for is refused here, and left out of a preset."""
     if name != COMPARISON:
         return presets.parsed(names_of(name), assignments)
     given = presets.parsed(_names(stages_of(name)), assignments)
@@ -80,13 +79,13 @@ def _words(name: str, assignments: list[str]) -> dict[str, Any]:
 def chosen(
     name: str, given: Mapping[str, Any], *, preset: str | None = None, file: str | None = None, complete: bool = True
 ) -> Choice:
-    """The same for values that are read already.
+    """Resolves values that are parsed already.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
         given: By flat name; for a rerun also URIs of artifacts.
         preset: Whose `[cluster]` the pods have.
-        file: Of variants.
+        file: File of variants.
         complete: As for `choose`.
 
     Raises:
@@ -103,7 +102,7 @@ def chosen(
         told = replace(told, pods=one_pod.with_time_for_all(told.pods))
     compared: tuple[Variant, ...] = ()
     if file and name != COMPARISON:
-        raise InputError(f"{name} has no variants", field="--variants", mend=f"name the pipeline {COMPARISON}")
+        raise InputError(f"{name} has no variants", field="--variants", hint=f"name the pipeline {COMPARISON}")
     if name == COMPARISON:
         compared = variants.load(file or variants.DEFAULT).variants
         variants.check_reference(compared, flat["compare_reference"])
@@ -113,7 +112,7 @@ def chosen(
 
 
 def check_room(choice: Choice) -> None:
-    """Refuses a pipeline whose run Kubeflow could not show, because Argo keeps it in one object of 1 MiB.
+    """Raises InputError for a pipeline whose run Kubeflow could not show: Argo keeps it in one object of 1 MiB.
 
     Raises:
         InputError: It says how many variants fit, or what makes the run so large.
@@ -133,14 +132,15 @@ def check_room(choice: Choice) -> None:
         check_variants(pipeline_of, len(choice.variants), choice.told.form, compressed=False, field="--variants")
     elif not choice.name.startswith(RERUN):
         made = applied(choice.pipeline)
-        found = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
-        field, mend = (
+        size = workflow_size(made.pipeline_spec, made.platform_spec, choice.told.form)
+        field, hint = (
             (form.PARTS, "encode in fewer parts, each with more GPUs") if choice.told.parts > 1 else (None, "")
         )
-        check_size(found, what=choice.name, compressed=False, field=field, mend=mend)
+        check_size(size, what=choice.name, compressed=False, field=field, hint=hint)
 
 
 def _as_scheduled(told: Told, complete: bool) -> Told:
+    from components.definition import image
     from pipelines.retrain import check_published, with_recipe
 
     if complete:
@@ -151,10 +151,10 @@ def _as_scheduled(told: Told, complete: bool) -> Told:
 
 
 def names_of(name: str) -> set[str]:
-    """The flat names that a pipeline can be told.
+    """Flat names of a pipeline's parameters.
 
     Args:
-        name: Of the pipeline.
+        name: Name of the pipeline.
 
     Raises:
         InputError: There is no such step to rerun.
@@ -172,7 +172,7 @@ def _names(stages: Iterable[str]) -> list[str]:
 
 
 def stages_of(name: str) -> tuple[str, ...]:
-    """The stages of a pipeline that people can tell something, by the pipeline's name."""
+    """Stages of a pipeline that have parameters, by the pipeline's name."""
     if name.startswith(RERUN):
         from pipelines.rerun import step_of
 

@@ -1,4 +1,4 @@
-"""A Kubeflow cluster, through KFP's own client: submit a pipeline, follow a run, create or replace a schedule."""
+"""Talks to a Kubeflow cluster, through KFP's own client: submits a pipeline, follows a run, keeps schedules."""
 
 from __future__ import annotations
 
@@ -165,11 +165,11 @@ class Cluster:
         return str(created.recurring_run_id), len(before)
 
     def schedules(self, experiment: str = "") -> list[Schedule]:
-        """The recurring runs of an experiment, or of the namespace; none where there is no such experiment."""
+        """Lists the recurring runs of an experiment, or of the namespace; none where there is no such experiment."""
         with explained_refusals(self.endpoint), quiet():
             owner = self._experiment(experiment) if experiment else None
-            found = [] if experiment and owner is None else list(self._recurring(owner))
-        return [_schedule(job) for job in found]
+            schedules = [] if experiment and owner is None else list(self._recurring(owner))
+        return [_schedule(job) for job in schedules]
 
     def remove_schedule(self, name: str, experiment: str) -> list[str]:
         """Removes all recurring runs of a name; runs that they have started stay.
@@ -181,12 +181,12 @@ class Cluster:
             InputError: There is none of this name.
         """
         known = self.schedules(experiment)
-        found = [job.id for job in known if job.name == name]
-        if not found:
+        ids = [job.id for job in known if job.name == name]
+        if not ids:
             names = ", ".join(sorted({job.name for job in known})) or "none"
-            mend = f"there are in the experiment {experiment}: {names}"
-            raise InputError(f"no schedule is called {name!r}", field="--remove", mend=mend)
-        for job in found:
+            hint = f"there are in the experiment {experiment}: {names}"
+            raise InputError(f"no schedule is called {name!r}", field="--remove", hint=hint)
+        for job in ids:
             # It may have gone since it was listed.
             with (
                 contextlib.suppress(UnknownError),
@@ -194,14 +194,14 @@ class Cluster:
                 quiet(),
             ):
                 self.client.delete_recurring_run(job)
-        return found
+        return ids
 
     def _experiment(self, name: str) -> str | None:
         try:
-            found = self.client.get_experiment(experiment_name=name, namespace=self.namespace)
+            experiment = self.client.get_experiment(experiment_name=name, namespace=self.namespace)
         except ValueError:  # the client's way to say that there is none
             return None
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _recurring(self, experiment: str | None) -> Iterator[Any]:
         page = ""
@@ -215,7 +215,7 @@ class Cluster:
                 return
 
     def schedule_name(self, recurring_run: str) -> str:
-        """Name of a recurring run; where it has been removed, that and its id."""
+        """Name of a recurring run; where it has been removed, its id beside it."""
         try:
             with explained_refusals(self.endpoint, subject=f"schedule {recurring_run}"), quiet():
                 return str(self.client.get_recurring_run(recurring_run).display_name)
@@ -223,13 +223,13 @@ class Cluster:
             return f"{recurring_run}, removed since"
 
     def runs(self, count: int = 10) -> list[Any]:
-        """The latest runs, as the client's objects."""
+        """Lists the latest runs, as the client's objects."""
         with explained_refusals(self.endpoint), quiet():
             answer = self.client.list_runs(page_size=count, sort_by="created_at desc", namespace=self.namespace)
         return answer.runs or []
 
     def run(self, run_id: str) -> RunStatus:
-        """A run at this moment.
+        """Reads a run at this moment.
 
         Raises:
             UnknownError: There is no such run.
@@ -241,7 +241,7 @@ class Cluster:
         return run_status(run, self._specification(run), manifest)
 
     def _manifest(self, run_id: str) -> str | None:
-        """Argo's workflow of a run; an API without v1beta1 has it not, and is not asked again."""
+        """Reads Argo's workflow of a run; an API without v1beta1 has it not, and is not asked again."""
         try:
             detail = self._get(f"/apis/v1beta1/runs/{quote(run_id, safe='')}")
         except kfp_server_api.ApiException as error:
@@ -252,20 +252,20 @@ class Cluster:
         return (detail.get("pipeline_runtime") or {}).get("workflow_manifest")
 
     def _specification(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """The compiled pipeline of a run, which the run holds or refers to; empty where it is gone."""
-        found = run.get("pipeline_spec") or {}
+        """Reads the compiled pipeline of a run, which the run holds or refers to; empty where it is gone."""
+        specification = run.get("pipeline_spec") or {}
         version = run.get("pipeline_version_reference") or {}
-        if not found and version.get("pipeline_version_id"):
+        if not specification and version.get("pipeline_version_id"):
             key = f"{version.get('pipeline_id')}/versions/{version['pipeline_version_id']}"
             if key not in self._specifications:
                 with contextlib.suppress(UnknownError), explained_refusals(self.endpoint, subject="version"):
                     answer = self._get(f"/apis/v2beta1/pipelines/{key}")
                     self._specifications[key] = answer.get("pipeline_spec") or {}
-            found = self._specifications.get(key, {})
-        return dict(found.get("pipeline_spec") or found)
+            specification = self._specifications.get(key, {})
+        return dict(specification.get("pipeline_spec") or specification)
 
     def log(self, run_id: str, pod: str) -> str:
-        """The log of a pod's step, while the cluster keeps it; empty where the API does not give it, or it is huge."""
+        """Reads the log of a pod's step, while the cluster keeps it; empty where the API does not give it, or it is huge."""
         if pod in self._huge_logs:
             return ""
         try:
@@ -283,8 +283,8 @@ class Cluster:
         except ValueError:
             found = None
         if not isinstance(found, dict):  # as of the page of a proxy that wants a login
-            mend = "give the URL of the Pipelines API, and --token-file where it asks who you are"
-            raise InputError("what answers is not Kubeflow", file=self.endpoint or None, field="--endpoint", mend=mend)
+            hint = "give the URL of the Pipelines API, and --token-file where it asks who you are"
+            raise InputError("what answers is not Kubeflow", file=self.endpoint or None, field="--endpoint", hint=hint)
         return found
 
     def _read(self, path: str) -> str:
@@ -295,8 +295,8 @@ class Cluster:
 
 
 def _of_run(endpoint: str, run_id: str) -> contextlib.AbstractContextManager[None]:
-    mend = "python -m pipelines status lists the latest ones"
-    return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", mend=mend)
+    hint = "llm-retriever status lists the latest ones"
+    return explained_refusals(endpoint, subject=f"run {run_id}", field="RUN", hint=hint)
 
 
 def _schedule(job: Any) -> Schedule:
@@ -312,21 +312,21 @@ def _schedule(job: Any) -> Schedule:
 
 
 def check_trigger(cron: str, every_seconds: int) -> None:
-    """Refuses a trigger that KFP would take and misunderstand: its cron has six fields, the first being seconds.
+    """Raises InputError for a trigger that KFP would take and misunderstand: its cron has six fields, seconds first.
 
     Raises:
         InputError: Both or neither are given, the interval is none, or the expression has not six fields.
     """
     if cron and every_seconds:
-        raise InputError("--cron and --every-seconds are both given", field="--cron", mend="give one of them")
+        raise InputError("--cron and --every-seconds are both given", field="--cron", hint="give one of them")
     if every_seconds < 0:
-        raise InputError("an interval is at least one second", field="--every-seconds", mend="--every-seconds 86400")
+        raise InputError("an interval is at least one second", field="--every-seconds", hint="--every-seconds 86400")
     if not cron.strip() and not every_seconds:
-        mend = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
-        raise InputError("it is not said when to start a run", field="--cron", mend=mend)
+        hint = 'give --cron "0 0 2 * * *" or --every-seconds 86400'
+        raise InputError("no time to start a run is given", field="--cron", hint=hint)
     if cron and len(cron.split()) != CRON_FIELDS:
         raise InputError(
             f"{cron!r} has {len(cron.split())} fields; Kubeflow's cron has six, the first being seconds",
             field="--cron",
-            mend='for every night at two: "0 0 2 * * *"',
+            hint='for every night at two: "0 0 2 * * *"',
         )

@@ -1,7 +1,7 @@
 """The pipeline that trains and evaluates several variants on the same corpus, and compares them.
 
 `kfp dsl compile --py pipelines/compare_methods.py --output compare_methods.yaml` compiles it for the variants in
-`variants/methods.toml`; `python -m pipelines compile compare_methods --variants NAME` for others.
+`variants/methods.toml`; `llm-retriever compile compare_methods --variants NAME` for others.
 """
 
 from pipelines import variants

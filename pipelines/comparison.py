@@ -1,4 +1,4 @@
-"""How the pipeline that compares variants is laid out: what they share is done once, and every variant has one pod.
+"""Lays out the pipeline that compares variants: what they share is done once, and every variant has one pod.
 
 Argo keeps a whole run in one object of Kubernetes, in which a task takes some 40 kB: so one task does all that is a
 variant's own.
@@ -30,7 +30,7 @@ from pipelines.variants import Variant, of_backbone, of_variant
 
 
 class Compared(NamedTuple):
-    """What a comparison leaves behind."""
+    """The results of a comparison."""
 
     comparison: Artifact
     report: HTML
@@ -44,7 +44,7 @@ GPUS = f"{POD_OF_A_VARIANT}_gpus"
 
 
 def comparison_of(variants: Sequence[Variant]) -> Any:
-    """The pipeline `compare-methods` for these variants."""
+    """Builds the pipeline `compare-methods` for these variants."""
 
     def compare_methods(*values: Any) -> Compared:
         """Trains and evaluates several variants of a retriever on the same corpus, and tests their differences."""
@@ -57,18 +57,18 @@ def comparison_of(variants: Sequence[Variant]) -> Any:
 
 
 def overrides_of(variants: Sequence[Variant], number: int) -> dict[str, dict[str, Any]]:
-    """What a variant sets itself, by stage of its pod.
+    """A variant's own settings, by stage of its pod.
 
     Args:
         variants: All of them.
         number: Position of the variant.
     """
-    found: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, Any]] = {}
     for name, value in of_variant(variants, number).items():
         known = form.flat_names()[name]
         if known.stages[0] in OF_A_VARIANT and name != GPUS:
-            found.setdefault(known.stages[0], {})[known.key] = value
-    return found
+            overrides.setdefault(known.stages[0], {})[known.key] = value
+    return overrides
 
 
 class _Layout:
@@ -85,7 +85,7 @@ class _Layout:
         self.data = on_gpu(mined, "mine").outputs["data"]
 
     def compared(self) -> Compared:
-        """Every variant's task, and the last step."""
+        """Adds every variant's task, and the last step."""
         evaluations = {v.name: self._run(n).outputs["evaluation"] for n, v in enumerate(self.variants)}
         task = comparing.comparing(list(evaluations))(
             reference=self.given["compare_reference"],
@@ -108,7 +108,7 @@ class _Layout:
         return on_gpu(task, POD_OF_A_VARIANT).set_display_name(f"run-variant: {variant.name}")
 
     def _backbone(self, variant: Variant) -> Any:
-        """The backbone of a variant, fetched once for all that have the same."""
+        """Returns the backbone of a variant, fetched once for all that have the same."""
         own = of_backbone(variant)
         for known, artifact in self.backbones:
             if known == own:
@@ -119,7 +119,7 @@ class _Layout:
         return task.outputs["backbone"]
 
     def _fetched(self, own: Mapping[str, Any], sharing: str) -> Any:
-        """The task that fetches a backbone: the form's, but for what is given here by flat name."""
+        """Adds the task that fetches a backbone: by the form, but for what is given here by flat name."""
         looked = self.fingerprint
         if "backbone" in own:
             looked = self._fingerprinted(own["backbone"]).set_display_name(f"fingerprint-sources{sharing}")

@@ -1,4 +1,4 @@
-"""From a pipeline function to the YAML that Kubeflow takes."""
+"""Compiles a pipeline function to the YAML that Kubeflow takes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def compile_objects(
         pipeline: What `@dsl.pipeline` made.
         target: The YAML with a `Pipeline` and a `PipelineVersion` of `pipelines.kubeflow.org/v2beta1`.
         told: Values of the form become its defaults; what pods are given is written into them.
-        namespace: Of the objects.
+        namespace: Namespace of the objects.
         version: Name of the version; empty = the pipeline's name and a digest of what it consists of, because a version
             cannot be changed: the same pipeline makes the same object, and another one a new version.
 
@@ -70,13 +70,13 @@ def compile_objects(
     )
     for flag, text in (("--namespace", namespace), ("--version-name", options.pipeline_version_name)):
         if not OBJECT_NAME.fullmatch(text):
-            mend = "use lower-case letters, digits, - and ., at most 253, beginning and ending with a letter or digit"
-            raise InputError(f"{text!r} cannot name an object of Kubernetes", field=flag, mend=mend)
+            hint = "use lower-case letters, digits, - and ., at most 253, beginning and ending with a letter or digit"
+            raise InputError(f"{text!r} cannot name an object of Kubernetes", field=flag, hint=hint)
     return _compiled(given, target, overrides, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 
 
 def _digest(pipeline: Any, overrides: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of what a pipeline consists of."""
+    """Eight hexadecimal digits of a digest over a pipeline."""
     parts = (pipeline.pipeline_spec, pipeline.platform_spec)
     hashed = hashlib.sha256(b"".join(part.SerializeToString(deterministic=True) for part in parts))
     hashed.update(repr(sorted(overrides.items())).encode())

@@ -36,7 +36,7 @@ RESTRICTIONS: dict[str, Any] = {
 
 
 def runner(network: str = "none") -> local.DockerRunner:
-    """KFP's runner with the restrictions.
+    """Wraps KFP's runner with the restrictions.
 
     Args:
         network: `none`; or `host`, or `container:NAME` for what that one reaches: then the steps are also given the store's
@@ -52,12 +52,12 @@ def runner(network: str = "none") -> local.DockerRunner:
         return local.DockerRunner(**{**RESTRICTIONS, **given})
     except ImportError:
         raise InputError(
-            "running in images needs the package docker", field="--in-images", mend="pip install docker"
+            "running in images needs the package docker", field="--in-images", hint="pip install docker"
         ) from None
 
 
 def open_to_everybody(directory: Path) -> None:
-    """Makes a directory that the containers' user may write into, as it may into the volumes that the cluster gives it."""
+    """Makes a directory that the containers' user may write into, as into the volumes that the cluster gives it."""
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o1777)
 

@@ -1,21 +1,23 @@
-"""What is asked of an estimate, and what it answers: the workload, the cost of a step, and the table of all."""
+"""The workload and the costs of an estimate, and the table of all steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_retriever.files.markdown import table
 from pipelines.artifacts import PASSAGE, PASSAGE_FRAME, TOKEN
-from pipelines.shapes import Gpu
+from pipelines.model_shapes import Gpu
 
 GIB = 2.0**30
+HEADS = ("step", "GPU-hours", "memory per GPU", "disk", "to S3", "from S3", "requests")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much there is to do.
+    """Amounts of data and training.
 
     Attributes:
-        passages: Of the corpus.
+        passages: Passages of the corpus.
         queries: For training.
         evaluated: Queries of the evaluation splits.
         passage_tokens, query_tokens: Mean tokens of a text with its prompt, where they are known; else texts count at
@@ -50,7 +52,7 @@ class Cost:
     Attributes:
         step: Its name.
         flop: Arithmetic of its model.
-        gpu_hours: Of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
+        gpu_hours: GPU-hours of all its GPUs together, at `UTILISATION` of their rate; None without a GPU.
         gpu_bytes: Memory of one GPU at the peak.
         disk_bytes: Inputs, outputs and checkpoints on the node's disk.
         s3_bytes: Sent to S3.
@@ -70,25 +72,25 @@ class Cost:
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """All requests."""
         return self.sending + self.fetching
 
 
 def as_table(costs: list[Cost], gpu: Gpu) -> str:
-    """For people; a step that does not fit into the GPU is marked."""
-    head = "| step | GPU-hours | memory per GPU | disk | to S3 | from S3 | requests |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for cost in costs:
-        hours = "–" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
-        memory = "–" if cost.gpu_bytes is None else _size(cost.gpu_bytes)
-        memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
-        sizes = [_size(size) for size in (cost.disk_bytes, cost.s3_bytes, cost.fetched_bytes)]
-        lines.append(f"| {cost.step} | {hours} | {memory} | {' | '.join(sizes)} | {cost.requests:,} |")
-    in_all = sum(cost.gpu_hours or 0 for cost in costs)
+    """Renders a table for people; a step that does not fit into the GPU is marked."""
+    rows = [_row(cost, gpu) for cost in costs]
     sent, fetched = (_size(sum(getattr(cost, name) for cost in costs)) for name in ("s3_bytes", "fetched_bytes"))
-    requests = sum(cost.requests for cost in costs)
-    last = f"| **all** | **{in_all:,.2f}** | | | **{sent}** | **{fetched}** | {requests:,} |"
-    return "\n".join([*lines, last])
+    hours, requests = sum(cost.gpu_hours or 0 for cost in costs), sum(cost.requests for cost in costs)
+    rows.append(["**all**", f"**{hours:,.2f}**", "", "", f"**{sent}**", f"**{fetched}**", f"{requests:,}"])
+    return "\n".join(table(HEADS, rows))
+
+
+def _row(cost: Cost, gpu: Gpu) -> list[str]:
+    hours = "–" if cost.gpu_hours is None else f"{cost.gpu_hours:,.2f}"
+    memory = "–" if cost.gpu_bytes is None else _size(cost.gpu_bytes)
+    memory += " **too much**" if (cost.gpu_bytes or 0) > gpu.memory else ""
+    sizes = [_size(size) for size in (cost.disk_bytes, cost.s3_bytes, cost.fetched_bytes)]
+    return [cost.step, hours, memory, *sizes, f"{cost.requests:,}"]
 
 
 def _size(count: float) -> str:

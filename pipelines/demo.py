@@ -1,4 +1,4 @@
-"""Which demo fits the processor of this machine."""
+"""Chooses the demo for the processor of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NATIVE = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
 
 
 def preset(processor: Path = Path("/proc/cpuinfo"), *, compared: bool = False) -> tuple[str, str]:
-    """The demo's preset for this processor, or for a comparison of methods on it, and a sentence that says why.
+    """Returns the demo's preset for this processor, or for a comparison of methods on it, and a sentence that says why.
 
     The flags are those that `llm_retriever.precision` goes by, without the seconds that torch takes to import.
     """

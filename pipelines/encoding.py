@@ -1,4 +1,4 @@
-"""The part of the pipelines that encodes a large corpus on several pods, before `build_index` makes one index of it.
+"""Encodes a large corpus on several pods, before `build_index` makes one index of it.
 
 The pods put their shards to `index_shards_uri`; what links them to `build_index` is that place alone, so nothing large travels
 through Kubeflow, and `build_index` encodes whatever is not there. It is a pipeline of its own, because a step cannot wait for
@@ -23,7 +23,7 @@ _FORM = {name: p for name, p in signature(["index"]).parameters.items() if name 
 
 
 def encode_in_parts(parts: int) -> Any:
-    """The pipeline that encodes the parts of a corpus at the same time, one pod each; None where there is only one.
+    """Builds a pipeline that encodes the parts of a corpus at the same time, one pod each; None where there is only one.
 
     Args:
         parts: Their number.
@@ -45,11 +45,11 @@ def encode_in_parts(parts: int) -> Any:
 
 
 def encoded_in_parts(given: Mapping[str, Any], encode: Any, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
-    """The task of this pipeline inside another one; none where one pod encodes everything.
+    """Adds the task of this pipeline inside another one; none where one pod encodes everything.
 
     Args:
         given: The parameters of the other pipeline.
-        encode: Of `encode_in_parts`, which must be called outside of pipelines.
+        encode: The pipeline of `encode_in_parts`, which must be called outside of pipelines.
         retriever: Encodes.
         collection: The corpus.
     """

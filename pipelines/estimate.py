@@ -25,7 +25,7 @@ from pipelines.arithmetic import (
 from pipelines.artifacts import Sizes
 from pipelines.costs import Cost, Workload, as_table
 from pipelines.form import POD_OF_A_VARIANT, flat_name
-from pipelines.shapes import GPUS, SHAPES, Gpu, Shape, shape_of
+from pipelines.model_shapes import GPUS, SHAPES, Gpu, Shape, shape_of
 from pipelines.variants import Variant, of_backbone, of_variant
 
 __all__ = ["GPUS", "SHAPES", "UTILISATION", "Cost", "Gpu", "Workload", "as_table", "estimate", "estimate_comparison"]

@@ -1,4 +1,4 @@
-"""A run on a cluster as a person reads it: its tasks, the news while it runs, and at its end what failed."""
+"""Shows a run on a cluster to people: its tasks, the news while it runs, and at its end what failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from pipelines.run_status import (
     TaskStatus,
     summary,
     with_outputs,
-    without_outputs,
 )
 
 if TYPE_CHECKING:
@@ -71,12 +70,12 @@ def follow(cluster: Cluster, run_id: str, root: str) -> int:
         print("\n".join(news.of(status)) if news.told else "", flush=True)
         return _print(cluster, status, root)
     except KeyboardInterrupt:
-        print(f"\nno longer watched; the run goes on: python -m pipelines status {run_id} --wait", file=sys.stderr)
+        print(f"\nno longer watched; the run goes on: llm-retriever status {run_id} --wait", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
 class News:
-    """What is new about a run since it was last looked at."""
+    """News of a run since the last look."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -84,7 +83,7 @@ class News:
         self._shown: dict[str, float] = {}
 
     def of(self, status: RunStatus) -> Iterator[str]:
-        """A line for every task that has changed, and once a minute for every one that runs or waits for its pod."""
+        """Lines for every task that has changed, and once a minute for every one that runs or waits for its pod."""
         for task in status.tasks:
             key = "/".join(task.task.path)
             now, before = (task.state, task.done, task.note), self.told.get(key)
@@ -104,7 +103,7 @@ class News:
 
 
 def _patiently(cluster: Cluster, run_id: str) -> RunStatus:
-    """The run, asked for until there is an answer; says so while there is none."""
+    """Asks for the run until there is an answer; says so while there is none."""
     since = time.monotonic()
     while True:
         try:
@@ -118,31 +117,32 @@ def _patiently(cluster: Cluster, run_id: str) -> RunStatus:
 
 
 def _completed(status: RunStatus, root: str) -> RunStatus:
-    """A run whose list of tasks is lost, with what its artifacts tell."""
+    """Completes a run whose list of tasks is lost by what its artifacts tell."""
     if not status.lost:
         return status
     place = step_logs.run_place(status, root or status.root)
     if not (root or status.root) or not status.pipeline:
-        return without_outputs(status, "give --pipeline-root URI to see which of them left outputs")
+        return with_outputs(status, None, "give --pipeline-root URI to see which of them left outputs")
     try:
-        return with_outputs(status, step_logs.tasks_with_outputs(place), place)
+        found = step_logs.tasks_with_outputs(place)
+        return with_outputs(status, found, f"what is said of them is what lies in {place}")
     except InputError as error:
-        return without_outputs(status, f"their outputs cannot be seen: {error}")
+        return with_outputs(status, None, f"their outputs cannot be seen: {error}")
 
 
 def heading(cluster: Cluster, status: RunStatus) -> str:
-    """Name of a run, its start, and the schedule that started it."""
+    """Formats name of a run, its start, and the schedule that started it."""
     by = f", by the schedule {cluster.schedule_name(status.schedule)}" if status.schedule else ""
     return f"{status.name}, started {as_time(status.started)}{by}"
 
 
 def table(tasks: list[TaskStatus]) -> list[str]:
-    """One line a task, in columns."""
+    """Formats one line a task, in columns."""
     return [line(task, width=max(len(task.label) for task in tasks)) for task in tasks]
 
 
 def line(task: TaskStatus, progress: str = "", width: int = 28) -> str:
-    """A task, its state, how long it has taken and what is noted about it."""
+    """Formats a task, its state, how long it has taken and what is noted about it."""
     took = seconds_as_text(_seconds_taken(task)) if _is_timed(task) else ""
     notes = "; ".join(text for text in (task.note, progress) if text)
     return f"  {task.label:<{width}}  {task.state:<11}  {took:>7}  {notes}".rstrip()
@@ -194,5 +194,5 @@ def _seconds(moment: datetime | None) -> float | None:
 
 
 def as_time(seconds: float | None) -> str:
-    """A moment as people write it, in UTC, as the pods' logs do."""
+    """Formats a moment, in UTC, as the pods' logs do."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "not yet".ljust(20)

@@ -22,12 +22,12 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import Parameter, PartSettings, Place, parameters
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
 from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
-from pipelines import order as steps
+from pipelines import chain
 from pipelines.pods import GPU_STAGES, REQUESTS, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
     stage: step.settings
-    for stage, step in steps.STAGES.items()
+    for stage, step in chain.STAGES.items()
     if any(parameter.place is not Place.STEP for parameter in parameters(step.settings).values())
 }
 """Settings class of every stage that people can tell something."""
@@ -45,9 +45,9 @@ OF_A_VARIANT = tuple(VARIANT_STAGES)
 POD_OF_A_VARIANT = "tune"
 """The stage whose pods those of variants are like, GPUs, processors and memory."""
 GPUS_HELP = "GPUs of the pod: 0 (it computes on the processor), 1, 2, 4, 8 or 16."
-DEFAULTS = {f"{stage}_gpus": steps.STAGES[stage].gpus for stage in GPU_STAGES}
+DEFAULTS = {f"{stage}_gpus": chain.STAGES[stage].gpus for stage in GPU_STAGES}
 """Where a cluster must be told what a machine can see for itself."""
-MODEL_STAGES = tuple(stage for stage, step in steps.STAGES.items() if step.images[0] == "gpu")
+MODEL_STAGES = tuple(stage for stage, step in chain.STAGES.items() if step.images[0] == "gpu")
 _OTHERS = tuple(stage for stage in STAGES if stage not in GPU_STAGES)
 OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_gpu_type": ("gpu_type", STAGES),
@@ -217,10 +217,10 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
         for key, own in checked_options(SETTINGS[stage], value, name, keys).items():
             known = flat_name(stage, key)
             if known.startswith(f"{RUN}_"):
-                mend = f"give {known} to a command, or leave the object to those who fill in the form"
-                raise InputError("is one value for all stages here", field=f"{name}.{key}", mend=mend)
+                hint = f"give {known} to a command, or leave the object to those who fill in the form"
+                raise InputError("is one value for all stages here", field=f"{name}.{key}", hint=hint)
             if known in given:
-                raise InputError(f"{known} is given as well", field=f"{name}.{key}", mend="give one of the two")
+                raise InputError(f"{known} is given as well", field=f"{name}.{key}", hint="give one of the two")
             flat[known] = own
     return flat
 
@@ -239,8 +239,8 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
     names = flat_names() if known is None else {n: f for n, f in flat_names().items() if n in set(known)}
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        mend = f"did you mean {near[0]}?" if near else ""
-        raise InputError("is no parameter of this pipeline", field=name, mend=mend)
+        hint = f"did you mean {near[0]}?" if near else ""
+        raise InputError("is no parameter of this pipeline", field=name, hint=hint)
     parameter = names[name].parameter
     if name.endswith("_gpus") and names[name].key == "gpus" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Kubernetes' quantities are texts; people write numbers

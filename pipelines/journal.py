@@ -1,4 +1,4 @@
-"""What a run on this machine says of its steps: one line when a step starts, one when it ends, and a table at the end."""
+"""The journal of a run on this machine: one line when a step starts, one when it ends, and a table at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXECUTOR_INPUT = "executor_input.json"
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
-    """What became of one step: `done`, `cached` or how it failed, in how many seconds, with how many bytes at its peak."""
+    """The outcome of one step: `done`, `cached` or how it failed, in how many seconds, with how many bytes at its peak."""
 
     name: str
     outcome: str
@@ -56,25 +56,25 @@ class Journal:
 
 
 def answer_of(command: list[str]) -> Path:
-    """Where a step writes its answer to Kubeflow, by its container's command."""
+    """Path of a step's answer to Kubeflow, by its container's command."""
     return Path(json.loads(command[-1])["outputs"]["outputFile"])
 
 
 def note_inputs(command: list[str]) -> None:
-    """Keeps what a step is told beside its outputs, so that it can be rerun on the same artifacts."""
+    """Keeps a step's message beside its outputs, so that it can be rerun on the same artifacts."""
     told = answer_of(command).with_name(EXECUTOR_INPUT)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(command[-1])
 
 
 def step_name(command: list[str], journal: Journal) -> str:
-    """What a step is called in the journal, by its container's command."""
+    """Name of a step in the journal, by its container's command."""
     task = answer_of(command).parent.name
     return journal.titles.get(task, command[2].removeprefix("components."))
 
 
 def timing_table(records: list[StepRecord]) -> str:
-    """Steps, outcomes and times, for the terminal."""
+    """Formats steps, outcomes and times, for the terminal."""
     width = max((len(record.name) for record in records), default=0)
     rows = [
         f"  {r.name:<{width}}  {r.outcome:<8}  {seconds_as_text(r.seconds):>7}  {r.peak_bytes / 2**20:>8,.0f} MiB"

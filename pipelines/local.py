@@ -28,7 +28,7 @@ from kfp.local import cache as kfp_cache
 from kfp.local import logging_utils, pipeline_orchestrator, status, subprocess_task_handler, task_handler_interface
 
 from llm_retriever.errors import EXIT_BAD_INPUT
-from llm_retriever.files.code_digest import code_digest
+from llm_retriever.files.code_digest import PACKAGE, code_digest
 from pipelines.cached_outputs import CheckedCache
 from pipelines.journal import EXECUTOR_INPUT, Journal, StepRecord, note_inputs, step_name, timing_table
 
@@ -40,6 +40,8 @@ REUSED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
+# Whoever starts a run may have folders of his own that are called `components`.
+UNSHADOWED = {"PYTHONSAFEPATH": "1"}
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
@@ -60,7 +62,14 @@ class HostTask(task_handler_interface.ITaskHandler):
         program, *arguments = full_command  # placeholders are already replaced
         self.command = [sys.executable if program == "python" else program, *arguments]
         self.name = step_name(full_command, self.journal)
-        self.environment = {"PYTHONUNBUFFERED": "1", **QUIET, **REUSED_MEMORY, **os.environ, **(env_vars or {})}
+        self.environment = {
+            **UNSHADOWED,
+            "PYTHONUNBUFFERED": "1",
+            **QUIET,
+            **REUSED_MEMORY,
+            **os.environ,
+            **(env_vars or {}),
+        }
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     def run(self) -> status.Status:
@@ -171,7 +180,7 @@ def run_compiled(
             taken whose outputs are gone or were changed since.
         in_images: Run the steps in their images instead of as processes; the cache is not used then, because it cannot tell
             one image from another under the same tag. Steps can see `root/runs` alone.
-        network: Of the steps in images; see `containers.runner`.
+        network: Network of steps in images; see `containers.runner`.
     """
     specification = components.load_component_from_file(str(package)).pipeline_spec
     for component in (specification.root, *specification.components.values()):
@@ -191,7 +200,7 @@ def run_compiled(
         pipeline_root=str(root / "runs"),
         raise_on_error=False,
         enable_caching=cache and not in_images,
-        cache_root=str(root / "cache" / code_digest(ROOT / "llm_retriever", ROOT / "components")[:16]),
+        cache_root=str(root / "cache" / code_digest(PACKAGE, ROOT / "components")[:16]),
     )
     before = set((root / "runs").glob("*"))
     # Without a handler SIGTERM would end this process alone and leave the step running.
@@ -203,7 +212,7 @@ def run_compiled(
 
 
 def _titles(specification: Any, component: Any) -> dict[str, str]:
-    """What each task is called here, by its name; those in loops are left out, because nobody knows their number yet."""
+    """Titles of tasks, by name; those in loops are left out, because nobody knows their number yet."""
     executors, found = specification.deployment_spec["executors"], dict[str, str]()
     for name, task in component.dag.tasks.items():
         own = specification.components[task.component_ref.name]
@@ -215,7 +224,7 @@ def _titles(specification: Any, component: Any) -> dict[str, str]:
 
 
 def _title(shown: str) -> str:
-    """A task's name on Kubeflow's screen as it is said here: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
+    """Title of a task by its name on Kubeflow's screen: `tune-retriever: LLM-QL` -> `tune_retriever: LLM-QL`."""
     component, colon, variants = shown.partition(":")
     return component.replace("-", "_") + colon + variants
 
@@ -243,7 +252,7 @@ def print_end(run: LocalRun, root: Path, names: Mapping[str, str]) -> None:
 
 
 def _left_by_promote(folder: Path | None) -> dict[str, Path]:
-    """What a run leaves that ends with promote, beside the artifacts of its steps; nothing where nothing was trained."""
+    """What a run that ends with promote leaves beside the artifacts of its steps; nothing where nothing was trained."""
     told = next(iter(folder.glob(f"**/promote/{EXECUTOR_INPUT}")), None) if folder else None
     if told is None:
         return {}

@@ -1,4 +1,4 @@
-"""What it means for a comparison's parameters that one pod does all stages of a variant."""
+"""Parameters of a comparison, where one pod does all stages of a variant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NODE = "node_"
 
 
 def in_one_pod(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings that pods hold, by stage, where one pod does the stages of a variant: these are told apart inside of it."""
+    """Settings of pods, by stage, where one pod does the stages of a variant, which take theirs apart inside of it."""
     nested = {
         stage: {key: value for key, value in settings[stage].items() if not key.startswith(NODE)}
         for stage in OF_A_VARIANT
@@ -26,7 +26,7 @@ def in_one_pod(settings: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, An
 
 
 def with_time_for_all(pods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What pods are given, by stage, where one pod does the stages of a variant: it has the time of all of them together.
+    """Pods by stage, where one pod does the stages of a variant: it has the time of all of them together.
 
     Args:
         pods: Keys of `PodSettings`, by stage.
@@ -39,7 +39,7 @@ def with_time_for_all(pods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
 
 
 def check_in_one_pod(name: str) -> None:
-    """Refuses what a comparison cannot be told, because one pod does all stages of a variant.
+    """Raises InputError for a parameter that a comparison cannot have, because one pod does all stages of a variant.
 
     Args:
         name: A flat name.
@@ -52,14 +52,13 @@ def check_in_one_pod(name: str) -> None:
         return
     if name == PARTS or flat.key == "nodes" or flat.key.startswith(NODE):
         problem = "a comparison trains and encodes every variant in one pod"
-        raise InputError(problem, field=name, mend="leave it out, or train this variant with train_retriever")
+        raise InputError(problem, field=name, hint="leave it out, or train this variant with train_retriever")
     if flat.key in ("gpus", "cpus", "memory") and flat.stages != (POD_OF_A_VARIANT,):
-        mend = f"give {POD_OF_A_VARIANT}_{flat.key}"
-        raise InputError("one pod does all stages of a variant", field=name, mend=mend)
+        raise InputError("one pod does all stages of a variant", field=name, hint=f"give {POD_OF_A_VARIANT}_{flat.key}")
 
 
 def fits_one_pod(name: str) -> bool:
-    """Whether a comparison can be told it, by flat name."""
+    """Whether a comparison can have a parameter, by flat name."""
     with contextlib.suppress(InputError):
         check_in_one_pod(name)
         return True

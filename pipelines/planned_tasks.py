@@ -1,4 +1,4 @@
-"""The tasks that a compiled pipeline consists of, in the order in which they depend on each other."""
+"""Lists the tasks of a compiled pipeline in the order in which they depend on each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlannedTask:
 
 
 def planned_tasks(specification: Mapping[str, Any]) -> list[PlannedTask]:
-    """All tasks of a pipeline in topological order; those of a pipeline within it stand where that pipeline stands.
+    """Lists all tasks of a pipeline in topological order; those of a pipeline within it stand where that pipeline stands.
 
     Args:
         specification: The compiled pipeline, the first document of the YAML.
@@ -59,7 +59,7 @@ def _below(
 
 
 def _ordered(tasks: Mapping[str, Any]) -> list[str]:
-    """Keys of a DAG's tasks, each behind all that it depends on."""
+    """Sorts the keys of a DAG's tasks, each behind all that it depends on."""
     waiting = {key: set(task.get("dependentTasks", ())) & set(tasks) for key, task in tasks.items()}
     ordered: list[str] = []
     while waiting:
@@ -77,7 +77,7 @@ def _program(component: Mapping[str, Any], specification: Mapping[str, Any]) -> 
 
 
 def _distinct(names: list[Path]) -> list[str]:
-    """One text for every path of names: the last name, with that of the nearest pipeline around it that tells it apart."""
+    """Names every path of names: by the last name, with that of the nearest pipeline around it that tells it apart."""
     leaves = Counter(path[-1] for path in names)
     labels = []
     for path in names:

@@ -1,4 +1,4 @@
-"""What the pods of a run are given beyond the form: constants of the compiled YAML, which are in no key of Kubeflow's cache.
+"""Pods of a run, beyond the form: constants of the compiled YAML, which are in no key of Kubeflow's cache.
 
 A preset names them in a table `[cluster]`, and in `[cluster.STAGE]` where one stage differs; `compile`, `submit`, `schedule`
 and `rerun` write them into the compiled pipeline. Without a preset every step has the defaults below.
@@ -21,7 +21,7 @@ from components.supervision import DEFAULT_RESTARTS, RESTARTS
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
 from llm_retriever.settings.options import POD_SETTINGS
-from pipelines import order as steps
+from pipelines import chain
 
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
@@ -30,12 +30,12 @@ SHARED_MEMORY_VOLUME = "dshm"
 OLD_REQUESTS = ("cpuRequest", "memoryRequest", "memoryLimit")
 GPU_COUNT = "{{$.inputs.parameters['gpus']}}"
 """Kubeflow's driver replaces this by the component's own parameter, if that is a text; a number it drops without a word."""
-REQUESTS = {stage: step.requests for stage, step in steps.STAGES.items()}
+REQUESTS = {stage: step.requests for stage, step in chain.STAGES.items()}
 """Processors and memory that a stage requests."""
-STAGES = tuple(steps.STAGES)
-GPU_STAGES = tuple(stage for stage, step in steps.STAGES.items() if "gpus" in parameters(step.settings))
+STAGES = tuple(chain.STAGES)
+GPU_STAGES = tuple(stage for stage, step in chain.STAGES.items() if "gpus" in parameters(step.settings))
 """Stages whose pods are placed as those with a GPU, also when they ask for none."""
-STAGE_OF = {name: step.stage for name, step in steps.STEPS.items()}
+STAGE_OF = {name: step.stage for name, step in chain.STEPS.items()}
 """Which stage a component belongs to."""
 TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 
@@ -117,7 +117,7 @@ Table = Mapping[str, Mapping[str, Any]]
 
 
 def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What a preset sets, by stage.
+    """Reads a preset's settings of pods, by stage.
 
     Args:
         table: A preset's `[cluster]`: keys of `PodSettings`, and tables of them named as stages.
@@ -127,12 +127,12 @@ def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
         InputError: A key, a stage or a value is not one of these.
     """
     if not isinstance(table, Mapping):
-        raise InputError("is no table", file=file, field="cluster", mend="write [cluster] and lines key = value")
+        raise InputError("is no table", file=file, field="cluster", hint="write [cluster] and lines key = value")
     known = parameters(PodSettings)
     own = {name: values for name, values in table.items() if isinstance(values, Mapping) and name not in known}
     for name in own:
         if name not in STAGES:
-            raise InputError("is no stage", file=file, field=f"cluster.{name}", mend=nearest(name, STAGES))
+            raise InputError("is no stage", file=file, field=f"cluster.{name}", hint=nearest(name, STAGES))
     common = {name: value for name, value in table.items() if name not in own}
     _check(common, "cluster", file)
     for name, values in own.items():
@@ -141,7 +141,7 @@ def read(table: Any, file: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def settings_of(stage: str, given: Table) -> PodSettings:
-    """All settings of a stage's pods.
+    """Resolves all settings of a stage's pods.
 
     Raises:
         InputError: A value is refused.
@@ -158,17 +158,17 @@ def _check(values: Mapping[str, Any], where: str, file: Path | None) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in kinds and kinds[name] in (str, int, float) and number == (kinds[name] is str):
             kind = "a text" if kinds[name] is str else "a number"
-            raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", mend=f"give {kind}")
+            raise InputError(f"{value!r} is not {kind}", file=file, field=f"{where}.{name}", hint=f"give {kind}")
     try:
         build(PodSettings, dict(values))
     except InputError as error:
         known = error.field in kinds
-        problem, mend = (error.problem, error.mend) if known else ("is no key of this table", f"use {', '.join(kinds)}")
-        raise InputError(problem, file=file, field=f"{where}.{error.field}", mend=mend) from None
+        problem, hint = (error.problem, error.hint) if known else ("is no key of this table", f"use {', '.join(kinds)}")
+        raise InputError(problem, file=file, field=f"{where}.{error.field}", hint=hint) from None
 
 
 def counted(pipeline: Any) -> Any:
-    """A pipeline whose steps request as many GPUs as they are told to use; it is changed and returned.
+    """Requests as many GPUs for each step as it is told to use; changes and returns the pipeline.
 
     KFP's own setter takes a parameter of the pipeline, and hands it to the task in two parameters more; each of them stands
     a dozen times in the object in which Argo keeps a run.
@@ -187,7 +187,7 @@ def counted(pipeline: Any) -> Any:
 
 
 def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
-    """A compiled pipeline whose steps have these pods; the given one stays as it is.
+    """Returns a compiled pipeline whose steps have these pods; the given one stays as it is.
 
     Args:
         pipeline: What `@dsl.pipeline` made; its pods have the defaults.
@@ -214,7 +214,7 @@ def applied(pipeline: Any, given: Table, settings: Table | None = None) -> Any:
 
 
 def _stages(specification: Any) -> dict[str, str]:
-    """Stage of every executor of this project's components, by its label."""
+    """Maps every executor of this project's components, by its label, to its stage."""
     stages = {}
     for label, executor in specification.deployment_spec["executors"].items():
         command = list(executor["container"]["command"]) if "container" in executor else [""]
@@ -225,14 +225,14 @@ def _stages(specification: Any) -> dict[str, str]:
 
 
 def _tasks(specification: Any) -> Iterator[tuple[Any, str]]:
-    """Every task with the label of its executor ("" = a pipeline of its own)."""
+    """Yields every task with the label of its executor ("" = a pipeline of its own)."""
     for component in (specification.root, *specification.components.values()):
         for task in component.dag.tasks.values():
             yield task, specification.components[task.component_ref.name].executor_label
 
 
 def _set_container(container: dict[str, Any], own: PodSettings, settings: Mapping[str, Any]) -> None:
-    """Processors, memory, accelerator, image, and what the step reads from its environment."""
+    """Sets processors, memory, accelerator, image, and what the step reads from its environment."""
     resources = container.setdefault("resources", {})
     resources |= {
         "resourceCpuRequest": own.cpus,
@@ -242,11 +242,11 @@ def _set_container(container: dict[str, Any], own: PodSettings, settings: Mappin
     if "accelerator" in resources:
         resources["accelerator"]["resourceType"] = own.gpu_type
     container["image"] = own.image or container["image"]
-    told = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
+    variables = {RESTARTS: str(own.restarts)} if own.restarts != PodSettings.restarts else {}
     if settings:
-        told[POD_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
-    if told:
-        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in told.items())]
+        variables[POD_SETTINGS] = json.dumps(dict(settings), sort_keys=True)
+    if variables:
+        container["env"] = [*container.get("env", []), *({"name": n, "value": v} for n, v in variables.items())]
 
 
 def _set_pod(pod: Any, settings: PodSettings) -> None:

@@ -1,4 +1,4 @@
-"""Presets: named sets of pipeline parameters, and the checks that a run's parameters pass before anything starts."""
+"""Presets: named sets of pipeline parameters, and the checks of a run's parameters before anything starts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KEYS: dict[str, type] = {"description": str, "base": str, "parameters": dict, "c
 
 
 def names() -> list[str]:
-    """All presets that come with the project."""
+    """Lists all presets that come with the project."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
 def description(name: str) -> str:
-    """What a preset is for, in one sentence."""
+    """Describes a preset in one sentence."""
     return str(_read(name)["description"])
 
 
 def load(name: str) -> dict[str, Any]:
-    """What a preset tells a run, by flat name.
+    """Loads a preset's parameters, by flat name.
 
     Args:
         name: Of a preset that comes with the project, or the path of a file of one's own, which ends in .toml. Such a file may
@@ -45,7 +45,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def cluster(name: str | None) -> dict[str, dict[str, Any]]:
-    """What a preset's `[cluster]` gives the pods, by stage.
+    """Loads the settings of pods in a preset's `[cluster]`, by stage.
 
     Raises:
         InputError: As `load`.
@@ -56,13 +56,13 @@ def cluster(name: str | None) -> dict[str, dict[str, Any]]:
 def _path(name: str) -> Path:
     path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     if not path.is_file():
-        mend = f"use one of {', '.join(names())}, or give a path that ends in .toml"
-        raise InputError(f"{name!r} is no preset", field="preset", mend=mend)
+        hint = f"use one of {', '.join(names())}, or give a path that ends in .toml"
+        raise InputError(f"{name!r} is no preset", field="preset", hint=hint)
     return path
 
 
 def _read(name: str) -> dict[str, Any]:
-    """A preset's file, on top of its base's."""
+    """Reads a preset's file, on top of its base's."""
     path = _path(name)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -70,8 +70,8 @@ def _read(name: str) -> dict[str, Any]:
         raise InputError(f"not valid TOML ({error})", file=path) from None
     for key, value in content.items():
         if not isinstance(value, KEYS.get(key, ())):
-            mend = f"use {', '.join(KEYS)}; parameters have a table of their own, [parameters]"
-            raise InputError("is no key of a preset, or of another type", file=path, field=key, mend=mend)
+            hint = f"use {', '.join(KEYS)}; parameters have a table of their own, [parameters]"
+            raise InputError("is no key of a preset, or of another type", file=path, field=key, hint=hint)
     own = {"parameters": _parameters(content.get("parameters", {}), path), "cluster": content.get("cluster", {})}
     pods.read(own["cluster"], path)
     base = _base(content["base"], path) if "base" in content else {}
@@ -84,13 +84,13 @@ def _read(name: str) -> dict[str, Any]:
 
 def _base(name: str, path: Path) -> dict[str, Any]:
     if name not in names():
-        mend = f"use one of {', '.join(names())}"
-        raise InputError(f"{name!r} is no preset of the project", file=path, field="base", mend=mend)
+        hint = f"use one of {', '.join(names())}"
+        raise InputError(f"{name!r} is no preset of the project", file=path, field="base", hint=hint)
     return _read(name)
 
 
 def over(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's parameters with others in their place, by flat name.
+    """Puts parameters in place of a preset's, by flat name.
 
     What a preset says of its backbone, as how many of its layers are kept, does not hold for another one.
     """
@@ -99,21 +99,21 @@ def over(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """One table `[cluster]` over another, and the tables of stages inside them too."""
+    """Puts one table `[cluster]` over another, and the tables of stages inside them too."""
     nested = {key: {**base[key], **own[key]} for key in own if key in base and key in pods.STAGES}
     return {**base, **own, **nested}
 
 
 def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of a file; a name that no pipeline has would otherwise be left out as those of other pipelines are."""
+    """Checks the names in a file; one that no pipeline has would otherwise be left out as those of other pipelines are."""
     try:
         return {name: form.typed(name, value) for name, value in form.unfolded(given).items()}
     except InputError as error:
-        raise InputError(error.problem, file=path, field=error.field, mend=error.mend) from None
+        raise InputError(error.problem, file=path, field=error.field, hint=error.hint) from None
 
 
 def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
-    """`key=value` texts by flat name, with values of the right types.
+    """Parses `key=value` texts by flat name, with values of the right types.
 
     Args:
         known: The names that may be given; objects of options may be given for their stages.
@@ -126,8 +126,8 @@ def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            mend = "write for instance adapt_method=none"
-            raise InputError(f"{assignment!r} is not of the form key=value", mend=mend)
+            hint = "write for instance adapt_method=none"
+            raise InputError(f"{assignment!r} is not of the form key=value", hint=hint)
         given[name] = text
     objects = {name: _json(name, text) for name, text in given.items() if name.endswith("_options")}
     flat = form.unfolded({**given, **objects})
@@ -166,11 +166,11 @@ def _check_pods(given: dict[str, Any]) -> None:
         except InputError as error:
             names = [n for n, flat in form.flat_names().items() if n in given and flat.place is None]
             own = [n for n in names if form.flat_names()[n].key == error.field and stage in form.flat_names()[n].stages]
-            raise InputError(error.problem, field=own[0] if own else error.field, mend=error.mend) from None
+            raise InputError(error.problem, field=own[0] if own else error.field, hint=error.hint) from None
 
 
 def check(given: dict[str, Any]) -> None:
-    """Validates what a run is told against the settings of every step, before anything starts.
+    """Validates a run's parameters against the settings of every step, before anything starts.
 
     Args:
         given: By flat name; what is missing has its default.
@@ -188,10 +188,10 @@ def check(given: dict[str, Any]) -> None:
                 _check_measures(built)
         except InputError as error:
             field = form.flat_name(stage, error.field or "")
-            raise InputError(error.problem, field=field, mend=error.mend) from None
+            raise InputError(error.problem, field=field, hint=error.hint) from None
     _check_pods(given)
     for name in (name for name in form.DEFAULTS if given.get(name) == ""):
-        raise InputError("a cluster must be told how many GPUs a pod gets", field=name, mend="give 0, 1, 2, 4, 8 or 16")
+        raise InputError("a cluster must be told how many GPUs a pod gets", field=name, hint="give 0, 1, 2, 4, 8 or 16")
     if given.get(form.PARTS, 1) > 1 and not given.get("index_shards_uri"):
-        mend = "give a directory or s3:// prefix that all pods can write to"
-        raise InputError("several parts need a place for their shards", field="index_shards_uri", mend=mend)
+        hint = "give a directory or s3:// prefix that all pods can write to"
+        raise InputError("several parts need a place for their shards", field="index_shards_uri", hint=hint)

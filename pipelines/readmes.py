@@ -1,14 +1,15 @@
-"""Writes each component's README from what it declares, so that the two never differ."""
+"""Writes each component's README from its declaration, so that the two never differ."""
 
 from __future__ import annotations
 
 from llm_retriever import files
+from llm_retriever.files.markdown import table
 from llm_retriever.settings import Parameter, parameters
-from pipelines.order import FOLDER, STEPS, component_of
+from pipelines.chain import FOLDER, STEPS, component_of
 
 
 def readme(name: str) -> str:
-    """The README of one step, in Markdown."""
+    """Renders the README of one step, in Markdown."""
     step = STEPS[name]
     summary = component_of(name).description.split("\n\n")[0]
     sections = [
@@ -32,15 +33,17 @@ def readme(name: str) -> str:
 
 
 def _table(title: str, rows: dict[str, tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    lines = [f"| `{name}` | {kind} | {_cell(meaning)} |" for name, (kind, meaning) in rows.items()]
-    return "\n".join([f"## {title}\n", "| name | kind | meaning |", "|---|---|---|", *lines, ""])
+    cells = [[f"`{name}`", kind, _cell(meaning)] for name, (kind, meaning) in rows.items()]
+    return _section(title, ["name", "kind", "meaning"], cells) if rows else ""
 
 
 def _settings(settings: list[Parameter]) -> str:
-    lines = [f"| `{p.name}` | {p.type.__name__} | `{p.default!r}` | {_cell(_help(p))} |" for p in settings]
-    return "\n".join(["## Settings\n", "| name | type | default | meaning |", "|---|---|---|---|", *lines, ""])
+    cells = [[f"`{p.name}`", p.type.__name__, f"`{p.default!r}`", _cell(_help(p))] for p in settings]
+    return _section("Settings", ["name", "type", "default", "meaning"], cells)
+
+
+def _section(title: str, head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join([f"## {title}\n", *table(head, rows, left=len(head)), ""])
 
 
 def _help(parameter: Parameter) -> str:

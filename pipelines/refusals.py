@@ -1,4 +1,4 @@
-"""What Kubeflow's API, and the network before it, answer to a request that fails, as one line that names what to mend."""
+"""Explains failed requests to Kubeflow's API, of the server or of the network, in one line with the remedy."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class UnreachableError(InputError):
 
 
 class UnknownError(InputError):
-    """The server does not know what was asked for."""
+    """The server does not know the requested object."""
 
 
 @contextlib.contextmanager
-def explained_refusals(endpoint: str, *, subject: str = "", field: str = "", mend: str = "") -> Iterator[None]:
+def explained_refusals(endpoint: str, *, subject: str = "", field: str = "", hint: str = "") -> Iterator[None]:
     """Turns what the client raises into one line; what the server said is shown, but no header of the request.
 
     Args:
         endpoint: As given on the command line.
         subject: What is asked for, as in "run 17"; it is said to be unknown when the server answers 404.
         field: The argument that names it.
-        mend: What to do when it is unknown.
+        hint: What to do when it is unknown.
 
     Raises:
         UnreachableError: Nothing answers, or it answers that it cannot now.
@@ -49,14 +49,14 @@ def explained_refusals(endpoint: str, *, subject: str = "", field: str = "", men
         yield
     except kfp_server_api.ApiException as error:
         if error.status == 404 and subject and _is_kubeflows(error):
-            raise UnknownError(f"no such {subject}", field=field or None, mend=mend) from None
+            raise UnknownError(f"no such {subject}", field=field or None, hint=hint) from None
         raise _refusal(error, where) from None
     except (urllib3.exceptions.HTTPError, TimeoutError, OSError) as error:
         raise UnreachableError(
             f"no answer ({type(error).__name__})",
             file=where,
             field="--endpoint",
-            mend="give the URL of the Pipelines API, for instance of kubectl port-forward svc/ml-pipeline 8888",
+            hint="give the URL of the Pipelines API, for instance of kubectl port-forward svc/ml-pipeline 8888",
         ) from None
 
 
@@ -65,24 +65,24 @@ def _refusal(error: Any, where: str) -> InputError:
     said = f"Kubeflow answers {error.status}: {reason}" if reason else f"Kubeflow answers {error.status}"
     if error.status in _PASSING or not error.status:
         return UnreachableError(
-            said, file=where, mend="try again; kubectl -n kubeflow get pods shows whether ml-pipeline runs"
+            said, file=where, hint="try again; kubectl -n kubeflow get pods shows whether ml-pipeline runs"
         )
     if error.status >= 500:
-        return InputError(said, file=where, mend="the log of the deployment ml-pipeline tells more")
+        return InputError(said, file=where, hint="the log of the deployment ml-pipeline tells more")
     if error.status == 401:
         return InputError(
-            said, file=where, field="--token-file", mend="give a token that the server takes, a fresh one"
+            said, file=where, field="--token-file", hint="give a token that the server takes, a fresh one"
         )
     if error.status == 403:
-        mend = "name a namespace in which you may do this, or give the token of an account that may"
-        return InputError(said, file=where, field="--namespace", mend=mend)
+        hint = "name a namespace in which you may do this, or give the token of an account that may"
+        return InputError(said, file=where, field="--namespace", hint=hint)
     if error.status == 404 and not _is_kubeflows(error):
-        mend = "give the URL of the Pipelines API, without /apis/…"
-        return InputError("no Pipelines API answers here (404)", file=where, field="--endpoint", mend=mend)
+        hint = "give the URL of the Pipelines API, without /apis/…"
+        return InputError("no Pipelines API answers here (404)", file=where, field="--endpoint", hint=hint)
     if error.status == 409:
-        return InputError(said, file=where, field="--name", mend="take another name, or remove the old one")
+        return InputError(said, file=where, field="--name", hint="take another name, or remove the old one")
     if "namespace" in reason.lower() and error.status == 400:
-        return InputError(said, file=where, field="--namespace", mend="name the profile's namespace")
+        return InputError(said, file=where, field="--namespace", hint="name the profile's namespace")
     return InputError(said, file=where)
 
 
@@ -101,7 +101,7 @@ def _is_kubeflows(error: Any) -> bool:
 
 
 def _reason(error: Any) -> str:
-    """The cause, which Kubeflow's servers put last in a chain of what failed because of it."""
+    """Cause, which Kubeflow's servers put last in a chain of what failed because of it."""
     answer = _answer(error)
     texts = [answer.get(key) for key in ("message", "error_message", "error")]
     text = next((text for text in texts if isinstance(text, str) and text), str(error.reason or ""))
@@ -113,7 +113,7 @@ def _reason(error: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The client warns of its own version; the links that it prints go where progress goes, so that ids can be piped on."""
+    """Silences the client's version warning, and sends its links where progress goes, so that ids can be piped on."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Commands that talk to a cluster, and the rerun of one step here or there."""
+"""Commands for a cluster, and the rerun of one step here or there."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     """Adds submit, schedule, rerun and status to the command line.
 
     Args:
-        commands: Of argparse.
+        commands: Subparsers of argparse.
         add_pipeline: Adds the arguments that name a pipeline and its parameters.
         chosen: Makes name, pipeline and parameters of these arguments.
     """
+    _add_submit(commands, add_pipeline, chosen)
+    _add_schedule(commands, add_pipeline, chosen)
+    _add_rerun(commands)
+    _add_status(commands)
+
+
+def _add_submit(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     submitting = commands.add_parser("submit", help=f"start a run on a cluster; {CHECKED}")
     _add_cluster(submitting)
     submitting.add_argument("--preset", metavar="NAME|FILE", help=PRESET)
@@ -39,6 +46,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     add_pipeline(submitting, "what differs from the preset")
     submitting.set_defaults(command=submit_command, chosen=chosen)
 
+
+def _add_schedule(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     scheduling = commands.add_parser("schedule", help="create or replace a recurring run, enabled, one run at a time")
     _add_cluster(scheduling)
     scheduling.add_argument("--name", default="", help="of the recurring run; one of the same name is replaced")
@@ -52,6 +61,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     add_pipeline(scheduling, "what differs from the preset", "retrain")
     scheduling.set_defaults(command=schedule_command, chosen=chosen)
 
+
+def _add_rerun(commands: Any) -> None:
     rerunning = commands.add_parser("rerun", help="run one step alone, on the artifacts of an earlier run")
     _add_cluster(rerunning)
     rerunning.add_argument("step", help="prepare_corpus, mine_negatives, …, evaluate, promote")
@@ -66,6 +77,8 @@ def add_commands(commands: Any, add_pipeline: Any, chosen: Any) -> None:
     rerunning.add_argument("parameters", nargs="*", metavar="key=value", help="settings or URIs that differ")
     rerunning.set_defaults(command=rerun_command)
 
+
+def _add_status(commands: Any) -> None:
     showing = commands.add_parser("status", help="list the latest runs, or show one run's tasks")
     _add_cluster(showing, "--experiment", "--service-account")
     showing.add_argument(
@@ -90,89 +103,89 @@ def _add_cluster(parser: argparse.ArgumentParser, *without: str) -> None:
             parser.add_argument(flag, metavar=metavar, help=meaning, default=default)
 
 
-def _connected(given: argparse.Namespace) -> Any:
+def _connected(options: argparse.Namespace) -> Any:
     from pipelines.cluster import Address, Cluster
 
     for field in ("token_file", "certificate"):
-        path = getattr(given, field)
+        path = getattr(options, field)
         if path and not Path(path).is_file():
             raise InputError("no such file", file=path, field="--" + field.replace("_", "-"))
-    return Cluster(Address(given.endpoint, given.namespace, given.token_file, given.certificate))
+    return Cluster(Address(options.endpoint, options.namespace, options.token_file, options.certificate))
 
 
 @contextmanager
 def _compiled(choice: Choice) -> Iterator[Path]:
-    """The YAML of a pipeline with its pods; the values of its form go with the run."""
+    """Compiles a pipeline with its pods; the values of its form go with the run."""
     from pipelines.compilation import compile_pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
         yield compile_pipeline(choice.pipeline, Path(scratch) / f"{choice.name}.yaml", replace(choice.told, form={}))
 
 
-def submit_command(given: argparse.Namespace) -> int:
+def submit_command(options: argparse.Namespace) -> int:
     """Starts a run."""
-    choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    choice = options.chosen(options)
+    _check_paths(choice.flat)
     check_room(choice)
-    cluster = _connected(given)
+    cluster = _connected(options)
     with _compiled(choice) as package:
         run = cluster.submit(
             package,
             choice.told.form,
-            experiment=given.experiment,
-            name=given.run_name or f"{choice.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
-            pipeline_root=given.pipeline_root,
-            service_account=given.service_account,
-            caching=not given.no_cache,
+            experiment=options.experiment,
+            name=options.run_name or f"{choice.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            pipeline_root=options.pipeline_root,
+            service_account=options.service_account,
+            caching=not options.no_cache,
         )
     print(run)
-    return _follow(cluster, run, given.pipeline_root) if given.wait else 0
+    return _follow(cluster, run, options.pipeline_root) if options.wait else 0
 
 
-def schedule_command(given: argparse.Namespace) -> int:
+def schedule_command(options: argparse.Namespace) -> int:
     """Creates or replaces a recurring run."""
     from pipelines.cluster import check_trigger
 
-    if given.list or given.remove:
-        return _schedules_command(given)
-    if not given.name.strip():
-        raise InputError("a schedule needs a name", field="--name", mend="--name nightly")
-    check_trigger(given.cron, given.every_seconds)
-    choice = given.chosen(given)
-    _refuse_local_paths(choice.flat)
+    if options.list or options.remove:
+        return _schedules_command(options)
+    if not options.name.strip():
+        raise InputError("a schedule needs a name", field="--name", hint="--name nightly")
+    check_trigger(options.cron, options.every_seconds)
+    choice = options.chosen(options)
+    _check_paths(choice.flat)
     check_room(choice)
-    cluster = _connected(given)
+    cluster = _connected(options)
     with _compiled(choice) as package:
         job, replaced = cluster.schedule(
             package,
             choice.told.form,
-            experiment=given.experiment,
-            name=given.name,
-            cron=given.cron,
-            every_seconds=given.every_seconds,
-            pipeline_root=given.pipeline_root,
-            service_account=given.service_account,
+            experiment=options.experiment,
+            name=options.name,
+            cron=options.cron,
+            every_seconds=options.every_seconds,
+            pipeline_root=options.pipeline_root,
+            service_account=options.service_account,
         )
     print(f"{job} ({'replaces ' + str(replaced) + ' of the same name' if replaced else 'new'}, enabled)")
     return 0
 
 
-def _schedules_command(given: argparse.Namespace) -> int:
+def _schedules_command(options: argparse.Namespace) -> int:
     """Lists the schedules of an experiment, or removes one."""
-    others = {"--name": given.name, "--cron": given.cron, "--every-seconds": given.every_seconds}
-    others |= {"--preset": given.preset, "key=value": given.parameters}
-    asked = "--list" if given.list else "--remove"
+    others = {"--name": options.name, "--cron": options.cron, "--every-seconds": options.every_seconds}
+    others |= {"--preset": options.preset, "key=value": options.parameters}
+    asked = "--list" if options.list else "--remove"
     for field in [field for field, value in others.items() if value] + ["--remove"] * (
-        given.list and bool(given.remove)
+        options.list and bool(options.remove)
     ):
-        mend = "--remove NAME needs nothing else; to replace a schedule, create it again"
-        raise InputError(f"does not go with {asked}", field=field, mend=mend)
-    cluster = _connected(given)
-    if given.list:
-        for job in cluster.schedules(given.experiment):
+        hint = "--remove NAME needs nothing else; to replace a schedule, create it again"
+        raise InputError(f"does not go with {asked}", field=field, hint=hint)
+    cluster = _connected(options)
+    if options.list:
+        for job in cluster.schedules(options.experiment):
             print(f"{job.id}  {'enabled' if job.enabled else 'disabled':<8}  {job.trigger:<22}  {job.name}")
         return 0
-    for removed in cluster.remove_schedule(given.remove, given.experiment):
+    for removed in cluster.remove_schedule(options.remove, options.experiment):
         print(f"{removed} (removed; runs that it started stay)")
     return 0
 
@@ -182,7 +195,7 @@ def rerun_command(given: argparse.Namespace) -> int:
     choice = _rerun(given)
     if Path(given.from_run).is_dir() and not given.endpoint:
         return _run_here(choice, given.root.absolute())
-    _refuse_local_paths(choice.flat)
+    _check_paths(choice.flat)
     cluster = _connected(given)
     with _compiled(choice) as package:
         title = f"{choice.name} of {given.from_run.rstrip('/').rsplit('/', 1)[-1]}"
@@ -191,18 +204,18 @@ def rerun_command(given: argparse.Namespace) -> int:
     return 0
 
 
-def _rerun(given: argparse.Namespace) -> Choice:
-    """The step's pipeline: told as the earlier run was, over a preset, and what the command line says over both."""
+def _rerun(options: argparse.Namespace) -> Choice:
+    """Builds the step's pipeline and its parameters: the earlier run's, over a preset, under the command line's."""
     from pipelines import presets
     from pipelines.rerun import PREFIX, from_run, uris_of
 
-    name, places = f"{PREFIX}{given.step}", uris_of(given.step)
-    words = [word for word in given.parameters if word.partition("=")[0] in places]
+    name, places = f"{PREFIX}{options.step}", uris_of(options.step)
+    words = [word for word in options.parameters if word.partition("=")[0] in places]
     uris = dict(word.split("=", 1) for word in words if "=" in word)
-    own = presets.parsed(names_of(name), [word for word in given.parameters if word not in words]) | uris
-    recipe = presets.load(given.preset) if given.preset else {}
+    own = presets.parsed(names_of(name), [word for word in options.parameters if word not in words]) | uris
+    recipe = presets.load(options.preset) if options.preset else {}
     flat = {key: value for key, value in recipe.items() if key in names_of(name)}
-    return chosen(name, flat | from_run(given.step, given.from_run, own) | own, preset=given.preset)
+    return chosen(name, flat | from_run(options.step, options.from_run, own) | own, preset=options.preset)
 
 
 def _run_here(choice: Choice, root: Path) -> int:
@@ -217,19 +230,19 @@ def _run_here(choice: Choice, root: Path) -> int:
     return run.exit_code
 
 
-def status_command(given: argparse.Namespace) -> int:
+def status_command(options: argparse.Namespace) -> int:
     """Lists runs, or shows one."""
     from pipelines import following
 
-    if given.wait and not given.run:
-        raise InputError("which run to follow is not said", field="RUN", mend="python -m pipelines status lists them")
-    cluster = _connected(given)
-    if not given.run:
+    if options.wait and not options.run:
+        raise InputError("no run to follow is named", field="RUN", hint="llm-retriever status lists them")
+    cluster = _connected(options)
+    if not options.run:
         following.list_runs(cluster)
         return 0
-    if given.wait:
-        return _follow(cluster, given.run, given.pipeline_root)
-    return following.show(cluster, given.run, given.pipeline_root)
+    if options.wait:
+        return _follow(cluster, options.run, options.pipeline_root)
+    return following.show(cluster, options.run, options.pipeline_root)
 
 
 def _follow(cluster: Any, run: str, pipeline_root: str) -> int:
@@ -238,12 +251,12 @@ def _follow(cluster: Any, run: str, pipeline_root: str) -> int:
     return following.follow(cluster, run, pipeline_root)
 
 
-def _refuse_local_paths(parameters: dict[str, Any]) -> None:
-    """A directory of this machine is not one of the cluster's, and no directory is seen by several pods."""
+def _check_paths(parameters: dict[str, Any]) -> None:
+    """Raises InputError for a directory of this machine, which pods cannot see."""
     for name in ("index_shards_uri", "mine_encoder_shards_uri"):
         value = str(parameters.get(name, ""))
         if value and not value.startswith("s3://"):
-            raise InputError(f"{value!r} is not seen by all pods", field=name, mend="give s3://bucket/prefix")
+            raise InputError(f"{value!r} is not seen by all pods", field=name, hint="give s3://bucket/prefix")
     artifacts = [name for name in parameters if name.endswith("_uri") and name not in PLACES]
     for name in (*PLACES, "backbone", "mine_encoder", *artifacts):
         value = str(parameters.get(name, ""))
@@ -251,5 +264,5 @@ def _refuse_local_paths(parameters: dict[str, Any]) -> None:
             raise InputError(
                 f"{value!r} is a directory of this machine, which pods cannot see",
                 field=name,
-                mend="copy it to S3 and give s3://bucket/prefix",
+                hint="copy it to S3 and give s3://bucket/prefix",
             )

@@ -1,4 +1,4 @@
-"""One pipeline per step that runs it alone, on artifacts given by URI, and where an earlier run has left these.
+"""Builds a pipeline for each step that runs it alone, on artifacts given by URI, and finds these in an earlier run.
 
 The inputs are imported by their URI, so nothing is computed again; the form is that of the step's part of train_retriever.
 Every URI must be a version of its own: Kubeflow takes what it once saw under a URI for what is there now.
@@ -20,7 +20,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 from llm_retriever.stores.opening import LocalStore, open_store
-from pipelines import order as steps
+from pipelines import chain
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
 from pipelines.pods import counted
@@ -33,9 +33,9 @@ ASKED_FOR = ("production_uri", "production_shards_uri")
 """Settings that the rest of the pipeline answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
     artifact: (name.replace("_", "-"), artifact)
-    for name in steps.CHAIN
-    for artifact in steps.STEPS[name].outputs
-    if any(artifact in step.inputs for step in steps.STEPS.values())
+    for name in chain.CHAIN
+    for artifact in chain.STEPS[name].outputs
+    if any(artifact in step.inputs for step in chain.STEPS.values())
 }
 """Which task of train_retriever makes an artifact, and under which name."""
 
@@ -46,7 +46,7 @@ class Rerunnable:
 
     Attributes:
         component: What Kubeflow sees of it.
-        prefix: Of its parameters in the pipelines.
+        prefix: Prefix of its parameters in the pipelines.
     """
 
     component: Any
@@ -65,27 +65,27 @@ class Rerunnable:
     @property
     def inputs(self) -> dict[str, type]:
         """Artifact class of every input artifact, by name."""
-        found = self.component.component_spec.inputs or {}
+        artifacts = self.component.component_spec.inputs or {}
         kinds = {f"{kind.schema_title}@{kind.schema_version}": kind for kind in (dsl.Artifact, dsl.Dataset, dsl.Model)}
-        return {name: kinds[str(spec.type)] for name, spec in found.items() if str(spec.type) in kinds}
+        return {name: kinds[str(spec.type)] for name, spec in artifacts.items() if str(spec.type) in kinds}
 
 
-STEPS = {name: Rerunnable(steps.component_of(name), steps.STEPS[name].stage) for name in steps.CHAIN}
+STEPS = {name: Rerunnable(chain.component_of(name), chain.STEPS[name].stage) for name in chain.CHAIN}
 
 
 def step_of(name: str) -> Rerunnable:
-    """A step that can be rerun.
+    """Returns a step that can be rerun.
 
     Raises:
         InputError: There is no such step.
     """
     if name not in STEPS:
-        raise InputError(f"{name!r} is no step that can be rerun", field="step", mend=f"use one of {', '.join(STEPS)}")
+        raise InputError(f"{name!r} is no step that can be rerun", field="step", hint=f"use one of {', '.join(STEPS)}")
     return STEPS[name]
 
 
 def rerun_of(name: str) -> Any:
-    """The pipeline `rerun-<step>`.
+    """Builds the pipeline `rerun-<step>`.
 
     Raises:
         InputError: There is no such step.
@@ -110,14 +110,14 @@ def rerun_of(name: str) -> Any:
 
 
 def _answers(step: Rerunnable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier step would answer: asked for in the form, or nothing."""
+    """Answers of an earlier step: given in the form, or none."""
     known = parameters(step.settings)
     asked = {name: given[flat_name(step.prefix, name)] for name in ASKED_FOR if name in known}
     return {name: value for name, value in FROM_STEPS.items() if name in known} | asked
 
 
 def _form(step: Rerunnable) -> inspect.Signature:
-    """A URI for every input, then the step's own part of the form."""
+    """Builds the form: a URI for every input, then the step's own part."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     uris = [inspect.Parameter(f"{artifact}_uri", kind, annotation=str) for artifact in step.inputs]
     asked = [
@@ -136,14 +136,14 @@ def _meanings(step: Rerunnable, form: inspect.Signature) -> dict[str, str]:
 
 
 def uris_of(name: str) -> list[str]:
-    """What a rerun of a step is told beside its settings: URIs of its inputs, and what an earlier step answers."""
+    """Parameters of a rerun beside its settings: URIs of its inputs, and an earlier step's answers."""
     step = step_of(name)
     asked = [flat_name(step.prefix, key) for key in ASKED_FOR if key in parameters(step.settings)]
     return [f"{artifact}_uri" for artifact in step.inputs] + asked
 
 
 def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]:
-    """What a step of an earlier run was given: URIs of its inputs and its settings, as parameters of `rerun_of(name)`.
+    """Reads a step's inputs and settings in an earlier run, as parameters of `rerun_of(name)`.
 
     A run on this machine has written down what each step was told. Of a run on a cluster the artifacts are looked up where
     Kubeflow puts them, `<run>/<task>/<execution>/<artifact>`; those of a task that came from the cache lie in another run.
@@ -165,7 +165,7 @@ def from_run(name: str, run: str, given: Collection[str] = ()) -> dict[str, Any]
 
 
 def _as_told(step: Rerunnable, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat names and URIs, as the step's message of the earlier run has them."""
+    """Flat names and URIs of the step's message in the earlier run."""
     given = message.get("inputs", {})
     uris = {f"{name}_uri": found["artifacts"][0]["uri"] for name, found in given.get("artifacts", {}).items()}
     told = dict(given.get("parameterValues", {}))
@@ -191,6 +191,6 @@ def _found(artifact: str, run: str) -> str:
         raise InputError(
             f"the run has no artifact {output!r} of {task}",
             file=run,
-            mend=f"where that task came from the cache, give {artifact}_uri= of the run that made it",
+            hint=f"where that task came from the cache, give {artifact}_uri= of the run that made it",
         )
     return store.uri_of(f"{task}/{executions[-1]}/{output}")

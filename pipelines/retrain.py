@@ -13,10 +13,10 @@ from kfp import dsl
 from components.definition import with_arguments, with_signature
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from pipelines.chain import Seen, looked_at, trained
 from pipelines.encoding import encode_in_parts
 from pipelines.form import RECIPE, meanings
 from pipelines.pods import counted
+from pipelines.steps import Seen, looked_at, trained
 from pipelines.train_retriever import FORM
 
 RECIPE_HELP = (
@@ -31,7 +31,7 @@ _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def _form() -> inspect.Signature:
-    """Parameters of the pipeline: those of train_retriever, and the recipe."""
+    """Builds the pipeline's parameters: those of train_retriever, and the recipe."""
     recipe = inspect.Parameter(RECIPE, _KIND, annotation=str, default="1")
     return inspect.Signature([*FORM.parameters.values(), recipe])
 
@@ -43,7 +43,7 @@ def _inner_form() -> inspect.Signature:
 
 
 def retrain_of(parts: int) -> Any:
-    """The pipeline `retrain`.
+    """Builds the pipeline `retrain`.
 
     Args:
         parts: Pods that encode the corpus at the same time.
@@ -73,11 +73,11 @@ retrain = retrain_of(parts=1)
 
 
 def with_recipe(given: Mapping[str, Any], images: Collection[str] = ()) -> dict[str, Any]:
-    """The parameters of a run, with the recipe: a digest of all that decides what the run makes.
+    """Adds the recipe to a run's parameters: a digest of all that decides what the run makes.
 
     Args:
         given: What differs from the form's defaults.
-        images: Of the steps; new code counts as a change.
+        images: Images of the steps; new code counts as a change.
     """
     everything = {name: parameter.default for name, parameter in FORM.parameters.items()} | dict(given)
     made = {name: value for name, value in everything.items() if name != RECIPE and name not in NOT_IN_RECIPE}
@@ -85,7 +85,7 @@ def with_recipe(given: Mapping[str, Any], images: Collection[str] = ()) -> dict[
 
 
 def check_published(given: Mapping[str, Any]) -> None:
-    """Refuses a run without a place that says what has been judged before.
+    """Raises InputError for a run without a place that says what has been judged before.
 
     Args:
         given: What differs from the defaults.
@@ -95,7 +95,7 @@ def check_published(given: Mapping[str, Any]) -> None:
     """
     if not given.get("promote_uri"):
         raise InputError(
-            "retraining compares with what is published, and notes there what it has judged",
+            "retraining needs published versions to compare with, and a place for its records",
             field="promote_uri",
-            mend="give the directory or s3:// prefix of published versions",
+            hint="give the directory or s3:// prefix of published versions",
         )

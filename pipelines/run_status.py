@@ -1,4 +1,4 @@
-"""What became of a run: one row a task, in the pipeline's order, and what failed."""
+"""Status of a run: one row a task, in the pipeline's order, and the failures."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TaskStatus:
 
     @property
     def label(self) -> str:
-        """The task's name, of a loop with its count."""
+        """Name of the task, of a loop with its count."""
         return f"{self.task.label} [{self.done}/{self.total}]" if self.total else self.task.label
 
 
@@ -72,8 +72,8 @@ class Failure:
     """A part of a task that failed.
 
     Attributes:
-        label: Of the task.
-        keys: Of the task, within its run.
+        label: Label of the task.
+        keys: Keys of the task, within its run.
         program: Whose messages to look for.
         message: Argo's.
         pod: Name of its pod; empty where unknown.
@@ -119,7 +119,7 @@ class RunStatus:
 
 
 def run_status(run: Mapping[str, Any], specification: Mapping[str, Any], manifest: str | None) -> RunStatus:
-    """Puts together what the API knows of a run.
+    """Combines what the API knows of a run.
 
     Args:
         run: As `GET /apis/v2beta1/runs/ID` answers.
@@ -156,12 +156,12 @@ def run_status(run: Mapping[str, Any], specification: Mapping[str, Any], manifes
 
 
 def _by_name(planned: Iterable[PlannedTask]) -> list[PlannedTask]:
-    """Tasks of the same name as one, because the API's list does not tell which is which."""
+    """Merges tasks of the same name, because the API's list does not tell which is which."""
     return list({task.path[-1]: replace(task, path=task.path[-1:], label=task.path[-1]) for task in planned}.values())
 
 
 def _ran(nodes: Iterable[Node]) -> list[PlannedTask]:
-    """The tasks that have run, where nobody knows which there are."""
+    """Tasks that have run, where nobody knows which there are."""
     executed = sorted((node for node in nodes if node.role == EXECUTOR), key=lambda node: node.started or 0)
     return [PlannedTask(path, "/".join(path)) for path in dict.fromkeys(node.path for node in executed)]
 
@@ -171,31 +171,25 @@ def _is_lost(tasks: Sequence[TaskStatus], nodes: Sequence[Node], state: str) -> 
     return open_ or not nodes or (state == "succeeded" and any(task.state == NOT_STARTED for task in tasks))
 
 
-def with_outputs(status: RunStatus, stored: set[str], place: str) -> RunStatus:
-    """A run whose list of tasks is lost, as far as the artifact store tells it.
+def with_outputs(status: RunStatus, stored: set[str] | None, why: str) -> RunStatus:
+    """Status of a run whose list of tasks is lost, as far as the artifact store tells it.
 
     Args:
         status: The run.
-        stored: Keys of the tasks that left outputs there.
-        place: URI of the run's artifacts.
+        stored: Keys of the tasks that left outputs there; None = nobody could look.
+        why: What the list rests on, or why nobody could look.
     """
 
     def known(task: TaskStatus) -> TaskStatus:
-        if task.state in (CACHED, FAILED) or (task.state == DONE and task.finished):
+        if task.state in (CACHED, FAILED) or (task.state == DONE and (task.finished or stored is None)):
             return task
-        if task.task.path[-1] in stored:
-            return replace(task, state=DONE, note="has outputs", finished=None, started=None)
-        return replace(task, state=UNKNOWN, note="no outputs of its own", finished=None, started=None)
+        if stored is None:
+            return replace(task, state=UNKNOWN)
+        found = task.task.path[-1] in stored
+        note = "has outputs" if found else "no outputs of its own"
+        return replace(task, state=DONE if found else UNKNOWN, note=note, finished=None, started=None)
 
-    remark = f"{_LOST}; what is said of them is what lies in {place}"
-    return replace(status, tasks=[known(task) for task in status.tasks], remark=remark, lost=False)
-
-
-def without_outputs(status: RunStatus, why: str) -> RunStatus:
-    """A run whose list of tasks is lost, and whose artifacts cannot be seen."""
-    settled = (DONE, CACHED, FAILED)
-    tasks = [task if task.state in settled else replace(task, state=UNKNOWN) for task in status.tasks]
-    return replace(status, tasks=tasks, remark=f"{_LOST}; {why}", lost=False)
+    return replace(status, tasks=[known(task) for task in status.tasks], remark=f"{_LOST}; {why}", lost=False)
 
 
 def _rows(planned: Sequence[PlannedTask], nodes: Sequence[Node], run: str) -> list[TaskStatus]:
@@ -235,7 +229,7 @@ def _row(task: PlannedTask, by_path: Mapping[Path, Sequence[Node]], run: str) ->
 
 
 def _counted(path: Path, by_path: Mapping[Path, Sequence[Node]]) -> int:
-    """How many times the innermost loop around a task goes round, as its driver counted; 0 = unknown."""
+    """Number of rounds of the innermost loop around a task, as its driver counted; 0 = unknown."""
     for length in range(len(path) - 1, 0, -1):
         for node in by_path.get(path[:length], ()):
             count = (node.outputs or {}).get("iteration-count", "")
@@ -317,5 +311,5 @@ def _failures(planned: Sequence[PlannedTask], workflow: Workflow | None, tasks: 
 
 
 def summary(tasks: Iterable[TaskStatus]) -> str:
-    """How many tasks are in which state, as in ``3 done, 1 running``."""
+    """Counts tasks by state, as in ``3 done, 1 running``."""
     return ", ".join(f"{number} {state}" for state, number in Counter(task.state for task in tasks).items())

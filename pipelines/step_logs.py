@@ -1,4 +1,4 @@
-"""The one line that matters of a step's log: what it complained of, or how far it is."""
+"""Picks the one line that matters of a step's log: its complaint, or its progress."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PLAIN_EXIT = re.compile(r"(main: )?Error \(exit code [12]\)$")
 
 
 def error_line(log: str, program: str) -> str:
-    """The last line that a step's program printed about itself, else the last line of any kind; empty = there is none.
+    """Last line that a step's program printed about itself, else the last line of any kind; empty = there is none.
 
     Args:
-        log: Of its container; the launcher's own lines are left out.
+        log: Log of its container; the launcher's own lines are left out.
         program: Name that such a line begins with; empty = the log of another program.
     """
     own = [line for line in _lines(log) if program and line.startswith(f"{program}: ")]
@@ -32,12 +32,12 @@ def error_line(log: str, program: str) -> str:
 
 
 def progress_line(log: str) -> str:
-    """The last line that a step printed; empty = it has printed none."""
+    """Last line that a step printed; empty = it has printed none."""
     return _shortened((_lines(log) or [""])[-1])
 
 
 def _lines(log: str) -> list[str]:
-    """Lines of the program itself; of a line that a terminal would redraw, what is seen at the end."""
+    """Lines of the program itself; of a line that a terminal would redraw, its last state."""
     shown = [line.rstrip().rsplit("\r", 1)[-1].strip() for line in log.split("\n")]
     return [line for line in shown if line and not _KUBERNETES.match(line)]
 
@@ -47,7 +47,7 @@ def _shortened(line: str) -> str:
 
 
 def served_log(answer: str) -> str:
-    """A log as the API serves it; empty where it answers, behind whatever it has sent, that it cannot."""
+    """Log as the API serves it; empty where its end says that it cannot be served."""
     start = answer.rfind('{"error_message":')
     if start < 0:
         return answer
@@ -59,12 +59,12 @@ def served_log(answer: str) -> str:
 
 
 def explained(failure: Failure, served: Callable[[str], str], status: RunStatus, root: str) -> list[str]:
-    """What to print about a failed task: why it failed, and where its whole log is.
+    """Explains a failed task: why it failed, and where its whole log is.
 
     Args:
         failure: The task.
         served: Gives the log of a pod; empty where the API does not.
-        status: Of the run.
+        status: Status of the run.
         root: Pipeline root; empty where unknown.
     """
     log, place, obstacle = (served(failure.pod) if failure.pod else ""), _log_place(failure, status, root), ""
@@ -90,7 +90,7 @@ def _log_place(failure: Failure, status: RunStatus, root: str) -> str:
 
 
 def run_place(status: RunStatus, root: str) -> str:
-    """Where a run's artifacts lie: ROOT/PIPELINE/RUN, and below it TASK/EXECUTION/ARTIFACT."""
+    """Place of a run's artifacts: ROOT/PIPELINE/RUN, and below it TASK/EXECUTION/ARTIFACT."""
     return f"{root.rstrip('/')}/{status.pipeline}/{status.id}"
 
 
@@ -105,10 +105,10 @@ def stored_log(place: str) -> tuple[str, str]:
         InputError: There is none, it is too large, or the store cannot be read.
     """
     store = open_store(place.rsplit("/", 1)[0] if place.endswith(f"/{LOGS}") else place)
-    found = [entry for entry in store.list() if PurePosixPath(entry.key).name.startswith(LOGS)]
-    if not found:
+    logs = [entry for entry in store.list() if PurePosixPath(entry.key).name.startswith(LOGS)]
+    if not logs:
         raise InputError("there is no log", file=place)
-    latest = max(found, key=lambda entry: (entry.modified, len(entry.key), entry.key))
+    latest = max(logs, key=lambda entry: (entry.modified, len(entry.key), entry.key))
     if latest.size > MOST_BYTES:
         raise InputError("the log is too large to be read here", file=store.uri_of(latest.key))
     return store.uri_of(latest.key), store.read(latest.key).decode("utf-8", "replace")

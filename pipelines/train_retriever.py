@@ -8,17 +8,17 @@ from typing import Any
 from kfp import dsl
 
 from components.definition import with_arguments, with_signature
-from pipelines.chain import looked_at, trained
 from pipelines.encoding import encode_in_parts
 from pipelines.form import SETTINGS, meanings, signature
 from pipelines.pods import counted
+from pipelines.steps import looked_at, trained
 
 STAGES = tuple(stage for stage in SETTINGS if stage != "compare")
 FORM = signature(STAGES)
 
 
 def train_retriever_of(parts: int) -> Any:
-    """The pipeline `train-retriever`.
+    """Builds the pipeline `train-retriever`.
 
     Args:
         parts: Pods that encode the corpus at the same time.

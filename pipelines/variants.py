@@ -1,4 +1,4 @@
-"""What `compare_methods` compares: variants of the pipeline, each a name and the parameters that it sets, from a TOML file."""
+"""Variants that `compare_methods` compares, each a name and the parameters that it sets, from a TOML file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Variants:
 
 
 def names() -> list[str]:
-    """The files that come with the project."""
+    """Lists the files that come with the project."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
@@ -59,15 +59,15 @@ def load(name: str) -> Variants:
     """
     path = Path(name) if name.endswith(".toml") else DIRECTORY / f"{name}.toml"
     if not path.is_file():
-        mend = f"use one of {', '.join(names())}, or give a path that ends in .toml"
-        raise InputError(f"{name!r} is no file of variants", field="variants", mend=mend)
+        hint = f"use one of {', '.join(names())}, or give a path that ends in .toml"
+        raise InputError(f"{name!r} is no file of variants", field="variants", hint=hint)
     content = _read(path)
-    found = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
-    _check_names(found, path)
-    _check_different(found, path)
-    for variant in found:
+    variants = tuple(_variant(row, number, path) for number, row in enumerate(content["variant"], 1))
+    _check_names(variants, path)
+    _check_different(variants, path)
+    for variant in variants:
         _check_values(variant, path)
-    return Variants(str(content["description"]), found)
+    return Variants(str(content["description"]), variants)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -77,24 +77,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"not valid TOML ({error})", file=path) from None
     _check_keys(content, {"description": str, "variant": list}, path, "")
     if len(content["variant"]) < 2:
-        raise InputError("there are fewer than two variants", file=path, mend="add another [[variant]]")
+        raise InputError("there are fewer than two variants", file=path, hint="add another [[variant]]")
     return content
 
 
-def _check_keys(content: Any, wanted: Mapping[str, type], path: Path, who: str) -> None:
-    """Refuses a table of the file without `wanted` keys of those types, or with others."""
-    for key, kind in wanted.items():
+def _check_keys(content: Any, required: Mapping[str, type], path: Path, who: str) -> None:
+    """Raises InputError for a table of the file without `required` keys of those types, or with others."""
+    for key, kind in required.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind) or not content[key]:
             words: dict[type, str] = {
                 str: "a text that is not empty",
                 list: "tables [[variant]]",
                 dict: "a table with one entry at least",
             }
-            raise InputError(f"{who}{key} is missing", file=path, field=key, mend=f"give {words[kind]}")
-    others = [key for key in content if key not in wanted]
+            raise InputError(f"{who}{key} is missing", file=path, field=key, hint=f"give {words[kind]}")
+    others = [key for key in content if key not in required]
     if others:
         raise InputError(
-            f"{who}unknown key", file=path, field=others[0], mend=f"use {', '.join(wanted)}; parameters have a table"
+            f"{who}unknown key", file=path, field=others[0], hint=f"use {', '.join(required)}; parameters have a table"
         )
 
 
@@ -105,17 +105,17 @@ def _variant(row: Any, number: int, path: Path) -> Variant:
     try:
         values = {key: _value(key, value) for key, value in form.unfolded(row["parameters"]).items()}
     except InputError as error:
-        raise InputError(who + error.problem, file=path, field=error.field, mend=error.mend) from None
+        raise InputError(who + error.problem, file=path, field=error.field, hint=error.hint) from None
     return Variant(row["name"], " ".join(row["description"].split()), values)
 
 
 def _value(key: str, value: Any) -> Any:
     if key.startswith("promote_"):
-        raise InputError("a comparison publishes nothing", field=key, mend="leave it out")
+        raise InputError("a comparison publishes nothing", field=key, hint="leave it out")
     typed = form.typed(key, value)
     common = key.split("_")[0] not in OWN_STAGES and key not in OWN
     if common or key == form.PARTS or form.flat_names()[key].place in (None, Place.POD, Place.RUN):
-        raise InputError("is the same for all variants", field=key, mend="leave it out, and give it to the run")
+        raise InputError("is the same for all variants", field=key, hint="leave it out, and give it to the run")
     one_pod.check_in_one_pod(key)
     return typed
 
@@ -125,25 +125,25 @@ def _check_names(variants: tuple[Variant, ...], path: Path) -> None:
     for name in (variant.name for variant in variants):
         key = slug(name)
         if not key or any(key.startswith(word) for word in RESERVED) or set(name) & set('",=|{}$'):
-            mend = "use letters, digits, spaces and - . + ; not BM25, not the un-tuned backbone"
-            raise InputError(f"{name!r} cannot name a variant", file=path, field="name", mend=mend)
+            hint = "use letters, digits, spaces and - . + ; not BM25, not the un-tuned backbone"
+            raise InputError(f"{name!r} cannot name a variant", file=path, field="name", hint=hint)
         if key in taken:
             raise InputError(
                 f"two variants are called {taken[key]!r} and {name!r}",
                 file=path,
                 field="name",
-                mend="names must differ in letters or digits",
+                hint="names must differ in letters or digits",
             )
         taken[key] = name
 
 
 def _check_different(variants: tuple[Variant, ...], path: Path) -> None:
-    """Two that set the same would train the same at the same time, from the same checkpoints."""
+    """Raises InputError for two variants that set the same: they would train from the same checkpoints."""
     for number, variant in enumerate(variants):
         for other in variants[:number]:
             if other.parameters == variant.parameters:
                 problem = f"{other.name} and {variant.name} are the same"
-                raise InputError(problem, file=path, field="variant", mend="leave one of them out")
+                raise InputError(problem, file=path, field="variant", hint="leave one of them out")
 
 
 def _check_values(variant: Variant, path: Path) -> None:
@@ -151,11 +151,11 @@ def _check_values(variant: Variant, path: Path) -> None:
         presets.check({**form.defaults(), **variant.parameters})
     except InputError as error:
         problem = f"variant {variant.name}: {error.problem}"
-        raise InputError(problem, file=path, field=error.field, mend=error.mend) from None
+        raise InputError(problem, file=path, field=error.field, hint=error.hint) from None
 
 
 def check_reference(variants: tuple[Variant, ...], reference: str) -> None:
-    """Refuses a reference that is none of the variants; "" is the first.
+    """Raises InputError for a reference that is none of the variants; "" is the first.
 
     Raises:
         InputError: It names the variants.
@@ -163,7 +163,7 @@ def check_reference(variants: tuple[Variant, ...], reference: str) -> None:
     known = [variant.name for variant in variants]
     if reference and slug(reference) not in map(slug, known):
         raise InputError(
-            f"{reference!r} is no variant", field="compare_reference", mend=f"use one of {', '.join(known)}"
+            f"{reference!r} is no variant", field="compare_reference", hint=f"use one of {', '.join(known)}"
         )
 
 
@@ -187,7 +187,7 @@ def of_variant(variants: Sequence[Variant], number: int) -> dict[str, Any]:
 
 
 def of_backbone(variant: Variant) -> dict[str, Any]:
-    """What a variant sets of its backbone, by flat name."""
+    """A variant's own settings of its backbone, by flat name."""
     return {n: value for n, value in variant.parameters.items() if "backbone" in form.flat_names()[n].stages}
 
 

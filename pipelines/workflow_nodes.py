@@ -1,4 +1,4 @@
-"""What Argo did for each task of a run, from the workflow that Kubeflow keeps, or from its thinner list of tasks.
+"""Reads Argo's record of each task of a run, from the workflow that Kubeflow keeps, or from its thinner list of tasks.
 
 Kubeflow makes several of Argo's nodes out of a task `NAME`: `NAME-driver` resolves inputs and asks the cache, `NAME` is a
 DAG around `executor`, the pod. A pipeline within the pipeline is a driver and a DAG of the same kind; a loop adds
@@ -29,7 +29,7 @@ _SEGMENT = re.compile(r"(?P<name>[^(]*)(?:\((?P<index>\d+):[^)]*\))?(?:\((?P<att
 
 @dataclass(frozen=True)
 class Node:
-    """What became of one part of one task.
+    """The state of one part of one task.
 
     Attributes:
         path: Keys of the pipelines around the task, and its own.
@@ -75,7 +75,7 @@ class Workflow:
 
 
 def from_manifest(text: str) -> Workflow | None:
-    """The nodes of the workflow that the API server keeps of a run; None where it cannot be read or has none yet."""
+    """Reads the nodes of a workflow that the API server keeps; None where it cannot be read or has none yet."""
     try:
         manifest = json.loads(text)
         status = manifest.get("status") or {}
@@ -114,7 +114,7 @@ class _Placed:
 
 
 def _placed(raw: Mapping[str, Any], workflow: str) -> _Placed:
-    """Finds out of which task a node is, by its name: `WORKFLOW(0).root(0).TASK(0).executor(0)`."""
+    """Finds the task of a node by its name: `WORKFLOW(0).root(0).TASK(0).executor(0)`."""
     matches = [_SEGMENT.match(part) for part in raw["name"].removeprefix(workflow).split(".")[1:]]
     segments = [match.groupdict() for match in matches if match] or [{"name": "", "index": None, "attempt": None}]
     names = [segment["name"] for segment in segments]
@@ -136,15 +136,15 @@ def _placed(raw: Mapping[str, Any], workflow: str) -> _Placed:
 
 
 def _latest(placed: Iterable[_Placed]) -> dict[tuple[Path, tuple[int, ...], str, str], list[_Placed]]:
-    """Every part of a task with its attempts, in order; what earlier attempts of the DAGs around it did is left out."""
-    found: dict[tuple[Path, tuple[int, ...], str, str], list[_Placed]] = defaultdict(list)
+    """Keeps every part of a task with its attempts, in order, without those of earlier attempts of the DAGs around it."""
+    parts: dict[tuple[Path, tuple[int, ...], str, str], list[_Placed]] = defaultdict(list)
     for node in placed:
         kind = node.raw["name"].rsplit(".", 1)[-1].split("(")[0] if node.role in (LOOP, DRIVER) else ""
-        found[node.path, node.iteration, node.role, kind].append(node)
-    for place, nodes in found.items():
+        parts[node.path, node.iteration, node.role, kind].append(node)
+    for place, nodes in parts.items():
         newest = max(node.around for node in nodes)
-        found[place] = sorted((node for node in nodes if node.around == newest), key=lambda node: node.attempt)
-    return found
+        parts[place] = sorted((node for node in nodes if node.around == newest), key=lambda node: node.attempt)
+    return parts
 
 
 def _node(place: tuple[Path, tuple[int, ...], str, str], attempts: list[_Placed], workflow: str, by_id: bool) -> Node:
@@ -167,7 +167,7 @@ def _node(place: tuple[Path, tuple[int, ...], str, str], attempts: list[_Placed]
 
 
 def _pod_name(raw: Mapping[str, Any], workflow: str, by_id: bool) -> str:
-    """Argo names a pod after workflow, template and the hash that ends the node's id; before Argo 3.5, after the id."""
+    """Name of a pod: workflow, template and the hash that ends the node's id; before Argo 3.5, workflow and hash."""
     prefix = "-".join(part for part in (workflow, raw.get("templateName")) if part)
     return raw["id"] if by_id else f"{prefix[:242]}-{raw['id'].rsplit('-', 1)[-1]}"
 
@@ -188,11 +188,11 @@ def _logs(raw: Mapping[str, Any]) -> str:
 
 
 def from_task_list(details: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list[Node]:
-    """The nodes of the API's list of tasks, which tells neither pods nor what belongs to what: tasks by name alone.
+    """Reads the API's list of tasks, which tells neither pods nor what belongs to what: tasks by name alone.
 
     Args:
         details: `run_details.task_details` of a run.
-        names: Of the tasks that are looked for.
+        names: Names of the tasks that are looked for.
     """
     known, found = set(names), defaultdict(list)
     rows = list(details)
@@ -223,7 +223,7 @@ def _listed(path: Path, number: int, role: str, row: Mapping[str, Any], cached: 
 
 
 def seconds_of(text: Any) -> float | None:
-    """A time of Argo's or the API's as seconds since 1970; None for the years 1 and 1970, by which they say never."""
+    """Parses a time of Argo's or the API's to seconds since 1970; None for the years 1 and 1970, which mean never."""
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""How large a pipeline becomes in Argo, which keeps a whole run in one Kubernetes object.
+"""Predicts the size of a pipeline in Argo, which keeps a whole run in one Kubernetes object.
 
 The object holds the run's spec and the status of its nodes. Above 1 MiB Argo compresses the nodes, and Kubeflow's API
 server no longer sees the tasks; still above 1 MiB then, the run ends in ERROR ("workflow is longer than maximum
@@ -94,7 +94,7 @@ def workflow_size(
     cached: bool = False,
     items: int = 1,
 ) -> WorkflowSize:
-    """Reckons the size of a run.
+    """Predicts the size of a run.
 
     Args:
         pipeline_spec: The PipelineSpec: `pipeline.pipeline_spec`, or the first document of the YAML.
@@ -117,32 +117,32 @@ def workflow_size(
 
 
 def check_size(
-    found: WorkflowSize,
+    measured: WorkflowSize,
     *,
     what: str = "the pipeline",
     compressed: bool = True,
     field: str | None = None,
     file: str | Path | None = None,
-    mend: str = "",
+    hint: str = "",
 ) -> None:
-    """Refuses a pipeline whose run Argo could not hold.
+    """Raises InputError for a pipeline whose run Argo could not hold.
 
     Args:
-        found: By `workflow_size`.
+        measured: By `workflow_size`.
         what: Makes the object: `8 variants`.
         compressed: Whether a run is accepted whose nodes Argo must compress, so that Kubeflow shows no tasks.
         field: The error's.
         file: The error's.
-        mend: The error's; empty = the heaviest tasks are named.
+        hint: The error's; empty = the heaviest tasks are named.
 
     Raises:
         InputError: The object is larger than ROOM.
     """
-    if found.deciding(compressed=compressed) <= ROOM:
+    if measured.deciding(compressed=compressed) <= ROOM:
         return
-    heaviest = sorted(found.tasks.keys() - {ROOT}, key=lambda path: -found.tasks[path])[:3]
-    given = mend or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
-    raise InputError(_problem(found, what, compressed), field=field, file=file, mend=given)
+    heaviest = sorted(measured.tasks.keys() - {ROOT}, key=lambda path: -measured.tasks[path])[:3]
+    given = hint or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
+    raise InputError(_problem(measured, what, compressed), field=field, file=file, hint=given)
 
 
 def check_variants(
@@ -154,7 +154,7 @@ def check_variants(
     field: str | None = "variants",
     file: str | Path | None = None,
 ) -> None:
-    """Refuses more variants than a run can hold, and says how many it can.
+    """Raises InputError for more variants than a run can hold, with the number that it can.
 
     Args:
         pipeline_of: The pipeline of the first n variants.
@@ -167,13 +167,13 @@ def check_variants(
     Raises:
         InputError: They are too many.
     """
-    found = _size_of(pipeline_of(count), parameters)
-    if found.deciding(compressed=compressed) > ROOM:
+    measured = _size_of(pipeline_of(count), parameters)
+    if measured.deciding(compressed=compressed) > ROOM:
         fits = largest_that_fits(pipeline_of, count - 1, parameters, compressed=compressed)
-        mend = (
+        hint = (
             f"at most {fits} fit; split the file of variants" if fits > 1 else "not even two fit; train them one by one"
         )
-        check_size(found, what=f"{count} variants", compressed=compressed, field=field, file=file, mend=mend)
+        check_size(measured, what=f"{count} variants", compressed=compressed, field=field, file=file, hint=hint)
 
 
 def largest_that_fits(
@@ -194,17 +194,17 @@ def largest_that_fits(
     return fits
 
 
-def as_table(found: WorkflowSize) -> str:
-    """A page for people: the parts of the object, and the tasks from the heaviest."""
+def as_table(measured: WorkflowSize) -> str:
+    """Renders a page for people: the parts of the object, and the tasks from the heaviest."""
     parts = {
-        "the object": found.total,
-        "the object, its nodes compressed": found.total_compressed,
-        "the spec": found.spec,
-        "of the spec, arguments": found.arguments,
-        "the nodes": found.nodes,
-        "the nodes compressed": found.compressed,
+        "the object": measured.total,
+        "the object, its nodes compressed": measured.total_compressed,
+        "the spec": measured.spec,
+        "of the spec, arguments": measured.arguments,
+        "the nodes": measured.nodes,
+        "the nodes compressed": measured.compressed,
     }
-    rows = [*parts.items(), *sorted(found.tasks.items(), key=lambda row: -row[1])]
+    rows = [*parts.items(), *sorted(measured.tasks.items(), key=lambda row: -row[1])]
     return "\n".join(f"{bytes_ / 1000:>10,.1f} kB  {name}" for name, bytes_ in rows)
 
 
@@ -212,9 +212,9 @@ def _size_of(pipeline: Any, parameters: Mapping[str, Any] | None) -> WorkflowSiz
     return workflow_size(pipeline.pipeline_spec, pipeline.platform_spec, parameters)
 
 
-def _problem(found: WorkflowSize, what: str, compressed: bool) -> str:
+def _problem(measured: WorkflowSize, what: str, compressed: bool) -> str:
     """The error's first half: `8 variants would make a workflow of 1.40 MB, and Argo has room for 1.00 MB`."""
-    size_, how = found.deciding(compressed=compressed) / 1e6, " after compression" if compressed else ""
+    size_, how = measured.deciding(compressed=compressed) / 1e6, " after compression" if compressed else ""
     return f"{what} would make a workflow of {size_:.2f} MB{how}, and Argo has room for {ROOM / 1e6:.2f} MB"
 
 

@@ -28,7 +28,7 @@ from tests.encoders.test_retriever import write_retriever
 ROOT = Path(__file__).parent.parent
 MANY = """
 import sys
-from llm_retriever import pipes
+from llm_retriever.processes import pipes
 def main():
     for number in range(200_000):
         print("a line", number)

@@ -21,8 +21,8 @@ from llm_retriever.methods import (
     ContrastiveRecipe,
     Lora,
     Method,
+    PromptTemplate,
     Schedule,
-    Wording,
     descriptor,
     overridden,
     with_embedding,
@@ -197,8 +197,10 @@ def test_settings_override_a_row_through_all_its_parts_and_nothing_else():
 def test_the_page_on_methods_prints_every_wording(name: str, recipe: str):
     page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     page = page.replace("⏎", "\n").replace("␠", " ")
-    for wording in (METHODS[name][recipe].query, METHODS[name][recipe].passage):
-        assert all(piece in page for piece in ("".join(wording.prefix_pieces), wording.between or "", wording.suffix))
+    for template in (METHODS[name][recipe].query, METHODS[name][recipe].passage):
+        assert all(
+            piece in page for piece in ("".join(template.prefix_pieces), template.between or "", template.suffix)
+        )
 
 
 @pytest.mark.parametrize(("name", "recipe", "said"), [("bm25", "paper", "no method"), ("echo", "best", "no recipe")])
@@ -215,8 +217,8 @@ def extended_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def closing_ids(tokenizer: PreTrainedTokenizerFast, wording: Wording) -> list[int]:
-    return [2 if token == "eos" else tokenizer.convert_tokens_to_ids(token) for token in wording.embedding_tokens]
+def closing_ids(tokenizer: PreTrainedTokenizerFast, template: PromptTemplate) -> list[int]:
+    return [2 if token == "eos" else tokenizer.convert_tokens_to_ids(token) for token in template.embedding_tokens]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -225,32 +227,32 @@ def test_suffix_and_own_embedding_tokens_survive_every_length(
     extended_tokenizer: PreTrainedTokenizerFast, name: str, side: str
 ):
     row = ROWS[name]
-    wording, closing = getattr(row, side), closing_ids(extended_tokenizer, getattr(row, side))
-    tail = [*plain(extended_tokenizer, wording.suffix), *closing]
-    least = prompt_length(extended_tokenizer, wording) + len(closing) + 1
+    template, closing = getattr(row, side), closing_ids(extended_tokenizer, getattr(row, side))
+    tail = [*plain(extended_tokenizer, template.suffix), *closing]
+    least = prompt_length(extended_tokenizer, template) + len(closing) + 1
     for length in (least, least + 1, least + 9, getattr(row, f"{side}_length") + 40):
-        encoder = PromptEncoder(extended_tokenizer, wording, length)
+        encoder = PromptEncoder(extended_tokenizer, template, length)
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
             assert len(ids) <= length, (text, length)
             assert ids[len(ids) - len(closing) :] == closing, (text, length)
             assert sum(ids.count(token) for token in set(closing)) == len(closing), (text, length)
-            assert wording.tokenise == "whole" or ids[len(ids) - len(tail) :] == tail, (text, length)
+            assert template.tokenise == "whole" or ids[len(ids) - len(tail) :] == tail, (text, length)
             shown = without_spaces(extended_tokenizer.decode(ids[1 : len(ids) - len(closing)]))
-            assert shown.endswith(without_spaces(wording.suffix)), (text, length)
+            assert shown.endswith(without_spaces(template.suffix)), (text, length)
 
 
 @pytest.mark.parametrize("recipe", METHODS["echo"])
 @pytest.mark.parametrize("make", [byte_level, sentencepiece_like])
 def test_two_copies_are_cut_alike(make: Callable[[], PreTrainedTokenizerFast], recipe: str):
     tokenizer = make()
-    wording = METHODS["echo"][recipe].passage
-    head, between = (plain(tokenizer, piece) for piece in (wording.prefix, wording.between))
-    prompt = 1 + len(head) + len(between) + len(wording.embedding_tokens)
+    template = METHODS["echo"][recipe].passage
+    head, between = (plain(tokenizer, piece) for piece in (template.prefix, template.between))
+    prompt = 1 + len(head) + len(between) + len(template.embedding_tokens)
     for length in (prompt + 2, prompt + 3, prompt + 40, 3000):
-        encoder, room = PromptEncoder(tokenizer, wording, length), (length - prompt) // 2
+        encoder, room = PromptEncoder(tokenizer, template, length), (length - prompt) // 2
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
             copy = plain(tokenizer, text.strip())[:room]
-            assert ids == [1, *head, *copy, *between, *copy, *closing_ids(tokenizer, wording)]
+            assert ids == [1, *head, *copy, *between, *copy, *closing_ids(tokenizer, template)]
 
 
 def pooled_ids(tokenizer: PreTrainedTokenizerFast, row: Method, text: str) -> list[int]:

@@ -31,8 +31,8 @@ def test_a_value_that_cannot_be_trained_with_is_refused(field: str, value: float
     with pytest.raises(InputError) as refused:
         build(TuningSettings, {field: value})
     assert refused.value.field == field
-    assert refused.value.mend
-    assert "error" not in refused.value.mend
+    assert refused.value.hint
+    assert "error" not in refused.value.hint
 
 
 @pytest.mark.parametrize("field", ["corruption_ratio", "ar_weight", "bag_weight", "lora_dropout"])

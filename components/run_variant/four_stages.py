@@ -58,7 +58,7 @@ def run_variant(
     """Adapts, tunes, indexes and evaluates.
 
     Args:
-        settings: Of all four stages.
+        settings: Settings of all four stages.
         inputs: What the stages read.
         evaluation: Directory to write: that of `evaluate`, with its report and summary in it.
         retriever: Directory to write: that of `tune`.
@@ -117,11 +117,11 @@ class _Parts:
         check: Callable[[Path], Any] = lambda directory: None,
         keep: bool = True,
     ) -> Path:
-        """The directory of a part: as it was finished before, or made now.
+        """Returns the directory of a part: as it was finished before, or made now.
 
         Args:
             part: Name of the directory.
-            key: Of all that decides it.
+            key: Digest of all that decides it.
             make: Writes the directory, all of it or nothing.
             check: Raises `InputError` where a part that was taken cannot be used any more.
             keep: Whether it is worth keeping elsewhere.
@@ -146,7 +146,7 @@ class _Parts:
 
     @staticmethod
     def _taken(name: str, directory: Path, kept: KeptResults | None) -> str:
-        """Where a part was found that is now in the directory; "" = nowhere."""
+        """Takes over a finished part, and returns where it was; "" = nowhere."""
         if directory.exists():
             return str(directory)
         return kept.store.uri_of(name) if kept and kept.take(name, directory) else ""
@@ -159,7 +159,7 @@ class _Parts:
 
 
 def _remove_drafts(directory: Path) -> None:
-    """Removes what a process that was killed has half written; nobody else writes there."""
+    """Removes what a killed process has half written; nobody else writes there."""
     for draft in directory.parent.glob(f".{directory.name}.*.partial"):
         if (
             draft.suffixes[-2].lstrip(".").isdecimal()
@@ -168,7 +168,7 @@ def _remove_drafts(directory: Path) -> None:
 
 
 def _made(parts: _Parts, stages: StageSettings, inputs: VariantInputs) -> tuple[Path, Path, Path]:
-    """The adapted backbone, the retriever and the index."""
+    """Makes the adapted backbone, the retriever and the index."""
     source = Collection.open(inputs.collection)
     data = [source.fingerprint, TrainingSet.open(inputs.training_set, source).digest]
     trains = stages.adapt.method != "none"
@@ -196,7 +196,7 @@ def _key(part: str, *told: Any) -> str:
 
 
 def _decisive(settings: AdaptationSettings | TuningSettings | IndexSettings) -> dict[str, Any]:
-    """What of a stage's settings decides its result: on how many GPUs a training runs only through its processes."""
+    """Settings of a stage that decide its result: on how many GPUs a training runs only through its processes."""
     known = parameters(type(settings))
     without = (*OF_THE_MACHINE, "checkpoint_uri", "processes")
     values = {n: v for n, v in as_dict(settings).items() if known[n].place is not Place.POD and n not in without}

@@ -15,14 +15,14 @@ from transformers import AutoTokenizer
 
 from llm_retriever import files, methods
 from llm_retriever import settings as steps
-from llm_retriever.adaptation.lengths import refuse_too_long
+from llm_retriever.adaptation.lengths import check_lengths
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import TrainingSet, check
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
 from llm_retriever.methods import AdaptationRecipe, Method
-from llm_retriever.models.attention import refuse_unmasked
+from llm_retriever.models.attention import check_attention_mask
 from llm_retriever.models.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training.chunks import ByLength
@@ -75,7 +75,7 @@ def adapt(
     stages = [
         steps.build(AdaptationSettings, {**steps.as_dict(settings), "method": m}) for m in settings.method.split("+")
     ]
-    refuse_unfit(stages, backbone)
+    check_backbone(stages, backbone)
     if len(stages) > 1:
         return _in_sequence(stages[0], stages[1], backbone, collection, training_set, adapted)
     run, data = _planned(settings, backbone, collection, training_set, adapted)
@@ -84,7 +84,7 @@ def adapt(
     return log
 
 
-def refuse_unfit(stages: Sequence[AdaptationSettings], backbone: Path) -> None:
+def check_backbone(stages: Sequence[AdaptationSettings], backbone: Path) -> None:
     """Refuses, before weights are loaded, what is no backbone, and rows that are longer than it reads.
 
     Raises:
@@ -92,7 +92,7 @@ def refuse_unfit(stages: Sequence[AdaptationSettings], backbone: Path) -> None:
     """
     load_lineage(backbone)
     for stage in stages:
-        refuse_too_long(resolved_recipe(stage), resolved_method(stage), backbone)
+        check_lengths(resolved_recipe(stage), resolved_method(stage), backbone)
 
 
 def _planned(
@@ -152,7 +152,7 @@ def _in_sequence(
 def _checked(training_set: Path, source: Collection) -> TrainingSet:
     examples = TrainingSet.open(training_set, source)
     if not len(examples):
-        raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
+        raise InputError("has no examples", file=training_set, hint="mine it from a collection with a train split")
     check(examples, source)
     return examples
 
@@ -184,7 +184,7 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
     recipe = {"recipe": settings.recipe, **dataclasses.asdict(resolved_recipe(settings))}
     row = resolved_method(settings)
-    recipe[EMBEDDING_TOKENS] = [list(wording.embedding_tokens) for wording in (row.passage, row.query)]
+    recipe[EMBEDDING_TOKENS] = [list(template.embedding_tokens) for template in (row.passage, row.query)]
     return Stage(settings.method, {**recipe, **used}, data, log.seconds, log.examples)
 
 
@@ -199,7 +199,7 @@ def work(job: dict[str, Any]) -> None:
     found = objective(task)
     model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=found.head, attention=row.attention)
     if recipe.reads_embedding:
-        refuse_unmasked(model)
+        check_attention_mask(model)
     if recipe.tune == "lora":
         model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
     found.prepare(model)

@@ -100,7 +100,7 @@ def _from_gguf_uri(settings: BackboneSettings, draft: Path) -> Lineage:
     name = settings.source.rpartition("/")[2]
     store = open_store(settings.source.removesuffix(name) or ".")
     if not store.exists(name):
-        raise InputError("no such file", file=settings.source, field="source", mend="check the path or the URI")
+        raise InputError("no such file", file=settings.source, field="source", hint="check the path or the URI")
     return _from_gguf_in(store, name, settings, draft)
 
 
@@ -124,7 +124,7 @@ def _only_gguf(store: Store, source: str) -> str | None:
         return None
     if len(found) > 1:
         shown = ", ".join(found)
-        raise InputError(f"holds several models: {shown}", file=source, field="source", mend="name one of the files")
+        raise InputError(f"holds several models: {shown}", file=source, field="source", hint="name one of the files")
     return found[0]
 
 
@@ -140,7 +140,7 @@ def _from_store(settings: BackboneSettings, draft: Path) -> Lineage:
     source = settings.source
     store = open_store(source)
     if isinstance(store, LocalStore) and not store.directory.is_dir():
-        raise InputError("not a directory", file=source, field="source", mend="give the directory of a model")
+        raise InputError("not a directory", file=source, field="source", hint="give the directory of a model")
     if gguf := _only_gguf(store, source):
         return _from_gguf_in(store, gguf, settings, draft)
     model = ModelFiles(store, source)
@@ -162,13 +162,13 @@ def _from_hub_address(address: re.Match[str], settings: BackboneSettings, draft:
             _snapshot(name, revision, Path(folder), [file])
         path = Path(folder) / file
         if not path.is_file():
-            raise InputError("has no such file", file=settings.source, field="source", mend="check the file's name")
+            raise InputError("has no such file", file=settings.source, field="source", hint="check the file's name")
         return _from_gguf(path, settings.source, draft, settings, Lineage(f"{name}/{file}", revision))
 
 
 def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
     if not _HUB_ID.fullmatch(source):
-        raise InputError("no such directory", file=source, field="source", mend="check the path")
+        raise InputError("no such directory", file=source, field="source", hint="check the path")
     _check_revision(source, revision)
     label = f"{source}@{revision[:8]}"
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=draft) as folder:
@@ -186,10 +186,10 @@ def _from_hub(source: str, revision: str, draft: Path) -> Lineage:
 def _check_revision(source: str, revision: str) -> None:
     if not revision:
         raise InputError(
-            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", mend=hub.PIN
+            f"no such directory, and as a Hugging Face model {source} needs one", field="revision", hint=hub.PIN
         )
     if not hub.COMMIT.fullmatch(revision):
-        raise InputError(f"{revision!r} can move or is cut short", field="revision", mend=hub.PIN)
+        raise InputError(f"{revision!r} can move or is cut short", field="revision", hint=hub.PIN)
 
 
 # Small file of a source without usable weights that tells what is wrong with it.
@@ -235,7 +235,7 @@ def _lineage(draft: Path, model: ModelFiles, origin: Lineage) -> Lineage:
             kept = load_lineage(draft)
         except InputError as error:
             raise InputError(
-                error.problem, file=f"{model.label}/{LINEAGE_FILE}", field=error.field, mend=error.mend
+                error.problem, file=f"{model.label}/{LINEAGE_FILE}", field=error.field, hint=error.hint
             ) from None
         if kept.stages:  # What was trained before stays known; the weights are those that are here.
             return dataclasses.replace(kept, digest=weights_digest(draft))

@@ -41,7 +41,7 @@ def consecutive_texts(collection: Collection, seed: int) -> TrainingDataset:
         raise InputError(
             f"no passage has two parts of {SHORTEST} characters",
             file=collection.directory / CORPUS_FILE,
-            mend="use longer passages or another adaptation",
+            hint="use longer passages or another adaptation",
         )
     return dataset
 

@@ -1,7 +1,7 @@
 """Llama2Vec stage one: the vector of a text predicts the text's own words (EBAE) and those of the text that follows (EBAR).
 
 One row is a text and behind it two prompts, SELF and NEXT, each with its embedding tokens. Both see the text, neither sees
-the other, and both stand at the same positions: one pass gives what two passes would. The prompts are the wordings that the
+the other, and both stand at the same positions: one pass gives what two passes would. The prompts are the prompts that the
 tuned retriever puts around a passage (SELF) and around a query (NEXT).
 
 Source: Llama2Vec (arXiv 2312.15503), Eq. 4 to 6; code FlagOpen/FlagEmbedding, research/LLARA/pretrain.
@@ -22,7 +22,7 @@ from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.adaptation.query_likelihood import mean_count
 from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.methods import EbaeEbarRecipe, Method, Wording
+from llm_retriever.methods import EbaeEbarRecipe, Method, PromptTemplate
 from llm_retriever.models import masks
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.prompts import CHARACTERS_PER_TOKEN, opening_ids, plain_ids, prefix_ids, symbol_ids
@@ -36,13 +36,13 @@ class JointCollator:
 
     Args:
         recipe: Length and targets.
-        method: The retrieval method whose passage wording is SELF and whose query wording is NEXT.
+        method: The retrieval method whose passage prompt is SELF and whose query prompt is NEXT.
         tokenizer: The backbone's, with all embedding tokens.
         padding_side: `left` or `right`; the loss is the same.
 
     Raises:
         InputError: The length leaves no room for a text, or the tokenizer lacks an embedding token.
-        ValueError: The two wordings cannot share a text.
+        ValueError: The two prompts cannot share a text.
     """
 
     def __init__(self, recipe: EbaeEbarRecipe, method: Method, tokenizer: Any, padding_side: str = "left") -> None:
@@ -50,15 +50,15 @@ class JointCollator:
             raise InputError(
                 f"{recipe.passage_length} tokens leave no room for a text",
                 field="passage_length",
-                mend=f"use at least {SHORTEST}",
+                hint=f"use at least {SHORTEST}",
             )
-        wordings = (method.passage, method.query)
-        if method.passage.prefix != method.query.prefix or any(w.tokenise != "pieces" or w.between for w in wordings):
+        templates = (method.passage, method.query)
+        if method.passage.prefix != method.query.prefix or any(w.tokenise != "pieces" or w.between for w in templates):
             raise ValueError(f"{method.name}: the two prompts must begin alike, and stand around one copy, in pieces")
         self.recipe, self.tokenizer, self.padding_side = recipe, tokenizer, padding_side
         self.head = [*opening_ids(tokenizer), *prefix_ids(tokenizer, method.passage)]
-        self.self_branch, self.next_branch = (_branch(tokenizer, wording) for wording in wordings)
-        self.self_tokens, self.next_tokens = (max(1, len(wording.embedding_tokens)) for wording in wordings)
+        self.self_branch, self.next_branch = (_branch(tokenizer, template) for template in templates)
+        self.self_tokens, self.next_tokens = (max(1, len(template.embedding_tokens)) for template in templates)
 
     def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor]:
         """Makes a batch.
@@ -188,9 +188,9 @@ def objective(task: Task) -> Objective:
     return Objective(dataset, collate, EbaeEbarLoss(recipe))
 
 
-def _branch(tokenizer: Any, wording: Wording) -> list[int]:
-    """Ids of what follows the text in a wording."""
-    return [*plain_ids(tokenizer, [wording.suffix])[0], *symbol_ids(tokenizer, wording.embedding_tokens)]
+def _branch(tokenizer: Any, template: PromptTemplate) -> list[int]:
+    """Ids of what follows the text in a prompt."""
+    return [*plain_ids(tokenizer, [template.suffix])[0], *symbol_ids(tokenizer, template.embedding_tokens)]
 
 
 def _start_of(text: str, most: int) -> str:

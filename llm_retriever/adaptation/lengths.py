@@ -20,7 +20,7 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
     return recipe.parts(method, len(opening_ids(tokenizer)), lambda text: len(plain_ids(tokenizer, [text])[0]))
 
 
-def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
+def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
     """Refuses, before weights are loaded, rows that are longer than the model can read; warns of lost windows.
 
     Raises:
@@ -41,9 +41,9 @@ def refuse_too_long(recipe: AdaptationRecipe, method: Method, backbone: Path) ->
         f"the model reads at most {most} tokens, a row takes {found['passage_length']}{others}",
         file=backbone,
         field="passage_length",
-        mend=_mend(found["passage_length"] - (total - most)),
+        hint=_hint(found["passage_length"] - (total - most)),
     )
 
 
-def _mend(room: int) -> str:
+def _hint(room: int) -> str:
     return f"use at most {room}" if room > 0 else "lower the other lengths, or use another backbone"

@@ -73,9 +73,9 @@ class BlockDataset:
 
     def __init__(self, tokens: NDArray[np.int32], length: int, seed: int) -> None:
         if length < 2:
-            raise InputError(f"{length} tokens are no block", field="passage_length", mend="use at least 16")
+            raise InputError(f"{length} tokens are no block", field="passage_length", hint="use at least 16")
         if len(tokens) < 2:
-            raise InputError("the collection holds no text to train on", mend="give the output of prepare_corpus")
+            raise InputError("the collection holds no text to train on", hint="give the output of prepare_corpus")
         self.tokens, self.length, self.seed, self.epoch = tokens, min(length, len(tokens)), seed, 0
 
     def __len__(self) -> int:
@@ -191,7 +191,7 @@ class BlockCollator:
             raise InputError(
                 f"nothing can be learnt with {recipe.corruption_ratio:g} of the tokens masked",
                 field="corruption_ratio",
-                mend="use a number above 0, such as 0.2",
+                hint="use a number above 0, such as 0.2",
             )
         self.recipe, self.mask, self.pad = recipe, mask_id(tokenizer, recipe.mask_token), pad_id(tokenizer)
         self.special = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int32)
@@ -248,7 +248,7 @@ def mask_id(tokenizer: Any, token: str) -> int:
             f"the tokenizer has no single token for the mask {token!r}",
             file=getattr(tokenizer, "name_or_path", None),
             field="mask_token",
-            mend="use a backbone whose tokenizer has one, or another adaptation",
+            hint="use a backbone whose tokenizer has one, or another adaptation",
         )
     return int(ids[0])
 

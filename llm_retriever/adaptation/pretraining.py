@@ -88,9 +88,9 @@ def pretrain_from_scratch(size: str, collection: Collection, directory: Path, se
         InputError: There is no such size, or the collection is empty.
     """
     if size not in SIZES:
-        raise InputError(f"there is no scratch:{size}", field="source", mend=f"use scratch:{'|'.join(SIZES)}")
+        raise InputError(f"there is no scratch:{size}", field="source", hint=f"use scratch:{'|'.join(SIZES)}")
     if collection.passage_count == 0:
-        raise InputError("has no passages", file=collection.directory, mend="prepare a collection that has some")
+        raise InputError("has no passages", file=collection.directory, hint="prepare a collection that has some")
     tokenizer = train_tokenizer(collection, settings.scratch_vocabulary)
     model = untrained(SIZES[size], tokenizer, settings.seed)
     precision = resolve_precision(settings.precision)
@@ -145,13 +145,17 @@ def train_tokenizer(collection: Collection, vocabulary: int) -> PreTrainedTokeni
 
 
 def _prompt_texts() -> list[str]:
-    wordings = [
+    templates = [
         w for recipes in METHODS.values() for method in recipes.values() for w in (method.query, method.passage)
     ]
-    wordings += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
+    templates += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
     return [
         *sorted(
-            {part for wording in wordings for part in (*wording.prefix_pieces, wording.suffix, wording.between or "")}
+            {
+                part
+                for template in templates
+                for part in (*template.prefix_pieces, template.suffix, template.between or "")
+            }
         ),
         " _ _",
     ]

@@ -92,7 +92,7 @@ class PairCollator:
     """Words pairs into rows of ids, with the place of [E] and the tokens to predict; both come from lengths alone.
 
     Args:
-        recipe: Wording, lengths, corruption, and what the loss is on.
+        recipe: Prompt, lengths, corruption, and what the loss is on.
         embedding_tokens: Of the method that the model will be tuned for; `eos` is the end-of-sequence token.
         tokenizer: The backbone's.
         lookup: The collection's passages.
@@ -112,7 +112,7 @@ class PairCollator:
     ) -> None:
         if recipe.query_length < 2:
             raise InputError(
-                f"{recipe.query_length} tokens leave no room for a query", field="query_length", mend="use at least 8"
+                f"{recipe.query_length} tokens leave no room for a query", field="query_length", hint="use at least 8"
             )
         self.recipe, self.tokenizer, self.lookup, self.padding_side = recipe, tokenizer, lookup, padding_side
         self.documents = PromptEncoder(tokenizer, recipe.document, recipe.passage_length, [], "passage_length")

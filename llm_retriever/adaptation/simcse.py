@@ -22,7 +22,7 @@ from llm_retriever.data.collection import CORPUS_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, SimcseRecipe
 from llm_retriever.models.batches import pad_id, padded
-from llm_retriever.models.pooling import POOLINGS, pooled
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 
@@ -57,7 +57,7 @@ class PassageCollator:
     """Words passages as the retrieval method does, and pads them on the right, as every encoding does.
 
     Args:
-        method: Wording of passages and pooling.
+        method: Prompt of passages and pooling.
         tokenizer: The backbone's.
         length: Tokens of a passage, prompt included.
 
@@ -135,7 +135,7 @@ class SimcseLoss:
         hidden = model(
             input_ids=twice["input_ids"], attention_mask=twice["attention_mask"], use_cache=False
         ).last_hidden_state
-        vectors = pooled(hidden, twice["attention_mask"], self.pooling, twice.get("pooled"), normalise=True)
+        vectors = pool(hidden, twice["attention_mask"], self.pooling, twice.get("pooled"), normalise=True)
         first, second = vectors.chunk(2)
         return first, second
 
@@ -155,7 +155,7 @@ def set_attention_dropout(model: Any, dropout: float) -> None:
         raise InputError(
             f"the attention of {type(model).__name__} has no dropout to train SimCSE with",
             field="method",
-            mend="use mntp, or a Llama, Mistral or Qwen backbone",
+            hint="use mntp, or a Llama, Mistral or Qwen backbone",
         )
     for layer in layers:
         layer.attention_dropout = dropout

@@ -13,6 +13,7 @@ from pathlib import Path
 from llm_retriever.errors import InputError
 
 MINIMUM_VERSION = 21
+"""For which the classes in pyserini are compiled."""
 VECTOR_MODULE = "jdk.incubator.vector"
 
 
@@ -31,7 +32,7 @@ class JavaRuntime:
     modules: frozenset[str]
 
     def variables(self) -> dict[str, str]:
-        """The environment that pyserini's import needs to start this Java.
+        """Environment that pyserini's import needs to start this Java.
 
         pyserini always asks for the vector module. A runtime without it would die at start, so pyserini's own search
         for its jar is led astray and the jar named directly.
@@ -43,7 +44,7 @@ class JavaRuntime:
 
 
 def find_java(environment: Mapping[str, str] = os.environ) -> JavaRuntime:
-    """The Java to run Lucene on: that of `JAVA_HOME`, the one that comes as a wheel, or the one on the `PATH`.
+    """Finds the Java to run Lucene on: that of `JAVA_HOME`, the one that comes as a wheel, or the one on the `PATH`.
 
     The first of version 21 or later is taken; older ones are passed over.
 
@@ -57,7 +58,7 @@ def find_java(environment: Mapping[str, str] = os.environ) -> JavaRuntime:
     raise InputError(
         f"no Java {MINIMUM_VERSION} or later was found",
         field="JAVA_HOME",
-        mend="install the package's extra [mine], which brings one, or point JAVA_HOME to one",
+        hint="install the package's extra [mine], which brings one, or point JAVA_HOME to one",
     )
 
 
@@ -86,12 +87,10 @@ def _read(home: Path) -> JavaRuntime | None:
 
 
 def _anserini_jar() -> Path:
-    found = importlib.util.find_spec("pyserini")
-    jars = (
-        [] if found is None or found.origin is None else list(Path(found.origin).parent.rglob("anserini-*-fatjar.jar"))
-    )
+    spec = importlib.util.find_spec("pyserini")
+    jars = [] if spec is None or spec.origin is None else list(Path(spec.origin).parent.rglob("anserini-*-fatjar.jar"))
     if not jars:
         raise InputError(
-            "pyserini is not installed, or lacks its jar", field="pyserini", mend="install the package's extra [mine]"
+            "pyserini is not installed, or lacks its jar", field="pyserini", hint="install the package's extra [mine]"
         )
     return jars[0]

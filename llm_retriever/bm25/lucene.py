@@ -80,7 +80,7 @@ def start_java(threads: int) -> int:
 
 
 def _keep_out_encoders() -> None:
-    """Stands in for pyserini's neural encoders: its BM25 never calls them, and they would import torch for 10 seconds."""
+    """Stubs pyserini's neural encoders: its BM25 never calls them, and they would import torch for 10 seconds."""
     placeholder = types.ModuleType("pyserini.encode")
     placeholder.__getattr__ = lambda name: object  # type: ignore[method-assign]
     sys.modules.setdefault("pyserini.encode", placeholder)
@@ -110,7 +110,7 @@ def index_passages(
 
 
 def _batches(passages: Iterable[Passage], language: str) -> Iterator[list[str]]:
-    """Passages as Anserini's JSON documents, which Java parses in its threads; ASCII carries everything."""
+    """Yields passages as Anserini's JSON documents, which Java parses in its threads; ASCII carries everything."""
     batch: list[str] = []
     size = 0
     for passage in passages:
@@ -124,7 +124,7 @@ def _batches(passages: Iterable[Passage], language: str) -> Iterator[list[str]]:
 
 
 def contents(passage: Passage) -> str:
-    """The one field that is searched."""
+    """Text of the one field that is searched."""
     return f"{passage.title} {passage.text}".strip()
 
 
@@ -133,7 +133,7 @@ def _worded(text: str, language: str) -> str:
 
 
 class Searcher:
-    """Searches an index: what pyserini's `batch_search` finds, in less than half of its time.
+    """Searches an index: the hits of pyserini's `batch_search`, in less than half of its time.
 
     That one reads a stored document and makes a Python object of every hit, which costs more than to find it. Here the
     passage ids come from the values that equal scores are sorted by, and Java writes a query's hits as one text.
@@ -169,7 +169,7 @@ class Searcher:
         self._searcher.setSimilarity(autoclass(java)(*arguments))
 
     def search(self, queries: list[str], depth: int) -> Iterator[list[str]]:
-        """Hits of the queries in their order, some queries at a time: for each a JSON text from Java."""
+        """Yields the hits of the queries in their order, some queries at a time: for each a JSON text from Java."""
         at_once = max(1, min(QUERIES_AT_ONCE, HITS_AT_ONCE // depth))
         parts = (queries[start : start + at_once] for start in range(0, len(queries), at_once))
         with ThreadPoolExecutor(self._threads) as pool:
@@ -183,21 +183,21 @@ class Searcher:
                 yield pending.popleft().result()
 
     def _search(self, queries: list[str], depth: int) -> list[str]:
-        found = []
+        texts = []
         for text in queries:
             query = self._words.buildQuery("contents", self._analyzer, _as_java(_worded(text, self._language)))
             hits = self._searcher.search(query, depth, self._by_score_then_id, False)
-            found.append(self._json.writeValueAsString(hits))
-        return found
+            texts.append(self._json.writeValueAsString(hits))
+        return texts
 
 
 def _as_java(text: str) -> str:
-    """The text without lone surrogates, which pyjnius refuses."""
+    """Strips lone surrogates, which pyjnius refuses, from a text."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _hits_as_json() -> Any:
-    """A JSON writer of Java's that leaves of Lucene's hits the score and the id, the latter as "[hex hex …]"."""
+    """Makes a JSON writer in Java that leaves of Lucene's hits the score and the id, the latter as "[hex hex …]"."""
     from pyserini.pyclass import autoclass
 
     name = autoclass("java.lang.Class").forName
@@ -218,7 +218,7 @@ def _hits_as_json() -> Any:
 
 
 def answer(requests: TextIO, answers: TextIO) -> None:
-    """Does the job in the first line of `requests`, then answers its searches."""
+    """Runs the job in the first line of `requests`, then answers its searches."""
     job: dict[str, Any] = json.loads(requests.readline())
     try:
         threads = start_java(job["threads"])
@@ -230,14 +230,14 @@ def answer(requests: TextIO, answers: TextIO) -> None:
             for hits in searcher.search(search["queries"], search["depth"]):
                 _write(answers, f'{{"hits":[{",".join(hits)}]}}')
     except InputError as error:
-        _write(answers, json.dumps({"problem": error.problem, **_place(error)}))
+        _write(answers, json.dumps(error.fields()))
     finally:
         if not job["keep"]:
             shutil.rmtree(job["index"], ignore_errors=True)
 
 
 def _indexed(source: str | None, directory: str, threads: int, language: str) -> Searcher:
-    """Searches an index, which is made of a collection if one is named."""
+    """Opens a searcher of an index, which is made of a collection if one is named."""
     if source is None:
         return Searcher(directory, threads, language)
     collection = Collection.open(source)
@@ -249,22 +249,13 @@ def _indexed(source: str | None, directory: str, threads: int, language: str) ->
 
 
 def _check_whole(indexed: int, collection: Collection) -> None:
-    """Refuses an index that lacks passages: Java tells its log which it could not take, and goes on.
-
-    Raises:
-        InputError: It does.
-    """
+    """Raises InputError for an index that lacks passages: Java logs those it could not take, and goes on."""
     if indexed != collection.passage_count:
         raise InputError(
             f"Lucene has indexed {indexed:,} of {collection.passage_count:,} passages",
             file=collection.directory / CORPUS_FILE,
-            mend="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
+            hint="see its messages above; prepare the collection again, which refuses ids that Lucene does not hold",
         )
-
-
-def _place(error: InputError) -> dict[str, Any]:
-    file = None if error.file is None else str(error.file)
-    return {"file": file, "line": error.line, "field": error.field, "mend": error.mend}
 
 
 def _write(answers: TextIO, line: str) -> None:
@@ -273,7 +264,7 @@ def _write(answers: TextIO, line: str) -> None:
 
 
 def main() -> None:
-    """Speaks over the original standard output and sends what Java prints there to standard error."""
+    """Answers over the original standard output, and sends what Java prints there to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="ascii") as answers:
         os.dup2(2, 1)
         answer(sys.stdin, answers)

@@ -1,4 +1,4 @@
-"""The sparse runs of the evaluation splits: BM25's, and those of the further baselines that were asked for.
+"""Writes the sparse runs of the evaluation splits: BM25's, and those of the further baselines.
 
 BM25's run of a split is `<split>.trec`, that of another system `<split>.<key>.trec`; `runs.json` says what they are,
 `lucene.json` the checksums of Lucene's index beside them.
@@ -87,7 +87,7 @@ def _watched(
 
 
 def search_parameters(system: Similarity, depth: int, language: str) -> dict[str, Any]:
-    """What decides a sparse ranking, for manifests; `language` is that of the index, or `BY_SCRIPT` of several."""
+    """Describes all that decides a sparse ranking; `language` is that of the index, or `BY_SCRIPT` of several."""
     return {
         **system.parameters,
         "depth": depth,

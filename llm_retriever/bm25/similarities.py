@@ -42,7 +42,7 @@ class Similarity:
     parameters: Mapping[str, float]
 
     def as_request(self) -> dict[str, Any]:
-        """As Lucene's process is asked for it."""
+        """The request by which Lucene's process is asked for it."""
         return {"java": f"{PACKAGE}.{self.java}", "arguments": list(self.parameters.values())}
 
 
@@ -67,12 +67,12 @@ SMOOTHINGS: Mapping[str, _Smoothing] = {
 
 
 def bm25(k1: float, b: float) -> Similarity:
-    """BM25 with these parameters."""
+    """Returns BM25 with these parameters."""
     return Similarity("bm25", "BM25", "BM25", "BM25Similarity", {"k1": k1, "b": b})
 
 
 def chosen_bm25(settings: MiningSettings) -> Similarity:
-    """BM25 as the settings have it: a preset, of which either parameter may be given another value."""
+    """Returns the BM25 of the settings: a preset, of which either parameter may be given another value."""
     k1, b = PRESETS[settings.bm25]
     return bm25(
         k1 if is_unset(settings.bm25_k1) else settings.bm25_k1, b if is_unset(settings.bm25_b) else settings.bm25_b
@@ -80,28 +80,28 @@ def chosen_bm25(settings: MiningSettings) -> Similarity:
 
 
 def parse_baselines(text: str) -> list[Similarity]:
-    """The ranking functions in ``"qld, qljm:0.2"``, each once.
+    """Parses ``"qld, qljm:0.2"`` into ranking functions, each once.
 
     Raises:
         InputError: A name is unknown or stands twice, or a value is out of its limits.
     """
-    found = [_baseline(entry.strip()) for entry in text.split(",") if entry.strip()]
-    if len({baseline.key for baseline in found}) < len(found):
-        raise InputError("names a baseline twice", field="baselines", mend="name each once")
-    return found
+    similarities = [_baseline(entry.strip()) for entry in text.split(",") if entry.strip()]
+    if len({baseline.key for baseline in similarities}) < len(similarities):
+        raise InputError("names a baseline twice", field="baselines", hint="name each once")
+    return similarities
 
 
 def _baseline(entry: str) -> Similarity:
     key, colon, value = (part.strip() for part in entry.partition(":"))
     kind = SMOOTHINGS.get(key)
     if kind is None:
-        mend = f"use {' or '.join(SMOOTHINGS)}, separated by commas"
-        raise InputError(f"{key!r} is no baseline", field="baselines", mend=mend)
+        hint = f"use {' or '.join(SMOOTHINGS)}, separated by commas"
+        raise InputError(f"{key!r} is no baseline", field="baselines", hint=hint)
     try:
         number = float(value) if colon else kind.default
     except ValueError:
         number = 0.0
     if not 0 < number <= kind.high or number == float("inf"):
-        mend = f"give a number above 0{'' if kind.high == float('inf') else f', at most {kind.high:g}'}"
-        raise InputError(f"{kind.parameter} {value!r} is refused", field="baselines", mend=mend)
+        hint = f"give a number above 0{'' if kind.high == float('inf') else f', at most {kind.high:g}'}"
+        raise InputError(f"{kind.parameter} {value!r} is refused", field="baselines", hint=hint)
     return Similarity(key, kind.label, kind.description, kind.java, {kind.parameter: number})

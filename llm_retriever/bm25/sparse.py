@@ -1,4 +1,4 @@
-"""Sparse search over a collection: starts Lucene in a process of its own, asks it, and ends it."""
+"""Sparse search over a collection: starts Lucene in a process of its own, queries it, and ends it."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ class SparseIndex:
         names = iter(queries)
         answered = 0
         while answered < len(queries):
-            found = self._answer()["hits"]
-            answered += len(found)
-            for hits in found:
+            answered_hits = self._answer()["hits"]
+            answered += len(answered_hits)
+            for hits in answered_hits:
                 yield next(names), [(_from_hex(passage), score) for score, passage in map(_fields, hits["scoreDocs"])]
 
     def _ask(self, request: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ class SparseIndex:
 
 
 def without_own(query: str, ranking: Ranking, own: Set[str]) -> Ranking:
-    """A ranking without the passage of the query's id, where the query is among `own` (`Collection.own_passages`)."""
+    """Removes the passage of the query's id, where the query is among `own` (`Collection.own_passages`)."""
     return [hit for hit in ranking if hit[0] != query] if query in own else ranking
 
 
@@ -144,5 +144,5 @@ _fields = operator.itemgetter("fields")
 
 
 def _from_hex(text: str) -> str:
-    """The passage id in Lucene's "[hex hex …]"."""
+    """Decodes the passage id in Lucene's "[hex hex …]"."""
     return bytes.fromhex(text[1:-1]).decode()

@@ -22,7 +22,7 @@ SPARE = 20
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came of the grid.
+    """The grid and its values.
 
     Attributes:
         split: Where the queries are from.
@@ -38,7 +38,7 @@ class Tuning:
 
     @property
     def best(self) -> tuple[float, float]:
-        """The k1 and b of the highest value; of equal ones, the smallest k1, then the smallest b."""
+        """k1 and b of the highest value; of equal ones, the smallest k1, then the smallest b."""
         return max(self.values, key=self.values.__getitem__)
 
     def as_json(self) -> dict[str, Any]:
@@ -64,12 +64,14 @@ def check_tunable(settings: MiningSettings, collection: Collection) -> None:
         return
     for name in ("bm25_k1", "bm25_b"):
         if not is_unset(getattr(settings, name)):
-            raise InputError("is given and to be tuned", field=name, mend="leave it at -1, or empty bm25_tune_split")
+            raise InputError(
+                "is given, and to be tuned as well", field=name, hint="leave it at -1, or empty bm25_tune_split"
+            )
     if settings.bm25_tune_split not in collection.splits:
         raise InputError(
             f"there is no split {settings.bm25_tune_split!r}",
             field="bm25_tune_split",
-            mend=f"the collection has {', '.join(collection.splits)}",
+            hint=f"the collection has {', '.join(collection.splits)}",
         )
 
 
@@ -79,7 +81,7 @@ def tune(
     settings: MiningSettings,
     grid: tuple[tuple[float, ...], tuple[float, ...]] = (K1, B),
 ) -> Tuning:
-    """Tries the grid on the judged queries of `settings.bm25_tune_split`, or on a seeded sample of them.
+    """Searches the grid on the judged queries of `settings.bm25_tune_split`, or on a seeded sample of them.
 
     The metrics are those of evaluation, and so is what they leave out.
 
@@ -101,8 +103,8 @@ def tune(
     values: dict[tuple[float, float], float] = {}
     with Progress("tune BM25", len(cells), "settings") as progress:
         for k1, b in cells:
-            found = index.search(queries, measure.cutoff + SPARE, bm25(k1, b))
-            run = {query: dict(without_own(query, ranking, own)) for query, ranking in found}
+            rankings = index.search(queries, measure.cutoff + SPARE, bm25(k1, b))
+            run = {query: dict(without_own(query, ranking, own)) for query, ranking in rankings}
             values[k1, b] = means(score_queries([measure], qrels, run))[measure.name]
             progress.update()
     return Tuning(settings.bm25_tune_split, len(queries), measure.name, values)
@@ -113,7 +115,7 @@ def _sample(collection: Collection, settings: MiningSettings) -> tuple[dict[str,
     qrels = {q: grades for q, grades in collection.qrels(split).items() if max(grades.values()) >= RELEVANT}
     queries = {q: text for q, text in collection.queries(split).items() if q in qrels}
     if not queries:
-        raise InputError(f"no query of {split!r} has a relevant passage", field="bm25_tune_split", mend="use another")
+        raise InputError(f"no query of {split!r} has a relevant passage", field="bm25_tune_split", hint="use another")
     if 0 < settings.bm25_tune_queries < len(queries):
         draw = random.Random(f"{settings.seed}:tune")  # noqa: S311 - a reproducible draw, no secret
         kept = set(draw.sample(list(queries), settings.bm25_tune_queries))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llm_retriever.data.collection import PassageLookup
+from llm_retriever.data.lines import JsonLines
 from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import Method
 from llm_retriever.models.batches import pad_id, padded
@@ -51,25 +49,22 @@ class ContrastiveDataset:
     Args:
         directory: A training set whose lines have been checked.
         passages: g, passages per query.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, directory: Path, passages: int, seed: int) -> None:
         self.path, self.passages, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, passages, seed, 0
-        self._offsets = array("Q", [0])
-        with self.path.open("rb") as lines:
-            for line in lines:
-                self._offsets.append(self._offsets[-1] + len(line))
+        self._rows = JsonLines(self.path)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the draws of an epoch, counted from 0."""
+        """Switches to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> Group:
-        row = self._row(item)
+        row = self._rows[item]
         positives = [positive["id"] for positive in row["positives"]]
         positive = positives[(item + self.seed + self.epoch) % len(positives)]
         passages = (positive, *self._negatives(item, row, positives))
@@ -78,42 +73,37 @@ class ContrastiveDataset:
         return Group(row["query"], passages, tuple(positives), teacher if len(teacher) == len(passages) else None)
 
     def sources(self) -> Iterator[str]:
-        """The data set that each example comes from, in order; "" where the training set does not say."""
-        with self.path.open("rb") as lines:
-            for line in lines:
-                yield json.loads(line).get("source", "")
-
-    def _row(self, item: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:
-            start, end = self._offsets[item], self._offsets[item + 1]
-            return json.loads(os.pread(file.fileno(), end - start, start))
+        """Data set of each example, in order; "" where the training set does not say."""
+        return (row.get("source", "") for row in self._rows)
 
     def _negatives(self, item: int, row: dict[str, Any], positives: Sequence[str]) -> list[str]:
-        found, wanted = [negative["id"] for negative in row["negatives"]], self.passages - 1
-        if not found:
-            return self._borrowed(item, positives, wanted)
-        if len(found) < wanted:
-            return random.Random(f"{item + self.seed} {self.epoch}").choices(found, k=wanted)  # noqa: S311
-        random.Random(item + self.seed).shuffle(found)  # noqa: S311
-        start = self.epoch * wanted % len(found)
-        return (found + found)[start : start + wanted]
+        ids, needed = [negative["id"] for negative in row["negatives"]], self.passages - 1
+        if not ids:
+            return self._borrowed(item, positives, needed)
+        if len(ids) < needed:
+            return random.Random(f"{item + self.seed} {self.epoch}").choices(ids, k=needed)  # noqa: S311
+        # The same order in every epoch, so that the window moves on to negatives that were not seen yet.
+        random.Random(item + self.seed).shuffle(ids)  # noqa: S311
+        start = self.epoch * needed % len(ids)
+        return (ids + ids)[start : start + needed]
 
-    def _borrowed(self, item: int, positives: Sequence[str], wanted: int) -> list[str]:
-        """Positives of other queries, for a query that has no hard negatives."""
+    def _borrowed(self, item: int, positives: Sequence[str], needed: int) -> list[str]:
+        """Draws positives of other queries, for a query that has no hard negatives."""
         draw = random.Random(f"{item + self.seed} {self.epoch}")  # noqa: S311
-        others = [self._row(draw.randrange(len(self)))["positives"][0]["id"] for _ in range(8 * wanted)]
+        # More than needed, because some are positives of this query too.
+        others = [self._rows[draw.randrange(len(self))]["positives"][0]["id"] for _ in range(8 * needed)]
         usable = [other for other in others if other not in positives] or others
-        return (usable * wanted)[:wanted]
+        return (usable * needed)[:needed]
 
 
 class GroupCollator:
-    """Words groups for a method and pads them into one batch of queries and one of passages.
+    """Puts groups into a method's prompts and pads them into one batch of queries and one of passages.
 
     Padding is on the right whatever the card says: under causal attention real tokens never see it, so no mask is needed;
     under bidirectional attention the mask hides it. The vectors are those of left padding.
 
     Args:
-        method: Wordings, lengths, embedding tokens.
+        method: Prompts, lengths, embedding tokens.
         tokenizer: The backbone's.
         lookup: The collection's passages.
     """
@@ -158,7 +148,7 @@ class GroupCollator:
 
 
 def _known(groups: Sequence[Group]) -> dict[str, Tensor]:
-    """What is known of the passages beside their texts."""
+    """Facts of the passages beside their texts."""
     most = max(len(group.positives) for group in groups)
     positives = [[*map(number, group.positives), *[-1] * (most - len(group.positives))] for group in groups]
     known = {
@@ -170,5 +160,5 @@ def _known(groups: Sequence[Group]) -> dict[str, Tensor]:
 
 
 def number(identifier: str) -> int:
-    """A number of 63 bits for an id, the same in every process."""
+    """Hashes an id to 63 bits, alike in every process."""
     return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest()) >> 1

@@ -14,27 +14,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.methods import Method
-from llm_retriever.models.pooling import pooled
+from llm_retriever.models.pooling import pool
 from llm_retriever.training.chunks import agreed, chunked, limits_of
-from llm_retriever.training.gradient_cache import recomputed
+from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
 
-def contrastive_loss(queries: Tensor, passages: Tensor, temperature: float, copies: Tensor | None = None) -> Tensor:
+def contrastive_loss(
+    queries: Tensor, passages: Tensor, temperature: float, false_negative_mask: Tensor | None = None
+) -> Tensor:
     """`-(1/B) Σ_i log( exp(s(q_i, d_{i·g}) / τ) / Σ_{j<B·g} exp(s(q_i, d_j) / τ) )`, with s the inner product.
 
     Args:
         queries: float [B, dimension]; of length 1 where s is to be the cosine.
         passages: float [B·g, dimension]; row i·g is the positive of query i.
         temperature: τ.
-        copies: bool [B, B·g]; what is left out of the sum. None = nothing.
+        false_negative_mask: bool [B, B·g]; True = left out of the sum. None = nothing is.
 
     Returns:
         A scalar.
     """
     scores = queries @ passages.T / temperature
-    if copies is not None:
-        scores = scores.masked_fill(copies, float("-inf"))
+    if false_negative_mask is not None:
+        scores = scores.masked_fill(false_negative_mask, float("-inf"))
     group = passages.shape[0] // queries.shape[0]
     return functional.cross_entropy(scores, torch.arange(queries.shape[0], device=scores.device) * group)
 
@@ -54,12 +56,12 @@ def distillation_loss(queries: Tensor, passages: Tensor, temperature: float, tea
         A scalar.
     """
     scores = torch.einsum("bd,bgd->bg", queries, passages.unflatten(0, teacher.shape)) / temperature
-    own, given = (functional.log_softmax(values.float(), dim=-1) for values in (scores, teacher))
-    return functional.kl_div(own, given, reduction="batchmean", log_target=True)
+    own, target = (functional.log_softmax(values.float(), dim=-1) for values in (scores, teacher))
+    return functional.kl_div(own, target, reduction="batchmean", log_target=True)
 
 
-def gathered(vectors: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks; only the own rows carry gradients.
+def all_gather_with_grad(vectors: Tensor) -> Tensor:
+    """Gathers the rows of all processes in the order of their ranks; only the own rows carry gradients.
 
     Args:
         vectors: [n, dimension], the same n in every process.
@@ -75,8 +77,8 @@ def gathered(vectors: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def copies_of_positives(passages: Tensor, positives: Tensor) -> Tensor:
-    """Where the pool of all processes has a positive of a query, but for the one that it is trained on.
+def mask_false_negatives(passages: Tensor, positives: Tensor) -> Tensor:
+    """Marks the positives of a query in the pool of all processes, but for the one that it is trained on.
 
     Args:
         passages: int64 [B·g], a number for each passage's id.
@@ -85,11 +87,11 @@ def copies_of_positives(passages: Tensor, positives: Tensor) -> Tensor:
     Returns:
         bool [processes · B, processes · B·g].
     """
-    found = (gathered(passages)[None, :, None] == positives[:, None, :]).any(dim=-1)
-    found = gathered(found.to(torch.uint8)).bool()
-    own = torch.arange(len(found), device=found.device)
-    found[own, own * (found.shape[1] // len(found))] = False
-    return found
+    mask = (all_gather_with_grad(passages)[None, :, None] == positives[:, None, :]).any(dim=-1)
+    mask = all_gather_with_grad(mask.to(torch.uint8)).bool()
+    own = torch.arange(len(mask), device=mask.device)
+    mask[own, own * (mask.shape[1] // len(mask))] = False
+    return mask
 
 
 class ContrastiveLoss:
@@ -119,31 +121,33 @@ class ContrastiveLoss:
         undoes the average.
         """
         vectors = self.encode(model, *_both_sides(batch)).split([len(batch["query_ids"]), len(batch["passage_ids"])])
-        loss = self._of(batch, *map(gathered, vectors))
+        loss = self._of(batch, *map(all_gather_with_grad, vectors))
         others = (dist.get_world_size() if dist.is_initialized() else 1) - 1
         return loss + others * (loss - loss.detach()) if others else loss
 
     def _of(self, batch: dict[str, Tensor], queries: Tensor, passages: Tensor) -> Tensor:
-        copies = None
+        false_negative_mask = None
         if self.mask_positives and "passage_numbers" in batch:
-            copies = copies_of_positives(batch["passage_numbers"], batch["positive_numbers"])
-        teacher = gathered(batch["teacher"]) / self.teacher_temperature if self.weight else None
+            false_negative_mask = mask_false_negatives(batch["passage_numbers"], batch["positive_numbers"])
+        teacher = all_gather_with_grad(batch["teacher"]) / self.teacher_temperature if self.weight else None
         pairs = [(queries, passages), *((self._prefix(queries, n), self._prefix(passages, n)) for n in self.prefixes)]
-        return torch.stack([self._of_pair(*pair, copies, teacher) for pair in pairs]).mean()
+        return torch.stack([self._of_pair(*pair, false_negative_mask, teacher) for pair in pairs]).mean()
 
     def _prefix(self, vectors: Tensor, numbers: int) -> Tensor:
-        """The first numbers of vectors, worth a vector themselves, as an index of so many searches them."""
+        """Cuts vectors to their first numbers, normalised again, as an index of so many searches them."""
         kept = vectors[:, :numbers]
         return functional.normalize(kept, dim=-1) if self.normalise else kept
 
-    def _of_pair(self, queries: Tensor, passages: Tensor, copies: Tensor | None, teacher: Tensor | None) -> Tensor:
-        loss = contrastive_loss(queries, passages, self.temperature, copies)
+    def _of_pair(
+        self, queries: Tensor, passages: Tensor, false_negative_mask: Tensor | None, teacher: Tensor | None
+    ) -> Tensor:
+        loss = contrastive_loss(queries, passages, self.temperature, false_negative_mask)
         if teacher is None:
             return loss
         return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
     def encode(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Vectors of right-padded rows, float32 [rows, dimension]; `counts` as in `pooling.pooled`.
+        """Encodes right-padded rows, float32 [rows, dimension]; `counts` as in `pooling.pool`.
 
         Rows of like length go through the model together, at most `gradient_cache` of them where there is one, and fewer
         after memory ran out (`passes.divisor`); the pool of negatives stays the same.
@@ -159,22 +163,22 @@ class ContrastiveLoss:
         return torch.cat(parts)[order.argsort()]
 
     def _at_once(self, rows: int) -> int:
-        """How many rows go through the model together, at most; 0 = as many as it takes."""
+        """Number of rows that go through the model together, at most; 0 = as many as it takes."""
         return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
 
     def _chunk(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
         if self.gradient_cache or self.divisor > 1:
-            return recomputed(self._vectors, model, ids, mask, counts)
+            return checkpointed(self._vectors, model, ids, mask, counts)
         return self._vectors(model, ids, mask, counts)
 
     def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
         seen = mask if self.masked else None
         hidden = model(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state
-        return pooled(hidden, mask, self.pooling, counts, normalise=self.normalise)
+        return pool(hidden, mask, self.pooling, counts, normalise=self.normalise)
 
 
 def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ids, mask and pooled counts of the queries and, below them, of the passages; they go through the model together."""
+    """Stacks ids, mask and pooled counts of queries and passages, which go through the model together."""
     width = max(batch["query_ids"].shape[1], batch["passage_ids"].shape[1])
     ids, mask = (
         torch.cat([functional.pad(side, (0, width - side.shape[1])) for side in sides])

@@ -1,4 +1,4 @@
-"""Updates whose queries all come from one data set, so that in-batch negatives are of one kind (E5, LLM2Vec)."""
+"""Batches whose queries all come from one data set, so that in-batch negatives are of one kind (E5, LLM2Vec)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HomogeneousDataset:
         dataset: The examples.
         members: Positions of the examples of each data set.
         batch_size: Queries per update.
-        seed: Of the order.
+        seed: Seed of the order.
     """
 
     ordered = True
@@ -39,7 +39,7 @@ class HomogeneousDataset:
         return len(self._order)
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the draws of an epoch, counted from 0."""
+        """Switches to the draws of an epoch, counted from 0."""
         self.dataset.set_epoch(epoch)
         draw = np.random.default_rng((self.seed, epoch))
         updates = [update for positions in self.members for update in self._updates(draw.permutation(positions))]
@@ -55,7 +55,7 @@ class HomogeneousDataset:
 
 
 def homogeneous(dataset: ContrastiveDataset, batch_size: int, seed: int) -> ContrastiveDataset | HomogeneousDataset:
-    """The dataset in updates of one data set each; as it is where there is only one.
+    """Deals the dataset into updates of one data set each; returns it as it is where there is only one.
 
     Raises:
         InputError: A data set has fewer examples than an update.
@@ -65,12 +65,12 @@ def homogeneous(dataset: ContrastiveDataset, batch_size: int, seed: int) -> Cont
         named.setdefault(source, []).append(position)
     if len(named) < 2:
         return dataset
-    refuse_small({source: len(positions) for source, positions in named.items()}, batch_size, dataset.path)
+    check_source_sizes({source: len(positions) for source, positions in named.items()}, batch_size, dataset.path)
     return HomogeneousDataset(dataset, [np.asarray(positions) for positions in named.values()], batch_size, seed)
 
 
-def refuse_small(sizes: dict[str, int], batch_size: int, path: Path) -> None:
-    """Refuses data sets that cannot fill an update.
+def check_source_sizes(sizes: dict[str, int], batch_size: int, path: Path) -> None:
+    """Raises InputError for data sets that cannot fill an update.
 
     Raises:
         InputError: For the smallest one.
@@ -81,5 +81,5 @@ def refuse_small(sizes: dict[str, int], batch_size: int, path: Path) -> None:
             f"the source {source!r} has {size} examples, fewer than an update of {batch_size}",
             file=path,
             field="sources",
-            mend="lower batch_size, or use sources=mixed",
+            hint="lower batch_size, or use sources=mixed",
         )

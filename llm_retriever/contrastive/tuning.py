@@ -1,4 +1,4 @@
-"""Contrastive tuning from the adapted backbone to a retriever's directory: model, adapter and card."""
+"""Tunes an adapted backbone contrastively into a retriever's directory: model, adapter and card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
 
 
 def resolved_method(settings: TuningSettings) -> Method:
-    """The row of the methods table with everything that the settings override.
+    """Returns the row of the methods table with everything that the settings override.
 
     Lengths in the settings are those of one copy of a text: a method that needs two (Echo) gets twice as many tokens.
 
@@ -48,20 +48,20 @@ def resolved_method(settings: TuningSettings) -> Method:
         raise InputError(
             f"{settings.method} has one prompt for queries and one for passages",
             field="read_out",
-            mend="leave it empty",
+            hint="leave it empty",
         )
     row = overridden(row, settings)
     if row.query.between is None:
         return row
-    given = {name: getattr(settings, name) for name in ("query_length", "passage_length")}
-    return dataclasses.replace(row, **{name: 2 * length for name, length in given.items() if not is_unset(length)})
+    lengths = {name: getattr(settings, name) for name in ("query_length", "passage_length")}
+    return dataclasses.replace(row, **{name: 2 * length for name, length in lengths.items() if not is_unset(length)})
 
 
 def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set: Path, retriever: Path) -> TrainingLog:
     """Tunes a backbone into a retriever.
 
     Args:
-        settings: Of the step.
+        settings: Settings of the step.
         adapted: A backbone directory, output of fetch_backbone or adapt_backbone.
         collection: The collection that the training set refers to.
         training_set: Output of mine_negatives.
@@ -78,10 +78,10 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     row, lineage, source = resolved_method(settings), load_lineage(adapted), Collection.open(collection)
     examples = TrainingSet.open(training_set, source)
     if not len(examples):
-        raise InputError("has no examples", file=training_set, mend="mine it from a collection with a train split")
+        raise InputError("has no examples", file=training_set, hint="mine it from a collection with a train split")
     check(examples, source)
-    refuse_without_teacher(row, examples)
-    refuse_unfit(row, adapted)
+    check_teacher_scores(row, examples)
+    check_tokenizer(row, adapted)
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
@@ -112,8 +112,8 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     return log
 
 
-def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
-    """Refuses to distil a teacher that the training set holds no scores of.
+def check_teacher_scores(row: Method, examples: TrainingSet) -> None:
+    """Raises InputError where a method distils a teacher that the training set holds no scores of.
 
     Raises:
         InputError: The first example without them.
@@ -129,12 +129,12 @@ def refuse_without_teacher(row: Method, examples: TrainingSet) -> None:
             file=examples.directory / EXAMPLES_FILE,
             line=line,
             field="score_teacher",
-            mend="score every positive and negative, or use distillation_weight=0",
+            hint="score every positive and negative, or use distillation_weight=0",
         )
 
 
-def refuse_unfit(row: Method, backbone: Path) -> None:
-    """Refuses, before weights are loaded, a method that does not go with a backbone's tokenizer.
+def check_tokenizer(row: Method, backbone: Path) -> None:
+    """Raises InputError, before weights are loaded, for a method that does not go with a backbone's tokenizer.
 
     Raises:
         InputError: The tokenizer lacks embedding tokens of the method, a length leaves no room for a text, or a prefix of
@@ -147,13 +147,13 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
             f"{row.name} is read out at {missing[0]}{count}, tokens that this backbone does not have",
             file=backbone,
             field="method",
-            mend="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
+            hint="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
-    _refuse_other_tokens(row, backbone)
+    _check_embedding_tokens(row, backbone)
     shape = AutoConfig.from_pretrained(backbone).get_text_config()
     if wrong := [n for n in row.tuning.prefixes if n >= shape.hidden_size]:
         problem = f"vectors have {shape.hidden_size:,} numbers, of which {wrong[0]:,} are no prefix"
-        raise InputError(problem, field="matryoshka_dimensions", mend="give fewer; whole vectors are always trained")
+        raise InputError(problem, field="matryoshka_dimensions", hint="give fewer; whole vectors are always trained")
     most = getattr(shape, "max_position_embeddings", None)
     for name in ("query_length", "passage_length"):
         if most is not None and getattr(row, name) > most:
@@ -163,17 +163,17 @@ def refuse_unfit(row: Method, backbone: Path) -> None:
     PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
 
 
-def _refuse_other_tokens(row: Method, backbone: Path) -> None:
-    """A vector that is read at other tokens than stage one has trained for it would not be what was trained."""
-    found = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
-    trained = found[-1] if found else None
-    for wanted in (list(row.passage.embedding_tokens), list(row.query.embedding_tokens)):
-        if trained and wanted not in trained:
+def _check_embedding_tokens(row: Method, backbone: Path) -> None:
+    """Raises InputError where a vector would be read at other tokens than stage one has trained for it."""
+    recorded = [stage.settings.get(EMBEDDING_TOKENS) for stage in load_lineage(backbone).stages if _trains(stage, row)]
+    trained = recorded[-1] if recorded else None
+    for tokens in (list(row.passage.embedding_tokens), list(row.query.embedding_tokens)):
+        if trained and tokens not in trained:
             raise InputError(
-                f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(wanted)}",
+                f"stage one trained the embedding tokens {' '.join(trained[0])}, not {' '.join(tokens)}",
                 file=backbone,
                 field="embedding",
-                mend="use the same embedding and the same recipe in both stages",
+                hint="use the same embedding and the same recipe in both stages",
             )
 
 
@@ -184,7 +184,7 @@ def _trains(stage: Stage, row: Method) -> bool:
 
 
 def work(job: dict[str, Any]) -> None:
-    """One training process: loads, trains, saves; rank 0 writes the log."""
+    """Runs one training process: loads, trains, saves; rank 0 writes the log."""
     settings = steps.build(TuningSettings, job["settings"])
     run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
     paths = {name: Path(path) for name, path in job["paths"].items()}
@@ -212,6 +212,6 @@ def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the weights."""
+    """Versions of the packages that decide the weights."""
     named = ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed")
     return {name: importlib.metadata.version(name) for name in named} | {"cuda": torch.version.cuda or ""}

@@ -1,1 +1,1 @@
-"""Collections and training sets: the layout that every step reads, and how sources become one."""
+"""Collections and training sets: the layout that every step reads, and the sources that become one."""

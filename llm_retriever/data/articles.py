@@ -1,4 +1,4 @@
-"""Which passages of a source follow each other: kept while the collection is prepared, then written for those that are left."""
+"""Articles, the order of a source's passages: kept while the collection is prepared, then written for the passages left."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_retriever.data.collection import ARTICLES_FILE
-from llm_retriever.data.row_index import Ledger
+from llm_retriever.data.row_index import RowIndex
 from llm_retriever.data.sources.reading import BadLines
 from llm_retriever.data.sources.rows import Place, identifier
-from llm_retriever.errors import InputError
 
 STAGED_FILE = "articles.read"
 
 
 class ArticleRow(NamedTuple):
-    """An article of a source, as the ids of its passages in their order."""
+    """An article of a source, as the ids of its passages in order."""
 
     place: Place
     id: str
@@ -25,19 +24,17 @@ class ArticleRow(NamedTuple):
 
 
 def article_row(record: dict[str, Any], place: Place) -> ArticleRow:
-    """The article of a record {_id, passages}.
+    """Parses the article of a record {_id, passages}.
 
     Raises:
         InputError: A field is missing or of another type, there are no passages, or an id is none.
     """
     name, passages = identifier(record, "_id", place), record.get("passages")
     if not isinstance(passages, list) or not passages:
-        raise InputError(
+        raise place.error(
             "must be a list of passage ids",
-            file=place.file,
-            line=place.line,
             field="passages",
-            mend="write the ids in the order in which the passages follow each other",
+            hint="write the ids in the order in which the passages follow each other",
         )
     return ArticleRow(place, name, [identifier({"passages": one}, "passages", place) for one in passages])
 
@@ -47,20 +44,20 @@ class Articles:
 
     Args:
         draft: The collection's directory.
-        ledger: What is remembered of the passages.
+        row_index: Index of the passages.
         bad: Takes articles that name unknown passages.
     """
 
-    def __init__(self, draft: Path, ledger: Ledger, bad: BadLines) -> None:
-        self.draft, self.ledger, self.bad = draft, ledger, bad
+    def __init__(self, draft: Path, row_index: RowIndex, bad: BadLines) -> None:
+        self.draft, self.row_index, self.bad = draft, row_index, bad
 
     def add(self, row: ArticleRow) -> None:
-        """Takes in an article; its passages need not be known yet."""
+        """Adds an article; its passages need not be known yet."""
         with (self.draft / STAGED_FILE).open("a", encoding="utf-8") as staged:
             staged.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def write(self, is_left: Callable[[str], bool]) -> int:
-        """Writes the articles, if there are any to write; returns how many.
+        """Writes the articles, if there are any; returns how many.
 
         Merged passages are named by the one that was kept. Where a passage was left out, its article is parted, so that
         neighbours in the collection are neighbours in the source; parts of a single passage are not written.
@@ -86,7 +83,7 @@ class Articles:
         return number
 
     def _parts(self, row: ArticleRow, is_left: Callable[[str], bool]) -> Iterator[list[str]]:
-        """Runs of at least two passages that the collection has, one after the other."""
+        """Yields runs of at least two consecutive passages that the collection has."""
         part: list[str] = []
         for one in row.passages:
             kept = self._kept(one, row)
@@ -100,15 +97,11 @@ class Articles:
             yield part
 
     def _kept(self, passage_id: str, row: ArticleRow) -> str | None:
-        """The passage that stands for one of the source; None if the source has none that can be used."""
-        kept = self.ledger.keeper(passage_id)
+        """Id of the passage that stands for one of the source; None if the source has none that can be used."""
+        kept = self.row_index.keeper(passage_id)
         if kept is None and ("passage", passage_id) not in self.bad.ids:
-            error = InputError(
-                f"names the unknown passage {passage_id!r}",
-                file=row.place.file,
-                line=row.place.line,
-                field="passages",
-                mend="add the passage or remove its id",
+            error = row.place.error(
+                f"names the unknown passage {passage_id!r}", field="passages", hint="add the passage or remove its id"
             )
             self.bad.set_aside(error, {"_id": row.id, "passage": passage_id})
         return kept

@@ -12,8 +12,6 @@ import collections
 import hashlib
 import itertools
 import json
-import os
-import weakref
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
@@ -26,6 +24,7 @@ from typing_extensions import TypedDict
 
 from llm_retriever import files
 from llm_retriever.data.grades import grade_of
+from llm_retriever.data.lines import LineReader
 from llm_retriever.errors import InputError
 from llm_retriever.files.checksums import sha256_of_large_file
 
@@ -43,9 +42,8 @@ LEFT_OUT = "left_out"
 RELEVANT = 1
 """Lowest grade of a relevant passage, but for measures with a level of their own."""
 FORMAT = 1
-MEND = "give the output of prepare_corpus"
+HINT = "give the output of prepare_corpus"
 AGAIN = "prepare the collection again"
-LINE_BYTES = 4096
 ID_PREFIX = b'{"_id": "'
 
 
@@ -68,7 +66,7 @@ class _Source(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What readers rely on in `collection.json`."""
+    """The fields of `collection.json` that readers rely on."""
 
     counts: _Counts
     splits: dict[_Name, _Split]
@@ -82,7 +80,7 @@ _MANIFEST = TypeAdapter(_Manifest)
 
 
 class Passage(NamedTuple):
-    """A passage of the corpus; the title may be empty."""
+    """A passage of the corpus: `id`, `title`, which may be empty, and `text`."""
 
     id: str
     title: str
@@ -122,18 +120,18 @@ class Collection:
         """
         directory = Path(path)
         if not directory.is_dir():
-            raise InputError("no such directory", file=directory, mend=MEND)
-        manifest = files.read_json(directory / MANIFEST_FILE, mend=MEND)
+            raise InputError("no such directory", file=directory, hint=HINT)
+        manifest = files.read_json(directory / MANIFEST_FILE, hint=HINT)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, mend=MEND)
-        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, mend=AGAIN)
+            raise InputError(f"not a collection of format {FORMAT}", file=directory / MANIFEST_FILE, hint=HINT)
+        files.checked(_MANIFEST, manifest, directory / MANIFEST_FILE, hint=AGAIN)
         for name, size in manifest["files"].items():
             file = directory / name
             if not file.is_file() or file.stat().st_size != size:
-                raise InputError("is missing or was changed", file=file, mend=AGAIN)
+                raise InputError("is missing or was changed", file=file, hint=AGAIN)
         if fingerprint_of(directory, manifest["files"]) != manifest["fingerprint"]:
             # A change that keeps the size would pass for the collection that the fingerprint names.
-            raise InputError("a file was changed", file=directory, field="fingerprint", mend=AGAIN)
+            raise InputError("a file was changed", file=directory, field="fingerprint", hint=AGAIN)
         return cls(directory, manifest)
 
     def passages(self) -> Iterator[Passage]:
@@ -143,7 +141,7 @@ class Collection:
                 yield _passage(line)
 
     def spans(self, positions: Iterable[range]) -> Iterator[list[Passage]]:
-        """Streams the passages at some positions, a list for each range; what lies before and between is not parsed.
+        """Streams the passages at some positions, a list for each range; lines before and between are not parsed.
 
         Args:
             positions: Ranges in ascending order that do not overlap.
@@ -163,25 +161,25 @@ class Collection:
                     yield json.loads(line)["passages"]
 
     def kept_ids(self, ids: Container[str]) -> dict[str, str]:
-        """By the id of a passage that was merged into another one, the id of that one; of the ids given."""
+        """Maps ids of passages that were merged into another one to the id of that one; of the ids given."""
         return {one: kept for one, kept in self._table(MERGED_FILE) if one in ids}
 
     def teacher_scores(self) -> dict[str, dict[str, float]]:
-        """A teacher's score by passage id by query id; {} where the source has none."""
-        found: dict[str, dict[str, float]] = {}
+        """Reads a teacher's score by passage id by query id; {} where the source has none."""
+        scores: dict[str, dict[str, float]] = {}
         for query, passage, score in self._table(TEACHER_FILE):
-            found.setdefault(query, {})[passage] = float(score)
-        return found
+            scores.setdefault(query, {})[passage] = float(score)
+        return scores
 
     def _table(self, name: str) -> Iterator[list[str]]:
-        """The lines of an optional file of tab-separated columns; the fingerprint vouches for them."""
+        """Reads the lines of an optional file of tab-separated columns; the fingerprint vouches for them."""
         if name in self.manifest["files"]:
             with (self.directory / name).open(encoding="utf-8") as lines:
                 for line in lines:
                     yield line.rstrip("\n").split("\t")
 
     def queries(self, split: str) -> dict[str, str]:
-        """Text by query id for the queries that a split judges, in the order of the source.
+        """Reads text by query id for the queries that a split judges, in the order of the source.
 
         Raises:
             InputError: There is no such split.
@@ -192,18 +190,18 @@ class Collection:
             return {row["_id"]: row["text"] for row in rows if row["_id"] in judged}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Grade by passage id by query id; grades of 1 and more are relevant.
+        """Reads grade by passage id by query id; grades of 1 and more are relevant.
 
         Raises:
             InputError: There is no such split.
         """
-        found: dict[str, dict[str, int]] = {}
+        qrels: dict[str, dict[str, int]] = {}
         for query, passage, grade in self._judgments(split):
-            found.setdefault(query, {})[passage] = grade
-        return found
+            qrels.setdefault(query, {})[passage] = grade
+        return qrels
 
     def own_passages(self, split: str) -> frozenset[str]:
-        """Queries of a split whose rankings must not hold the passage of the same id, whether or not there is one.
+        """Queries of a split whose rankings must leave out the passage of the same id, whether or not it exists.
 
         None where the collection keeps such passages; never one whose own passage is judged relevant to it.
 
@@ -215,7 +213,7 @@ class Collection:
         return frozenset(query for query, grades in self.qrels(split).items() if grades.get(query, 0) < RELEVANT)
 
     def lookup(self) -> PassageLookup:
-        """Random access to the passages by id; reads the corpus once to find where they lie."""
+        """Opens random access to the passages by id; reads the corpus once to find where they lie."""
         return PassageLookup(self.directory / CORPUS_FILE)
 
     def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
@@ -224,32 +222,30 @@ class Collection:
                 f"there is no split {split!r}",
                 file=self.directory / MANIFEST_FILE,
                 field="splits",
-                mend=f"the collection has {', '.join(self.splits)}",
+                hint=f"the collection has {', '.join(self.splits)}",
             )
         file = self.directory / QRELS_DIRECTORY / f"{split}.tsv"
         with file.open(encoding="utf-8") as lines:
             if next(lines, None) != QRELS_HEADER:
-                problem = f"the header is not {' '.join(QRELS_HEADER.split())}"
-                raise InputError(problem, file=file, line=1, mend=AGAIN)
+                raise InputError(f"the header is not {' '.join(QRELS_HEADER.split())}", file=file, line=1, hint=AGAIN)
             for number, line in enumerate(lines, start=2):
                 columns = line.rstrip("\n").split("\t")
                 if len(columns) != 3:
-                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, mend=AGAIN)
+                    raise InputError(f"{len(columns)} columns instead of 3", file=file, line=number, hint=AGAIN)
                 yield columns[0], columns[1], grade_of(columns[2], file=file, line=number, field="score")
 
 
 class PassageLookup:
     """Passages by id in 16 bytes of memory each: sorted 8-byte hashes of the ids, and where each line begins.
 
-    Two ids may share a hash; the id that is read decides. It can be pickled, and shared by forked processes, because it
-    reads at positions (`pread`) instead of moving through the file.
+    Two ids may share a hash; the id that is read decides. It can be pickled, and shared by forked processes.
 
     Args:
         corpus: A `corpus.jsonl` that `prepare` wrote.
     """
 
     def __init__(self, corpus: Path) -> None:
-        self.corpus = corpus
+        self._lines = LineReader(corpus)
         hashes, offsets = array("Q"), array("Q")
         offset = 0
         with corpus.open("rb") as lines:
@@ -260,11 +256,6 @@ class PassageLookup:
         unsorted = np.frombuffer(hashes, np.uint64)
         order = np.argsort(unsorted, kind="stable")
         self._hashes, self._offsets = unsorted[order], np.frombuffer(offsets, np.uint64)[order]
-        self._open()
-
-    def _open(self) -> None:
-        self._descriptor = os.open(self.corpus, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -280,29 +271,14 @@ class PassageLookup:
         return passage
 
     def _find(self, passage_id: str) -> Passage | None:
-        wanted = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
-        position = int(np.searchsorted(self._hashes, wanted))
-        while position < len(self._hashes) and self._hashes[position] == wanted:
-            passage = _passage(self._line(int(self._offsets[position])))
+        hashed = np.uint64(_hash(passage_id.encode("utf-8", "surrogatepass")))
+        position = int(np.searchsorted(self._hashes, hashed))
+        while position < len(self._hashes) and self._hashes[position] == hashed:
+            passage = _passage(self._lines.line(int(self._offsets[position])))
             if passage.id == passage_id:
                 return passage
             position += 1
         return None
-
-    def _line(self, offset: int) -> bytes:
-        line = bytearray()
-        while b"\n" not in (piece := os.pread(self._descriptor, LINE_BYTES, offset + len(line))):
-            line += piece
-            if not piece:
-                return bytes(line)
-        return bytes(line + piece[: piece.index(b"\n")])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
 
 def fingerprint_of(directory: Path, names: Iterable[str]) -> str:
@@ -311,23 +287,23 @@ def fingerprint_of(directory: Path, names: Iterable[str]) -> str:
 
 
 def passage_line(passage: Passage) -> str:
-    """The line of `corpus.jsonl` for a passage, with its end; several times quicker than `json.dumps`."""
+    """Formats the line of `corpus.jsonl` for a passage, with its end; several times quicker than `json.dumps`."""
     name, title, text = (encode_basestring(part) for part in passage)
     return f'{{"_id": {name}, "title": {title}, "text": {text}}}\n'
 
 
 def same_texts(corpus: Path, texts: Mapping[str, str]) -> int:
-    """How many of the passages with these ids have the text that stands by their id, letter case aside.
+    """Counts the passages whose text is the one given for their id, letter case aside.
 
     Args:
         corpus: A `corpus.jsonl` that `prepare` wrote; it is streamed, and only lines with these ids are parsed.
         texts: Normalised, by passage id; compared with the passage's text, and with title and text together.
     """
-    wanted = {name.encode(): text.casefold() for name, text in texts.items()}
+    expected = {name.encode(): text.casefold() for name, text in texts.items()}
     same = 0
     with corpus.open("rb") as lines:
-        for line in lines if wanted else ():
-            text = wanted.get(_id(line))
+        for line in lines if expected else ():
+            text = expected.get(_id(line))
             if text is not None:
                 passage = _passage(line)
                 same += text in (passage.text.casefold(), f"{passage.title} {passage.text}".casefold())
@@ -340,12 +316,12 @@ def _passage(line: bytes) -> Passage:
 
 
 def _id(line: bytes) -> bytes:
-    """The id of a corpus line, without parsing the line where the id needs no unescaping."""
+    """Reads the id of a corpus line, without parsing the line where the id needs no unescaping."""
     if line.startswith(ID_PREFIX):
         end = line.index(b'"', len(ID_PREFIX))
-        found = line[len(ID_PREFIX) : end]
-        if b"\\" not in found:
-            return found
+        passage_id = line[len(ID_PREFIX) : end]
+        if b"\\" not in passage_id:
+            return passage_id
     return _passage(line).id.encode()
 
 

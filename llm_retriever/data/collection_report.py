@@ -1,4 +1,4 @@
-"""What a collection holds and what was changed on the way to it, as Markdown."""
+"""Reports what a collection holds and what was changed on the way to it, as Markdown."""
 
 from __future__ import annotations
 
@@ -72,24 +72,24 @@ def _unspaced(words: dict[str, dict[str, float]]) -> list[str]:
 
 
 def what_was_changed(manifest: dict[str, Any]) -> list[str]:
-    """What was merged, dropped and left out, a phrase each; at least one."""
+    """Lists what was merged, dropped and left out, a phrase each; at least one."""
     counts = manifest["counts"]
-    found = [f"{counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts.get(name)]
-    return [*found, *_left_out(manifest)] or ["nothing but white space and Unicode form"]
+    phrases = [f"{counts[name]:,} {meaning}" for name, meaning in CHANGES.items() if counts.get(name)]
+    return [*phrases, *_left_out(manifest)] or ["nothing but white space and Unicode form"]
 
 
 def _left_out(manifest: dict[str, Any]) -> list[str]:
-    """What is in the source and was not read; a split may be among it."""
-    found = manifest.get("left_out", {})
+    """Lists what is in the source and was not read; a split may be among it."""
+    left_out = manifest.get("left_out", {})
     lines = []
-    if names := found.get("files"):
+    if names := left_out.get("files"):
         shown = ", ".join(map(code, names[:SHOWN])) + (
             f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         )
         lines.append(f"files not read, because the layout has no such files: {shown}")
-    if fields := found.get("fields"):
-        told = ", ".join(f"{code(name)} ({number:,} records)" for name, number in fields.items())
-        lines.append(f"fields dropped, because the layout has no such fields: {told}")
+    if fields := left_out.get("fields"):
+        fields_text = ", ".join(f"{code(name)} ({number:,} records)" for name, number in fields.items())
+        lines.append(f"fields dropped, because the layout has no such fields: {fields_text}")
     return lines
 
 
@@ -97,10 +97,10 @@ def _own_passages(manifest: dict[str, Any]) -> list[str]:
     own = manifest.get("own_passages", {})
     if not own.get("queries") or not own["removed"]:
         return []
-    told = (
+    sentence = (
         f"{own['queries']:,} queries have the id of a passage, and {own['same_text']:,} of {own['compared']:,} its text"
     )
-    return ["", f"{told}: rankings leave these passages out, but for those judged relevant (`own_passages`)."]
+    return ["", f"{sentence}: rankings leave these passages out, but for those judged relevant (`own_passages`)."]
 
 
 def _origin(manifest: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Grades of judgments: the one reader of them, for sources of every layout and for prepared collections."""
+"""Parses grades of judgments, for sources of every layout and for prepared collections."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ as ids and time stamps; trec_eval takes memory in proportion to the highest grad
 # ASCII digits alone: Python's `int` reads "1_0" as 10, and digits of other scripts.
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 MOST_DIGITS = 24
-MEND = "grades are 0 (not relevant), 1, 2, …"
+HINT = "grades are 0 (not relevant), 1, 2, …"
 
 
 def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
-    """The grade in a cell: a whole number, or its digits; ``1.0`` is 1.
+    """Parses the grade in a cell: a whole number, or its digits; ``1.0`` is 1.
 
     Args:
         value: Text of a TSV file, or what JSON or parquet hold.
@@ -34,21 +34,21 @@ def grade_of(value: Any, *, file: str | Path, line: int, field: str) -> int:
     number = _from_text(value) if isinstance(value, str) else _whole(value)
     if number is None:
         problem = f"the grade {_shown(value)} is not a whole number"
-        raise InputError(problem, file=file, line=line, field=field, mend=MEND)
+        raise InputError(problem, file=file, line=line, field=field, hint=HINT)
     if not LOWEST <= number <= HIGHEST:
         raise InputError(
             f"the grade {_shown(value)} is not within {LOWEST} to {HIGHEST}",
             file=file,
             line=line,
             field=field,
-            mend=f"{MEND}; look whether this column holds grades at all",
+            hint=f"{HINT}; look whether this column holds grades at all",
         )
     return number
 
 
 @functools.lru_cache(maxsize=1024)
 def _from_text(text: str) -> int | None:
-    """The number that a text spells, None if it spells none; Python refuses thousands of digits, which are no grade."""
+    """Parses a number, None if there is none; Python refuses thousands of digits, which are no grade."""
     if not WHOLE.fullmatch(text):
         return None
     digits = text.partition(".")[0]

@@ -1,6 +1,6 @@
-"""From the rows of a source to a collection: checks what rows say about each other, merges, splits, writes, counts.
+"""Prepares a collection from the rows of a source: checks them against each other, merges, splits, writes, counts.
 
-Rows are looked at one at a time; what must be remembered of them lies in a `Ledger` on disk.
+Rows are looked at one at a time; what must be remembered of them lies in a `RowIndex` on disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm_retriever import files
 from llm_retriever.data import collection, scripts
 from llm_retriever.data.articles import ArticleRow, Articles
 from llm_retriever.data.collection import Passage, same_texts
-from llm_retriever.data.row_index import Finding, Ledger
+from llm_retriever.data.row_index import Finding, RowIndex
 from llm_retriever.data.scripts import has_unspaced
 from llm_retriever.data.sources import Source, opened_source
 from llm_retriever.data.sources.reading import BadLines, unread
@@ -62,17 +62,17 @@ def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool =
 
 @contextlib.contextmanager
 def _work(settings: CorpusSettings, source: Source, draft: Path, tolerate_empty: bool) -> Iterator[Preparation]:
-    path = draft / "ledger.sqlite"
-    ledger = Ledger(path)
+    path = draft / "row_index.sqlite"
+    row_index = RowIndex(path)
     try:
-        yield Preparation(settings, source, draft, ledger, tolerate_empty)
+        yield Preparation(settings, source, draft, row_index, tolerate_empty)
     finally:
-        ledger.close()
+        row_index.close()
         path.unlink()
 
 
 class Lengths:
-    """How many words texts have, as `scripts.words` counts them; memory does not grow with their number."""
+    """Counts of the words of texts, as `scripts.words` finds them; memory does not grow with the texts."""
 
     def __init__(self) -> None:
         self._numbers = [0] * (LONGEST_COUNTED + 1)
@@ -108,15 +108,15 @@ class Lengths:
 
 
 class Preparation:
-    """One preparation: its methods are called in the order in which they stand here."""
+    """One preparation; its methods are called in the order in which they stand here."""
 
     def __init__(
-        self, settings: CorpusSettings, source: Source, draft: Path, ledger: Ledger, tolerate_empty: bool = False
+        self, settings: CorpusSettings, source: Source, draft: Path, row_index: RowIndex, tolerate_empty: bool = False
     ) -> None:
-        self.settings, self.source, self.draft, self.ledger = settings, source, draft, ledger
+        self.settings, self.source, self.draft, self.row_index = settings, source, draft, row_index
         bad_lines = draft / collection.BAD_LINES_FILE
         self.bad = BadLines(settings.max_bad_lines, bad_lines, tolerate_empty=tolerate_empty)
-        self.articles = Articles(draft, ledger, self.bad)
+        self.articles = Articles(draft, row_index, self.bad)
         self.counts = dict.fromkeys(
             (
                 "passages",
@@ -141,7 +141,7 @@ class Preparation:
         self.passage_words, self.query_words = Lengths(), Lengths()
 
     def read(self) -> None:
-        """Takes in every row; the corpus is written as it comes."""
+        """Reads every row; the corpus is written as it comes."""
         rows: Iterator[Row | ArticleRow] = self.source.rows(self.bad)
         with (
             (self.draft / collection.CORPUS_FILE).open("w", encoding="utf-8") as corpus,
@@ -156,7 +156,7 @@ class Preparation:
                 elif isinstance(row, ArticleRow):
                     self.articles.add(row)
                 elif isinstance(row, TeacherRow):
-                    self.ledger.add_teacher(row)
+                    self.row_index.add_teacher(row)
                 else:
                     self._take_judgment(row)
                 if number % UNITS_BETWEEN_REPORTS == 0:
@@ -168,7 +168,7 @@ class Preparation:
         self.counts["passages"] += 1
 
     def _takes_passage(self, row: PassageRow) -> bool:
-        outcome = self.ledger.add_passage(row, merge=self.settings.deduplicate)
+        outcome = self.row_index.add_passage(row, merge=self.settings.deduplicate)
         if outcome == "repeated" and row.may_repeat:
             return False
         self.counts["passages_read"] += 1
@@ -177,100 +177,98 @@ class Preparation:
         if outcome == "copy":
             self.counts["duplicates_merged"] += 1
         else:
-            self._refuse_duplicate(row, outcome)
+            self._reject_duplicate(row, outcome)
         return False
 
     def _take_query(self, row: QueryRow) -> None:
-        outcome = self.ledger.add_query(row)
+        outcome = self.row_index.add_query(row)
         if outcome == "repeated" and row.may_repeat:
             return
         self.counts["queries_read"] += 1
         if outcome != "new":
-            self._refuse_duplicate(row, outcome)
+            self._reject_duplicate(row, outcome)
 
-    def _refuse_duplicate(self, row: PassageRow | QueryRow, outcome: str) -> None:
+    def _reject_duplicate(self, row: PassageRow | QueryRow, outcome: str) -> None:
         what = "passage" if isinstance(row, PassageRow) else "query"
         other = "" if outcome == "repeated" else " with another text"
-        error = InputError(
+        error = row.place.error(
             f"the {what} id {row.id!r} was there before{other}",
-            file=row.place.file,
-            line=row.place.line,
             field="id",
-            mend="give every passage and every query an id of its own",
+            hint="give every passage and every query an id of its own",
         )
         self.bad.set_aside(error, row._asdict())
 
     def _take_judgment(self, row: JudgmentRow) -> None:
-        self.ledger.add_judgment(row)
+        self.row_index.add_judgment(row)
         self.counts["judgments_read"] += 1
 
     def check(self) -> None:
-        """Checks what judgments, queries and passages say about each other.
+        """Checks judgments, queries and passages against each other.
 
         Raises:
             InputError: There are no passages or no judgments, a judgment names what is unknown or contradicts another,
                 or a training query has no positive.
         """
         self._check_there_is_something()
-        self.ledger.index_judgments()
-        self.ledger.note_set_aside(self.bad.ids)
+        self.row_index.index_judgments()
+        self.row_index.note_set_aside(self.bad.ids)
         for kind in ("query", "passage"):
-            for finding in self.ledger.judgments_of_unknown(kind):
-                self._refuse_unknown(kind, finding)
-            self.counts["judgments_dropped"] += self.ledger.drop_judgments_of_unknown(kind)
-        for finding in self.ledger.contradictions():
+            for finding in self.row_index.judgments_of_unknown(kind):
+                self._reject_unknown(kind, finding)
+            self.counts["judgments_dropped"] += self.row_index.drop_judgments_of_unknown(kind)
+        for finding in self.row_index.contradictions():
             problem = f"query {finding.query_id!r} and passage {finding.passage_id!r} were judged before, otherwise"
-            self._refuse(finding, problem, "score", "keep one of the lines")
-        for finding in list(self.ledger.training_queries_without_positives()):
+            self._reject(finding, problem, "score", "keep one of the lines")
+        for finding in list(self.row_index.training_queries_without_positives()):
             self._drop_query(finding)
-        if not self.ledger.splits():
-            raise InputError("no judgment is left", file=self.source.shown, mend="correct the bad lines")
+        if not self.row_index.splits():
+            raise InputError("no judgment is left", file=self.source.shown, hint="correct the bad lines")
 
     def _check_there_is_something(self) -> None:
         if not self.counts["passages_read"]:
-            raise InputError("no passages in it", file=self.source.shown, mend="give it at least one passage")
+            raise InputError("no passages in it", file=self.source.shown, hint="give it at least one passage")
         if not self.counts["judgments_read"]:
-            mend = "add qrels: training and evaluation need to know which passages answer which query"
-            raise InputError("no judgments in it", file=self.source.shown, mend=mend)
+            hint = "add qrels: training and evaluation need to know which passages answer which query"
+            raise InputError("no judgments in it", file=self.source.shown, hint=hint)
 
-    def _refuse_unknown(self, kind: str, finding: Finding) -> None:
+    def _reject_unknown(self, kind: str, finding: Finding) -> None:
         name = finding.query_id if kind == "query" else finding.passage_id
         if not finding.is_consequence:
             field = "query-id" if kind == "query" else "corpus-id"
-            self._refuse(finding, f"names the unknown {kind} {name!r}", field, f"add the {kind} or remove the line")
+            self._reject(finding, f"names the unknown {kind} {name!r}", field, f"add the {kind} or remove the line")
 
     def _drop_query(self, finding: Finding) -> None:
         if not finding.is_consequence:
             problem = f"the training query {finding.query_id!r} has no positive passage"
-            self._refuse(finding, problem, "query-id", "give it a passage of grade 1 or more, or remove it")
-        self.ledger.drop_training_query(finding.query_id)
+            self._reject(finding, problem, "query-id", "give it a passage of grade 1 or more, or remove it")
+        self.row_index.drop_training_query(finding.query_id)
         self.counts["queries_dropped"] += 1
 
-    def _refuse(self, finding: Finding, problem: str, field: str, mend: str) -> None:
+    def _reject(self, finding: Finding, problem: str, field: str, hint: str) -> None:
         place = finding.place
-        error = InputError(problem, file=place.file, line=place.line, field=field, mend=mend)
+        error = place.error(problem, field=field, hint=hint)
         self.bad.set_aside(error, {"query": finding.query_id, "passage": finding.passage_id})
 
     def split(self) -> None:
         """Holds out split dev where the source has nothing but train."""
-        if self.ledger.splits() == ["train"] and self.settings.heldout_queries:
-            self.ledger.hold_out(self.settings.heldout_queries, self.settings.seed)
+        if self.row_index.splits() == ["train"] and self.settings.heldout_queries:
+            self.row_index.hold_out(self.settings.heldout_queries, self.settings.seed)
 
     def write(self) -> None:
         """Writes all but the manifest, and thins the corpus out where a subset is wanted."""
         self._write_queries()
         (self.draft / collection.QRELS_DIRECTORY).mkdir()
-        for split in self.ledger.splits():
+        for split in self.row_index.splits():
             self._write_qrels(split)
         self._settle_own_passages()
         thinned = 0 < self.settings.max_passages < self.counts["passages"]
         if thinned:
             self._thin_corpus()
-        is_left = self.ledger.is_chosen if thinned else lambda _: True
+        is_left = self.row_index.is_chosen if thinned else lambda _: True
         if articles := self.articles.write(is_left):
             self.counts["articles"] = articles
-        self._write_table(collection.MERGED_FILE, (row for row in self.ledger.merged() if is_left(row[1])))
-        self._write_table(collection.TEACHER_FILE, (row for row in self.ledger.teacher_scores() if is_left(row[1])))
+        self._write_table(collection.MERGED_FILE, (row for row in self.row_index.merged() if is_left(row[1])))
+        self._write_table(collection.TEACHER_FILE, (row for row in self.row_index.teacher_scores() if is_left(row[1])))
 
     def _write_table(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Writes tab-separated columns, and no file where there are no rows."""
@@ -282,15 +280,15 @@ class Preparation:
 
     def _settle_own_passages(self) -> None:
         """Decides whether rankings leave out the passage of a query's own id: where most such passages are the query."""
-        wanted, number = self.settings.own_passages, self.ledger.queries_with_own_passage()
-        sample = self.ledger.some_queries_with_own_passage(OWN_PASSAGES_COMPARED)
+        setting, number = self.settings.own_passages, self.row_index.queries_with_own_passage()
+        sample = self.row_index.some_queries_with_own_passage(OWN_PASSAGES_COMPARED)
         same = same_texts(self.draft / collection.CORPUS_FILE, sample)
-        removed = wanted == "remove" or (wanted == "auto" and bool(same) and 2 * same >= len(sample))
+        removed = setting == "remove" or (setting == "auto" and bool(same) and 2 * same >= len(sample))
         self.own_passages = {"removed": removed, "queries": number, "compared": len(sample), "same_text": same}
 
     def _write_queries(self) -> None:
         with (self.draft / collection.QUERIES_FILE).open("w", encoding="utf-8") as file:
-            for query_id, text in self.ledger.judged_queries():
+            for query_id, text in self.row_index.judged_queries():
                 file.write(json.dumps({"_id": query_id, "text": text}, ensure_ascii=False) + "\n")
                 self.query_words.add(text)
                 self.counts["queries"] += 1
@@ -299,16 +297,16 @@ class Preparation:
         judgments = 0
         with (self.draft / collection.QRELS_DIRECTORY / f"{split}.tsv").open("w", encoding="utf-8") as file:
             file.write(collection.QRELS_HEADER)
-            for row in self.ledger.final_judgments(split):
+            for row in self.row_index.final_judgments(split):
                 file.write("\t".join(map(str, row)) + "\n")
                 judgments += 1
-        self.splits[split] = {"queries": self.ledger.number_of_queries(split), "judgments": judgments}
-        if without := self.ledger.queries_without_relevant(split):
+        self.splits[split] = {"queries": self.row_index.number_of_queries(split), "judgments": judgments}
+        if without := self.row_index.queries_without_relevant(split):
             self.splits[split]["without_relevant"] = without
 
     def _thin_corpus(self) -> None:
         """Makes the corpus a subset: the judged passages, and others up to the number wanted."""
-        self.ledger.choose_passages(self.settings.max_passages, self.settings.seed)
+        self.row_index.choose_passages(self.settings.max_passages, self.settings.seed)
         corpus = self.draft / collection.CORPUS_FILE
         whole = corpus.with_suffix(".whole")
         corpus.rename(whole)
@@ -316,21 +314,21 @@ class Preparation:
         with whole.open("rb") as lines, corpus.open("w", encoding="utf-8") as kept:
             for line in lines:
                 row = json.loads(line)
-                if self.ledger.is_chosen(row["_id"]):
+                if self.row_index.is_chosen(row["_id"]):
                     self._keep(Passage(row["_id"], row["title"], row["text"]), kept)
         whole.unlink()
         self.counts["passages_left_out"] = read - self.counts["passages"]
 
     def _left_out(self) -> dict[str, Any]:
-        """What was in the source and is not known to its layout: files, and fields by the number of their records."""
+        """Counts what was in the source and is not known to its layout: files, and fields by their records."""
         files_ = unread(self.source.directory, self.bad.read) if self.source.directory else []
         if files_:
             print(f"not read, because the layout has no such files: {', '.join(files_)}", file=sys.stderr, flush=True)
-        found = {"files": files_, "fields": dict(sorted(self.bad.dropped.items()))}
-        return {collection.LEFT_OUT: found} if any(found.values()) else {}
+        left_out = {"files": files_, "fields": dict(sorted(self.bad.dropped.items()))}
+        return {collection.LEFT_OUT: left_out} if any(left_out.values()) else {}
 
     def manifest(self) -> dict[str, Any]:
-        """What `collection.json` says."""
+        """Builds the content of `collection.json`."""
         names = [collection.CORPUS_FILE, collection.QUERIES_FILE]
         names += [f"{collection.QRELS_DIRECTORY}/{split}.tsv" for split in self.splits]
         optional = (collection.ARTICLES_FILE, collection.MERGED_FILE, collection.TEACHER_FILE)
@@ -341,7 +339,7 @@ class Preparation:
             "judgments": judgments,
             "judgments_merged": self.counts["judgments_read"] - dropped - judgments,
             "queries_unjudged": self.counts["queries_read"] - self.counts["queries"],
-            "train_queries_in_evaluation": self.ledger.training_queries_seen_in_evaluation(),
+            "train_queries_in_evaluation": self.row_index.training_queries_seen_in_evaluation(),
             "bad_lines": self.bad.count,
             **({"passages_empty": self.bad.empty} if self.bad.empty else {}),
         }

@@ -1,4 +1,4 @@
-"""What must be remembered of all rows while a collection is prepared: ids, contents, queries, judgments.
+"""The index of all rows while a collection is prepared: ids, contents, queries, judgments.
 
 It lies in an SQLite file with a bounded cache, so that memory does not grow with the corpus.
 """
@@ -36,7 +36,7 @@ FROM query WHERE id IN (SELECT query FROM judgment) AND id IN (SELECT id FROM pa
 
 
 class Finding(NamedTuple):
-    """A judgment at fault: where it is, the id concerned, and whether that id was itself set aside before."""
+    """A judgment at fault: its place, the id concerned, and whether that id was itself set aside before."""
 
     place: Place
     query_id: str
@@ -44,8 +44,8 @@ class Finding(NamedTuple):
     is_consequence: bool
 
 
-class Ledger:
-    """The memory of a preparation, on disk.
+class RowIndex:
+    """An index of rows, on disk.
 
     Args:
         path: The SQLite file; the caller removes it.
@@ -61,11 +61,11 @@ class Ledger:
         self._files: dict[str, int] = {}
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._database.close()
 
     def add_passage(self, row: PassageRow, *, merge: bool) -> str:
-        """Remembers a passage and says what it is.
+        """Adds a passage and returns whether it is new.
 
         Args:
             row: The passage.
@@ -92,7 +92,7 @@ class Ledger:
         return "new"
 
     def add_query(self, row: QueryRow) -> str:
-        """Remembers a query; ``"new"``, ``"repeated"`` or ``"conflict"`` as for passages."""
+        """Adds a query; ``"new"``, ``"repeated"`` or ``"conflict"`` as for passages."""
         try:
             self._database.execute("INSERT INTO query (id, text) VALUES (?, ?)", (row.id, row.text))
         except sqlite3.IntegrityError:
@@ -101,7 +101,7 @@ class Ledger:
         return "new"
 
     def add_judgment(self, row: JudgmentRow) -> None:
-        """Remembers a judgment; its ids need not be known yet."""
+        """Adds a judgment; its ids need not be known yet."""
         number = self._files.get(row.place.file)
         if number is None:
             number = self._files[row.place.file] = len(self._files)
@@ -112,14 +112,14 @@ class Ledger:
         )
 
     def add_teacher(self, row: TeacherRow) -> None:
-        """Remembers a teacher's score; the first one of a pair counts."""
+        """Adds a teacher's score; the first one of a pair counts."""
         self._database.execute(
             "INSERT OR IGNORE INTO teacher (query, passage, score) VALUES (?, ?, ?)",
             (row.query_id, row.passage_id, row.score),
         )
 
     def note_set_aside(self, ids: Iterable[tuple[str, str]]) -> None:
-        """Remembers which passages and queries were bad lines, so that judgments of them are only consequences."""
+        """Notes which passages and queries were bad lines, so that judgments of them are only consequences."""
         self._database.executemany("INSERT OR IGNORE INTO set_aside VALUES (?, ?)", ids)
 
     def index_judgments(self) -> None:
@@ -127,7 +127,7 @@ class Ledger:
         self._database.execute("CREATE INDEX judgment_of_query ON judgment (split, query)")
 
     def judgments_of_unknown(self, kind: str) -> Iterator[Finding]:
-        """Judgments whose `kind` ("query" or "passage") the source does not have."""
+        """Yields judgments whose `kind` ("query" or "passage") the source does not have."""
         yield from self._findings(
             f"""SELECT name, line, query, passage, EXISTS (
                    SELECT 1 FROM set_aside WHERE kind = '{kind}' AND set_aside.id = judgment.{kind})
@@ -136,14 +136,14 @@ class Ledger:
         )
 
     def contradictions(self) -> Iterator[Finding]:
-        """Judgments of a pair that an earlier line of the same split gave another grade."""
+        """Yields judgments of a pair that an earlier line of the same split gave another grade."""
         yield from self._findings(
             """SELECT name, MAX(line), query, passage, 0 FROM judgment JOIN file ON file.number = judgment.file
                GROUP BY split, query, passage HAVING MIN(grade) <> MAX(grade) ORDER BY MIN(judgment.number)"""
         )
 
     def training_queries_without_positives(self) -> Iterator[Finding]:
-        """Training queries that no passage answers, at their first judgment.
+        """Yields training queries that no passage answers, at their first judgment.
 
         It is a consequence when judgments of the query were dropped before.
         """
@@ -171,7 +171,7 @@ class Ledger:
         self._database.execute("DELETE FROM judgment WHERE split = 'train' AND query = ?", (query_id,))
 
     def splits(self) -> list[str]:
-        """The splits that have judgments, train first, the others by name."""
+        """Splits that have judgments, train first, the others by name."""
         names = [name for (name,) in self._rows("SELECT DISTINCT split FROM judgment")]
         return sorted(names, key=lambda name: (name != "train", name))
 
@@ -206,8 +206,8 @@ class Ledger:
 
     def keeper(self, passage_id: str) -> str | None:
         """Id of the passage that a passage of the source was merged into, its own if it was not; None if unknown."""
-        found: str | None = self._one("SELECT keeper FROM passage WHERE id = ?", passage_id)
-        return found
+        kept: str | None = self._one("SELECT keeper FROM passage WHERE id = ?", passage_id)
+        return kept
 
     def is_chosen(self, passage_id: str) -> bool:
         """Whether `choose_passages` let a passage stay."""
@@ -225,7 +225,7 @@ class Ledger:
         )
 
     def queries_without_relevant(self, split: str) -> int:
-        """How many queries of a split no passage answers."""
+        """Counts the queries of a split that no passage answers."""
         return int(
             self._one(
                 "SELECT COUNT(*) FROM (SELECT query FROM judgment WHERE split = ? GROUP BY query HAVING MAX(grade) < 1)",
@@ -234,7 +234,7 @@ class Ledger:
         )
 
     def queries_with_own_passage(self) -> int:
-        """How many judged queries have the id of a passage."""
+        """Counts the judged queries that have the id of a passage."""
         return int(self._one(f"SELECT COUNT(*) {WITH_OWN_PASSAGE}"))
 
     def some_queries_with_own_passage(self, number: int) -> dict[str, str]:
@@ -251,11 +251,11 @@ class Ledger:
         yield from self._rows(FINAL_JUDGMENTS, split)
 
     def number_of_queries(self, split: str) -> int:
-        """How many queries a split judges."""
+        """Counts the queries that a split judges."""
         return int(self._one("SELECT COUNT(DISTINCT query) FROM judgment WHERE split = ?", split))
 
     def training_queries_seen_in_evaluation(self) -> int:
-        """How many training queries have, letter case aside, the text of a query of another split."""
+        """Counts training queries that have, letter case aside, the text of a query of another split."""
         return int(
             self._one(
                 """SELECT COUNT(*) FROM query WHERE id IN (SELECT query FROM judgment WHERE split = 'train')

@@ -38,7 +38,7 @@ KANA_SHARE = 0.05
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, without punctuation; where no spaces are written, its characters.
+    """Splits a text into words, without punctuation; where no spaces are written, into characters.
 
     Example:
         >>> words("A glacier: 冰川移动。"), words("don't")
@@ -63,7 +63,7 @@ def is_unspaced(text: str) -> bool:
 
 
 def as_pairs(text: str) -> str:
-    """The text with every run of characters of Thai, Lao, Khmer, Burmese and Tibetan as its overlapping pairs.
+    """Rewrites runs of characters of Thai, Lao, Khmer, Burmese and Tibetan as their overlapping pairs.
 
     Example:
         >>> as_pairs("ABC ชื่อ 12")
@@ -77,19 +77,19 @@ def _pairs(run: str) -> list[str]:
 
 
 def language_of(texts: Iterable[str]) -> str:
-    """The language whose script most letters of the texts are in, a key of `SCRIPTS`; English where there are none.
+    """Chooses the language whose script most letters of the texts are in, a key of `SCRIPTS`; English where there are none.
 
     Example:
         >>> language_of(["氷河は動く", "川"]), language_of(["ледник движется"]), language_of(["12"])
         ('ja', 'ru', 'en')
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for text in texts:
         if text.isascii():
-            found[ENGLISH] += len(text)
+            counts[ENGLISH] += len(text)
         else:
-            found.update({language: len(letters.findall(text)) for language, letters in _OF_SCRIPT.items()})
-    if found["ja"] > KANA_SHARE * (found["ja"] + found["zh"]):
-        found["ja"] += found.pop("zh", 0)
-    language, number = max(found.items(), key=lambda item: item[1], default=(ENGLISH, 0))
+            counts.update({language: len(letters.findall(text)) for language, letters in _OF_SCRIPT.items()})
+    if counts["ja"] > KANA_SHARE * (counts["ja"] + counts["zh"]):
+        counts["ja"] += counts.pop("zh", 0)
+    language, number = max(counts.items(), key=lambda item: item[1], default=(ENGLISH, 0))
     return language if number else ENGLISH

@@ -1,4 +1,4 @@
-"""Digests of texts as a matrix that can be stored, sorted and searched: which texts there were, without the texts."""
+"""Digests of texts as a matrix that can be stored, sorted and searched, without the texts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Digests = NDArray[np.uint64]
 
 
 def text_digests(texts: Iterable[str]) -> Digests:
-    """BLAKE2b of 128 bits over every text, uint64 [texts, 2]."""
-    found = bytearray()
+    """Hashes every text by BLAKE2b to 128 bits, uint64 [texts, 2]."""
+    joined = bytearray()
     for text in texts:
-        found += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
-    return np.frombuffer(bytes(found), HALF).reshape(-1, 2)
+        joined += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+    return np.frombuffer(bytes(joined), HALF).reshape(-1, 2)

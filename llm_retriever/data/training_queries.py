@@ -1,4 +1,4 @@
-"""Which queries a retriever was trained on, without their texts: a digest of each, beside its card.
+"""Records which queries a retriever was trained on, without their texts: a digest of each, beside its card.
 
 A later run that compares with the retriever reads them: a query that only one of two was trained on favours that one.
 """
@@ -20,7 +20,7 @@ TRAINING_QUERIES_FILE = "training_queries.npy"
 
 
 def digests(texts: Iterable[str]) -> Digests:
-    """Digests of queries, uint64 [queries, 2]: over the text, letter case and white space aside."""
+    """Digests queries, uint64 [queries, 2]: over the text, letter case and white space aside."""
     return text_digests(" ".join(text.split()).casefold() for text in texts)
 
 
@@ -28,7 +28,7 @@ def write_training_queries(directory: Path, texts: Iterable[str]) -> None:
     """Writes the digests of training queries, each once and sorted; takes 16 bytes of memory a query, and again to sort.
 
     Args:
-        directory: Of the retriever.
+        directory: Directory of the retriever.
         texts: Read once.
     """
     listed = np.unique(digests(texts), axis=0)
@@ -37,7 +37,7 @@ def write_training_queries(directory: Path, texts: Iterable[str]) -> None:
 
 
 def read_training_queries(directory: Path) -> Digests | None:
-    """The digests in a retriever's directory, uint64 [queries, 2]; None where an earlier version made the retriever.
+    """Reads the digests in a retriever's directory, uint64 [queries, 2]; None if an earlier version made it.
 
     Raises:
         InputError: The file is not one of digests.
@@ -50,25 +50,25 @@ def read_training_queries(directory: Path) -> Digests | None:
     except (ValueError, EOFError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 2 or found.dtype != HALF:
-        raise InputError("holds no digests of queries", file=path, mend="restore that retriever")
+        raise InputError("holds no digests of queries", file=path, hint="restore that retriever")
     return found
 
 
 def were_trained_on(listed: Digests, texts: Iterable[str]) -> NDArray[np.bool_]:
-    """Which of some queries are among those that a retriever was trained on, bool [queries].
+    """Tells which of some queries a retriever was trained on, bool [queries].
 
     Args:
         listed: The digests of the retriever.
         texts: The queries.
     """
-    wanted = digests(texts)
-    near = listed[np.isin(listed[:, 0], wanted[:, 0])]
+    asked = digests(texts)
+    near = listed[np.isin(listed[:, 0], asked[:, 0])]
     known = {row.tobytes() for row in near}
-    return np.array([row.tobytes() in known for row in wanted], dtype=np.bool_)
+    return np.array([row.tobytes() in known for row in asked], dtype=np.bool_)
 
 
 def favour(split: str, count: int, queries: int) -> str:
-    """What people are told of a split on which the version in production knows queries from its training.
+    """States that the version in production knows queries of a split from its training.
 
     >>> favour("dev", 36, 500)
     '36 of 500 queries of dev were in the training of the version in production alone, which favours it.'

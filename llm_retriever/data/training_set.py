@@ -1,4 +1,4 @@
-"""The training set: for every training query its positives and its mined hard negatives, each with its provenance.
+"""The training set: every training query with its positives and its mined hard negatives, each with its provenance.
 
 Texts stay in the collection; `training_set.jsonl` holds ids, one query a line, and `training_set.json` the recipe that
 made it and its counts. A line is
@@ -34,12 +34,12 @@ EXAMPLES_FILE = "training_set.jsonl"
 MANIFEST_FILE = "training_set.json"
 FORMAT = 1
 FIELDS = (("query_id", str, "text"), ("query", str, "text"), ("positives", list, "list"), ("negatives", list, "list"))
-MEND_DIRECTORY = "give the output of mine_negatives"
+HINT_DIRECTORY = "give the output of mine_negatives"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a passage was found.
+    """Source, rank and score by which a passage was found.
 
     Attributes:
         source: Which miner found it: ``"bm25"``, ``"dense"``, or ``"random"``, which nobody found.
@@ -78,7 +78,8 @@ class TrainingExample:
     """A training query with the ids of its positives (at least one) and its negatives (there may be none).
 
     Attributes:
-        query_id, query: Id and text.
+        query_id: Its id.
+        query: Its text.
         positives: Ids.
         negatives: Ids, and where they were found.
         source: The data set that the query comes from; "" where that is not known.
@@ -119,12 +120,12 @@ class TrainingSet:
         """
         directory = Path(path)
         file = directory / MANIFEST_FILE
-        manifest = files.read_json(file, mend=MEND_DIRECTORY)
+        manifest = files.read_json(file, hint=HINT_DIRECTORY)
         number = manifest.get("examples") if isinstance(manifest, dict) else None
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < sys.maxsize:
-            raise InputError("not the manifest of a training set", file=file, field="examples", mend=MEND_DIRECTORY)
+            raise InputError("not the manifest of a training set", file=file, field="examples", hint=HINT_DIRECTORY)
         if not (directory / EXAMPLES_FILE).is_file():
-            raise InputError("no such file", file=directory / EXAMPLES_FILE, mend=MEND_DIRECTORY)
+            raise InputError("no such file", file=directory / EXAMPLES_FILE, hint=HINT_DIRECTORY)
         if collection is None:
             return cls(directory, manifest)
         if manifest.get("collection") != collection.fingerprint:
@@ -132,7 +133,7 @@ class TrainingSet:
                 f"mined from another collection than {collection.directory}",
                 file=file,
                 field="collection",
-                mend="mine the negatives again from this collection",
+                hint="mine the negatives again from this collection",
             )
         return cls(directory, manifest, collection.lookup())
 
@@ -157,7 +158,7 @@ class TrainingSet:
                 yield _example(line, path, number, self._known)
         if number != len(self):
             raise InputError(
-                f"has {number} examples where {MANIFEST_FILE} says {len(self)}", file=path, mend="mine it again"
+                f"has {number} examples where {MANIFEST_FILE} says {len(self)}", file=path, hint="mine it again"
             )
 
 
@@ -240,7 +241,7 @@ def _example(line: bytes, path: Path, number: int, known: Container[str] | None)
         problem, field = f"not valid JSON ({error})", None
     except _LineError as fault:
         problem, field = fault.problem, fault.field
-    raise InputError(problem, file=path, line=number, field=field, mend="correct the line, or mine again")
+    raise InputError(problem, file=path, line=number, field=field, hint="correct the line, or mine again")
 
 
 class _LineError(Exception):
@@ -251,11 +252,11 @@ class _LineError(Exception):
 def _validated(row: Any, known: Container[str] | None) -> TrainingExample:
     if not isinstance(row, dict):
         raise _LineError("not a JSON object")
-    for field, kind, wanted in FIELDS:
+    for field, kind, expected in FIELDS:
         if field not in row:
             raise _LineError("is missing", field)
         if not isinstance(row[field], kind):
-            raise _LineError(f"is not a {wanted}", field)
+            raise _LineError(f"is not a {expected}", field)
     if not row["query"].strip():
         raise _LineError("the query is empty", "query")
     if not row["positives"]:

@@ -26,7 +26,7 @@ def load(name: str, *, device: str | None = None, precision: str = "auto") -> En
 
     Args:
         name: One of
-            - a row of the table (`python -m llm_retriever.encoders list`), downloaded from the Hugging Face hub at the commit
+            - a row of the table (`llm-retriever encoders list`), downloaded from the Hugging Face hub at the commit
               that the table pins, or at `ROW@COMMIT` (`ROW@COMMIT,COMMIT` where it has several models);
             - `ROW=PLACE`: wired like the row, with weights from a directory or s3:// prefix; where the row has several
               models, `ROW=PLACE,PLACE` or one place with a folder for each (`query/` and `passage/`, `base/` and `adapter/`);

@@ -1,7 +1,7 @@
 """The table for people, and the conversion of pickled weights.
 
-python -m llm_retriever.encoders list
-python -m llm_retriever.encoders convert DIR OUT
+llm-retriever encoders list
+llm-retriever encoders convert DIR OUT
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from pathlib import Path
 
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.table import TABLE
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.processes import pipes
+from llm_retriever.processes import command_line, pipes
 
+PROGRAM = "python -m llm_retriever.encoders"
 _HEADINGS = ("name", "pooling", "normalised", "query", "passage", "models")
 _FOOT = "query, passage: tokens. *: no commit is pinned here; write NAME@COMMIT to download, or NAME=DIRECTORY."
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
-    given = _parser().parse_args(arguments)
-    if given.command == "list":
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "list":
         print(table())
         return 0
     from llm_retriever.encoders.convert import convert
 
-    try:
-        converted = convert(given.directory, given.output)
-    except InputError as error:
-        print(f"encoders: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(f"{given.output}: {', '.join(converted)} as safetensors")
+    converted = convert(options.directory, options.output)
+    print(f"{options.output}: {', '.join(converted)} as safetensors")
     return 0
 
 
@@ -55,8 +54,9 @@ def _line(row: Row) -> tuple[str, ...]:
 _LLM_POOLING = {"embedding": "embedding tokens", "text": "mean over text"}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m llm_retriever.encoders", description="Published dense encoders.")
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Published dense encoders.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="Print the table of published encoders.")
     conversion = commands.add_parser("convert", help="Copy a model with its pickled weights (*.bin) as safetensors.")

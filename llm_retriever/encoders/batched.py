@@ -79,7 +79,7 @@ class BatchedEncoder(ABC):
         """
         rows = self.tokenise_queries(texts, length=length)
         vectors = self._encode("query", rows, batch_tokens, "encode queries" if progress else "", "queries")
-        refuse_non_finite(vectors, [f"the query {text!r}" for text in texts])
+        check_finite(vectors, [f"the query {text!r}" for text in texts])
         return vectors
 
     def encode_passages(
@@ -98,7 +98,7 @@ class BatchedEncoder(ABC):
         rows = self.tokenise_passages(passages, length=length)
         vectors = self._encode("passage", rows, batch_tokens, "encode passages" if progress else "", "passages")
         names = [f"passage {i}" if isinstance(p, str) else f"passage {p.id!r}" for i, p in enumerate(passages)]
-        refuse_non_finite(vectors, names)
+        check_finite(vectors, names)
         return vectors
 
     def _encode(self, side: Side, rows: Sequence[Sequence[int]], batch_tokens: int, title: str, unit: str) -> Vectors:
@@ -134,15 +134,15 @@ def fitting(tokens: int) -> Iterator[None]:
         raise InputError(
             f"{tokens} tokens at once do not fit into the GPU's memory",
             field="batch_tokens",
-            mend=f"use {tokens // 2} or fewer",
+            hint=f"use {tokens // 2} or fewer",
         ) from None
 
 
-def refuse_non_finite(vectors: NDArray[np.floating[Any]], names: Sequence[str]) -> None:
+def check_finite(vectors: NDArray[np.floating[Any]], names: Sequence[str]) -> None:
     """Raises InputError with the name of the first row that holds a NaN or an infinity."""
     wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(wrong):
         raise InputError(
             f"the vector of {names[wrong[0]]} is not finite ({len(wrong)} of {len(vectors)} are not)",
-            mend="use precision fp32; if it persists, the model itself is broken: look at its training curves",
+            hint="use precision fp32; if it persists, the model itself is broken: look at its training curves",
         )

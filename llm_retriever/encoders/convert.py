@@ -35,10 +35,10 @@ def convert(directory: Path, output: Path) -> list[str]:
     source, target = directory.resolve(), output.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         problem = "lies within what is converted" if target.is_relative_to(source) else "holds what is converted"
-        raise InputError(problem, file=output, mend="give another directory")
+        raise InputError(problem, file=output, hint="give another directory")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         # A copy may hold whatever a model's directory may: an earlier copy cannot be told from somebody's files.
-        raise InputError("is not an empty directory", file=output, mend="give another one, or remove it")
+        raise InputError("is not an empty directory", file=output, hint="give another one, or remove it")
     pickled = sorted(path for path in directory.rglob("*.bin") if path.stem.partition("-")[0] in _NAMES)
     if not pickled:
         raise InputError("no pickled weights (pytorch_model*.bin, adapter_model.bin)", file=directory)

@@ -55,7 +55,7 @@ def load(
     base, *adapters = directories
     if (base / ADAPTER_CONFIG).is_file():
         raise InputError(
-            "an adapter without its base", file=base, mend=f"give both, base first: {row.name}=BASE,ADAPTER"
+            "an adapter without its base", file=base, hint=f"give both, base first: {row.name}=BASE,ADAPTER"
         )
     if not any(base.glob("*.safetensors")):
         raise no_weights(base)

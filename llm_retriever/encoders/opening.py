@@ -79,7 +79,7 @@ def _check_exists(name: str) -> None:
             "neither a published encoder nor a directory",
             file=name,
             field="encoder",
-            mend=(f"did you mean {' or '.join(near)}? " if near else "") + "python -m llm_retriever.encoders list",
+            hint=(f"did you mean {' or '.join(near)}? " if near else "") + "llm-retriever encoders list",
         )
 
 
@@ -112,7 +112,7 @@ def _given(row: Row, places: list[str]) -> Iterator[list[Path]]:
                 f"{row.name} consists of {' and '.join(parts)}",
                 file=",".join(places),
                 field="encoder",
-                mend=f"give {row.name}={','.join(name.upper() for name in parts)}"
+                hint=f"give {row.name}={','.join(name.upper() for name in parts)}"
                 + (f" or a directory with {' and '.join(f'{name}/' for name in parts)}" if len(parts) > 1 else ""),
             )
         yield directories
@@ -147,7 +147,7 @@ def pinned(row: Row, revisions: list[str]) -> list[str]:
     """
     if len(revisions) > len(row.parts):
         raise InputError(
-            f"{row.name} has {len(row.parts)} models, not {len(revisions)}", field="encoder", mend=_pinned_form(row)
+            f"{row.name} has {len(row.parts)} models, not {len(revisions)}", field="encoder", hint=_pinned_form(row)
         )
     given = [*revisions, *[""] * (len(row.parts) - len(revisions))]
     commits = [revision or part.revision for part, revision in zip(row.parts, given, strict=True)]
@@ -157,7 +157,7 @@ def pinned(row: Row, revisions: list[str]) -> list[str]:
                 f"{revision!r} can move or is cut short" if revision else f"no commit of {part.id} is known here",
                 file=row.name,
                 field="revision",
-                mend=f"{hub.PIN}, as {_pinned_form(row)}; or weights, as {row.name}=DIRECTORY",
+                hint=f"{hub.PIN}, as {_pinned_form(row)}; or weights, as {row.name}=DIRECTORY",
             )
     return commits
 
@@ -175,8 +175,8 @@ def _downloaded(row: Row, part: Part, revision: str) -> Path:
             raise InputError(
                 f"the hub has no safetensors of it at {revision[:8]}",
                 file=f"{part.id}/{folder}".rstrip("/"),
-                mend=f"hf download {part.id} --revision {revision} --local-dir DIR; "
-                f"python -m llm_retriever.encoders convert DIR OUT; {row.name}=OUT",
+                hint=f"hf download {part.id} --revision {revision} --local-dir DIR; "
+                f"llm-retriever encoders convert DIR OUT; {row.name}=OUT",
             )
     return directory
 
@@ -204,5 +204,5 @@ def _check_described(name: str, directory: Path) -> None:
             f"the directory does not say how it encodes (there is neither {CARD_FILE} nor {MODULES_FILE})",
             file=name,
             field="encoder",
-            mend=f"name the row that it is wired like, as ROW={name}",
+            hint=f"name the row that it is wired like, as ROW={name}",
         )

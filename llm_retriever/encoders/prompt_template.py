@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm_retriever.data.collection import Passage
 
 
-class Worder:
+class PromptTokenizer:
     """Words the texts of one side. A text is tokenised as text: a literal `[SEP]` in it is not the separator.
 
     Args:
@@ -82,7 +82,7 @@ class Worder:
             raise InputError(
                 f"{length} tokens leave no room for a text: {special} are special ones",
                 field="length",
-                mend=f"use at least {special + 8}",
+                hint=f"use at least {special + 8}",
             )
 
 

@@ -14,13 +14,13 @@ from torch.nn import functional
 from llm_retriever import files
 from llm_retriever.encoders.batched import BatchedEncoder, fitting
 from llm_retriever.encoders.interface import Side, Vectors
-from llm_retriever.encoders.prompt_template import Worder
+from llm_retriever.encoders.prompt_template import PromptTokenizer
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.weights import Tower, load_tower
 from llm_retriever.errors import InputError
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.loading import chosen_device
-from llm_retriever.models.pooling import pooled
+from llm_retriever.models.pooling import pool
 from llm_retriever.precision import DTYPES, Arithmetic
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PublishedEncoder(BatchedEncoder):
         sizes = {side: tower.dimension for side, tower in towers.items()}
         if sizes["query"] != sizes["passage"]:
             raise InputError(f"queries have {sizes['query']} dimensions and passages {sizes['passage']}", file=name)
-        self._worders = {side: Worder(towers[side].tokenizer, wiring, side) for side in SIDES}
+        self._worders = {side: PromptTokenizer(towers[side].tokenizer, wiring, side) for side in SIDES}
         self._skip = {side: 0 if wiring.pool_prefix else self._worders[side].prefix_length() for side in SIDES}
 
     @classmethod
@@ -148,7 +148,7 @@ class PublishedEncoder(BatchedEncoder):
         batch = {name: tensor.to(tower.model.device) for name, tensor in batch.items()}
         with fitting(batch["input_ids"].numel()):
             hidden = tower.model(**batch).last_hidden_state
-            vectors = tower.heads(pooled(hidden, batch["attention_mask"], wiring.pooling, skip=self._skip[side]))
+            vectors = tower.heads(pool(hidden, batch["attention_mask"], wiring.pooling, skip=self._skip[side]))
         return (functional.normalize(vectors, dim=-1) if wiring.normalise else vectors).cpu().numpy()
 
 

@@ -13,18 +13,18 @@ from llm_retriever.encoders.batched import (
     BATCH_TOKENS,
     PROCESSOR_BATCH_TOKENS,
     BatchedEncoder,
+    check_finite,
     fitting,
-    refuse_non_finite,
 )
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.errors import InputError
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 from llm_retriever.models import prompts
-from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
-from llm_retriever.models.pooling import POOLINGS, pooled
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
 
@@ -38,7 +38,7 @@ __all__ = [
     "Retriever",
     "Side",
     "Vectors",
-    "refuse_non_finite",
+    "check_finite",
 ]
 
 
@@ -48,7 +48,7 @@ class Retriever(BatchedEncoder):
     Args:
         model: The inner model, without a language-model head.
         tokenizer: Its fast tokenizer.
-        card: Wording, read-out and lengths.
+        card: Prompt, read-out and lengths.
 
     Raises:
         InputError: The card asks for a bidirectional model, and this one cannot be; or for a pooling that is not known.
@@ -67,7 +67,7 @@ class Retriever(BatchedEncoder):
     def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
         if card.pooling not in POOLINGS:
             raise InputError(
-                f"{card.pooling!r} is no pooling", field="pooling", mend=f"use one of {', '.join(POOLINGS)}"
+                f"{card.pooling!r} is no pooling", field="pooling", hint=f"use one of {', '.join(POOLINGS)}"
             )
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
@@ -75,7 +75,7 @@ class Retriever(BatchedEncoder):
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
         if not self._maskless:
-            refuse_one_sided(model)
+            check_bidirectional(model)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None, precision: str = "auto") -> Retriever:
@@ -172,12 +172,12 @@ class Retriever(BatchedEncoder):
         Raises:
             InputError: The length does not suit the model, or leaves no room for a text.
         """
-        wording: Wording = getattr(self.card, side)
+        template: PromptTemplate = getattr(self.card, side)
         length = length or getattr(self.card, f"{side}_length")
         most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and length > most:
             raise InputError(f"the model reads at most {most} tokens, not {length}", field="length")
-        return prompts.PromptEncoder(self.tokenizer, wording, length)
+        return prompts.PromptEncoder(self.tokenizer, template, length)
 
     @torch.inference_mode()
     def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
@@ -192,7 +192,7 @@ class Retriever(BatchedEncoder):
         with fitting(ids.numel()):
             output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
         counts = self._counts(side, rows).to(mask.device) if POOLINGS[self.card.pooling].counted else None
-        vectors = pooled(output.last_hidden_state, mask, self.card.pooling, counts, normalise=self.card.normalise)
+        vectors = pool(output.last_hidden_state, mask, self.card.pooling, counts, normalise=self.card.normalise)
         return vectors.cpu().numpy()
 
     def _counts(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -206,14 +206,14 @@ def _check_weights(directory: Path, card: RetrieverCard) -> None:
             "the card does not say which weights it belongs to",
             file=directory.parent,
             field="weights",
-            mend="make the retriever anew with tune_retriever",
+            hint="make the retriever anew with tune_retriever",
         )
     if weights_digest(directory) != card.weights:
         raise InputError(
             "the weights are not those that the card belongs to",
             file=directory,
             field="weights",
-            mend="copy the whole retriever again, card and model from one place",
+            hint="copy the whole retriever again, card and model from one place",
         )
 
 

@@ -83,7 +83,7 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
         raise InputError(
             f"modules {', '.join(kinds)} are not known here",
             file=file,
-            mend="Transformer, Pooling, Dense and a last Normalize are",
+            hint="Transformer, Pooling, Dense and a last Normalize are",
         )
     for _, path in found:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -120,7 +120,7 @@ def _pooling(file: Path) -> tuple[str, bool]:
     mode = named if isinstance(named, str) else "+".join(named or ["no pooling"])
     if mode not in _POOLINGS:
         known = ", ".join(_POOLINGS.values())
-        raise InputError(f"{mode!r} is not known here", file=file, field="pooling_mode", mend=f"{known} are")
+        raise InputError(f"{mode!r} is not known here", file=file, field="pooling_mode", hint=f"{known} are")
     include = bool(content.get("include_prompt", True))
     if not include and mode == "cls":
         raise InputError("the first token cannot be left out of itself", file=file, field="include_prompt")
@@ -133,7 +133,7 @@ def _head(directory: Path, path: str, model: str) -> Head:
     activation = str(content.get("activation_function", "Tanh")).rpartition(".")[2]
     named = {content.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
     if activation not in _ACTIVATIONS or content.get("use_residual") or named - {"sentence_embedding", None}:
-        raise InputError("a Dense module of a kind that is not known here", file=file, mend="Identity and Tanh are")
+        raise InputError("a Dense module of a kind that is not known here", file=file, hint="Identity and Tanh are")
     folder = str(PurePosixPath(*[".."] * len(PurePosixPath(model).parts), path))
     bias = bool(content.get("bias", True))
     return Head("linear", "linear", bias=bias, folder=folder, activation="tanh" if activation == "Tanh" else "identity")
@@ -161,7 +161,7 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    content = files.read_json(file, mend="give a complete sentence-transformers directory")
+    content = files.read_json(file, hint="give a complete sentence-transformers directory")
     if not isinstance(content, dict):
         raise InputError("not a JSON object", file=file)
     return content

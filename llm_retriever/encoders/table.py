@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_retriever.encoders.rows import Head, Part, Row, Wiring
-from llm_retriever.methods import Method, Wording, method
+from llm_retriever.methods import Method, PromptTemplate, method
 
 _CLS = Wiring(query_length=32, passage_length=128)
 _RETROMAE = replace(_CLS, title="pair", passage_length=150)
@@ -161,8 +161,8 @@ def _llm2vec(before: str, after: str) -> Method:
     """The instruction is kept out of the mean."""
     return replace(
         method("llm2vec", "released"),
-        query=Wording(f"{before}{_LLM2VEC_QUERY} ", after, "whole", ()),
-        passage=Wording(before, after, "whole", ()),
+        query=PromptTemplate(f"{before}{_LLM2VEC_QUERY} ", after, "whole", ()),
+        passage=PromptTemplate(before, after, "whole", ()),
     )
 
 

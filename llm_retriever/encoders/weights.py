@@ -57,7 +57,7 @@ def load_tower(directory: Path, part: Part, heads: tuple[Head, ...], device: str
         if not any(place.glob("*.safetensors")):
             raise no_weights(place)
     whole, unexpected = load_model(directory, precision, part.kind, _pooler_names(part))
-    _refuse_unread(unexpected, whole, heads, directory)
+    _check_all_read(unexpected, whole, heads, directory)
     if whole.config.is_encoder_decoder and part.kind == "AutoModel":
         raise InputError("a model with a decoder, which this row cannot read", file=directory, field="model_type")
     model = attrgetter(part.inner)(whole) if part.inner else whole
@@ -81,7 +81,7 @@ def _pooler_names(part: Part) -> tuple[str, ...]:
     return ("pooler.", f"{part.inner}.pooler.") if part.inner else ("pooler.",)
 
 
-def _refuse_unread(names: list[str], model: Any, heads: tuple[Head, ...], directory: Path) -> None:
+def _check_all_read(names: list[str], model: Any, heads: tuple[Head, ...], directory: Path) -> None:
     if getattr(model.config, "projection_dim", 0):
         raise InputError(
             "the model has a projection that its row does not know", file=directory, field="projection_dim"
@@ -92,7 +92,7 @@ def _refuse_unread(names: list[str], model: Any, heads: tuple[Head, ...], direct
         raise InputError(
             f"there are weights that this row has no place for ({unread[0]})",
             file=directory,
-            mend="use the row that the model belongs to",
+            hint="use the row that the model belongs to",
         )
 
 
@@ -107,7 +107,7 @@ def _load_head(head: Head, directory: Path) -> nn.Module:
             if missing
             else f"there is {head.weights}.bias, which this row does not know",
             file=place,
-            mend="give the complete checkpoint, saved as safetensors",
+            hint="give the complete checkpoint, saved as safetensors",
         )
     size = found["weight"].shape
     layer: nn.Module = nn.Linear(size[1], size[0], bias=head.bias) if head.kind == "linear" else nn.LayerNorm(size[0])
@@ -158,7 +158,7 @@ def _with_adapter(model: Any, directory: Path) -> Any:
 
     if not (directory / ADAPTER_WEIGHTS).is_file():
         raise no_weights(directory, ADAPTER_WEIGHTS)
-    kept = files.read_json(directory / ADAPTER_CONFIG, mend="give the directory of a PEFT adapter")
+    kept = files.read_json(directory / ADAPTER_CONFIG, hint="give the directory of a PEFT adapter")
     if str(kept.get("peft_type")).upper() != "LORA":
         raise InputError("not a LoRA adapter", file=directory / ADAPTER_CONFIG, field="peft_type")
     config = LoraConfig.from_pretrained(str(directory))
@@ -173,7 +173,7 @@ def _with_adapter(model: Any, directory: Path) -> Any:
     for problem, names in (("lacks", wanted), ("has, and the base has no place for,", outcome.unexpected_keys)):
         if names:
             raise InputError(
-                f"the adapter {problem} {names[0]}", file=directory, mend="give the base it was trained on"
+                f"the adapter {problem} {names[0]}", file=directory, hint="give the base it was trained on"
             )
     return adapted.merge_and_unload()
 
@@ -189,7 +189,5 @@ def no_weights(directory: Path, wanted: str = "model.safetensors") -> InputError
     return InputError(
         "its weights are pickled, and pickles can run code" if pickled else f"there is no {wanted}",
         file=directory,
-        mend=f"python -m llm_retriever.encoders convert {directory} OUT, and give OUT"
-        if pickled
-        else "give a complete model",
+        hint=f"llm-retriever encoders convert {directory} OUT, and give OUT" if pickled else "give a complete model",
     )

@@ -7,7 +7,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,12 +35,12 @@ INHERITED = ("passage_length", "batch_tokens", "dtype", "dimension")
 
 
 def inherited(manifest: Manifest) -> dict[str, Any]:
-    """The settings that the index of a baseline takes from that of the retriever; an earlier version's says no dimension."""
+    """Settings that a baseline's index takes from the retriever's; an index of an earlier version says no dimension."""
     return {name: manifest.settings[name] for name in INHERITED if name in manifest.settings}
 
 
 def add_lexical(bench: Bench, runs: BM25Runs) -> None:
-    """Takes the runs of BM25 and of other lexical systems, of the splits that have one."""
+    """Adds the runs of BM25 and of other lexical systems, on the splits that have one."""
     for name, system in runs.systems.items():
         _note_shallow(bench, name, system)
         for split in bench.splits:
@@ -93,7 +93,7 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
 
 
 class Task(NamedTuple):
-    """A bench on which encoders are evaluated; lengths are tokens of a text, None = as an encoder says."""
+    """A bench to evaluate encoders on; lengths are tokens of a text, None = as an encoder says."""
 
     bench: Bench
     query_length: int | None = None
@@ -114,14 +114,14 @@ class Baselines:
     def __init__(self, settings: EvaluationSettings, taken: Mapping[str, Any]) -> None:
         self.settings = settings
         names = [RETRIEVER, *HYBRIDS, PRODUCTION, BM25, BACKBONE, *taken]
-        found = named(_with_rows(settings.encoders), "encoders", names)
-        self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in found.items()}
+        sources = named(_with_rows(settings.encoders), "encoders", names)
+        self.encoders = {name: source.replace(";", ",") if _row(source) else source for name, source in sources.items()}
         self.runs = named(settings.runs, "runs", [*names, *self.encoders])
         for source in self.encoders.values():
             encoders.check(source)
 
     def add(self, tasks: Sequence[Task]) -> dict[str, float]:
-        """Evaluates them on benches; each encoder is loaded once, and gone before the next one is.
+        """Evaluates them on benches; each encoder is loaded once, and freed before the next one.
 
         Returns:
             Wall-clock seconds by encoder on the collection itself, loading included.
@@ -180,7 +180,7 @@ class Baselines:
         return SPLIT not in pattern or _exists(place)
 
     def check_runs(self, own: Judged, zero_shot: Judged) -> None:
-        """Refuses runs that do not exist, or are of other queries than those of any split; called before anything is encoded.
+        """Raises InputError for runs that do not exist, or have no query of any split; called before anything is encoded.
 
         Args:
             own: Name and judged queries of every split of the collection.
@@ -193,64 +193,67 @@ class Baselines:
         for name, pattern in self.runs.items():
             of_splits = ((pattern.replace(SPLIT, split), judged) for split, judged in [*splits, *others])
             places = of_splits if SPLIT in pattern else ((pattern, set().union(*(judged for _, judged in splits))),)
-            found = (place for place, judged in places if self._may_have(pattern, place) and _has_any(place, judged))
-            if next(found, None) is None:
+            fitting_places = (
+                place for place, judged in places if self._may_have(pattern, place) and _has_any(place, judged)
+            )
+            if next(fitting_places, None) is None:
                 raise InputError(
-                    f"the run {name} has no query of the splits", file=pattern, field="runs", mend="name a run of them"
+                    f"the run {name} has no query of the splits", file=pattern, field="runs", hint="name a run of them"
                 )
 
 
 def _with_rows(text: str) -> str:
-    """The setting `encoders` with the names of rows in front: ``dpr=PLACE`` says how weights are wired, and names them."""
+    """Puts the names of rows in front in the setting `encoders`: ``dpr=PLACE`` says how weights are wired, and names them."""
     entries = [entry.strip() for entry in text.split(",")]
     return ",".join(f"{row}={e}" if (row := e.partition("=")[0]) in TABLE and "=" in e else e for e in entries)
 
 
 def _row(source: str) -> str:
-    """The row of the table that an encoder is, with or without commits or places of its own; "" where it is none."""
+    """Row of the table that an encoder is, with or without commits or places of its own; "" where it is none."""
     head = re.split("[=@]", source)[0]
     return head if head in TABLE else ""
 
 
 def _has_any(place: str, judged: Iterable[str]) -> bool:
-    """Whether a run is of some of these queries; an empty one may be of any."""
+    """Whether a run has some of these queries; an empty one may have any."""
     run = _opened(place)
     return not run or any(query in run for query in judged)
 
 
 def with_kept_ids(run: Run, corpus: Collection) -> Run:
-    """A run in which a passage that was merged into another one has the id of that one, and the higher of their scores."""
+    """Renames passages of a run that were merged into another one to that one; the higher score stays."""
     kept = corpus.kept_ids(set().union(*run.values()))
     if not kept:
         return run
-    found: Run = {}
+    renamed: Run = {}
     for query, ranking in run.items():
-        scores = found.setdefault(query, {})
+        scores = renamed.setdefault(query, {})
         for passage, score in ranking.items():
             name = kept.get(passage, passage)
             scores[name] = max(score, scores.get(name, score))
-    return found
+    return renamed
 
 
 def fitting(encoder: Encoder, query_length: int | None, passage_length: int | None) -> tuple[int | None, int | None]:
-    """The lengths, each None where the encoder cannot read so many tokens and so reads as many as it was made for.
+    """Resolves lengths: None where the encoder cannot read so many tokens and so reads as many as it was made for.
 
     The lengths are those of one copy of a text, as in the settings of the training: Echo gets twice as many.
     """
-    queries, passages = copies(encoder, "query", query_length), copies(encoder, "passage", passage_length)
-    try:
-        encoder.tokenise_queries([""], length=queries)
-    except InputError:
-        queries = None
-    try:
-        encoder.tokenise_passages([""], length=passages)
-    except InputError:
-        passages = None
-    return queries, passages
+    queries = tokens_of_all_copies(encoder, "query", query_length)
+    passages = tokens_of_all_copies(encoder, "passage", passage_length)
+    return _readable(encoder.tokenise_queries, queries), _readable(encoder.tokenise_passages, passages)
 
 
-def copies(encoder: Encoder, side: Literal["query", "passage"], length: int | None) -> int | None:
-    """Tokens of a worded text of a side where a setting says `length`; None = as the encoder says."""
+def _readable(tokenise: Callable[..., Any], length: int | None) -> int | None:
+    try:
+        tokenise([""], length=length)
+    except InputError:
+        return None
+    return length
+
+
+def tokens_of_all_copies(encoder: Encoder, side: Literal["query", "passage"], length: int | None) -> int | None:
+    """Tokens of a text with its prompt where a setting says `length`, for one copy; None = as the encoder says."""
     return encoder.card.tokens(side, length) if length and isinstance(encoder, Retriever) else length
 
 
@@ -259,7 +262,7 @@ def _parameters(encoder: Encoder) -> dict[str, Any]:
 
 
 def _at(place: str) -> tuple[Store, str]:
-    """The store that a file or object lies in, and its name there."""
+    """Splits a place into its store and the key there."""
     parent, slash, key = place.rpartition("/")
     return open_store(parent or slash or "."), key
 

@@ -1,4 +1,4 @@
-"""The step `compare`: the evaluations of several variants side by side, and which of them differ by more than chance.
+"""The step `compare`: sets the evaluations of several variants side by side, and tests which differ by more than chance.
 
 A variant is one way through the pipeline (a method, a recipe, a size of the backbone); its figures are those of the system
 `retriever` in its own `evaluation.json`. Families of paired t-tests are corrected by Hommel's procedure, each for one metric on
@@ -30,9 +30,9 @@ from llm_retriever.evaluation.variants import (
 )
 from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
-from llm_retriever.metrics.conventions import HYBRID, hybrid_of
+from llm_retriever.metrics.conventions import ALPHA, HYBRID, hybrid_of
 from llm_retriever.metrics.measures import mean_of_systems, parse_measures
-from llm_retriever.metrics.significance import ALPHA, DRAWS, ON_TIES, Comparison, compare, hommel
+from llm_retriever.metrics.significance import DRAWS, ON_TIES, compare, hommel
 from llm_retriever.reporting import comparison_report
 from llm_retriever.settings import CompareSettings
 
@@ -89,7 +89,7 @@ def compare_evaluations(
 
 
 def results(variants: list[Variant], reference: str) -> dict[str, Any]:
-    """The content of `comparison.json`: systems × measures and tests by split, costs by variant."""
+    """Builds the content of `comparison.json`: systems × measures and tests by split, costs by variant."""
     first = variants[0].content
     splits = {split: _split(variants, reference, split) for split in first["splits"]}
     return {
@@ -109,10 +109,10 @@ def results(variants: list[Variant], reference: str) -> dict[str, Any]:
 
 
 def _zero_shot(first: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
-    """The means of the zero-shot collections, and the mean over them; {} where there are none."""
+    """Means of the zero-shot collections, and the mean over them; {} where there are none."""
     collections = {
-        name: mean_of_systems([splits[split]["systems"] for split in told["splits"]])
-        for name, told in first.get(ZERO_SHOT, {}).get("collections", {}).items()
+        name: mean_of_systems([splits[split]["systems"] for split in collection["splits"]])
+        for name, collection in first.get(ZERO_SHOT, {}).get("collections", {}).items()
     }
     if not collections:
         return {}
@@ -133,7 +133,7 @@ def _facts(variant: Variant) -> dict[str, Any]:
 
 
 def _backbone(lineage: Mapping[str, Any]) -> str:
-    """The backbone by its source, with its layers where some were dropped."""
+    """Names the backbone by its source, with its layers where some were dropped."""
     kept = lineage.get("layers")
     return f"{lineage['source']}, {kept[0]} of {kept[1]} layers" if kept else str(lineage["source"])
 
@@ -148,12 +148,12 @@ def _notes(variants: list[Variant]) -> list[str]:
 
 
 def _told_by(notes: Mapping[str, Iterable[str]]) -> list[str]:
-    """Notes by variant as one list: each once, behind the names of the variants that have it unless all do."""
-    found: dict[str, list[str]] = {}
+    """Merges notes by variant into one list: each once, behind the names of the variants that have it unless all do."""
+    names_by_text: dict[str, list[str]] = {}
     for name, texts in notes.items():
         for text in dict.fromkeys(texts):
-            found.setdefault(text, []).append(name)
-    return [t if len(names) == len(notes) else f"{', '.join(names)}: {t}" for t, names in found.items()]
+            names_by_text.setdefault(text, []).append(name)
+    return [t if len(names) == len(notes) else f"{', '.join(names)}: {t}" for t, names in names_by_text.items()]
 
 
 def _split_notes(variants: list[Variant], split: str) -> list[str]:
@@ -163,33 +163,33 @@ def _split_notes(variants: list[Variant], split: str) -> list[str]:
 
 
 def _untuned(variants: list[Variant]) -> dict[str, Variant]:
-    """The variants whose evaluation has the un-tuned backbone too, by the name that it gets in the tables."""
+    """Variants whose evaluation has the un-tuned backbone too, by the name that it gets in the tables."""
     having = [v for v in variants if any(BACKBONE in split["systems"] for split in v.content["splits"].values())]
     return {UNTUNED if len(having) == 1 else f"{UNTUNED} of {v.name}": v for v in having}
 
 
 def _systems(variants: list[Variant], split: str) -> dict[str, tuple[Variant, str]]:
-    """Every system of a split: variants, their hybrids, BM25, un-tuned backbones, other baselines; and where it stands."""
-    found = {variant.name: (variant, RETRIEVER) for variant in variants}
-    found |= {hybrid_of(v.name): (v, HYBRID) for v in variants if v.per_query(split, HYBRID) is not None}
+    """Every system of a split and where it stands: variants, hybrids, BM25, un-tuned backbones, other baselines."""
+    systems = {variant.name: (variant, RETRIEVER) for variant in variants}
+    systems |= {hybrid_of(v.name): (v, HYBRID) for v in variants if v.per_query(split, HYBRID) is not None}
     lexical = next((v for v in variants if v.per_query(split, BM25) is not None), None)
     if lexical is not None:
-        found[BM25] = (lexical, BM25)
-    found |= {name: (v, BACKBONE) for name, v in _untuned(variants).items() if v.per_query(split, BACKBONE)}
-    return found | _others(variants, split, set(found))
+        systems[BM25] = (lexical, BM25)
+    systems |= {name: (v, BACKBONE) for name, v in _untuned(variants).items() if v.per_query(split, BACKBONE)}
+    return systems | _others(variants, split, set(systems))
 
 
 def _others(variants: list[Variant], split: str, taken: set[str]) -> dict[str, tuple[Variant, str]]:
     """Further baselines: once where all variants that have one have the same, else one for each of these variants."""
     names = (name for v in variants for name in v.content["splits"][split]["per_query"])
-    found: dict[str, tuple[Variant, str]] = {}
+    others: dict[str, tuple[Variant, str]] = {}
     for name in dict.fromkeys(names):
         having = [v for v in variants if name not in (RETRIEVER, HYBRID, BM25, BACKBONE) and v.per_query(split, name)]
         if having and all(v.per_query(split, name) == having[0].per_query(split, name) for v in having):
-            found[f"{name} (baseline)" if name in taken else name] = (having[0], name)
+            others[f"{name} (baseline)" if name in taken else name] = (having[0], name)
         else:
-            found |= {f"{name} of {v.name}": (v, name) for v in having}
-    return found
+            others |= {f"{name} of {v.name}": (v, name) for v in having}
+    return others
 
 
 def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
     return {
         **{key: first[key] for key in FACTS if key in first},
         "systems": {name: v.content["splits"][split]["systems"][system] for name, (v, system) in systems.items()},
-        "comparisons": [_as_json(c) for c in compare(metric, per_query[reference], others)],
+        "comparisons": [c.as_json() for c in compare(metric, per_query[reference], others)],
         **_hybrid(metric, per_query, hybrid_of(reference)),
         "pairs": pairs(metric, {variant.name: per_query[variant.name] for variant in variants}),
         "per_query": per_query,
@@ -209,47 +209,43 @@ def _split(variants: list[Variant], reference: str, split: str) -> dict[str, Any
 
 
 def _hybrid(metric: str, per_query: Mapping[str, Mapping[str, float]], hybrid: str) -> dict[str, Any]:
-    """The hybrid search of the reference against all other systems; {} where there is none."""
+    """Compares the hybrid search of the reference with all other systems; {} where there is none."""
     if hybrid not in per_query:
         return {}
     others = {name: values for name, values in per_query.items() if name != hybrid}
-    return {"hybrid_comparisons": [_as_json(c) for c in compare(metric, per_query[hybrid], others)]}
+    return {"hybrid_comparisons": [c.as_json() for c in compare(metric, per_query[hybrid], others)]}
 
 
 def pairs(metric: str, systems: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Every pair of systems compared, first − second; the t-tests are corrected over all pairs.
+    """Compares every pair of systems, first − second; the t-tests are corrected over all pairs.
 
     Args:
         metric: The metric's name.
         systems: Values by query id, by name.
     """
-    found = [(a, compare(metric, systems[a], {b: systems[b]})[0]) for a, b in itertools.combinations(systems, 2)]
-    corrected = hommel([comparison.t_test for _, comparison in found])
+    compared = [(a, compare(metric, systems[a], {b: systems[b]})[0]) for a, b in itertools.combinations(systems, 2)]
+    corrected = hommel([comparison.t_test for _, comparison in compared])
     return [
-        {"system": name} | _as_json(dataclasses.replace(comparison, t_test_hommel=p))
-        for (name, comparison), p in zip(found, corrected, strict=True)
+        {"system": name} | dataclasses.replace(comparison, t_test_hommel=p).as_json()
+        for (name, comparison), p in zip(compared, corrected, strict=True)
     ]
 
 
-def _as_json(comparison: Comparison) -> dict[str, Any]:
-    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}
-
-
 def costs(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Times (seconds, milliseconds) and sizes (bytes) of a variant; a figure that nobody took down is left out."""
-    told, training = evaluation["costs"], evaluation["costs"].get("training", [])
-    found: dict[str, Any] = {
+    """Times (seconds, milliseconds) and sizes (bytes) of a variant. Missing measurements are omitted."""
+    measured, training = evaluation["costs"], evaluation["costs"].get("training", [])
+    figures: dict[str, Any] = {
         "pretraining_seconds": _total(training, "seconds", ("pretraining",)),
         "adaptation_seconds": sum(s["seconds"] for s in training if s["stage"] not in NOT_STAGE_ONE),
         "adaptation_examples": sum(s["examples"] for s in training if s["stage"] not in NOT_STAGE_ONE),
         "tuning_seconds": _total(training, "seconds", ("contrastive",)),
         "tuning_examples": _total(training, "examples", ("contrastive",)),
-        **{key: told.get(key) for key in COSTS},
+        **{key: measured.get(key) for key in COSTS},
         **{key: evaluation.get("efficiency", {}).get(key) for key in EFFICIENCY},
     }
-    if "query_encoding_ms" in told and "query_search_ms" in told:
-        found["query_ms"] = told["query_encoding_ms"] + told["query_search_ms"]
-    return {name: value for name, value in found.items() if value is not None}
+    if "query_encoding_ms" in measured and "query_search_ms" in measured:
+        figures["query_ms"] = measured["query_encoding_ms"] + measured["query_search_ms"]
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _total(training: Iterable[Mapping[str, Any]], key: str, stages: tuple[str, ...]) -> float:
@@ -257,9 +253,9 @@ def _total(training: Iterable[Mapping[str, Any]], key: str, stages: tuple[str, .
 
 
 def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a `comparison.json` under names that Kubeflow can show; the system's name comes last."""
+    """Flattens a `comparison.json` to names that Kubeflow can show; the system's name comes last."""
     measures = parse_measures(",".join(content["measures"]))
-    places = {split: found["systems"] for split, found in content["splits"].items()}
+    places = {name: split["systems"] for name, split in content["splits"].items()}
     if zero_shot := content.get(ZERO_SHOT):
         places |= {name: systems for name, systems in zero_shot["collections"].items() if name not in places}
         places[ZERO_SHOT] = zero_shot["mean"]
@@ -270,6 +266,6 @@ def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
         for measure in measures
     }
     return quality | {
-        f"training_seconds_{slug(name)}": float(told["adaptation_seconds"] + told["tuning_seconds"])
-        for name, told in content["costs"].items()
+        f"training_seconds_{slug(name)}": float(figures["adaptation_seconds"] + figures["tuning_seconds"])
+        for name, figures in content["costs"].items()
     }

@@ -1,4 +1,4 @@
-"""How many texts were longer than what the retriever reads of them: what is behind the cut has no part in any vector."""
+"""Counts texts that are longer than what the retriever reads: what is behind the cut has no part in any vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tokenise = Callable[..., list[list[int]]]
 
 
 def note_cuts(tuned: DenseSystem, corpus: Collection, splits: Sequence[SplitResults]) -> list[str]:
-    """Sentences on cut passages; those on cut queries are noted at their splits.
+    """Notes cut passages; cut queries are noted at their splits.
 
     Args:
         tuned: The retriever, before it is released.
@@ -37,7 +37,7 @@ def note_cuts(tuned: DenseSystem, corpus: Collection, splits: Sequence[SplitResu
 
 
 def _cut(tokenise: Tokenise, texts: Sequence[object], length: int) -> int:
-    """How many texts have more tokens than there is room for."""
+    """Counts texts that have more tokens than there is room for."""
     rows = tokenise(texts, length=length)
     try:
         longer = tokenise(texts, length=2 * length)

@@ -1,6 +1,6 @@
-"""What a retriever costs: the columns of LLM-QL's Table 9 (batch size, index size, total index and training time) and more.
+"""Cost of a retriever: the columns of LLM-QL's Table 9 (batch size, index size, total index and training time) and more.
 
-Times, tokens and sizes were taken down by the steps. Floating-point operations are arithmetic: 2 for every weight outside
+Times, tokens and sizes were measured by the steps. Floating-point operations are arithmetic: 2 for every weight outside
 of the embedding tables and every token forward; training adds twice as many backward, half of that where only an adapter is
 tuned, and one more forward with gradient checkpointing (Kaplan et al., 2020, section 2.1). So they are an order of magnitude:
 every text is taken as long as allowed, which is too much, and left out are attention's own operations, the language-model head
@@ -27,7 +27,7 @@ FORWARD, BACKWARD, FROZEN_BACKWARD = 2, 4, 2
 
 
 def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
-    """The part `efficiency` of `evaluation.json`; a figure that nobody took down is left out.
+    """Builds the part `efficiency` of `evaluation.json`. Missing measurements are omitted.
 
     Args:
         card: Its lineage has what the training stages took.
@@ -59,7 +59,7 @@ def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training(stage: Stage, weights: int | None) -> dict[str, Any]:
-    """What one stage took; its tokens are an upper bound: no text longer than allowed. Its operations are about so many."""
+    """Cost of one stage; its tokens, and so its operations, are an upper bound: every text is taken as long as allowed."""
     processes = int(stage.settings.get("processes", 1))
     tokens = tokens_at_most(stage)
     operations = None if weights is None or tokens is None else weights * tokens * operations_per_weight(stage)
@@ -79,15 +79,15 @@ def training(stage: Stage, weights: int | None) -> dict[str, Any]:
 
 
 def tokens_at_most(stage: Stage) -> int | None:
-    """Tokens that a stage has put through the model, at most; None where its settings do not tell."""
-    told = stage.settings
-    if "tokens" in told:
-        return int(told["tokens"])
-    if "passage_length" not in told:
+    """Upper bound of the tokens that a stage has put through the model; None where its settings do not tell."""
+    settings = stage.settings
+    if "tokens" in settings:
+        return int(settings["tokens"])
+    if "passage_length" not in settings:
         return None
     views = descriptor(stage.stage).views if stage.stage in ADAPTATIONS else 1
-    passages = int(told.get("passages_per_query", views))
-    return stage.examples * (int(told.get("query_length", 0)) + passages * int(told["passage_length"]))
+    passages = int(settings.get("passages_per_query", views))
+    return stage.examples * (int(settings.get("query_length", 0)) + passages * int(settings["passage_length"]))
 
 
 def operations_per_weight(stage: Stage) -> int:
@@ -98,7 +98,7 @@ def operations_per_weight(stage: Stage) -> int:
 
 
 def indexing(manifest: Manifest, weights: int | None) -> dict[str, Any]:
-    """What the index took, and how large it is."""
+    """Cost and size of the index."""
     tokens, seconds = sum(shard.tokens for shard in manifest.shards), manifest.timings.get("seconds")
     operations = None if weights is None else FORWARD * weights * tokens
     return {
@@ -134,12 +134,12 @@ def searching(tuned: DenseSystem) -> dict[str, float]:
 
 
 def memory() -> dict[str, int]:
-    """Largest memory of this process so far, in bytes, and of its GPU where it has one."""
+    """Peak memory of this process so far, in bytes, and of its GPU where it has one."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    peaks = {"peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
     import torch
 
     if torch.cuda.is_available():
-        found["gpu_peak_bytes"] = int(torch.cuda.max_memory_allocated())
-    return found
+        peaks["gpu_peak_bytes"] = int(torch.cuda.max_memory_allocated())
+    return peaks

@@ -1,4 +1,4 @@
-"""The step `evaluate`: every system on every split, compared, written down and reported."""
+"""The step `evaluate`: measures every system on every split, tests the differences, and reports them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import efficiency, provenance
-from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, copies
+from llm_retriever.evaluation.baselines import Baselines, Task, add_lexical, add_untuned, tokens_of_all_copies
 from llm_retriever.evaluation.cut_texts import note_cuts
 from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.hybrid import Hybrid
-from llm_retriever.evaluation.optional_analyses import Paths, check_extras, run_extras
+from llm_retriever.evaluation.optional_analyses import Paths, check_analyses, run_analyses
 from llm_retriever.evaluation.production import Added, Production
 from llm_retriever.evaluation.splits import ZERO_SHOT, in_order
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem, check_fingerprint
@@ -26,9 +26,9 @@ from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
 from llm_retriever.indexing.index import Index
 from llm_retriever.metrics.content import sealed
-from llm_retriever.metrics.conventions import EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.metrics.conventions import ALPHA, EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
 from llm_retriever.metrics.measures import parse_measures
-from llm_retriever.metrics.significance import ALPHA, DRAWS, FAMILY
+from llm_retriever.metrics.significance import DRAWS, FAMILY
 from llm_retriever.models.card import RetrieverCard, load_lineage, weights_digest
 from llm_retriever.reporting import report as report_page
 from llm_retriever.reporting import verdict
@@ -51,7 +51,7 @@ def evaluate(
     refreshed: Path,
     adapted: Path | None = None,
 ) -> dict[str, float]:
-    """Evaluates a retriever against BM25, its un-tuned backbone and what else the settings name, on all splits and collections.
+    """Evaluates a retriever against BM25, its un-tuned backbone and what else the settings name, on all splits.
 
     The version in production, if `production_uri` names one, is a baseline in an index that is brought to this collection.
 
@@ -86,7 +86,7 @@ def evaluate(
         zero_shot = ZeroShot(settings, corpus.splits)
         card = RetrieverCard.load(retriever)
         _check_backbone(backbone, card)
-        check_extras(settings, card, paths)
+        check_analyses(settings, card, paths)
         content = _content(bench, zero_shot, card, paths, Path(scratch))
         files.write_json(draft / EVALUATION_FILE, sealed(content))
         examples = {split.name: bench.examples(split) for split in bench.splits} | zero_shot.examples
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Paths, scratch: Path) -> dict[str, Any]:
-    """The content of `evaluation.json`, in which the collection's own splits come first."""
+    """Builds the content of `evaluation.json`, in which the collection's own splits come first."""
     settings, runs = bench.settings, BM25Runs(paths.bm25_runs, bench.corpus)
     others = Baselines(settings, runs.others)
     # Whatever is wrong with an input shows before the hours of encoding.
@@ -122,7 +122,7 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
     zero_shot.conclude()
     hybrid.publish(paths.draft / HYBRID, card.digest())
     costs = provenance.costs(card, tuned, untuned_seconds, encoder_seconds, before.seconds)
-    extras = run_extras(settings, bench, card, paths)
+    extras = run_analyses(settings, bench, card, paths)
     return {
         "format": FORMAT,
         "collection": bench.corpus.fingerprint,
@@ -149,16 +149,16 @@ def _content(bench: Bench, zero_shot: ZeroShot, card: RetrieverCard, paths: Path
 
 
 def _check_backbone(backbone: Path, card: RetrieverCard) -> None:
-    found = load_lineage(backbone)
-    if found.digest != card.lineage.digest:
+    lineage = load_lineage(backbone)
+    if lineage.digest != card.lineage.digest:
         raise InputError(
             f"not the backbone that the retriever was made from ({card.lineage.source})",
             file=backbone,
             field="backbone",
-            mend="give the output of fetch_backbone of the same run",
+            hint="give the output of fetch_backbone of the same run",
         )
-    if weights_digest(backbone) != found.digest:
-        raise InputError("the weights are not those that it was fetched with", file=backbone, mend="fetch it again")
+    if weights_digest(backbone) != lineage.digest:
+        raise InputError("the weights are not those that it was fetched with", file=backbone, hint="fetch it again")
 
 
 def _tuned_system(settings: EvaluationSettings, paths: Paths, card: RetrieverCard, bench: Bench) -> DenseSystem:
@@ -166,16 +166,16 @@ def _tuned_system(settings: EvaluationSettings, paths: Paths, card: RetrieverCar
     check_fingerprint(opened.manifest.collection, bench.corpus, paths.index)
     opened.verify()
     loaded = Retriever.load(paths.retriever, precision=settings.precision)
-    length = None if is_unset(settings.query_length) else copies(loaded, "query", settings.query_length)
+    length = None if is_unset(settings.query_length) else tokens_of_all_copies(loaded, "query", settings.query_length)
     return DenseSystem(loaded, opened, length)
 
 
 def flat_metrics(content: Mapping[str, Any]) -> dict[str, float]:
-    """The means of an `evaluation.json` under names that Kubeflow can show; baselines carry their name at the end."""
+    """Flattens the means of an `evaluation.json` to names that Kubeflow can show; baselines carry their name at the end."""
     measures = parse_measures(",".join(content["measures"]))
     places = {name: split["systems"] for name, split in content["splits"].items()}
     if zero_shot := content.get(ZERO_SHOT):
-        places |= {name: found["systems"] for name, found in zero_shot["collections"].items() if found["splits"][1:]}
+        places |= {name: one["systems"] for name, one in zero_shot["collections"].items() if one["splits"][1:]}
         places[ZERO_SHOT] = zero_shot["mean"]
     return {
         slug(f"{place}_{measure.key}" + ("" if system == RETRIEVER else f"_{system}")): values[measure.name]

@@ -1,8 +1,7 @@
-"""The bench: the splits and measures of one collection, and what the systems did on them."""
+"""A bench: the splits and measures of one collection, and the results of the systems on them."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -28,19 +27,19 @@ TRAINED_ON = "The retriever was trained on these queries: the values say how wel
 
 
 class Bench:
-    """The splits of a collection and the measures, and what the systems did on them.
+    """The splits of a collection and the measures, and the results of the systems on them.
 
     Args:
         settings: What to measure, and on what.
         corpus: The collection.
         runs: Directory that `<split>/<system>.trec` are written to.
         zero_shot: Name of a collection that the retriever was not trained on; its splits are called `<name>/<split>`.
-        part: Of what these collections have several parts of, as CQADupStack has forums: `<name>/<part>/<split>`.
+        part: Part of such a collection, as CQADupStack has forums: `<name>/<part>/<split>`.
         names: Splits of the collection; None = those of the settings.
 
     Attributes:
-        splits: What is measured on, with what the systems did there.
-        systems: What stands about a system in `evaluation.json`, by its name: `description`, and more where there is.
+        splits: Splits to measure on, with the systems' results.
+        systems: Facts about a system for `evaluation.json`, by its name: `description`, and more where there is.
         notes: Sentences for people on what was left out, and why.
 
     Raises:
@@ -77,22 +76,22 @@ class Bench:
         return self.corpus.lookup()
 
     def rest(self) -> None:
-        """Lets go of `passages`, which is made anew when it is needed: of many benches only one works at a time."""
+        """Frees `passages`, which are read anew when needed: of many benches only one works at a time."""
         self.__dict__.pop("passages", None)
 
     def add_dense(self, name: str, system: DenseSystem, **facts: Any) -> None:
         """Searches every split with a dense system.
 
         Args:
-            name: Of the system: the file name of its runs, so without `/` and white space.
+            name: Name of the system: the file name of its runs, so without `/` and white space.
             system: Searches.
-            **facts: What is told about it: `description`, and more.
+            **facts: Facts about it: `description`, and more.
         """
         for split in self.splits:
             self.add_run(split, name, system.run(split.queries, split.depth), **facts)
 
     def add_run(self, split: SplitResults, name: str, run: Run, **facts: Any) -> None:
-        """Judges what a system returned on a split, and keeps the run; arguments are those of `add_dense`.
+        """Judges a system's run of a split, and keeps it; arguments are those of `add_dense`.
 
         Of `run`, a passage with the query's own id is left out where the collection asks for it, and what is beyond the depth.
         """
@@ -105,7 +104,7 @@ class Bench:
         self.systems.setdefault(name, dict(facts))
 
     def check_passages(self, split: SplitResults, name: str, file: Path) -> None:
-        """Refuses the run of a system whose first passages are not all in the collection.
+        """Raises InputError where the first passages of a run are not all in the collection.
 
         Raises:
             InputError: One is not; `file` is where the run comes from.
@@ -115,11 +114,11 @@ class Bench:
                 raise InputError(
                     f"passage {passage!r} is not in the collection",
                     file=file,
-                    mend="make the run anew from this collection",
+                    hint="make the run anew from this collection",
                 )
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """The measured part of `evaluation.json`: its `splits`."""
+        """Builds the measured part of `evaluation.json`: its `splits`."""
         return {split.name: self._split_results(split) for split in self.splits}
 
     def _split_results(self, split: SplitResults) -> dict[str, Any]:
@@ -135,10 +134,10 @@ class Bench:
             "judgments": sum(len(grades) for grades in split.qrels.values()),
             "relevance_level": split.level,
             "systems": {name: means(judged.scores) for name, judged in all_judged.items()},
-            "comparisons": [_as_json(comparison) for comparison in compared],
-            **({"hybrid_comparisons": [_as_json(comparison) for comparison in hybrid]} if hybrid else {}),
+            "comparisons": [comparison.as_json() for comparison in compared],
+            **({"hybrid_comparisons": [comparison.as_json() for comparison in hybrid]} if hybrid else {}),
             "wins_and_losses": {
-                name: wins_and_losses(per_query[RETRIEVER], found) for name, found in baselines.items()
+                name: wins_and_losses(per_query[RETRIEVER], values) for name, values in baselines.items()
             },
             "per_query": per_query,
             **({"own_passages": {"queries": len(split.own), "left_out": split.left_out}} if split.own else {}),
@@ -146,7 +145,7 @@ class Bench:
         }
 
     def _hybrid(self, per_query: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
-        """Hybrid search against every other system, the retriever among them; [] where it is not one of the systems."""
+        """Compares hybrid search with every other system, the retriever among them; [] where it was not evaluated."""
         if HYBRID not in per_query:
             return []
         others = {name: values for name, values in per_query.items() if name != HYBRID}
@@ -160,7 +159,7 @@ class Bench:
         )
 
     def _ties(self, compared: list[Comparison]) -> list[str]:
-        """What is to be known of a metric that has few values."""
+        """Notes on a metric that has few values."""
         tied = [c for c in compared if c.tie_share >= MANY_TIES and self.primary.kind in ("mrr", "success")]
         return [
             f"{self.primary.label} is the same for the retriever and {c.baseline} on {c.ties:,} of {c.queries:,} queries; "
@@ -169,28 +168,28 @@ class Bench:
         ]
 
     def examples(self, split: SplitResults) -> report_page.SplitExamples:
-        """Queries won and lost against the first baseline."""
-        judged = {name: found for name, found in split.in_order().items() if name not in HYBRIDS}
+        """Picks queries won and lost against the first baseline."""
+        judged = {name: examples for name, examples in split.in_order().items() if name not in HYBRIDS}
         if len(judged) < 2:
             return report_page.SplitExamples(against="")
         metric, shown = self.primary.name, dict(itertools.islice(judged.items(), 2))
-        found = Examples(split.queries, split.qrels, self.passages, split.level)
+        examples = Examples(split.queries, split.qrels, self.passages, split.level)
         won, lost = most_different(*(judged.scores[metric] for judged in shown.values()))
         return report_page.SplitExamples(
             list(shown)[1],
-            [found.example(query, shown, metric) for query in won],
-            [found.example(query, shown, metric) for query in lost],
+            [examples.example(query, shown, metric) for query in won],
+            [examples.example(query, shown, metric) for query in lost],
         )
 
 
 def harmful(compared: Sequence[Comparison]) -> list[Comparison]:
-    """Of comparisons of hybrid search, those that say that one of its two parts is significantly better alone."""
+    """Comparisons of hybrid search in which one of its two parts is significantly better alone."""
     parts = [one for one in compared if one.baseline in (RETRIEVER, BM25)]
     return [one for one in parts if one.verdict == "significant" and one.mean_difference < 0]
 
 
 def _nothing_found(name: str, split: SplitResults, run: Run) -> list[str]:
-    """How many queries a system found nothing for, as where words of another language are looked up."""
+    """Notes how many queries a system found nothing for, as where words of another language are looked up."""
     missed = sum(not run.get(query) for query in split.qrels)
     if not missed:
         return []
@@ -198,7 +197,7 @@ def _nothing_found(name: str, split: SplitResults, run: Run) -> list[str]:
 
 
 def _own_passages(split: SplitResults) -> list[str]:
-    """How many passages of the queries' own ids were left out, by the systems that returned any here.
+    """Notes how many passages of the queries' own ids were left out, by the systems that returned any here.
 
     The lexical runs of `mine_negatives` come without them.
     """
@@ -212,9 +211,5 @@ def _own_passages(split: SplitResults) -> list[str]:
 
 
 def split_name(zero_shot: str, part: str, split: str) -> str:
-    """What a split is called: that of a zero-shot collection has the collection and its part in front."""
+    """Name of a split: that of a zero-shot collection has the collection and its part in front."""
     return "/".join(filter(None, (zero_shot, part, split)))
-
-
-def _as_json(comparison: Comparison) -> Mapping[str, Any]:
-    return dataclasses.asdict(comparison) | {"verdict": comparison.verdict}

@@ -1,4 +1,4 @@
-"""Hybrid search as one more system: the retriever's run and BM25's, fused, with a weight that a held-out split chooses.
+"""Hybrid search as one more system: fuses the retriever's run and BM25's, with a weight that a held-out split chooses.
 
 Both runs are as deep as the evaluation searches. The weight is that of the highest primary metric on `dev`, or on another split
 that is named as one for choosing; where that split is not evaluated, it is searched for this alone. Never does a split that
@@ -36,7 +36,7 @@ CHOSEN_HERE = (
 
 
 def choices(settings: EvaluationSettings) -> list[Fusion]:
-    """The fusions that the settings leave open, a convex one first where there is one."""
+    """Fusions that the settings leave open, a convex one first where there is one."""
     weights = WEIGHTS if is_unset(settings.hybrid_weight) else (settings.hybrid_weight,)
     convex, reciprocal = [Fusion("convex", weight) for weight in weights], [Fusion("rrf")]
     return {"convex": convex, "rrf": reciprocal, "auto": convex + reciprocal}[settings.hybrid_fusion]
@@ -46,7 +46,7 @@ class Hybrid:
     """Chooses how to fuse, and adds hybrid search to benches.
 
     Args:
-        bench: Of the run's own collection.
+        bench: Bench of the run's own collection.
         runs: BM25's of that collection.
         scratch: Directory for runs of a split that only chooses.
 
@@ -71,7 +71,7 @@ class Hybrid:
         self._apart = Bench(bench.settings, bench.corpus, scratch / "held-out", names=[name]) if is_apart else None
 
     def search(self, tuned: DenseSystem) -> None:
-        """Searches the split that chooses, where it is not evaluated anyway."""
+        """Searches the split that chooses, unless it is evaluated anyway."""
         self._query_length = tuned.query_length
         if self._apart is None:
             return
@@ -81,7 +81,7 @@ class Hybrid:
         self._apart.rest()
 
     def add(self, others: Iterable[Bench]) -> None:
-        """Chooses, and adds the system to every split with both runs; they were judged.
+        """Chooses the fusion, and adds the system to every split with both runs; they were judged.
 
         Args:
             others: Benches of further collections, which take the weight along.
@@ -99,7 +99,7 @@ class Hybrid:
                 split.notes.append(CHOSEN_HERE)
 
     def _chosen(self) -> Fusion:
-        """The best fusion on the split that chooses; of equal ones that which is nearest to equal weights."""
+        """Picks the best fusion on the split that chooses; of equal ones that which is nearest to equal weights."""
         if not self._chosen_on:
             first = self._choices[0]
             return Fusion() if len(self._choices) > 1 and is_unset(self.bench.settings.hybrid_weight) else first
@@ -119,17 +119,17 @@ class Hybrid:
         return f"Hybrid search fuses the retriever and BM25 by {fusion_as_text(fusion)}: {why}."
 
     def content(self) -> dict[str, Any]:
-        """The part `hybrid` of `evaluation.json`; {} where nothing was fused."""
+        """Builds the part `hybrid` of `evaluation.json`; {} where nothing was fused."""
         if self.fusion is None:
             return {}
-        found = list(zip(self._choices, self._values, strict=False))
-        curve = [[fusion.weight, value] for fusion, value in found if fusion.kind == "convex"]
-        reciprocal = next((value for fusion, value in found if fusion.kind == "rrf"), None)
+        measured = list(zip(self._choices, self._values, strict=False))
+        curve = [[fusion.weight, value] for fusion, value in measured if fusion.kind == "convex"]
+        reciprocal = next((value for fusion, value in measured if fusion.kind == "rrf"), None)
         facts = {"chosen_on": self._chosen_on, "metric": self.bench.primary.name, "family": FAMILY}
         return {HYBRID: {**self.fusion.as_json(), **facts, "curve": curve, "rrf": reciprocal}}
 
     def publish(self, directory: Path, card: str) -> None:
-        """Writes what hybrid search with the retriever needs, where Lucene's index lies beside the runs.
+        """Writes the files of hybrid search with the retriever, where Lucene's index lies beside the runs.
 
         Args:
             directory: To make.
@@ -153,7 +153,7 @@ class Hybrid:
 
 
 def fusion_as_text(fusion: Fusion) -> str:
-    """A fusion in a sentence."""
+    """Describes a fusion in a sentence."""
     if fusion.kind == "rrf":
         return "reciprocal rank fusion"
     return f"a convex combination with weight {fusion.weight:g} of the retriever"
@@ -163,36 +163,36 @@ def fuse(bench: Bench, fusion: Fusion, system: str, name: str, description: str)
     """Adds the fusion of a dense system with BM25 to every split that has both.
 
     Args:
-        bench: With the runs of both.
+        bench: Bench with the runs of both.
         fusion: How.
         system: The dense one.
-        name: Of the new system.
-        description: Of the new system.
+        name: Name of the new system.
+        description: Description of the new system.
     """
     facts = {"description": description, "parameters": fusion.as_json()}
     for split in bench.splits:
         if {system, BM25} <= split.judged.keys():
-            found = _candidates(bench, split, system)
-            run = {query: fusion.best(each, bench.settings.depth) for query, each in found}
+            candidates = _candidates(bench, split, system)
+            run = {query: fusion.best(each, bench.settings.depth) for query, each in candidates}
             bench.add_run(split, name, run, **facts)
 
 
 def values(fusions: Sequence[Fusion], bench: Bench, split: SplitResults) -> list[float]:
-    """The mean of the primary metric of every fusion on a split, in bounded memory."""
+    """Mean of the primary metric of every fusion on a split, in bounded memory."""
     depth, levels = bench.primary.cutoff or bench.settings.depth, (split.level, split.highest)
     per_query: list[list[float]] = [[] for _ in fusions]
     waiting = _candidates(bench, split, RETRIEVER)
     while part := dict(itertools.islice(waiting, QUERIES_AT_ONCE)):
         qrels = {query: split.qrels[query] for query in part}
-        for fusion, found in zip(fusions, per_query, strict=True):
+        for fusion, scores_so_far in zip(fusions, per_query, strict=True):
             run = {query: fusion.best(each, depth) for query, each in part.items()}
             scores = score_queries([bench.primary], qrels, run, relevance_level=levels[0], highest_level=levels[1])
-            found += scores[bench.primary.name].values()
-    return [math.fsum(found) / len(found) for found in per_query]
+            scores_so_far += scores[bench.primary.name].values()
+    return [math.fsum(scores) / len(scores) for scores in per_query]
 
 
 def _candidates(bench: Bench, split: SplitResults, system: str) -> Iterator[tuple[str, Candidates]]:
-    """What a dense system and BM25 returned, query by query."""
+    """Yields the passages of a dense system and of BM25, query by query."""
     dense, lexical = (read_ranked(bench.runs / split.name / f"{name}.trec") for name in (system, BM25))
     for query in split.qrels:
         yield query, united(dense.get(query, NOTHING), lexical.get(query, NOTHING))

@@ -13,7 +13,7 @@ _UNSUITABLE = re.compile(r"[^A-Za-z0-9+._/-]+")
 
 
 def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = False) -> dict[str, str]:
-    """What a setting names: values by name, in order; without a name, the last part of the value is it.
+    """Parses a setting that names several things: values by name, in order; by default the last part of a value names it.
 
     Names become file names, tags of runs and names of metrics, so that other characters in them become ``-``.
 
@@ -26,7 +26,7 @@ def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = Fal
     Raises:
         InputError: An entry cannot be read, or two names are alike.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     seen = {slug(name) for name in taken}
     for entry in filter(None, map(str.strip, text.split(","))):
         match = _NAMED.fullmatch(entry)
@@ -34,14 +34,14 @@ def named(text: str, field: str, taken: Iterable[str] = (), *, parts: bool = Fal
         name = _UNSUITABLE.sub("-", ((match[1] or last_part(value)) if match else "").strip()).strip("-.")
         name = name if parts else name.replace("/", "-")
         if not slug(name):
-            raise InputError(f"{entry!r} has no name", field=field, mend="write NAME=VALUE, separated by commas")
+            raise InputError(f"{entry!r} has no name", field=field, hint="write NAME=VALUE, separated by commas")
         if slug(name) in seen:
-            raise InputError(f"{name!r} is there already", field=field, mend="write NAME= and another name in front")
+            raise InputError(f"{name!r} is taken", field=field, hint="write NAME= and another name in front")
         seen.add(slug(name))
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def last_part(value: str) -> str:
-    """What a path, a URI or a name on the hub ends with, without revision or fragment."""
+    """Last part of a path, a URI or a name on the hub, without revision or fragment."""
     return re.split(r"[@#]", value)[0].rstrip("/").removeprefix("demo:").rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""What an evaluation can have besides: every extra adds systems to the bench, or content to `evaluation.json`.
+"""Optional analyses: each adds systems to the bench, or content to `evaluation.json`.
 
 A new one is a function in a file of its own and a line in `EXTRAS`.
 """
@@ -50,8 +50,8 @@ EXTRAS: tuple[str, ...] = (
 called with settings, card and paths before anything is encoded, and refuses inputs that cannot be used."""
 
 
-def check_extras(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
-    """Checks the inputs of every extra.
+def check_analyses(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
+    """Checks the inputs of every analysis.
 
     Raises:
         InputError: One cannot be used.
@@ -62,8 +62,8 @@ def check_extras(settings: EvaluationSettings, card: RetrieverCard, paths: Paths
             check(settings, card, paths)
 
 
-def run_extras(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
-    """Runs every extra; the content that they add to `evaluation.json`."""
+def run_analyses(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
+    """Runs every analysis, and returns the content that they add to `evaluation.json`."""
     content: dict[str, Any] = {}
     for name in EXTRAS:
         module, function = name.split(":")

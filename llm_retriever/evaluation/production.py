@@ -1,4 +1,4 @@
-"""The retriever in production as one more system: what it does on the collection of today.
+"""The retriever in production as one more system, evaluated on the collection of today.
 
 It is evaluated in an index of this collection that is made as its published one was: same kind, arithmetic, lengths and stored
 type. Vectors of passages whose title and text the published index has are taken over, only the others are encoded (see
@@ -48,12 +48,12 @@ from llm_retriever.stores.registry import VERSION_FILE
 
 FIELD = "production_uri"
 RETRIEVER_FOLDER, INDEX_FOLDER = "retriever", "index"
-MEND = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
+HINT = "give the URI of a version, REGISTRY/versions/NAME, as fingerprint_sources does"
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """`refreshed.json`: how the index of the version in production was brought to the new collection.
+    """`refreshed.json`: how the index of the version in production was updated to the new collection.
 
     Attributes:
         production_uri: URI of the version; "" where there is none.
@@ -76,10 +76,10 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Added:
-    """What came of adding the version in production to a bench; of nothing, where there is none.
+    """The result of adding the version in production to a bench; empty where there is none.
 
     Attributes:
-        refreshed: How its index was brought to the new collection.
+        refreshed: How its index was updated to the new collection.
         seconds: Wall-clock seconds of it all; None where there is no version.
         trained_on: How many queries it alone was trained on, by split, where any; None = the version does not say.
     """
@@ -89,16 +89,16 @@ class Added:
     trained_on: dict[str, int] | None = None
 
     def content(self) -> dict[str, Any]:
-        """The part of `evaluation.json`; {} where there is no version in production."""
-        told = self.refreshed
-        if not told.production_uri:
+        """Builds the part of `evaluation.json`; {} where there is no version in production."""
+        refreshed = self.refreshed
+        if not refreshed.production_uri:
             return {}
-        counts = {"encoded": told.encoded, "reused": told.reused, "trained_on": self.trained_on}
-        return {PRODUCTION: {"uri": told.production_uri, "version": told.version, **counts}}
+        counts = {"encoded": refreshed.encoded, "reused": refreshed.reused, "trained_on": self.trained_on}
+        return {PRODUCTION: {"uri": refreshed.production_uri, "version": refreshed.version, **counts}}
 
 
 class Production:
-    """A published version, known to be one.
+    """A published version whose retriever and index belong together.
 
     Args:
         uri: Directory or s3:// prefix with `version.json`, `retriever/` and `index/`.
@@ -107,8 +107,8 @@ class Production:
     Attributes:
         uri: Without a slash at its end.
         version: Its name.
-        card: Of its retriever.
-        manifest: Of its index.
+        card: Card of its retriever.
+        manifest: Manifest of its index.
         hybrid: How it fuses with BM25; None where it does not say.
 
     Raises:
@@ -124,7 +124,7 @@ class Production:
         needed = (VERSION_FILE, f"{RETRIEVER_FOLDER}/{CARD_FILE}", f"{INDEX_FOLDER}/{MANIFEST_FILE}")
         missing = [name for name in needed if not store.exists(name)]
         if missing:
-            raise InputError(f"not a published version, there is no {missing[0]}", file=uri, field=FIELD, mend=MEND)
+            raise InputError(f"not a published version, there is no {missing[0]}", file=uri, field=FIELD, hint=HINT)
         self.version = _name(store)
         with tempfile.TemporaryDirectory(prefix="version-") as scratch:
             for name in needed[1:]:
@@ -132,14 +132,14 @@ class Production:
             self.card = RetrieverCard.load(Path(scratch) / RETRIEVER_FOLDER)
             self.manifest = Manifest.load(Path(scratch) / INDEX_FOLDER)
         if self.manifest.card != self.card.digest():
-            raise InputError("its index was made by another retriever", file=uri, field=FIELD, mend=MEND)
+            raise InputError("its index was made by another retriever", file=uri, field=FIELD, hint=HINT)
         self.hybrid = published_in(self.uri)
 
     def add(self, bench: Bench, refreshed: Path, new: Path) -> Added:
-        """Evaluates it on a bench, and says how in its notes.
+        """Evaluates the version on a bench, and notes how.
 
         Args:
-            bench: With the collection of today.
+            bench: Bench with the collection of today.
             refreshed: Directory of the output, which gets `index/` where the published one holds other passages.
             new: Directory of the new retriever, whose training queries favour nobody.
 
@@ -150,16 +150,16 @@ class Production:
         with fetched(f"{self.uri}/{RETRIEVER_FOLDER}") as retriever:
             known = self._trained_on(retriever, new, bench)
             with self._searchable(retriever, bench, refreshed) as (encoder, index):
-                given = bench.settings.query_length
-                length, _ = fitting(encoder, None if is_unset(given) else given, None)
+                length_setting = bench.settings.query_length
+                length, _ = fitting(encoder, None if is_unset(length_setting) else length_setting, None)
                 system = DenseSystem(encoder, index, length)
                 description = f"the retriever in production, version {self.version} {provenance.made_of(self.card)}"
                 bench.add_dense(PRODUCTION, system, description=description, card=self.card.digest())
-                told = self._told(index.manifest)
-        if not told.index:
+                outcome = self._outcome(index.manifest)
+        if not outcome.index:
             shutil.rmtree(refreshed / INDEX_FOLDER, ignore_errors=True)
-        bench.notes.append(self._note(told))
-        return Added(told, time.monotonic() - started, known)
+        bench.notes.append(self._note(outcome))
+        return Added(outcome, time.monotonic() - started, known)
 
     def add_hybrid(self, bench: Bench) -> None:
         """Adds its hybrid search, by its own fusion, to the splits where it and BM25 were evaluated."""
@@ -176,19 +176,19 @@ class Production:
                 "evaluation that are among them favour it."
             )
             return None
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for split in bench.splits:
             texts = list(split.queries.values())
             alone = were_trained_on(theirs, texts)
             alone &= True if ours is None else ~were_trained_on(ours, texts)
             if count := int(alone.sum()):
-                found[split.name] = count
+                counts[split.name] = count
                 split.notes.append(favour(split.name, count, len(texts)))
-        return found
+        return counts
 
     @contextlib.contextmanager
     def _searchable(self, retriever: Path, bench: Bench, refreshed: Path) -> Iterator[tuple[Retriever, Index]]:
-        """The retriever, and an index of the collection: the published one, or one that is made of it."""
+        """Yields the retriever and an index of the collection: the published one, or one made of it."""
         encoder: Retriever | None = None
         with fetched(f"{self.uri}/{INDEX_FOLDER}") as published:
             if self.manifest.collection != bench.corpus.fingerprint:
@@ -207,24 +207,22 @@ class Production:
         write_index(encoder, corpus, target, settings, load=load, earlier=earlier)
         return encoder
 
-    def _told(self, searched: Manifest) -> Refreshed:
+    def _outcome(self, searched: Manifest) -> Refreshed:
         is_new = _held(searched) != _held(self.manifest)
         reused = searched.reused if is_new else searched.count
         return Refreshed(self.uri, self.version, searched.count - reused, reused, is_new)
 
-    def _note(self, told: Refreshed) -> str:
-        if not told.index:
+    def _note(self, new: Refreshed) -> str:
+        if not new.index:
             return f"The version in production, {self.version}, was searched in its published index, which holds this corpus."
-        how = (
-            f"of {told.encoded + told.reused:,} vectors, {told.reused:,} were taken over and {told.encoded:,} made anew"
-        )
+        how = f"of {new.encoded + new.reused:,} vectors, {new.reused:,} were taken over and {new.encoded:,} made anew"
         if self.manifest.passages is None:
-            how = f"all {told.encoded:,} passages were encoded, because its published index does not say which passages it holds"
+            how = f"all {new.encoded:,} passages were encoded, because its published index does not say which passages it holds"
         return f"The index of the version in production, {self.version}, was brought to this collection: {how}."
 
 
 def _held(manifest: Manifest) -> tuple[Any, ...]:
-    """What tells which passages an index holds, under which ids and in which order."""
+    """Identifies the passages that an index holds, with their ids and order."""
     return manifest.passages, manifest.count, [shard.ids_sha256 for shard in manifest.shards]
 
 
@@ -234,16 +232,16 @@ def _name(store: Store) -> str:
     except (ValueError, KeyError, TypeError):
         name = ""
     if not name:
-        mend = "restore that version"
-        raise InputError("does not name a version", file=store.uri_of(VERSION_FILE), field="name", mend=mend)
+        hint = "restore that version"
+        raise InputError("does not name a version", file=store.uri_of(VERSION_FILE), field="name", hint=hint)
     return name
 
 
 def settings_of(manifest: Manifest, shards_uri: str = "") -> IndexSettings:
-    """Settings with which an index becomes one of another collection: its own, but for what depends on machine and place.
+    """Settings to build an index like another one of another collection: its own, but for what depends on machine and place.
 
     Args:
-        manifest: Of the index.
+        manifest: Manifest of the index.
         shards_uri: Where the shards of the other one go; "" = beside its manifest.
     """
     known = {field.name for field in dataclasses.fields(IndexSettings)}

@@ -1,4 +1,4 @@
-"""What stands beside the figures: what the systems are, what they cost, and with which versions they were measured."""
+"""Provenance of the figures: what the systems are, what they cost, and with which versions they were measured."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PACKAGES = ("llm-retriever", "torch", "transformers", "faiss-cpu", "pytrec_eval-
 
 
 def corpus_name(collection: Collection) -> str:
-    """What the collection is called: the last part of its source."""
+    """Name of the collection: the last part of its source."""
     uri = str(collection.manifest["source"]["uri"]).rstrip("/")
     return uri.removeprefix("demo:").rsplit("/", 1)[-1] or uri
 
 
 def description(card: RetrieverCard) -> dict[str, Any]:
-    """One sentence about the retriever, and the digest of its card."""
+    """Describes the retriever in a sentence, with the digest of its card."""
     return {"description": f"the tuned model {made_of(card)}", "card": card.digest()}
 
 
 def made_of(card: RetrieverCard) -> str:
-    """Method and stages of a retriever, in brackets."""
+    """Names method and stages of a retriever, in brackets."""
     stages = " then ".join(stage.stage for stage in card.lineage.stages) or "nothing"
     return f"({card.method}; trained by {stages})"
 
@@ -39,7 +39,7 @@ def costs(
     encoder_seconds: Mapping[str, float] | None = None,
     production_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Times and sizes; a figure that nobody took down is left out.
+    """Times and sizes. Missing measurements are omitted.
 
     Args:
         card: Its lineage has the times of the training stages.
@@ -50,7 +50,7 @@ def costs(
     """
     manifest = tuned.index.manifest
     timings = manifest.timings
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "training": [
             {"stage": stage.stage, "seconds": stage.seconds, "examples": stage.examples}
             for stage in card.lineage.stages
@@ -68,15 +68,15 @@ def costs(
         "encoder_seconds": encoder_seconds or None,
         "device": tuned.device,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on; what is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Versions of the packages that the figures depend on; those not installed are omitted."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

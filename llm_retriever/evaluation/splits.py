@@ -1,4 +1,4 @@
-"""What is measured and on what: the measures and splits that the settings choose."""
+"""The measures and splits that the settings choose, and the results on a split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Content = TypeVar("Content")
 
 @dataclass
 class SplitResults:
-    """A split, and what the systems did on it.
+    """A split, and the results of the systems on it.
 
     Attributes:
         level: Grade from which a judgment counts as relevant in binary metrics that do not say it themselves.
@@ -43,19 +43,19 @@ class SplitResults:
     judged: dict[str, Judged] = field(default_factory=dict)
 
     def in_order(self) -> dict[str, Judged]:
-        """What was judged, in the order of `in_order`."""
+        """Judged systems, in the order of `in_order`."""
         return in_order(self.judged)
 
 
 def in_order(systems: Mapping[str, Content]) -> dict[str, Content]:
-    """By name: retriever and production, each before its fusion, BM25, un-tuned backbone, then others as they were added."""
+    """Sorts systems: retriever and production, each before its fusion, BM25, un-tuned backbone, then others as added."""
     first = (RETRIEVER, HYBRID, PRODUCTION, PRODUCTION_HYBRID, BM25, BACKBONE)
     names = dict.fromkeys((*first, *systems))
     return {name: systems[name] for name in names if name in systems}
 
 
 class Measures(NamedTuple):
-    """What is measured: all of it, the one that decides, and sentences for people on what was changed."""
+    """The measures, the one that decides, and sentences for people on what was changed."""
 
     all: list[Measure]
     primary: Measure
@@ -63,7 +63,7 @@ class Measures(NamedTuple):
 
 
 def chosen_measures(settings: EvaluationSettings) -> Measures:
-    """The measures of the settings and the primary one, which is added where they lack it, as BEIR's is with its collections.
+    """Parses the measures of the settings; adds the primary one where they lack it, and BEIR's with its collections.
 
     A cutoff beyond the search depth is lowered to it, and noted, unless the measure decides.
 
@@ -74,7 +74,7 @@ def chosen_measures(settings: EvaluationSettings) -> Measures:
     primaries = parse_measures(settings.primary_metric, "primary_metric")
     if len(primaries) != 1:
         raise InputError(
-            f"{settings.primary_metric!r} is more than one metric", field="primary_metric", mend="name one"
+            f"{settings.primary_metric!r} is more than one metric", field="primary_metric", hint="name one"
         )
     needed = primaries + (parse_measures(BEIR_MEASURE) if settings.zero_shot else [])
     measures += [measure for measure in needed if measure not in measures]
@@ -83,7 +83,7 @@ def chosen_measures(settings: EvaluationSettings) -> Measures:
             raise InputError(
                 f"{measure.name} needs more than {settings.depth} passages per query",
                 field="depth",
-                mend=f"search {measure.cutoff}, or decide by another metric",
+                hint=f"search {measure.cutoff}, or decide by another metric",
             )
     deep = [measure for measure in measures if measure.cutoff > settings.depth]
     lowered = {measure: replace(measure, cutoff=settings.depth) for measure in deep}
@@ -95,24 +95,24 @@ def chosen_measures(settings: EvaluationSettings) -> Measures:
 
 
 def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]:
-    """The splits to evaluate, each once.
+    """Names of the splits to evaluate, each once.
 
     Raises:
         InputError: A split is unknown, or only training queries are left.
     """
-    wanted = [name.strip() for name in settings.splits.split(",") if name.strip()]
-    chosen = list(dict.fromkeys(wanted)) or [name for name in corpus.splits if name != "train"]
+    named = [name.strip() for name in settings.splits.split(",") if name.strip()]
+    chosen = list(dict.fromkeys(named)) or [name for name in corpus.splits if name != "train"]
     for name in chosen:
         if name not in corpus.splits:
             raise InputError(
-                f"the collection has no split {name!r}", field="splits", mend=f"use {', '.join(corpus.splits)}"
+                f"the collection has no split {name!r}", field="splits", hint=f"use {', '.join(corpus.splits)}"
             )
     if not chosen:
         raise InputError(
             "the collection has only the split train",
             file=corpus.directory,
             field="splits",
-            mend="prepare the corpus with a share of evaluation queries, or name train to evaluate on training queries",
+            hint="prepare the corpus with a share of evaluation queries, or name train to evaluate on training queries",
         )
     return chosen
 
@@ -122,7 +122,7 @@ def open_split(corpus: Collection, name: str, levels: Iterable[int], depth: int)
 
     Args:
         corpus: The collection.
-        name: Of the split.
+        name: Name of the split.
         levels: The level of the evaluation, then those of single measures (0 = that of the evaluation).
         depth: Passages per query that are judged.
 

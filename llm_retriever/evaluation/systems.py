@@ -1,4 +1,4 @@
-"""The systems that are evaluated: dense ones, which search an index, and lexical ones, of which there are runs."""
+"""The systems that are evaluated: dense ones, which search an index, and lexical ones, which have runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DenseSystem:
         query_length: Tokens of a query, prompt included; None = as in training.
 
     Attributes:
-        weights: Of the encoder's model that every token passes: all but the table of input embeddings; None = not known.
+        weights: Number of the model's weights that every token passes: all but the table of input embeddings; None = not known.
         device: Where the encoder computes.
         queries: Queries searched so far.
         encoding_seconds: Wall-clock time spent on encoding them.
@@ -62,7 +62,7 @@ class DenseSystem:
         self.weights, self.device = (None, "cpu") if model is None else (_weights(model), str(model.device))
 
     def release(self) -> None:
-        """Lets go of the encoder, because the next system needs its memory; what was measured stays."""
+        """Frees the encoder, because the next system needs its memory; measurements stay."""
         del self.encoder
 
     def run(self, queries: Mapping[str, str], depth: int) -> Run:
@@ -87,8 +87,8 @@ class DenseSystem:
                 started = time.monotonic()
                 scores, ids = self.index.search(vectors[start : start + len(part)], depth)
                 self.search_seconds += time.monotonic() - started
-                for name, found, values in zip(part, ids, scores, strict=True):
-                    run[name] = dict(zip(found, values.tolist(), strict=True))
+                for name, passages, values in zip(part, ids, scores, strict=True):
+                    run[name] = dict(zip(passages, values.tolist(), strict=True))
                 progress.update(len(part))
         return run
 
@@ -99,7 +99,7 @@ def _weights(model: Any) -> int:
 
 
 def without_own_passages(run: Run, depth: int, own: Set[str] = frozenset()) -> Run:
-    """The first `depth` passages of every query, by score and descending id.
+    """Keeps the first `depth` passages of every query, by score and descending id.
 
     Args:
         run: Score by passage id, by query id.
@@ -127,7 +127,7 @@ class SparseSystem(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """Passages that were searched per query; without a limit where nobody says."""
+        """Passages that were searched per query; unlimited where the manifest does not say."""
         return int(self.parameters.get("depth", sys.maxsize))
 
 
@@ -136,7 +136,7 @@ class _Parameters(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What readers rely on in `runs.json`."""
+    """The fields of `runs.json` that readers rely on."""
 
     parameters: NotRequired[_Parameters]
     systems: NotRequired[dict[str, Any]]
@@ -149,11 +149,11 @@ class BM25Runs:
     """The BM25 runs that `mine_negatives` made, and those of other lexical systems.
 
     Args:
-        directory: With `<split>.trec` files and `runs.json`.
+        directory: Directory with `<split>.trec` files and `runs.json`.
         collection: The collection that they must be of.
 
     Attributes:
-        parameters: Of the BM25 search.
+        parameters: Parameters of the BM25 search.
         depth: Passages that BM25 searched per query; without a limit where nobody says.
         others: Other lexical systems by name.
         lucene: Names, sizes and SHA-256 of the files of Lucene's index, in `lucene/`; [] where there is none.
@@ -163,10 +163,10 @@ class BM25Runs:
     """
 
     def __init__(self, directory: Path, collection: Collection) -> None:
-        manifest = files.read_json(directory / RUNS_MANIFEST, mend="give the bm25_runs of mine_negatives")
+        manifest = files.read_json(directory / RUNS_MANIFEST, hint="give the bm25_runs of mine_negatives")
         if not isinstance(manifest, dict):
             raise InputError("not a manifest of runs", file=directory / RUNS_MANIFEST)
-        files.checked(_MANIFEST, manifest, directory / RUNS_MANIFEST, mend="mine the negatives again")
+        files.checked(_MANIFEST, manifest, directory / RUNS_MANIFEST, hint="mine the negatives again")
         check_fingerprint(manifest.get("collection"), collection, directory / RUNS_MANIFEST)
         self.directory = directory
         parameters = manifest.get("parameters", {})
@@ -180,29 +180,29 @@ class BM25Runs:
 
     def _other(self, name: str, facts: Any) -> SparseSystem:
         try:
-            found = SparseSystem(str(facts["description"]), dict(facts["parameters"]), dict(facts["files"]))
-            TypeAdapter(_Parameters).validate_python(found.parameters)
+            system = SparseSystem(str(facts["description"]), dict(facts["parameters"]), dict(facts["files"]))
+            TypeAdapter(_Parameters).validate_python(system.parameters)
         except (KeyError, TypeError, ValueError):
-            found = None
-        if found is None or not all(isinstance(file, str) and is_safe(file) for file in found.files.values()):
+            system = None
+        if system is None or not all(isinstance(file, str) and is_safe(file) for file in system.files.values()):
             raise InputError(
                 f"does not say what the system {name!r} is", file=self.directory / RUNS_MANIFEST, field="systems"
             )
-        return found
+        return system
 
     @property
     def systems(self) -> dict[str, SparseSystem]:
-        """All of them, BM25 first."""
+        """All lexical systems, BM25 first."""
         return {BM25: self._bm25, **self.others}
 
     def file(self, split: str, system: str = BM25) -> Path | None:
-        """The file of a run; None where there is none."""
+        """File of a run; None where there is none."""
         name = self.systems[system].files.get(split)
         path = self.directory / name if name else None
         return path if path is not None and path.exists() else None
 
     def run(self, split: str, depth: int, system: str = BM25) -> Run | None:
-        """The first `depth` passages of a split's queries, as `DenseSystem.run` returns them; None where there is no run.
+        """Reads the first `depth` passages of a split's queries, as `DenseSystem.run` returns them; None where there is no run.
 
         Raises:
             InputError: The run is spoilt.
@@ -215,14 +215,14 @@ def _listed(values: Mapping[str, Any]) -> str:
     return " with " + ", ".join(f"{name} {value}" for name, value in values.items()) if values else ""
 
 
-def check_fingerprint(found: Any, collection: Collection, file: Path) -> None:
-    """Raises InputError when `found`, in `file`, is not the fingerprint of `collection`."""
-    if found != collection.fingerprint:
+def check_fingerprint(fingerprint: Any, collection: Collection, file: Path) -> None:
+    """Raises InputError unless `fingerprint`, read from `file`, is that of `collection`."""
+    if fingerprint != collection.fingerprint:
         raise InputError(
-            f"made from another collection ({str(found)[:12]} instead of {collection.fingerprint[:12]})",
+            f"made from another collection ({str(fingerprint)[:12]} instead of {collection.fingerprint[:12]})",
             file=file,
             field="collection",
-            mend="make it anew from this collection",
+            hint="make it anew from this collection",
         )
 
 
@@ -233,7 +233,7 @@ def encoded(
     """Encodes a collection into a temporary directory and yields the system that searches it.
 
     Args:
-        encoder: Of passages and queries.
+        encoder: Encoder of passages and queries.
         collection: The corpus.
         settings: How the corpus becomes vectors.
         query_length: Tokens of a query, prompt included; None = as the encoder says.

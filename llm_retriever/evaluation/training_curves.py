@@ -1,4 +1,4 @@
-"""The training curves of the report: losses of both stages, where their outputs bring a log."""
+"""Training curves of the report: losses of both stages, where their outputs bring a log."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TRAINING_LOG = "training_log.json"
 
 
 def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
-    """The losses over the updates, thinned to what a picture shows.
+    """Losses over the updates, thinned to what a chart can show.
 
     Returns:
         `curves`: a list of `title` and `points`, pairs of update and loss.
     """
-    found = []
+    curves = []
     if paths.adapted is not None and (paths.adapted / TRAINING_LOG).exists():
         stages = load_lineage(paths.adapted).stages
-        found.append(_curve(f"Loss of stage one ({stages[-1].stage})" if stages else "Loss", paths.adapted))
+        curves.append(_curve(f"Loss of stage one ({stages[-1].stage})" if stages else "Loss", paths.adapted))
     if (paths.retriever / TRAINING_LOG).exists():
-        found.append(_curve("Loss of the contrastive tuning", paths.retriever))
-    return {"curves": [curve for curve in found if curve["points"]]}
+        curves.append(_curve("Loss of the contrastive tuning", paths.retriever))
+    return {"curves": [curve for curve in curves if curve["points"]]}
 
 
 def _curve(title: str, directory: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the step `compare` reads: the evaluations of several variants, alike in all but the variant."""
+"""Reads the evaluations that the step `compare` compares, alike in all but the variant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Variant:
 
     Attributes:
         file: Its `evaluation.json`.
-        content: What stands in it.
+        content: Its content.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Variant:
 
     def per_query(self, split: str, system: str = RETRIEVER) -> dict[str, float] | None:
         """The primary metric by query id; None where the system was not evaluated."""
-        found: dict[str, float] | None = self.content["splits"][split]["per_query"].get(system)
-        return found
+        values: dict[str, float] | None = self.content["splits"][split]["per_query"].get(system)
+        return values
 
 
 def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> list[Variant]:
@@ -58,34 +58,34 @@ def open_evaluations(evaluations: Mapping[str, Path], variants: str = "") -> lis
         raise InputError(
             f"the names {', '.join(descriptions)} are not those of the evaluations ({', '.join(evaluations)})",
             field="variants",
-            mend="name every evaluation once",
+            hint="name every evaluation once",
         )
     if len(evaluations) < 2:
-        raise InputError("there are fewer than two evaluations", field="evaluations", mend="give at least two")
+        raise InputError("there are fewer than two evaluations", field="evaluations", hint="give at least two")
     taken = {"", *map(slug, (RETRIEVER, BM25, BACKBONE))}
     beginnings = (slug(UNTUNED), slug(hybrid_of("")))
     reserved = [name for name in descriptions if slug(name) in taken or slug(name).startswith(beginnings)]
     if reserved:
-        raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", mend="choose another name")
+        raise InputError(f"{reserved[0]!r} cannot name a variant", field="evaluations", hint="choose another name")
     return [_open(name, text, by_slug[slug(name)] / EVALUATION_FILE) for name, text in descriptions.items()]
 
 
 def _descriptions(text: str) -> dict[str, str]:
     try:
-        found = json.loads(text)
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        descriptions = json.loads(text)
+        if not isinstance(descriptions, dict) or not all(isinstance(value, str) for value in descriptions.values()):
             raise ValueError("not an object of texts")
     except ValueError as error:
         raise InputError(
-            f"not a JSON object ({error})", field="variants", mend='write for instance {"llm-ql": "QL and LoRA"}'
+            f"not a JSON object ({error})", field="variants", hint='write for instance {"llm-ql": "QL and LoRA"}'
         ) from None
-    return found
+    return descriptions
 
 
 def _open(name: str, description: str, file: Path) -> Variant:
-    content = files.read_json(file, mend="give the output of evaluate")
+    content = files.read_json(file, hint="give the output of evaluate")
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise InputError("not an evaluation of this version (format)", file=file, mend="evaluate the variant anew")
+        raise InputError("not an evaluation of this version (format)", file=file, hint="evaluate the variant anew")
     check_content(content, file, ("costs", "lineage", "method", "recipe", "notes", *SHARED))
     for split_name, split in content["splits"].items():
         _check_split(split, file, f"splits.{split_name}")
@@ -93,40 +93,40 @@ def _open(name: str, description: str, file: Path) -> Variant:
 
 
 def _check_split(split: Mapping[str, Any], file: Path, field: str) -> None:
-    """Refuses a split without what is compared."""
-    mend = "evaluate the variant anew"
+    """Raises InputError for a split without what is compared."""
+    hint = "evaluate the variant anew"
     for key in NEEDED:
         if key not in split:
-            raise InputError("is missing", file=file, field=f"{field}.{key}", mend=mend)
+            raise InputError("is missing", file=file, field=f"{field}.{key}", hint=hint)
     if RETRIEVER not in split["per_query"] or split["systems"].keys() != split["per_query"].keys():
         raise InputError(
-            "its systems are not those by query, the retriever among them", file=file, field=field, mend=mend
+            "its systems are not those by query, the retriever among them", file=file, field=field, hint=hint
         )
 
 
 def check_alike(variants: list[Variant]) -> None:
-    """Refuses variants that were not evaluated on the same queries in the same way.
+    """Raises InputError for variants that were not evaluated on the same queries in the same way.
 
     Raises:
         InputError: It names the first evaluation that differs, and in what.
     """
     first, *others = variants
     for other in others:
-        for key, mend in SHARED.items():
-            _check_same(first, other, key, first.content[key], other.content[key], mend)
+        for key, hint in SHARED.items():
+            _check_same(first, other, key, first.content[key], other.content[key], hint)
         ours, theirs = (list(v.content["splits"]) for v in (first, other))
         _check_same(first, other, "splits", ours, theirs, "evaluate all variants on the same splits")
         for split in first.content["splits"]:
             _check_same_queries(first, other, split)
 
 
-def _check_same(first: Variant, other: Variant, field: str, ours: Any, theirs: Any, mend: str) -> None:
+def _check_same(first: Variant, other: Variant, field: str, ours: Any, theirs: Any, hint: str) -> None:
     if ours != theirs:
         raise InputError(
             f"{_shown(theirs)} of {other.name} differs from {_shown(ours)} of {first.name}",
             file=other.file,
             field=field,
-            mend=mend,
+            hint=hint,
         )
 
 
@@ -147,25 +147,25 @@ def _check_same_queries(first: Variant, other: Variant, split: str) -> None:
             f"only of {other.name}, {len(queries[0] - queries[1]):,} only of {first.name}",
             file=other.file,
             field="splits",
-            mend=SHARED["collection"],
+            hint=SHARED["collection"],
         )
     lexical = [v.per_query(split, BM25) for v in (first, other)]
     if None not in lexical and lexical[0] != lexical[1]:
         raise InputError(
             f"BM25 of {other.name} differs from that of {first.name} on {split}",
             file=other.file,
-            mend="evaluate all variants with the output of the same mine_negatives",
+            hint="evaluate all variants with the output of the same mine_negatives",
         )
 
 
-def chosen_reference(variants: list[Variant], wanted: str) -> str:
-    """The variant that all others are tested against: the wanted one, or the first.
+def chosen_reference(variants: list[Variant], requested: str) -> str:
+    """Name of the variant that all others are tested against: the requested one, or the first.
 
     Raises:
         InputError: There is no such variant.
     """
     names = [variant.name for variant in variants]
-    found = [name for name in names if slug(name) == slug(wanted)] if wanted else names[:1]
-    if not found:
-        raise InputError(f"{wanted!r} is no variant", field="reference", mend=f"use one of {', '.join(names)}")
-    return found[0]
+    matching = [name for name in names if slug(name) == slug(requested)] if requested else names[:1]
+    if not matching:
+        raise InputError(f"{requested!r} is no variant", field="reference", hint=f"use one of {', '.join(names)}")
+    return matching[0]

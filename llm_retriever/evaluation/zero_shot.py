@@ -1,4 +1,4 @@
-"""Zero-shot collections: what a retriever does on collections that it was not trained on, as BEIR asks.
+"""Zero-shot collections: evaluates a retriever on collections that it was not trained on, as BEIR asks.
 
 All collections are prepared in scratch space before anything is encoded, so that what is wrong with one shows early. Then
 each is encoded and searched by the retriever, and, when that is no longer in memory, by the baselines. Its passages are
@@ -66,19 +66,19 @@ class ZeroShot:
 
     def __init__(self, settings: EvaluationSettings, taken: Iterable[str]) -> None:
         self.settings = settings
-        found = named(settings.zero_shot, ZERO_SHOT, [*taken, ZERO_SHOT], parts=True)
+        named_sources = named(settings.zero_shot, ZERO_SHOT, [*taken, ZERO_SHOT], parts=True)
         self.sources: dict[str, dict[str, str]] = {}
         self.prepared: dict[str, list[_Part]] = {}
-        for name, source in found.items():
+        for name, source in named_sources.items():
             whole, _, part = name.partition("/")
             self.sources.setdefault(whole, {})[part] = source
-        for source in found.values():
+        for source in named_sources.values():
             uri = split_off(source)[0]
             if "://" not in uri and not uri.startswith("demo:") and not Path(uri).is_dir():
                 raise InputError(
-                    "no such directory", file=uri, field=ZERO_SHOT, mend="give collections as [NAME=]URI[#SPLIT]"
+                    "no such directory", file=uri, field=ZERO_SHOT, hint="give collections as [NAME=]URI[#SPLIT]"
                 )
-        self._found: dict[str, _Collection] = {}
+        self._evaluated: dict[str, _Collection] = {}
         self.splits: dict[str, dict[str, Any]] = {}
         self.examples: dict[str, SplitExamples] = {}
         self.collections: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ class ZeroShot:
         return Collection.open(directory)
 
     def judged(self) -> Iterator[tuple[str, Iterable[str]]]:
-        """Every split by the name that it gets, and its judged queries; `prepare` was called."""
+        """Yields every split by the name that it gets, and its judged queries; `prepare` was called."""
         for name, parts in self.prepared.items():
             for part in parts:
                 for split in part.names:
@@ -134,27 +134,27 @@ class ZeroShot:
         if missing:
             self.notes.append(f"BM25 was not run on the zero-shot collections: {missing}.")
         for name in self.sources:
-            found = self._found[name] = _Collection(self, name, not missing)
+            collection = self._evaluated[name] = _Collection(self, name, not missing)
             for part in self.prepared[name]:
-                found.add_retriever(part, tuned, runs)
+                collection.add_retriever(part, tuned, runs)
 
     def tasks(self) -> list[Task]:
-        """What encoders and runs are to be evaluated on; `add_retriever` was called."""
-        return [Task(bench, *self.lengths()) for found in self._found.values() for bench in found.benches]
+        """Benches to evaluate encoders and runs on; `add_retriever` was called."""
+        return [Task(bench, *self.lengths()) for collection in self._evaluated.values() for bench in collection.benches]
 
     def lengths(self) -> tuple[int | None, int | None]:
         """Tokens of a query and of a passage; None = as an encoder says."""
-        given = self.settings.zero_shot_query_length, self.settings.zero_shot_passage_length
-        queries, passages = (None if is_unset(length) else length for length in given)
+        lengths = self.settings.zero_shot_query_length, self.settings.zero_shot_passage_length
+        queries, passages = (None if is_unset(length) else length for length in lengths)
         return queries, passages
 
     def conclude(self) -> None:
-        """Takes the figures of every collection; all systems were evaluated."""
-        for name, found in self._found.items():
-            for bench in found.benches:
+        """Collects the figures of every collection; all systems were evaluated."""
+        for name, collection in self._evaluated.items():
+            for bench in collection.benches:
                 self._take(bench)
             source = ", ".join(split_off(s)[0] for s in self.sources[name].values())
-            self.collections[name] = {"source": source, **found.told()}
+            self.collections[name] = {"source": source, **collection.summary()}
 
     def _take(self, bench: Bench) -> None:
         self.splits |= bench.results()
@@ -164,7 +164,7 @@ class ZeroShot:
         bench.rest()
 
     def content(self) -> dict[str, Any]:
-        """The part `zero_shot` of `evaluation.json`; {} where there are no collections."""
+        """Builds the part `zero_shot` of `evaluation.json`; {} where there are no collections."""
         if not self.collections:
             return {}
         lengths = dict(zip(("query_length", "passage_length"), self.lengths(), strict=True))
@@ -202,9 +202,9 @@ class _Collection:
         self.benches.append(bench)
 
     def _search(self, bench: Bench, tuned: DenseSystem) -> None:
-        wanted = self.whole.lengths()
-        queries, passages = fitting(tuned.encoder, *wanted)
-        if [queries, passages].count(None) > wanted.count(None):
+        requested = self.whole.lengths()
+        queries, passages = fitting(tuned.encoder, *requested)
+        if [queries, passages].count(None) > requested.count(None):
             self._note_lengths()
         lengths = {"passage_length": passages or tuned.encoder.passage_length}
         settings = IndexSettings(**inherited(tuned.index.manifest) | lengths)
@@ -218,8 +218,8 @@ class _Collection:
         if note not in self.whole.notes:
             self.whole.notes.append(note)
 
-    def told(self) -> dict[str, Any]:
-        """What the collection is, and the unweighted mean over its parts."""
+    def summary(self) -> dict[str, Any]:
+        """Facts of the collection, and the unweighted mean over its parts."""
         splits = [split for bench in self.benches for split in bench.splits]
         systems = mean_of_systems([self.whole.splits[split.name]["systems"] for split in splits])
         return {
@@ -233,27 +233,27 @@ class _Collection:
 
 
 def split_off(source: str) -> tuple[str, str]:
-    """URI and split of ``URI[#SPLIT]``; no split is ``""``."""
+    """Splits ``URI[#SPLIT]`` into URI and split, ``""`` where none is named."""
     uri, mark, split = source.rpartition("#")
     return (uri, split) if mark and "/" not in split else (source, "")
 
 
-def chosen(corpus: Collection, wanted: str) -> list[str]:
-    """The splits of a zero-shot collection: the wanted one, else `test`, else all but `train`, else all.
+def chosen(corpus: Collection, requested: str) -> list[str]:
+    """Splits of a zero-shot collection: the requested one, else `test`, else all but `train`, else all.
 
     Raises:
         InputError: There is no such split.
     """
-    if wanted and wanted not in corpus.splits:
-        mend = f"use {', '.join(corpus.splits)}"
-        raise InputError(f"the collection has no split {wanted!r}", field=ZERO_SHOT, mend=mend)
-    if wanted or TEST_SPLIT in corpus.splits:
-        return [wanted or TEST_SPLIT]
+    if requested and requested not in corpus.splits:
+        hint = f"use {', '.join(corpus.splits)}"
+        raise InputError(f"the collection has no split {requested!r}", field=ZERO_SHOT, hint=hint)
+    if requested or TEST_SPLIT in corpus.splits:
+        return [requested or TEST_SPLIT]
     return [name for name in corpus.splits if name != TRAINING_SPLIT] or list(corpus.splits)
 
 
 def why_no_bm25() -> str:
-    """Why BM25 cannot run on this machine; "" where it can."""
+    """Reason why BM25 cannot run on this machine; "" where it can."""
     if importlib.util.find_spec("pyserini") is None:
         return "pyserini is not installed (extra [mine])"
     try:
@@ -274,7 +274,7 @@ def add_bm25(bench: Bench, lucene: SparseIndex) -> None:
 
 @contextlib.contextmanager
 def _parts(uri: str) -> Iterator[dict[str, str]]:
-    """URIs of the collections at a URI by the name of the part: one without a name, or the folders of a directory."""
+    """Yields URIs of the collections at a URI by the name of the part: one without a name, or the folders of a directory."""
     if not uri.startswith("s3://") and not Path(uri).is_dir():
         yield {"": uri}
         return

@@ -1,1 +1,1 @@
-"""Writing a retriever for programs that do not know this library, and proving that they get the same vectors."""
+"""Exports a retriever for programs that do not know this library, and proves that they get the same vectors."""

@@ -6,30 +6,28 @@ llm-retriever export --retriever DIR --format sentence-transformers --output DIR
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import get_args
 
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.exporting.export import Format, export
-from llm_retriever.processes import pipes
+from llm_retriever.processes import command_line, pipes
+
+PROGRAM = "python -m llm_retriever.exporting"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
-    given = _parser().parse_args(arguments)
-    try:
-        export(given.retriever, given.output, given.format)
-    except InputError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(f"{given.output}: {given.format} export of {given.retriever}, checked: its vectors are the retriever's")
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    export(options.retriever, options.output, options.format)
+    print(f"{options.output}: {options.format} export of {options.retriever}, checked: its vectors are the retriever's")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.exporting", description="Writes a retriever for programs without this library."
-    )
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description="Writes a retriever for programs without this library.")
     parser.add_argument(
         "--retriever", required=True, metavar="DIR", help="Output of tune_retriever: directory or s3://."
     )

@@ -1,4 +1,4 @@
-"""Exports of a retriever: for programs that know transformers, or sentence-transformers, but not this library.
+"""Exports a retriever for programs that know transformers, or sentence-transformers, but not this library.
 
 An export is compared with the retriever on probe texts before it is written; one that gives other vectors is refused.
 
@@ -23,7 +23,7 @@ Format = Literal["merged", "sentence-transformers"]
 
 
 def export(retriever: Retriever | str | Path, directory: str | Path, format: Format = "merged") -> None:
-    """Writes a retriever for programs without this library; the weights keep the precision that they have.
+    """Exports a retriever for programs without this library; the weights keep their precision.
 
     Args:
         retriever: A loaded one, or its directory or s3:// prefix.
@@ -39,7 +39,7 @@ def export(retriever: Retriever | str | Path, directory: str | Path, format: For
 
 
 def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> None:
-    """Writes a retriever as a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
+    """Exports a plain Hugging Face directory: the merged encoder without head, and its tokenizer.
 
     Beside them are `retriever_card.json` and a README.md with the few lines of code that word, pool and normalise. Every
     method can be exported in this way.
@@ -53,17 +53,17 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
         InputError: There is no such retriever, or the files would not give its vectors (cosine below 0.9999 in fp32).
     """
     from llm_retriever.exporting import merged, readme
-    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+    from llm_retriever.exporting.probes import check_same_vectors, opened
 
-    _refuse_replacing(retriever, directory)
+    _check_output(retriever, directory)
     with opened(retriever) as source, files.atomic_directory(directory, layouts.EXPORT) as draft:
         merged.write(source, draft)
         readme.write_merged(source.retriever.card, draft)
-        refuse_other_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
+        check_same_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
 
 
 def export_sentence_transformers(retriever: Retriever | str | Path, directory: str | Path) -> None:
-    """Writes a retriever as a directory that sentence-transformers loads: `encode_query` and `encode_document` give its vectors.
+    """Exports for sentence-transformers: `encode_query` and `encode_document` give the retriever's vectors.
 
     Prompts are the card's prefixes (`query`, `document` and, the same, `passage`); beginning-of-sequence token, suffix and
     embedding token are built into the tokenizer; queries and passages keep their own lengths. Needs sentence-transformers.
@@ -78,38 +78,38 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
             suffix alike after every text.
     """
     from llm_retriever.exporting import readme, sentences
-    from llm_retriever.exporting.probes import opened, refuse_other_vectors
+    from llm_retriever.exporting.probes import check_same_vectors, opened
 
-    _refuse_replacing(retriever, directory)
+    _check_output(retriever, directory)
     with opened(retriever) as source:
-        sentences.refuse_inexpressible(source.retriever.card)
+        sentences.check_expressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
         with files.atomic_directory(directory, layouts.EXPORT) as draft:
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
-            refuse_other_vectors(source, _encoded(source, draft), "a sentence-transformers model")
+            check_same_vectors(source, _encoded(source, draft), "a sentence-transformers model")
 
 
-def _refuse_replacing(retriever: Retriever | str | Path, directory: str | Path) -> None:
+def _check_output(retriever: Retriever | str | Path, directory: str | Path) -> None:
     if not isinstance(retriever, (str, Path)):
         return
     for absolute in (os.path.abspath, os.path.realpath):
         place, original = Path(absolute(directory)), Path(absolute(retriever))
         if place == original or place in original.parents or original in place.parents:
             raise InputError(
-                "the export would replace the retriever or lie within it", file=directory, mend="give another directory"
+                "the export would replace the retriever or lie within it", file=directory, hint="give another directory"
             )
 
 
 def _encoded(source: Source, directory: Path) -> dict[Side, Vectors]:
-    """Vectors of the probes by sentence-transformers itself, in fp32 and in one padded batch a side."""
+    """Encodes the probes by sentence-transformers itself, in fp32 and in one padded batch a side."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise InputError(
             "sentence-transformers is not installed, and the export could not be checked",
             field="format",
-            mend="pip install sentence-transformers",
+            hint="pip install sentence-transformers",
         ) from None
     model = SentenceTransformer(
         str(directory),

@@ -1,4 +1,4 @@
-"""A retriever as a plain Hugging Face directory, and what a program without this library does to get its vectors."""
+"""Writes a retriever as a plain Hugging Face directory, and computes its vectors as programs without this library do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llm_retriever.encoders.retriever import Retriever, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
 from llm_retriever.models.card import weights_digest
-from llm_retriever.models.pooling import POOLINGS, pooled
+from llm_retriever.models.loading import quiet
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.training.weight_files import SHARD_BYTES
-from llm_retriever.training.weights import quiet
 
 
 def write(source: Source, directory: Path) -> None:
@@ -30,7 +30,7 @@ def write(source: Source, directory: Path) -> None:
 
 
 def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]]) -> dict[Side, Vectors]:
-    """Vectors by what lies in `directory` alone, in fp32, one text at a time; attention is that of its configuration.
+    """Encodes with what lies in `directory` alone, in fp32, one text at a time; attention is that of its configuration.
 
     Raises:
         InputError: The model does not remember that it is bidirectional.
@@ -41,13 +41,13 @@ def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     if card.attention == "bidirectional" and getattr(model.config, "is_causal", None) is not False:
         raise InputError(
-            "the configuration cannot say that the model is bidirectional", field="format", mend="use Retriever"
+            "the configuration cannot say that the model is bidirectional", field="format", hint="use Retriever"
         )
-    found: dict[Side, Vectors] = {}
+    vectors_by_side: dict[Side, Vectors] = {}
     for side in SIDES:
         encoder = PromptEncoder(tokenizer, getattr(card, side), getattr(card, f"{side}_length"))
-        found[side] = np.stack([_vector(model, encoder, text, card) for text in texts[side]])
-    return found
+        vectors_by_side[side] = np.stack([_vector(model, encoder, text, card) for text in texts[side]])
+    return vectors_by_side
 
 
 @torch.inference_mode()
@@ -57,4 +57,4 @@ def _vector(model: Any, encoder: PromptEncoder, text: str, card: Any) -> Vectors
     counts = torch.tensor([encoder.pooled(row, POOLINGS[card.pooling].reads)], device=model.device)
     mask = torch.ones_like(ids)
     hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return pooled(hidden, mask, card.pooling, counts, normalise=card.normalise)[0].cpu().numpy()
+    return pool(hidden, mask, card.pooling, counts, normalise=card.normalise)[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Texts by which an export is compared with the retriever that it was made of, before anything is written."""
+"""Probes: texts on which an export is compared with its retriever, before anything is written."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _LONG = "The river in the north is old, needs water and moves slowly past 17 bri
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and what it says about the probes in fp32.
+    """The retriever to export, and its vectors of the probes in fp32.
 
     Attributes:
-        retriever: With weights of the precision that they are to be saved in.
+        retriever: Retriever with weights of the precision that they are to be saved in.
         texts: Probe texts of each side; titles are joined already.
         rows: Their token ids.
         vectors: Their vectors, float32 [probes, dimension].
@@ -84,7 +84,7 @@ def _source(retriever: Retriever, dtype: torch.dtype) -> Source:
 
 
 def probes(retriever: Retriever, side: Side) -> list[str]:
-    """Short texts, with and without title, of several scripts and endings, with the names of special tokens, and a long one.
+    """Returns short texts, with and without title, of several scripts and endings, with names of special tokens, and a long one.
 
     The long one is such that its cut does not fall on white space: `Retriever` drops white space at a cut, and what cuts
     token ids does not. Nor does it cut characters of several tokens: of the short ones, those that fit are taken.
@@ -101,12 +101,12 @@ def probes(retriever: Retriever, side: Side) -> list[str]:
     return [*fitting, (full or long)[0]]
 
 
-def refuse_other_vectors(source: Source, got: dict[Side, Vectors], what: str) -> None:
-    """Raises InputError where an export's vectors of the probes are not the retriever's: cosine or length differ."""
+def check_same_vectors(source: Source, got: dict[Side, Vectors], what: str) -> None:
+    """Raises InputError unless an export's vectors of the probes are the retriever's in cosine and length."""
     for side in SIDES:
-        expected, found = source.vectors[side], np.asarray(got[side], dtype=np.float32)
-        lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(found, axis=1)
-        cosines = (expected * found).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-12)
+        expected, actual = source.vectors[side], np.asarray(got[side], dtype=np.float32)
+        lengths = np.linalg.norm(expected, axis=1), np.linalg.norm(actual, axis=1)
+        cosines = (expected * actual).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-12)
         close = (cosines >= MINIMUM_COSINE) & np.isclose(lengths[0], lengths[1], rtol=1e-3)
         if not close.all():
             worst = int(np.flatnonzero(~close)[0])
@@ -115,18 +115,18 @@ def refuse_other_vectors(source: Source, got: dict[Side, Vectors], what: str) ->
             )
 
 
-def refuse_other_ids(source: Source, side: Side, got: Iterable[list[int]]) -> None:
-    """Raises InputError where a tokenizer's ids of the probes are not the retriever's."""
-    for text, expected, found in zip(source.texts[side], source.rows[side], got, strict=True):
-        if expected != found:
+def check_same_ids(source: Source, side: Side, got: Iterable[list[int]]) -> None:
+    """Raises InputError unless a tokenizer's ids of the probes are the retriever's."""
+    for text, expected, actual in zip(source.texts[side], source.rows[side], got, strict=True):
+        if expected != actual:
             raise refusal(
                 f"its tokenizer joins the {side} {_short(text)} and the prompt in a way that cannot be told in advance"
             )
 
 
 def refusal(reason: str, **place: Any) -> InputError:
-    """The error of an export that would not be the retriever; nothing has been written then."""
-    return InputError(reason, field="format", mend="use Retriever, or export it as merged", **place)
+    """Returns the error of an export that would not be the retriever; nothing has been written then."""
+    return InputError(reason, field="format", hint="use Retriever, or export it as merged", **place)
 
 
 def _short(text: str) -> str:

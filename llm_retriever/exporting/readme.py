@@ -1,4 +1,4 @@
-"""The README.md of an export: a few lines of code that give the retriever's vectors, and what to mind."""
+"""Writes the README.md of an export: a few lines of code that give the retriever's vectors, and what to mind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from llm_retriever import files
 from llm_retriever.exporting.probes import refusal
 from llm_retriever.exporting.sentences import VERSION
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 from llm_retriever.models.card import RetrieverCard
 
 FILE = "README.md"
@@ -85,12 +85,12 @@ def _ids(card: RetrieverCard) -> str:
         return _TWICE
     if card.query.tokenise == card.passage.tokenise:
         return _ids_of(card.query)
-    indented = [_ids_of(wording).replace("\n", "\n    ") for wording in (card.query, card.passage)]
+    indented = [_ids_of(template).replace("\n", "\n    ") for template in (card.query, card.passage)]
     return f'    if side == "query":\n    {indented[0]}\n    else:\n    {indented[1]}'
 
 
-def _ids_of(wording: Wording) -> str:
-    return _WHOLE if wording.tokenise == "whole" else _PIECES
+def _ids_of(template: PromptTemplate) -> str:
+    return _WHOLE if template.tokenise == "whole" else _PIECES
 
 
 def _read_out(card: RetrieverCard) -> str:

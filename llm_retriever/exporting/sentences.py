@@ -1,4 +1,4 @@
-"""A retriever as a sentence-transformers directory: what that library can say of a method, and in which files.
+"""Writes a retriever as a sentence-transformers directory, as far as that library can express a method.
 
 It words a text as prompt + text + whatever the tokenizer's post-processor adds, so beginning-of-sequence token, suffix and
 embedding tokens go into the post-processor, as ids, and survive any cut.
@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from llm_retriever import files
 from llm_retriever.encoders.retriever import Retriever, Side
 from llm_retriever.errors import InputError
-from llm_retriever.exporting.probes import SIDES, Source, refusal, refuse_other_ids
-from llm_retriever.methods import Wording
+from llm_retriever.exporting.probes import SIDES, Source, check_same_ids, refusal
+from llm_retriever.methods import PromptTemplate
 from llm_retriever.models.batches import pad_id
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.models.pooling import POOLINGS
@@ -34,8 +34,8 @@ _WAYS = ("together", "together and spaced", "apart", "apart and spaced")
 tokenizer begins only the string, and not every piece, with a space, it has to be told to: `spaced`."""
 
 
-def refuse_inexpressible(card: RetrieverCard) -> None:
-    """Raises InputError with the reason, where sentence-transformers cannot word or read out as the card says."""
+def check_expressible(card: RetrieverCard) -> None:
+    """Raises InputError with the reason, where sentence-transformers cannot express the card's prompts or pooling."""
     query, passage = card.query, card.passage
     if not POOLINGS[card.pooling].exported:
         raise refusal(f"sentence-transformers has no pooling like {card.pooling!r}")
@@ -52,12 +52,12 @@ def refuse_inexpressible(card: RetrieverCard) -> None:
         raise refusal("sentence-transformers cannot tell the text from a prompt that follows it")
 
 
-def _ending(wording: Wording) -> str:
-    return repr(wording.suffix + "".join(f"[{token}]" for token in wording.embedding_tokens))
+def _ending(template: PromptTemplate) -> str:
+    return repr(template.suffix + "".join(f"[{token}]" for token in template.embedding_tokens))
 
 
 def worded(source: Source) -> tuple[PreTrainedTokenizerFast, dict[Side, str]]:
-    """A tokenizer and the prompts with which the probes become the retriever's ids.
+    """Finds a tokenizer and the prompts with which the probes become the retriever's ids.
 
     Raises:
         InputError: There are none.
@@ -82,12 +82,12 @@ def _checked(source: Source, prompts: dict[Side, str], way: str) -> PreTrainedTo
     for side in SIDES:
         texts = [prompts[side] + text.strip() for text in source.texts[side]]
         length = source.retriever.prompt(side).length
-        refuse_other_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
+        check_same_ids(source, side, tokenizer(texts, truncation=True, max_length=length)["input_ids"])
     return tokenizer
 
 
 def _tokenizer(retriever: Retriever, prompts: dict[Side, str], way: str) -> PreTrainedTokenizerFast:
-    """The retriever's tokenizer with the prompt's end built in; literal names of special tokens stay text."""
+    """Returns the retriever's tokenizer with the prompt's end built in; names of special tokens stay text."""
     original, card = retriever.tokenizer, retriever.card
     backend = Tokenizer.from_str(original.backend_tokenizer.to_str())
     backend.no_truncation()
@@ -132,14 +132,14 @@ def _isolate(backend: Tokenizer, prefixes: list[str], *, spaced: bool) -> None:
 
 def tail_ids(retriever: Retriever) -> list[int]:
     """Ids of what follows a text: its suffix, as it is tokenised after a text, and the embedding tokens."""
-    wording, tokenizer = retriever.card.passage, retriever.tokenizer
-    before = "".join(wording.prefix_pieces) + "river" if wording.tokenise == "whole" else ""
-    head, whole = plain_ids(tokenizer, [before, before + wording.suffix])
+    template, tokenizer = retriever.card.passage, retriever.tokenizer
+    before = "".join(template.prefix_pieces) + "river" if template.tokenise == "whole" else ""
+    head, whole = plain_ids(tokenizer, [before, before + template.suffix])
     return [*whole[len(head) :], *retriever.prompt("passage").closing]
 
 
 def _around(tokenizer: Any, opening: list[int], tail: list[int]) -> processors.TemplateProcessing:
-    """A post-processor that puts ids before and after every text."""
+    """Returns a post-processor that puts ids before and after every text."""
     parts = {name: ids for name, ids in (("opening", opening), ("tail", tail)) if ids}
     special = [{"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)} for name, ids in parts.items()]
     template = [name for name in ("opening", "$A", "tail") if name == "$A" or name in parts]
@@ -193,6 +193,6 @@ def _prompts(card: RetrieverCard, prompts: dict[Side, str]) -> dict[str, Any]:
 
 
 def _name_class(path: Path) -> None:
-    """The name of the class that reads tokenizer.json as it stands; every release of transformers knows this one."""
+    """Names the class that reads tokenizer.json as it stands; every release of transformers knows this one."""
     config = json.loads(path.read_text(encoding="utf-8"))
     files.write_json(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})

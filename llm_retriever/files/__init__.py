@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there, and the digests that say what something is."""
+"""Writes files so that nothing is ever half there, and computes digests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _draft_of(path: Path) -> Iterator[Path]:
-    """A free temporary name beside `path`, whose directory exists then; nothing is left of it afterwards."""
+    """Yields a free temporary name beside `path`, whose directory exists then; nothing is left of it afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with drafts.drafting(path) as token:
         draft = drafts.draft_of(path, token)
@@ -69,11 +69,12 @@ def _draft_of(path: Path) -> Iterator[Path]:
 
 
 def link_tree(source: str | Path, target: str | Path) -> None:
-    """Gives a directory a second name: by hard links, or copies where the file system has none; `target` may be there, empty."""
-    shutil.copytree(source, target, copy_function=_link_or_copy, dirs_exist_ok=True)
+    """Copies a directory by hard links, or by copies where the file system has none; `target` may be there, empty."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Copies a file by a hard link, or by a copy where the file system has none."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -81,7 +82,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def put_in_place(draft: Path, path: Path) -> None:
-    """Gives a complete directory its name; what had that name is first renamed, because removing it may be interrupted."""
+    """Renames a complete directory to `path`; what was there is renamed first, because removing it may be interrupted."""
     with drafts.drafting(path) as token:
         aside = drafts.draft_of(path, token, drafts.REPLACED)
         with contextlib.suppress(FileNotFoundError):
@@ -106,23 +107,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, *, mend: str = "") -> Any:
+def read_json(path: str | Path, *, hint: str = "") -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `mend` tells
+        InputError: The file is missing, cannot be read, is not valid JSON or holds numbers that are not finite; `hint` tells
             what to do about it.
     """
     path = Path(path)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError("no such file", file=path, mend=mend) from None
+        raise InputError("no such file", file=path, hint=hint) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})", file=path, mend=mend) from None
+        raise InputError(f"cannot be read ({error.strerror or error})", file=path, hint=hint) from None
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
-        raise InputError(f"not valid JSON ({error})", file=path, line=line, mend=mend) from None
+        raise InputError(f"not valid JSON ({error})", file=path, line=line, hint=hint) from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -133,18 +134,18 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, mend: str = "") -> None:
-    """Refuses the content of a JSON file that has not the shape that its readers rely on.
+def checked(shape: TypeAdapter[Any], content: Any, file: str | Path, *, hint: str = "") -> Any:
+    """Validates the content of a JSON file, and returns it in the shape that its readers rely on.
 
     Raises:
         InputError: It names the first field that is missing or of another type.
     """
     try:
-        shape.validate_python(content)
+        return shape.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or None
-        raise InputError(first["msg"], file=file, field=field, mend=mend) from None
+        raise InputError(first["msg"], file=file, field=field, hint=hint) from None
 
 
 def _no_number(name: str) -> Any:
@@ -171,7 +172,7 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def mapped_array(path: str | Path) -> Any:
-    """The array of a `.npy` file, mapped from it; ValueError, OSError or EOFError where the file is none."""
+    """Maps the array of a `.npy` file; ValueError, OSError or EOFError where the file is none."""
     import numpy as np
 
     try:

@@ -1,4 +1,4 @@
-"""Checksums of large files, read once for each content and remembered, in this process and for the next ones.
+"""Checksums of large files, computed once for each content and remembered, in this process and for the next ones.
 
 A checksum is known by path, size, inode and times of a file. It is computed anew for a file that was changed moments ago,
 because times are coarse, and everywhere if the environment variable `LLM_RETRIEVER_VERIFY` is 1. What is remembered lies in
@@ -37,15 +37,15 @@ def sha256_of_large_file(path: str | Path) -> str:
     if key not in _known:
         _known.update(_remembered())
     if key not in _known:
-        found = files.sha256_of_file(path)
+        checksum = files.sha256_of_file(path)
         if _key(path) != key:
-            return found  # It changed while it was read.
-        _remember(key, found)
+            return checksum  # It changed while it was read.
+        _remember(key, checksum)
     return _known[key]
 
 
 def _key(path: Path) -> str | None:
-    """What a file is known by; None if it is not worth it, or was changed moments ago."""
+    """Identifies a file's content; None if that is not worth it, or it was changed moments ago."""
     status = path.stat()
     changed = max(status.st_mtime, status.st_ctime)
     if status.st_size < LARGE or time.time() - changed < SETTLED_SECONDS:

@@ -1,4 +1,4 @@
-"""Which code this is: results that outlive a run are taken only by the code that made them."""
+"""Digest of the code: results that outlive a run are reused only by the code that made them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def code_digest(*folders: Path) -> str:
     """SHA-256 (hex) over Python's version and the modules and templates of some packages.
 
     Args:
-        folders: Of the packages; none = the library alone.
+        folders: Folders of the packages; none = the library alone.
     """
     hashed = hashlib.sha256(sys.version.encode())
     for folder in folders or (PACKAGE,):

@@ -1,4 +1,4 @@
-"""Files and directories that are being written: their temporary names, and how the next writer knows which are left over.
+"""Drafts, files and directories that are being written: temporary names, and recognising those left over.
 
 A draft of NAME is `.NAME.TOKEN.partial` beside it. While it is written, its process holds a lock on `.TOKEN.lock` in the
 same directory. A draft whose lock is free belongs to a process that was killed, on whatever machine: process ids say
@@ -63,43 +63,43 @@ def drafting(*paths: Path) -> Iterator[str]:
 
 
 def draft_of(path: Path, token: str, end: str = "") -> Path:
-    """The temporary name of a path; with the end `REPLACED`, that of what was there before."""
+    """Temporary name of a path; with the end `REPLACED`, that of what was there before."""
     return path.with_name(f".{path.name}.{token}{PARTIAL}{end}")
 
 
 def _remove_leftovers(folder: Path, names: Collection[str]) -> None:
     """Removes the drafts that killed processes have left of files or directories of these names."""
     try:
-        found = [path.name for path in folder.iterdir()]
+        existing = [path.name for path in folder.iterdir()]
     except PermissionError:
         return
-    drafts = [match for match in map(_DRAFT.fullmatch, found) if match]
+    drafts = [match for match in map(_DRAFT.fullmatch, existing) if match]
     for draft in drafts:
         if draft["name"] in names:
             _clear(folder / draft[0], folder / f".{draft['token']}{LOCK}", folder / draft["name"])
     tokens = {draft["token"] for draft in drafts}
-    for lock in filter(None, map(_LOCK.fullmatch, found)):
+    for lock in filter(None, map(_LOCK.fullmatch, existing)):
         if lock["token"] not in tokens and _is_old(folder / lock[0]):
             _clear(folder / lock[0], folder / lock[0], folder)
 
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Waits for, and holds, the lock of a file that several processes change: `.NAME.lock` beside it, which stays there."""
+    """Holds the lock of a file that several processes change: `.NAME.lock` beside it, which stays there."""
     with path.with_name(f".{path.name}{LOCK}").open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            told = "this file system has no locks: let one process at a time change it"
-            print(f"{path}: {told}", file=sys.stderr, flush=True)
+            warning = "this file system has no locks: let one process at a time change it"
+            print(f"{path}: {warning}", file=sys.stderr, flush=True)
         yield
 
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Makes a lock file, holds its lock, and removes it."""
+    """Creates a lock file, holds its lock, and removes it."""
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +137,7 @@ def _is_old(path: Path) -> bool:
     """Whether nobody has written to a file, or to any file of a directory, for long; False if it is gone."""
     within = path.rglob("*") if path.is_dir() else ()
     try:
-        last = max(found.lstat().st_mtime for found in (path, *within))
+        last = max(entry.lstat().st_mtime for entry in (path, *within))
     except FileNotFoundError:
         return False
     return time.time() - last > ABANDONED_SECONDS

@@ -1,4 +1,4 @@
-"""What each output consists of, so that a run replaces what an earlier run of the same step wrote, and nothing else.
+"""Layouts of outputs, so that a run replaces what an earlier run of the same step wrote, and nothing else.
 
 A directory is a step's own if it holds the file that the step always writes, with the content that it always has, and no
 file beyond those that the step writes. A file is its own by how it begins. An empty directory or file is free.
@@ -39,7 +39,7 @@ class Layout:
     folders: Mapping[str, Layout] = field(default_factory=dict)
 
     def check(self, path: str | Path, *, argument: str | None = None) -> None:
-        """Refuses to replace what is no earlier output of this kind.
+        """Raises InputError for what is no earlier output of this kind.
 
         Args:
             path: Where the output is to go; nothing, or an empty directory, may be there.
@@ -52,19 +52,19 @@ class Layout:
         if not os.path.lexists(path):
             return
         if not path.is_dir():
-            raise InputError("a file is where a directory goes", file=path, field=argument, mend=ELSEWHERE)
-        found = sorted(_contents(path))
+            raise InputError("a file is where a directory goes", file=path, field=argument, hint=ELSEWHERE)
+        existing = sorted(_contents(path))
         known = self.patterns()
-        foreign = next((name for name in found if not any(pattern.fullmatch(name) for pattern in known)), None)
+        foreign = next((name for name in existing if not any(pattern.fullmatch(name) for pattern in known)), None)
         if foreign is not None:
             problem = f"it would be erased, and no earlier run of this step wrote it as a part of {self.name}"
-            raise InputError(problem, file=path / foreign, field=argument, mend=ELSEWHERE)
-        if found and not self._has_mark(path):
+            raise InputError(problem, file=path / foreign, field=argument, hint=ELSEWHERE)
+        if existing and not self._has_mark(path):
             problem = f"the directory would be erased, and is not known as {self.name} ({self.mark})"
-            raise InputError(problem, file=path, field=argument, mend=ELSEWHERE)
+            raise InputError(problem, file=path, field=argument, hint=ELSEWHERE)
 
     def patterns(self) -> list[re.Pattern[str]]:
-        """Of all files, relative to the directory."""
+        """Patterns of all files, relative to the directory."""
         return [_pattern(text) for text in self._texts()]
 
     def _texts(self) -> Iterator[str]:
@@ -92,7 +92,7 @@ class Page:
     is_one: Callable[[str], bool]
 
     def check(self, path: str | Path, *, argument: str | None = None) -> None:
-        """Refuses to replace what is no earlier output of this kind.
+        """Raises InputError for what is no earlier output of this kind.
 
         Args:
             path: Where the output is to go; nothing, or an empty file, may be there.
@@ -103,29 +103,29 @@ class Page:
         """
         path = Path(path)
         if path.is_dir():
-            raise InputError("a directory is where a file goes", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("a directory is where a file goes", file=path, field=argument, hint=ELSEWHERE)
         if not os.path.lexists(path):
             return
         if not path.is_file():
-            raise InputError("is no regular file and cannot be replaced", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("is no regular file and cannot be replaced", file=path, field=argument, hint=ELSEWHERE)
         if path.stat().st_size and not self.is_one(path.read_text(encoding="utf-8", errors="replace")):
             problem = f"it would be overwritten, and is not known as {self.name}"
-            raise InputError(problem, file=path, field=argument, mend=ELSEWHERE)
+            raise InputError(problem, file=path, field=argument, hint=ELSEWHERE)
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """An output that cannot be told from anything else: it replaces nothing."""
+    """An output of no known form: it replaces nothing."""
 
     def check(self, path: str | Path, *, argument: str | None = None) -> None:
-        """Refuses a file or directory that is not empty."""
+        """Raises InputError for a file or directory that is not empty."""
         path = Path(path)
         if any(_contents(path)) if path.is_dir() else os.path.lexists(path) and path.stat().st_size:
-            raise InputError("it would be replaced", file=path, field=argument, mend=ELSEWHERE)
+            raise InputError("it would be replaced", file=path, field=argument, hint=ELSEWHERE)
 
 
 def _contents(path: Path) -> Iterator[str]:
-    """Relative names of all files, links among them; drafts, which killed writers leave, are nobody's."""
+    """Yields relative names of all files, links among them; drafts, which killed writers leave, are nobody's."""
     for folder, folders, names in os.walk(path, onerror=_refused):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         folders[:] = [name for name in folders if not is_draft(name)]
@@ -135,7 +135,7 @@ def _contents(path: Path) -> Iterator[str]:
 
 
 def _refused(error: OSError) -> NoReturn:
-    raise InputError("cannot be looked into", file=error.filename, mend=ELSEWHERE) from None
+    raise InputError("cannot be looked into", file=error.filename, hint=ELSEWHERE) from None
 
 
 def _pattern(text: str) -> re.Pattern[str]:

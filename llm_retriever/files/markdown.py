@@ -1,4 +1,4 @@
-"""Markdown in which names that people chose stay what they are."""
+"""Escapes names that people chose for Markdown, and builds tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEGINNING = re.compile(r"^(\d*)([#>+-]|[.)])(?=#*(\s|$))")
 
 
 def escaped(text: str) -> str:
-    """A text that Markdown shows as it is, on one line.
+    """Escapes a text so that Markdown shows it as it is, on one line.
 
     Example:
         >>> print(escaped("# a|b*c [x](y) snake_case"))
@@ -23,7 +23,7 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A text as code, whatever backticks it holds.
+    """Formats a text as code, whatever backticks it holds.
 
     Example:
         >>> print(code("corpus.jsonl"), code("a`b"))
@@ -36,7 +36,7 @@ def code(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """A table whose first `left` columns stand on the left, the others on the right; cells are Markdown already."""
+    """Builds a table whose first `left` columns are left-aligned, the others right; cells are Markdown already."""
     rule = "|" + "".join("---|" if column < left else "--:|" for column in range(len(head)))
     first, *others = ("| " + " | ".join(cells) + " |" for cells in (head, *rows))
     return [first, rule, *others]

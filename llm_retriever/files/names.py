@@ -1,4 +1,4 @@
-"""Names that people choose, in the spelling that identifiers allow."""
+"""Spells names that people choose as identifiers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def slug(name: str) -> str:
-    """A name in lower-case letters, digits and underscores, as parameters and metrics of Kubeflow are named.
+    """Spells a name in lower-case letters, digits and underscores, as Kubeflow's parameters and metrics are.
 
     >>> slug("LLM-QL, 0.6")
     'llm_ql_0_6'

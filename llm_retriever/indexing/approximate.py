@@ -1,4 +1,4 @@
-"""The FAISS index of an index that is not flat: made from the shards, read back, asked for candidates."""
+"""The FAISS index of an index that is not flat: built from the shards, read back, asked for candidates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MEND, FaissFile, Manifest
+from llm_retriever.indexing.shards import HINT, FaissFile, Manifest
 from llm_retriever.indexing.stored import Floats
 from llm_retriever.indexing.streaming import Positions, ShardedVectors
 from llm_retriever.progress import Progress
@@ -42,35 +42,35 @@ class Approximate:
         self._index: Any = None
 
     def candidates(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """Approximate scores and positions, [queries, k ≥ depth], best first; -1 behind the last one that was found."""
+        """Returns approximate scores and positions, [queries, k ≥ depth], best first; -1 behind the last one found."""
         if self._index is None:
             self._index = self._read()
-        wanted = self.wanted(depth)
+        number = self.wanted(depth)
         effort = EFFORT.get(self._manifest.kind)
-        return self._index.search(queries, wanted, params=effort(self, wanted) if effort else None)
+        return self._index.search(queries, number, params=effort(self, number) if effort else None)
 
     def wanted(self, depth: int) -> int:
-        """Candidates of a query."""
+        """Number of candidates of a query."""
         return min(depth * self.refine + SPARE if self.refine else depth, self._manifest.count)
 
     def _read(self) -> Any:
         path = self._directory / self._file.file
         if not self._file.is_intact(self._directory):
-            raise InputError("is missing or does not have its checksum", file=path, mend=MEND)
+            raise InputError("is missing or does not have its checksum", file=path, hint=HINT)
         index = faiss.read_index(str(path))
         if (index.ntotal, index.d) != (self._manifest.count, self._manifest.dimension):
-            found = f"{index.ntotal} vectors of dimension {index.d}"
-            raise InputError(f"holds {found}, which the manifest does not say", file=path, mend=MEND)
+            content = f"{index.ntotal} vectors of dimension {index.d}"
+            raise InputError(f"holds {content}, which the manifest does not say", file=path, hint=HINT)
         return index
 
-    def _hnsw(self, wanted: int) -> Any:
-        effort = max(self.parameters["ef_search"], wanted)
+    def _hnsw(self, number: int) -> Any:
+        effort = max(self.parameters["ef_search"], number)
         return faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]
 
-    def _ivf(self, wanted: int) -> Any:
-        """Lists of average length that hold twice as many as are wanted, at least."""
+    def _ivf(self, number: int) -> Any:
+        """Probes lists of average length that hold twice as many as `number`, at least."""
         lists = self.parameters["lists"]
-        enough = -(-2 * wanted * lists // self._manifest.count)
+        enough = -(-2 * number * lists // self._manifest.count)
         effort = min(lists, max(self.parameters["probes"], enough))
         return faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
 
@@ -79,7 +79,7 @@ EFFORT: dict[str, Callable[[Approximate, int], Any]] = {"hnsw": Approximate._hns
 
 
 def make(kind: str, dimension: int, parameters: dict[str, int]) -> Any:
-    """An empty FAISS index.
+    """Returns an empty FAISS index.
 
     Args:
         kind: hnsw, ivf-pq, sq8 or fp16.
@@ -101,6 +101,7 @@ def _ivf_pq(dimension: int, parameters: dict[str, int]) -> Any:
     index = faiss.IndexIVFPQ(
         quantizer, dimension, parameters["lists"], parameters["bytes"], parameters["bits"], faiss.METRIC_INNER_PRODUCT
     )
+    # FAISS warns of fewer than 39 training vectors a centroid; `faiss_kinds.plan` has settled how many there are.
     for clustering in (index.cp, index.pq.cp):
         clustering.seed, clustering.min_points_per_centroid = SEED, 1
     return index
@@ -119,7 +120,7 @@ MAKE: dict[str, Callable[[int, dict[str, int]], Any]] = {
 
 
 def write(kind: str, parameters: dict[str, int], vectors: ShardedVectors, path: Path) -> None:
-    """Makes an index of all vectors and writes it.
+    """Builds an index of all vectors and writes it.
 
     Args:
         kind: hnsw, ivf-pq, sq8 or fp16.
@@ -141,7 +142,7 @@ def write(kind: str, parameters: dict[str, int], vectors: ShardedVectors, path: 
 
 
 def _sample(vectors: ShardedVectors, size: int) -> Floats:
-    """Vectors to train on, drawn with a fixed seed, in the order of the collection."""
+    """Draws vectors to train on with a fixed seed, in the order of the collection."""
     drawn = np.random.default_rng(SEED).choice(vectors.count, size, replace=False)
     sample = vectors.rows(np.sort(drawn))
     return sample if size > 1 else np.repeat(sample, 2, axis=0)  # a code of one bit has two centroids
@@ -149,7 +150,7 @@ def _sample(vectors: ShardedVectors, size: int) -> Floats:
 
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Lets FAISS use so many threads; 0 = as many as it likes."""
+    """Lets FAISS use `number` threads; 0 = as many as it likes."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(number or before)
     try:

@@ -1,4 +1,4 @@
-"""An index: the shards of a corpus and the manifest that says what they are and whose queries they answer."""
+"""Builds an index: the shards of a corpus and the manifest that says what they are and whose queries they answer."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def write_index(
     load: Load | None = None,
     earlier: Earlier | None = None,
 ) -> dict[str, Any]:
-    """`build_index` with an encoder that is already loaded: an un-tuned backbone, or a published encoder.
+    """Builds an index with an encoder that is already loaded: an un-tuned backbone, or a published encoder.
 
     Args:
         encoder: Encodes the passages.
@@ -107,7 +107,7 @@ def write_index(
 
 
 def _reused(earlier: EarlierVectors, draft: Path, passages: PassagesFile, collection: Collection) -> int:
-    """How many vectors are going to be taken over; prints it."""
+    """Counts and prints how many vectors are going to be reused."""
     count = collection.passage_count
     known = earlier.known(read_passages(draft, passages, count))
     print(f"vectors taken over: {known:,} of {count:,}", file=sys.stderr, flush=True)
@@ -115,7 +115,7 @@ def _reused(earlier: EarlierVectors, draft: Path, passages: PassagesFile, collec
 
 
 def draft_directory(index: Path, key: str, settings: IndexSettings) -> Path:
-    """Where the index grows, beside `index`; named after all that decides it, so that only the same run resumes.
+    """Names the draft beside `index` after all that decides the index, so that only the same run resumes.
 
     Args:
         index: Where it will be.
@@ -152,7 +152,7 @@ def _manifest(
 
 
 def _complete(draft: Path, index: Path) -> None:
-    """Makes the draft the index; drafts of other settings for the same index are of no more use."""
+    """Makes the draft the index, and removes drafts of other settings for the same index."""
     for left in (*draft.glob("shard-*.json"), *(path for path in draft.iterdir() if is_draft(path.name))):
         left.unlink()
     shutil.rmtree(draft / SENDING, ignore_errors=True)

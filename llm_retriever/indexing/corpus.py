@@ -1,4 +1,4 @@
-"""Encoding a corpus, or one part of it: finished shards are kept, the missing ones are shared out among processes."""
+"""Encodes a corpus, or one part of it: finished shards are kept, the missing ones are shared out among processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def encode_corpus(
     parts: int = 1,
     earlier: Earlier | None = None,
 ) -> dict[int, Shard]:
-    """Brings the vectors of all passages, or of one part of them, to a place as shards.
+    """Writes the vectors of all passages, or of one part of them, to a place as shards.
 
     What an earlier run finished there is kept. The bytes depend neither on the number of parts or processes nor on what
     was interrupted where (see `llm_retriever.indexing.encoding_plan`).
@@ -52,8 +52,8 @@ def encode_corpus(
         place: Belongs to this encoder, collection and resolved settings alone.
         settings: As `resolved`.
         load: Loads the same encoder in other processes; without it this process alone encodes.
-        part: Which part.
-        parts: Of how many.
+        part: Number of the part, from 0.
+        parts: Number of parts.
         earlier: An index from which the vectors of unchanged passages are taken.
 
     Returns:
@@ -67,19 +67,19 @@ def encode_corpus(
     if not collection.passage_count:
         raise InputError("there are no passages", file=collection.directory)
     cut = Cut(collection.passage_count, settings.shard_passages, WINDOW_PASSAGES)
-    wanted = share(range(cut.shards), part, parts)
-    found = {number: place.finished(number, len(cut.shard(number))) for number in wanted}
-    shards = {number: shard for number, shard in found.items() if shard is not None}
-    missing = tuple(number for number in wanted if number not in shards)
+    numbers = share(range(cut.shards), part, parts)
+    finished = {number: place.finished(number, len(cut.shard(number))) for number in numbers}
+    shards = {number: shard for number, shard in finished.items() if shard is not None}
+    missing = tuple(number for number in numbers if number not in shards)
     if missing:
         work = Work(collection.directory, cut, missing, place, settings, earlier)
-        total = sum(len(cut.shard(number)) for number in wanted)
+        total = sum(len(cut.shard(number)) for number in numbers)
         shards |= _encoded(encoder, load, collection, work, total)
     return dict(sorted(shards.items()))
 
 
 def _encoded(encoder: Encoder, load: Load | None, collection: Collection, work: Work, total: int) -> dict[int, Shard]:
-    """The missing shards, with progress over all processes."""
+    """Encodes the missing shards, with progress over all processes."""
     processes = resolved_processes(work.settings.processes, len(work.shards)) if load else 1
     done = total - sum(len(work.cut.shard(number)) for number in work.shards)
     started, sum_of_tokens = time.monotonic(), 0
@@ -115,10 +115,10 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
     """
     layouts.ENCODED.check(part)
     if not settings.shards_uri:
-        mend = "give a directory or s3:// prefix that all pods can write to"
-        raise InputError("parts have nowhere to go", field="shards_uri", mend=mend)
+        hint = "give a directory or s3:// prefix that all pods can write to"
+        raise InputError("parts have nowhere to go", field="shards_uri", hint=hint)
     if settings.part >= settings.parts:
-        raise InputError(f"there is no part {settings.part} of {settings.parts}", field="part", mend="count from 0")
+        raise InputError(f"there is no part {settings.part} of {settings.parts}", field="part", hint="count from 0")
     load = functools.partial(Retriever.load, retriever, precision=settings.precision)
     encoder, corpus = load(), Collection.open(collection)
     settings = resolved(of_all_copies(settings, encoder.card), encoder)
@@ -140,12 +140,12 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
 
 
 def of_all_copies(settings: Settings, card: RetrieverCard) -> Settings:
-    """The settings of a step, which count one copy of a text, with the tokens of all copies that the card's wording makes."""
+    """Replaces a step's length, which counts one copy of a text, by that of all copies in the card's prompt."""
     return dataclasses.replace(settings, passage_length=card.tokens("passage", settings.passage_length))
 
 
 def resolved(settings: Settings, encoder: Encoder) -> Settings:
-    """The settings with the encoder's own passage length, dimension and arithmetic in place of what was left open.
+    """Fills in the encoder's own passage length, dimension and arithmetic where the settings leave them open.
 
     Raises:
         InputError: The encoder's vectors have fewer numbers than are to be kept.
@@ -154,12 +154,12 @@ def resolved(settings: Settings, encoder: Encoder) -> Settings:
     dimension = settings.dimension or encoder.dimension
     if dimension > encoder.dimension:
         problem = f"vectors of {encoder.name} have {encoder.dimension:,} numbers, not {dimension:,}"
-        raise InputError(problem, field="dimension", mend="give fewer, or 0 for all")
+        raise InputError(problem, field="dimension", hint="give fewer, or 0 for all")
     return dataclasses.replace(settings, passage_length=length, dimension=dimension, precision=encoder.precision)
 
 
 def timings(shards: Sequence[Shard]) -> dict[str, float]:
-    """What shards cost: seconds of all processes together, passages and tokens per second of one, share of padding."""
+    """Cost of shards: seconds of all processes together, passages and tokens per second of one, share of padding."""
     seconds = max(sum(shard.seconds for shard in shards), 1e-3)
     tokens, slots = sum(shard.tokens for shard in shards), sum(shard.slots for shard in shards)
     return {

@@ -1,4 +1,4 @@
-"""A corpus through the model, window by window: tokenised ahead of the model, written behind it, resumable per shard."""
+"""Sends a corpus through the model window by window: tokenised ahead, written behind, resumable per shard."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.data.collection import Collection, Passage
-from llm_retriever.encoders.batched import refuse_non_finite
+from llm_retriever.encoders.batched import check_finite
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.encoding_plan import Cut
-from llm_retriever.indexing.prefetch import ahead
+from llm_retriever.indexing.prefetch import prefetched
 from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_width
@@ -28,7 +28,7 @@ from llm_retriever.settings import EncodingSettings
 PASSAGES_AT_ONCE = 256
 
 Encoded = Callable[[int, int], None]
-"""Told after each batch: passages of the wanted shards that were encoded, and tokens."""
+"""Called after each batch: passages of the shards to write that were encoded, and tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def encode_shards(
     report: Encoded = lambda passages, tokens: None,
     earlier: Earlier | None = None,
 ) -> dict[int, Shard]:
-    """Writes the vectors of some shards. Memory does not grow with the corpus.
+    """Encodes some shards and writes their vectors. Memory does not grow with the corpus.
 
     Args:
         encoder: Encodes.
@@ -76,13 +76,13 @@ def encode_shards(
     Raises:
         InputError: A vector is not finite in the stored type, or the collection has not as many passages as it says.
     """
-    wanted, since = frozenset(shards), time.monotonic()
+    own, since = frozenset(shards), time.monotonic()
     taken = earlier.open(encoder, settings) if earlier else None
-    windows = ahead(_windows(encoder, collection, cut.windows(shards), settings.passage_length, taken))
+    windows = prefetched(_windows(encoder, collection, cut.windows(shards), settings.passage_length, taken))
     with contextlib.closing(windows), ShardWriter(place) as writer:
         for window in windows:
             mine = [(number, _common(window.span, cut.shard(number))) for number in cut.overlapping(window.span)]
-            mine = [(number, span) for number, span in mine if number in wanted]
+            mine = [(number, span) for number, span in mine if number in own]
             vectors, slots = _encode(encoder, window, [span for _, span in mine], settings, report, taken)
             seconds, since = time.monotonic() - since, time.monotonic()
             share = seconds / sum(len(span) for _, span in mine)
@@ -119,7 +119,7 @@ def _windows(
             raise InputError(
                 f"the collection ends {span.stop - span.start - len(taken)} passages early",
                 file=collection.directory,
-                mend="prepare the collection again",
+                hint="prepare the collection again",
             )
         known = earlier.positions(taken) if earlier else np.full(len(taken), -1)
         rows = [array("i") for _ in taken]
@@ -130,7 +130,7 @@ def _windows(
 
 
 def _tokenised(encoder: Encoder, passages: list[Passage], length: int) -> list[array[int]]:
-    """Token ids in 4 bytes each; a few passages at a time, because a tokenizer's answer takes 40 times as much."""
+    """Tokenises into 4 bytes an id; a few passages at a time, because a tokenizer's answer takes 40 times as much."""
     parts = (passages[i : i + PASSAGES_AT_ONCE] for i in range(0, len(passages), PASSAGES_AT_ONCE))
     limit = length if length > 0 else None
     return [array("i", row) for part in parts for row in encoder.tokenise_passages(part, length=limit)]
@@ -144,13 +144,13 @@ def _encode(
     report: Encoded,
     earlier: EarlierVectors | None,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Vectors of a window as they are stored, [passages, row_width], and the tokens that each took, padding included."""
+    """Returns vectors as they are stored, [passages, row_width], and the tokens that each took, padding included."""
     counted = np.zeros(len(window.ids), dtype=bool)
     for span in mine:
         counted[span.start - window.span.start : span.stop - window.span.start] = True
     slots, new = np.zeros(len(window.ids)), np.flatnonzero(window.known < 0)
 
-    def told(batch: Sequence[int], padded: int) -> None:
+    def encoded_batch(batch: Sequence[int], padded: int) -> None:
         positions = new[batch]
         slots[positions] = padded / len(positions)
         report(int(counted[positions].sum()), sum(len(window.rows[i]) for i in positions))
@@ -158,11 +158,11 @@ def _encode(
     dimension, dtype = settings.dimension, settings.dtype
     stored = np.empty((len(window.ids), row_width(dtype, dimension)), DTYPES[dtype])
     if len(new):
-        vectors = encoder.encode_rows("passage", [window.rows[i] for i in new], settings.batch_tokens, told)
+        vectors = encoder.encode_rows("passage", [window.rows[i] for i in new], settings.batch_tokens, encoded_batch)
         stored[new] = encoded(first_numbers(vectors, dimension, normalised=encoder.normalised), dtype)
     if earlier and len(new) < len(stored):
         old = np.flatnonzero(window.known >= 0)
         stored[old] = earlier.vectors(window.known[old])
         report(int(counted[old].sum()), 0)
-    refuse_non_finite(decoded(stored), [f"passage {passage_id!r}" for passage_id in window.ids])
+    check_finite(decoded(stored), [f"passage {passage_id!r}" for passage_id in window.ids])
     return stored, slots

@@ -1,4 +1,4 @@
-"""How a corpus is cut, so that several can encode it and the vectors do not tell how many.
+"""Cuts a corpus so that several can encode it and the vectors do not depend on how many.
 
 Two cuts lie over the positions of the passages. *Windows* of 4096 passages are what is sorted by length and put into
 batches together. *Shards* are the files; their number and size is a setting. Windows start at multiples of their size,
@@ -54,7 +54,7 @@ class Cut:
         return self._span(number, self.shard_passages)
 
     def windows(self, shards: Iterable[int]) -> list[range]:
-        """The windows that some shards touch, in order."""
+        """Windows that some shards touch, in order."""
         size = self.window_passages
         touched = {n for s in shards for n in range(self.shard(s).start // size, -(-self.shard(s).stop // size))}
         return [self._span(number, size) for number in sorted(touched)]
@@ -68,7 +68,7 @@ class Cut:
 
 
 def share(numbers: Sequence[int], index: int, of: int) -> list[int]:
-    """What one of several takes: fixed beforehand, so that it is the same after a kill and on another machine.
+    """Picks one worker's share: fixed beforehand, so that it is the same after a kill and on another machine.
 
     >>> share(range(7), 1, of=3)
     [1, 4]
@@ -77,7 +77,7 @@ def share(numbers: Sequence[int], index: int, of: int) -> list[int]:
 
 
 def encoding_key(encoder: Encoder, collection: Collection, settings: EncodingSettings, earlier: str = "") -> str:
-    """Name of the shards, SHA-256 (hex): over all that decides their bytes, and nothing that does not.
+    """Names shards by a SHA-256 (hex) over all that decides their bytes, and nothing else.
 
     Args:
         encoder: Its identity counts.
@@ -87,5 +87,5 @@ def encoding_key(encoder: Encoder, collection: Collection, settings: EncodingSet
     """
     decisive = ("passage_length", "batch_tokens", "shard_passages", "dtype", "dimension", "precision")
     values = {name: getattr(settings, name) for name in decisive}
-    told = [FORMAT, WINDOW_PASSAGES, encoder.identity(), collection.fingerprint, values, earlier]
-    return files.digest(told)
+    content = [FORMAT, WINDOW_PASSAGES, encoder.identity(), collection.fingerprint, values, earlier]
+    return files.digest(content)

@@ -1,4 +1,4 @@
-"""Kinds of index: their automatic parameters, what they need in memory and on disk, and the FAISS file that makes one.
+"""Kinds of FAISS index: automatic parameters, needs in memory and on disk, and the building of one.
 
 | kind | finds | bytes of FAISS's index, n passages of dimension d |
 |---|---|---|
@@ -37,6 +37,7 @@ GIB = 2**30
 POINTS_PER_LIST = 40
 """FAISS wants 39 training vectors for each centroid."""
 LARGEST_HALF = 65504.0
+"""The largest finite number in float16."""
 
 Parameters = dict[str, int]
 
@@ -60,7 +61,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be built, and what it takes.
+    """An index to be built, and what it takes.
 
     Attributes:
         kind: As in the settings.
@@ -96,7 +97,7 @@ SHOWN = ("m", "ef_construction", "ef_search", "lists", "probes", "bytes", "sampl
 
 
 def plan(count: int, dimension: int, settings: IndexSettings) -> Plan:
-    """Resolves what the settings leave open, and estimates memory and disk.
+    """Resolves the parameters that the settings leave open, and estimates memory and disk.
 
     Args:
         count: Passages.
@@ -126,7 +127,7 @@ def plan(count: int, dimension: int, settings: IndexSettings) -> Plan:
 
 
 def announce(count: int, dimension: int, settings: IndexSettings) -> Plan:
-    """Prints what is going to be built and what it takes; to be called before anything costs time.
+    """Prints the index to be built and what it takes; to be called before anything costs time.
 
     Raises:
         InputError: It takes more memory than the limit, or a parameter does not fit the passages.
@@ -141,17 +142,17 @@ def announce(count: int, dimension: int, settings: IndexSettings) -> Plan:
             f"kind {settings.kind} needs {_gib(needed)} for {count:,} passages, the limit is "
             f"{settings.memory_gib:g} GiB",
             field="memory_gib",
-            mend="take ivf-pq, or flat, which streams its vectors from disk, or raise the limit",
+            hint="take ivf-pq, or flat, which streams its vectors from disk, or raise the limit",
         )
     return made
 
 
 def add_faiss(directory: Path, manifest: Manifest, settings: IndexSettings) -> Manifest:
-    """Makes the FAISS index of shards that are complete, unless the kind is flat.
+    """Builds the FAISS index of shards that are complete, unless the kind is flat.
 
     Args:
         directory: Where the manifest will lie; FAISS's file is written beside it.
-        manifest: Of a flat index.
+        manifest: Manifest of a flat index.
         settings: The kind and its parameters.
 
     Returns:
@@ -181,7 +182,7 @@ def _check_range(manifest: Manifest, kind: str) -> None:
     longest = max(shard.largest_norm for shard in manifest.shards)
     if KINDS[kind].half and longest > LARGEST_HALF:
         raise InputError(
-            f"vectors of length {longest:,.0f} do not fit into half precision", field="kind", mend="take flat or sq8"
+            f"vectors of length {longest:,.0f} do not fit into half precision", field="kind", hint="take flat or sq8"
         )
 
 
@@ -195,26 +196,26 @@ def _hnsw(count: int, dimension: int, settings: IndexSettings) -> Parameters:
 
 
 def _ivf_pq(count: int, dimension: int, settings: IndexSettings) -> Parameters:
-    """Automatic: 4 √n lists, but 40 training vectors for each; codes of a byte for 8 dimensions."""
+    """Chooses 4 √n lists, but 40 training vectors for each, and codes of a byte for 8 dimensions."""
     most = max(1, count // POINTS_PER_LIST)
     lists = min(most, round(4 * math.sqrt(count))) if is_unset(settings.ivf_lists) else settings.ivf_lists
     code = _divisor(dimension, max(1, dimension // 8)) if is_unset(settings.pq_bytes) else settings.pq_bytes
     if count and not 1 <= lists <= count:
-        raise InputError(f"{lists:,} lists for {count:,} passages", field="ivf_lists", mend="give 1 to their number")
+        raise InputError(f"{lists:,} lists for {count:,} passages", field="ivf_lists", hint="give 1 to their number")
     if code < 1 or dimension % code:
-        mend = f"give a divisor of it, for instance {_divisor(dimension, max(1, code))}"
-        raise InputError(f"{code} bytes do not divide the dimension {dimension:,}", field="pq_bytes", mend=mend)
+        hint = f"give a divisor of it, for instance {_divisor(dimension, max(1, code))}"
+        raise InputError(f"{code} bytes do not divide the dimension {dimension:,}", field="pq_bytes", hint=hint)
     probes = max(8, lists // 16) if is_unset(settings.ivf_probes) else settings.ivf_probes
-    wanted = max(POINTS_PER_LIST * lists, 256 * POINTS_PER_LIST)
-    sample = _sample(count, wanted, settings)
+    training_vectors = max(POINTS_PER_LIST * lists, 256 * POINTS_PER_LIST)
+    sample = _sample(count, training_vectors, settings)
     if count and sample < lists:
-        raise InputError(f"{sample:,} vectors to train {lists:,} lists", field="train_sample", mend="give more of them")
+        raise InputError(f"{sample:,} vectors to train {lists:,} lists", field="train_sample", hint="give more of them")
     bits = min(8, sample.bit_length() - 1)
     return {"lists": lists, "probes": min(max(1, probes), lists), "bytes": code, "bits": max(1, bits), "sample": sample}
 
 
 def _divisor(dimension: int, most: int) -> int:
-    """The largest divisor of the dimension that is at most `most`.
+    """Largest divisor of the dimension that is at most `most`.
 
     >>> _divisor(768, 100)
     96
@@ -226,8 +227,8 @@ def _scalar(count: int, dimension: int, settings: IndexSettings) -> Parameters:
     return {"sample": _sample(count, 100_000, settings)}
 
 
-def _sample(count: int, wanted: int, settings: IndexSettings) -> int:
-    return min(count, wanted if is_unset(settings.train_sample) else max(1, settings.train_sample))
+def _sample(count: int, automatic: int, settings: IndexSettings) -> int:
+    return min(count, automatic if is_unset(settings.train_sample) else max(1, settings.train_sample))
 
 
 def _gib(size: float) -> str:

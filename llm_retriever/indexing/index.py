@@ -1,4 +1,4 @@
-"""Searching an index: FAISS finds the candidates, float64 decides where its rounding could not, ids break the ties."""
+"""Searches an index: FAISS finds the candidates, float64 decides where its rounding could not, ids break the ties."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ GPU_DEPTH = 2048
 
 
 class RankedIds(Sequence[list[str]]):
-    """Passage ids, [queries][k], that are decoded when a row is looked at; equal to the lists that it stands for.
+    """Passage ids, [queries][k], decoded when a row is looked at; equal to the lists that they stand for.
 
     Args:
         names: Ids in the shape of positions.
-        positions: Of passages, [queries, k].
+        positions: Positions of passages, [queries, k].
 
     Attributes:
         positions: As given.
@@ -112,7 +112,7 @@ class Index:
         Args:
             path: The output of `build_index`.
             encoder: What encodes the queries, or the card of a retriever that is not loaded.
-            verify: Compare every file with its checksum, and look for numbers that are not finite, which reads all of it.
+            verify: Compare every file with its checksum and look for numbers that are not finite: reads all of it.
             memory_bytes: Vectors held in memory at most; those of a larger index are streamed from disk at every search,
                 so that it pays to search with many queries at once.
 
@@ -126,7 +126,7 @@ class Index:
                 "the index was made by another retriever",
                 file=directory,
                 field="card",
-                mend="search it with the retriever that made it, or build the index anew with this one",
+                hint="search it with the retriever that made it, or build the index anew with this one",
             )
         index = cls(directory, manifest, memory_bytes)
         if verify:
@@ -142,7 +142,7 @@ class Index:
         check_index(self.manifest, self.directory, self._shards.directory)
 
     def search(self, vectors: Floats, depth: int) -> tuple[Floats, RankedIds]:
-        """The passages with the largest inner products.
+        """Returns the passages with the largest inner products.
 
         Args:
             vectors: float32 [queries, dimension], of the encoder; what the index does not keep of vectors is left out.
@@ -178,7 +178,7 @@ class Index:
         return self._names(np.array([position]))[0]
 
     def _names(self, positions: Positions) -> list[str]:
-        """Ids of passages by position, which must be sorted."""
+        """Ids of passages by position; positions must be sorted."""
         edges = np.searchsorted(positions, self._vectors.starts).tolist()
         starts = self._vectors.starts.tolist()
         names: list[str] = []
@@ -188,20 +188,21 @@ class Index:
         return names
 
     def _passage_ids(self, positions: Positions) -> list[list[str]]:
-        """Ids in the shape of `positions`; each one is decoded once."""
+        """Decodes ids in the shape of `positions`, each once."""
+        # A mask over all passages costs less than a sort, but where few of them were found.
         if positions.size * 8 < self.count:
-            found, where = np.unique(positions, return_inverse=True)
-            return np.array(self._names(found), dtype=object)[where.reshape(positions.shape)].tolist()
+            unique, where = np.unique(positions, return_inverse=True)
+            return np.array(self._names(unique), dtype=object)[where.reshape(positions.shape)].tolist()
         hit = np.zeros(self.count, np.bool_)
         hit[positions] = True
-        found = np.flatnonzero(hit)
+        unique = np.flatnonzero(hit)
         table = np.empty(self.count, dtype=object)
-        table[found] = self._names(found)
+        table[unique] = self._names(unique)
         # Row by row the strings' pointers stay in the processor's cache: half the time of the whole table at depth 1000.
         return [table[row].tolist() for row in positions]
 
     def _exact(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """The exact top `depth` in trec_eval's order."""
+        """Returns the exact top `depth` in trec_eval's order."""
         candidates = min(depth + SPARE, self.count)
         scores, positions = self._candidates(queries, candidates)
         bound = near_ties.rounding(queries, self._largest_norm)
@@ -209,7 +210,7 @@ class Index:
         # A passage that was left out may belong to the top if it could reach the score at the last rank.
         unsure = (scores[:, depth - 1] - scores[:, -1] <= margin) & (candidates < self.count)
         cells = near_ties.near(scores, np.where(unsure, -1, margin))
-        near_ties.settle(queries, scores, positions, cells, self._vectors, self._names)
+        near_ties.rescore(queries, scores, positions, cells, self._vectors, self._names)
         scores, positions = scores[:, :depth], positions[:, :depth]
         again = np.flatnonzero(unsure)
         if len(again):
@@ -219,13 +220,13 @@ class Index:
         return scores, positions
 
     def _approximate(self, finder: Approximate, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """FAISS's candidates by their exact scores; queries for which it finds too few are searched exactly."""
+        """Returns FAISS's candidates by their exact scores; queries with too few are searched exactly."""
         scores, positions = finder.candidates(queries, depth)
         missing = positions < 0
         few = missing[:, depth - 1]
         cells = near_ties.marked(~missing & ~few[:, None])
         if finder.refine:
-            near_ties.settle(queries, scores, positions, cells, self._vectors, self._names)
+            near_ties.rescore(queries, scores, positions, cells, self._vectors, self._names)
         else:
             near_ties.order_ties(scores, positions, cells, self._names)
         scores, positions = scores[:, :depth], positions[:, :depth]
@@ -235,13 +236,13 @@ class Index:
         return scores, positions
 
     def _candidates(self, queries: Floats, k: int) -> tuple[Floats, Positions]:
-        """FAISS's top k over all blocks of vectors, best first."""
-        found = (_knn(queries, block, k, start) for start, block in self._vectors.blocks())
-        return functools.reduce(_merged, found)
+        """Returns FAISS's top k over all blocks of vectors, best first."""
+        blocks = (_knn(queries, block, k, start) for start, block in self._vectors.blocks())
+        return functools.reduce(_merged, blocks)
 
 
 def _knn(queries: Floats, block: Floats, k: int, start: int) -> tuple[Floats, Positions]:
-    """FAISS's exact top k of a block that begins at position `start`; -1 where it has fewer rows."""
+    """Returns FAISS's exact top k of a block that begins at position `start`; -1 where it has fewer rows."""
     if k <= GPU_DEPTH and faiss.get_num_gpus():
         scores, rows = faiss.knn_gpu(_gpu(), queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
@@ -251,7 +252,7 @@ def _knn(queries: Floats, block: Floats, k: int, start: int) -> tuple[Floats, Po
 
 
 def _merged(best: tuple[Floats, Positions], more: tuple[Floats, Positions]) -> tuple[Floats, Positions]:
-    """The best of two rankings of the same queries, [queries, k]."""
+    """Merges two rankings of the same queries, [queries, k]."""
     scores, rows = np.stack([best[0], more[0]]), np.stack([best[1], more[1]])
     return faiss.merge_knn_results(scores, rows, keep_max=True)
 
@@ -263,7 +264,7 @@ def _gpu() -> Any:
 
 @contextlib.contextmanager
 def _matrix_products(dimension: int) -> Iterator[None]:
-    """FAISS compares by matrix products from 4 queries on; left alone it does so from 128,000 / dimension, 8 × slower."""
+    """Makes FAISS use matrix products from 4 queries on; its own threshold, 128,000 / dimension, is 8 × slower."""
     threshold = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 4 * dimension
     try:

@@ -1,9 +1,9 @@
-"""What belongs to an index, where it lies near it: in a published version, or in a run's folder.
+"""Finds what belongs to an index near it: in a published version, or in a run's folder.
 
     versions/NAME/index    versions/NAME/retriever    versions/NAME/evaluation/hybrid
     RUN/build-index/index    RUN/tune-retriever/retriever    RUN/evaluate/evaluation/hybrid    RUN/prepare-corpus/collection
 
-They are known by their digests, whatever the folders are called.
+They are recognised by their digests, whatever the folders are called.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ROW = "row:"
 
 
 def encoder_entry(encoder: Encoder) -> str:
-    """What a manifest calls an encoder: its name, or `row:NAME` if `encoders.load(NAME)` loaded it from the table."""
+    """Names an encoder for a manifest: its name, or `row:NAME` if `encoders.load(NAME)` loaded it from the table."""
     row = getattr(encoder, "table_row", "")
     return f"{ROW}{row}" if row else encoder.name
 
 
 def retriever_of(uri: str, manifest: Manifest) -> str:
-    """The retriever that made an index.
+    """Finds the retriever that made an index.
 
     Args:
         uri: Where the index lies, a directory or s3:// prefix.
@@ -65,12 +65,12 @@ def retriever_of(uri: str, manifest: Manifest) -> str:
         f"the retriever of this index does not lie beside it{made_by}",
         file=uri,
         field="--retriever",
-        mend="say where it is",
+        hint="say where it is",
     )
 
 
 def collection_of(uri: str, manifest: Manifest) -> str | None:
-    """The directory of the collection that an index was made of; None where it is not near it."""
+    """Finds the directory of the collection that an index was made of; None where it is not near it."""
     store = open_store(uri)
     if not isinstance(store, LocalStore):
         return None
@@ -81,7 +81,7 @@ def collection_of(uri: str, manifest: Manifest) -> str | None:
 
 
 def hybrid_of(uri: str, manifest: Manifest) -> str:
-    """The folder with what hybrid search needs beside an index and its retriever.
+    """Finds the folder that hybrid search needs beside an index and its retriever.
 
     Args:
         uri: Where the index lies, a directory or s3:// prefix.
@@ -96,16 +96,16 @@ def hybrid_of(uri: str, manifest: Manifest) -> str:
         if open_store(beside).exists(hybrid.FILE):
             return beside
     else:
-        wanted = manifest.card, manifest.collection
+        own = manifest.card, manifest.collection
         for directory in _near(store.directory, f"{hybrid.FOLDER}/{hybrid.FILE}"):
-            found = _says(hybrid.Published.load, directory)
-            if found is not None and (found.card, found.collection) == wanted:
+            published = _says(hybrid.Published.load, directory)
+            if published is not None and (published.card, published.collection) == own:
                 return str(directory)
     raise InputError(
         "what hybrid search needs does not lie beside this index",
         file=uri,
         field="--hybrid",
-        mend="search without it, or evaluate again with the bm25_runs of this release's mine_negatives",
+        hint="search without it, or evaluate again with the bm25_runs of this release's mine_negatives",
     )
 
 
@@ -118,7 +118,7 @@ def _near(index: Path, file: str) -> Iterator[Path]:
 
 
 def _says(read: Callable[[Path], Any], directory: Path) -> Any:
-    """What is read from a directory; None where it is spoilt."""
+    """Reads from a directory; None where it is spoilt."""
     try:
         return read(directory)
     except (InputError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The ranking that the vectors alone decide: score descending, then passage id descending, as trec_eval sorts.
+"""Sorts rankings exactly as trec_eval does: score descending, then passage id descending, from the vectors alone.
 
 A matrix product in float32 differs in its last bits from one shape to another. Scores that lie closer together than these
 bits are computed again in float64 and rounded once; equal ones are ordered by the passages' ids. Where nearly everything
@@ -31,7 +31,7 @@ UNIT_32, UNIT_64 = np.finfo(np.float32).eps / 2, np.finfo(np.float64).eps / 2
 
 
 def rounding(queries: Floats, largest_norm: float) -> Floats:
-    """Twice what float32 summation may add to or take from a score, [queries].
+    """Bounds what float32 summation may add to or take from a score, doubled, [queries].
 
     Rounding errors of a sum of n terms grow with √n (Higham and Mary, 2019); 2 √n u |q| |p| leaves a wide margin.
     """
@@ -42,21 +42,22 @@ def rounding(queries: Floats, largest_norm: float) -> Floats:
 def measured(
     queries: Floats, scores: Floats, positions: Positions, margin: Floats, vectors: ShardedVectors, largest_norm: float
 ) -> Floats:
-    """A narrower margin, from the errors of some of many scores; the bound holds for any vectors, and few need it.
+    """Narrows the margin by the errors of a sample of scores; the bound holds for any vectors, and few need it.
 
     Args:
         queries: [queries, dimension].
         scores: As FAISS computed them, [queries, k].
-        positions: Of the passages, [queries, k].
+        positions: Positions of the passages, [queries, k].
         margin: The bound, from `rounding`; stays where there are too few scores to measure.
-        vectors: Of the passages.
-        largest_norm: Of the passages.
+        vectors: Vectors of the passages.
+        largest_norm: Largest norm of the passages.
 
     Returns:
         Four times the largest error among 256 scores, relative to |q| |p|; at most the bound, [queries].
     """
     if scores.size < 64 * SAMPLE:
         return margin
+    # A fixed seed: the same search measures the same margin. Sorted, so that vectors are read in the order of the disk.
     drawn = np.sort(np.random.default_rng(0).integers(0, scores.size, SAMPLE))
     rows, columns = np.divmod(drawn, scores.shape[1])
     some, values = queries[rows].astype(np.float64), scores[rows, columns].astype(np.float64)
@@ -68,21 +69,21 @@ def measured(
 
 
 def near(scores: Floats, margin: Floats) -> Cells:
-    """Which scores, sorted in rows, lie within the row's margin of a neighbour's; none where it is negative."""
+    """Finds the scores, sorted in rows, that lie within the row's margin of a neighbour's; none where it is negative."""
     step = max(1, NUMBERS_AT_ONCE // scores.shape[1])
-    found = []
+    parts = []
     for start in range(0, len(scores), step):
         some = scores[start : start + step]
         close = some[:, :-1] - some[:, 1:] <= margin[start : start + step, None]
         cells = np.zeros(some.shape, np.bool_)
         cells[:, :-1] = close
         cells[:, 1:] |= close
-        found.append(np.flatnonzero(cells) + start * scores.shape[1])
-    return _cells(np.concatenate(found) if found else np.empty(0, np.int64), scores.shape[1])
+        parts.append(np.flatnonzero(cells) + start * scores.shape[1])
+    return _cells(np.concatenate(parts) if parts else np.empty(0, np.int64), scores.shape[1])
 
 
 def marked(mask: NDArray[np.bool_]) -> Cells:
-    """The cells of a mask; faster than `np.nonzero` where few are marked."""
+    """Returns the cells of a mask; faster than `np.nonzero` where few are marked."""
     return _cells(np.flatnonzero(mask), mask.shape[1])
 
 
@@ -91,46 +92,46 @@ def _cells(flat: Positions, width: int) -> Cells:
     return rows, columns
 
 
-def settle(
+def rescore(
     queries: Floats, scores: Floats, positions: Positions, cells: Cells, vectors: ShardedVectors, names: Names
 ) -> None:
-    """Puts some cells of a ranking right, in place: exact scores, and in each row these cells in their order.
+    """Re-scores tied candidates in float64 and re-sorts them, in place.
 
     Args:
         queries: [queries, dimension].
         scores: [queries, k], sorted in rows; only these cells may be out of order, and only among themselves.
-        positions: Of the passages, [queries, k].
-        cells: Those to put right, row by row.
-        vectors: Of the passages.
+        positions: Positions of the passages, [queries, k].
+        cells: Those to re-score, row by row.
+        vectors: Vectors of the passages.
         names: Ids of passages by position.
     """
     rows, columns = cells
     if not len(rows):
         return
-    found = positions[rows, columns]
-    values = exact(queries, rows, vectors, found)
-    _order_values(rows, values, found)
-    _order_ties(rows, values, found, names)
-    scores[rows, columns], positions[rows, columns] = values, found
+    passages = positions[rows, columns]
+    values = exact(queries, rows, vectors, passages)
+    _order_values(rows, values, passages)
+    _order_ties(rows, values, passages, names)
+    scores[rows, columns], positions[rows, columns] = values, passages
 
 
 def order_ties(scores: Floats, positions: Positions, cells: Cells, names: Names) -> None:
-    """Orders those of some cells that have equal scores by id, in place; scores are sorted in rows."""
+    """Sorts cells of equal score by passage id, in place; scores are sorted in rows."""
     rows, columns = cells
-    found = positions[rows, columns]
-    _order_ties(rows, scores[rows, columns], found, names)
-    positions[rows, columns] = found
+    passages = positions[rows, columns]
+    _order_ties(rows, scores[rows, columns], passages, names)
+    positions[rows, columns] = passages
 
 
 def exact(queries: Floats | Doubles, rows: Positions, vectors: ShardedVectors, positions: Positions) -> Floats:
-    """Inner products of pairs, float64 rounded once to float32, [pairs].
+    """Computes inner products of pairs, float64 rounded once to float32, [pairs].
 
     Products of float32 are exact in float64, and every pair is summed in the same order whatever stands beside it.
 
     Args:
         queries: [queries, dimension].
         rows: Query of each pair; consecutive pairs of a query are cheapest, [pairs].
-        vectors: Of the passages.
+        vectors: Vectors of the passages.
         positions: Passage of each pair, [pairs].
     """
     doubles = queries.astype(np.float64, copy=False)
@@ -142,8 +143,8 @@ def exact(queries: Floats | Doubles, rows: Positions, vectors: ShardedVectors, p
     return values
 
 
-def _order_values(rows: Positions, values: Floats, found: Positions) -> None:
-    """Orders each row by value, descending, in place; most rows are in order already."""
+def _order_values(rows: Positions, values: Floats, passages: Positions) -> None:
+    """Sorts each row by value, descending, in place; most rows are in order already."""
     wrong = (rows[:-1] == rows[1:]) & (values[:-1] < values[1:])
     if not wrong.any():
         return
@@ -151,21 +152,21 @@ def _order_values(rows: Positions, values: Floats, found: Positions) -> None:
     mixed[rows[:-1][wrong]] = True
     cells = np.flatnonzero(mixed[rows])
     order = cells[np.lexsort((-values[cells], rows[cells]))]
-    values[cells], found[cells] = values[order], found[order]
+    values[cells], passages[cells] = values[order], passages[order]
 
 
-def _order_ties(rows: Positions, values: Floats, found: Positions, names: Names) -> None:
-    """Orders equal values of a row by id, descending, in place; rows and values are sorted."""
+def _order_ties(rows: Positions, values: Floats, passages: Positions, names: Names) -> None:
+    """Sorts equal values of a row by id, descending, in place; rows and values are sorted."""
     equal = (rows[:-1] == rows[1:]) & (values[:-1] == values[1:])
     if not equal.any():
         return
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
-    ranks = _descending(found[tied], names)
-    found[tied] = found[tied][np.lexsort((ranks, -values[tied], rows[tied]))]
+    ranks = _descending(passages[tied], names)
+    passages[tied] = passages[tied][np.lexsort((ranks, -values[tied], rows[tied]))]
 
 
 def _descending(positions: Positions, names: Names) -> Positions:
-    """Rank of each passage when these are sorted by id, the largest first."""
+    """Ranks passages by id, the largest first."""
     unique, where = np.unique(positions, return_inverse=True)
     ids = names(unique)
     ranks = np.empty(len(unique), np.int64)
@@ -176,7 +177,7 @@ def _descending(positions: Positions, names: Names) -> Positions:
 def exact_top(
     queries: Floats, depth: int, vectors: ShardedVectors, largest_norm: float, names: Names
 ) -> tuple[Floats, Positions]:
-    """The exact ranking by float64 matrix products over all vectors: no slower when everything is nearly the same.
+    """Ranks exactly by float64 matrix products over all vectors: no slower when nearly all scores are close.
 
     Returns:
         Scores and positions, [queries, depth], best first; depth must not exceed the number of vectors.
@@ -195,7 +196,7 @@ def exact_top(
 
 
 def _scores(queries: Doubles, block: Floats, positions: Positions, error: Doubles, vectors: ShardedVectors) -> Floats:
-    """As `exact` gives them: where the error could change the rounding to float32, `exact` decides."""
+    """Computes scores like `exact`, which decides where the error could change the rounding to float32."""
     products = queries @ block.astype(np.float64).T
     scores = (products - error[:, None]).astype(np.float32)
     rows, columns = np.nonzero(scores != (products + error[:, None]).astype(np.float32))
@@ -206,7 +207,7 @@ def _scores(queries: Doubles, block: Floats, positions: Positions, error: Double
 def _merged(
     best: tuple[Floats, Positions], scores: Floats, piece: Positions, depth: int, names: Names
 ) -> tuple[Floats, Positions]:
-    """The best so far and a piece's scores, [queries, rows], merged in the rows that the piece can change."""
+    """Merges the best so far and a piece's scores, [queries, rows], in the rows that the piece can change."""
     full = best[0].shape[1] == depth
     rows = np.flatnonzero(scores.max(axis=1) >= best[0][:, -1]) if full else np.arange(len(scores))
     if not len(rows):
@@ -227,7 +228,7 @@ def _merged(
 
 
 def _top_columns(scores: Floats, width: int, piece: Positions, names: Names) -> Positions:
-    """Columns of the `width` best of each row; among those equal to the last one, the largest ids, [rows, width]."""
+    """Picks the columns of the `width` best of each row; among those equal to the last one, the largest ids, [rows, width]."""
     count = scores.shape[1]
     if width == count:
         return np.broadcast_to(np.arange(count), scores.shape)

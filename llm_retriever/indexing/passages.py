@@ -1,4 +1,4 @@
-"""Which passages an index holds, without their collection: a digest of each one's title and text, in their order.
+"""Records which passages an index holds, without their texts: a digest of each one's title and text, in order.
 
 A passage is the same if its title and text are; its id and its place in the corpus may be others.
 """
@@ -16,7 +16,7 @@ from llm_retriever import files
 from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.data.text_digests import HALF, Digests, text_digests
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MEND, PassagesFile
+from llm_retriever.indexing.shards import HINT, PassagesFile
 from llm_retriever.progress import Progress
 
 PASSAGES_FILE = "passages.npy"
@@ -24,7 +24,7 @@ PASSAGES_AT_ONCE = 4096
 
 
 def digests(passages: Iterable[Passage]) -> Digests:
-    """Digests of passages, uint64 [passages, 2]: over title and text."""
+    """Digests passages, uint64 [passages, 2]: over title and text."""
     return text_digests(f"{len(passage.title)}:{passage.title}{passage.text}" for passage in passages)
 
 
@@ -33,7 +33,7 @@ def write_passages(collection: Collection, directory: Path) -> PassagesFile:
 
     Args:
         collection: Is read once.
-        directory: Of the index. A file that an earlier run completed there is taken as it is.
+        directory: Directory of the index. A file that an earlier run completed there is taken as it is.
 
     Returns:
         What the manifest says of the file.
@@ -49,45 +49,45 @@ def write_passages(collection: Collection, directory: Path) -> PassagesFile:
 
 
 def _write(collection: Collection, path: Path) -> None:
-    count, found = collection.passage_count, 0
+    count, written = collection.passage_count, 0
     header = {"descr": np.lib.format.dtype_to_descr(HALF), "fortran_order": False, "shape": (count, 2)}
     spans = (range(at, min(at + PASSAGES_AT_ONCE, count)) for at in range(0, count, PASSAGES_AT_ONCE))
     with path.open("wb") as file, Progress("list passages", count, "passages") as progress:
         np.lib.format.write_array_header_1_0(file, header)
         for part in collection.spans(spans):
             file.write(digests(part).tobytes())
-            found += len(part)
+            written += len(part)
             progress.update(len(part))
-    if found != count:
+    if written != count:
         raise InputError(
-            f"the collection has {found:,} passages, not {count:,}",
+            f"the collection has {written:,} passages, not {count:,}",
             file=collection.directory,
-            mend="prepare the collection again",
+            hint="prepare the collection again",
         )
 
 
-def read_passages(directory: Path, told: PassagesFile | None, count: int) -> Digests:
-    """The digests of an index, mapped from its file, uint64 [count, 2].
+def read_passages(directory: Path, entry: PassagesFile | None, count: int) -> Digests:
+    """Maps the digests of an index from its file, uint64 [count, 2].
 
     Args:
-        directory: Of the index.
-        told: What the manifest says of the file.
+        directory: Directory of the index.
+        entry: What the manifest says of the file.
         count: Passages.
 
     Raises:
         InputError: There are none, because an earlier version made the index, or the file was changed.
     """
-    if told is None:
+    if entry is None:
         raise unlisted(directory)
-    path = directory / told.file
-    if not told.is_intact(directory):
-        raise InputError("is missing or does not have its checksum", file=path, mend=MEND)
-    found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if found.shape != (count, 2) or found.dtype != HALF:
-        raise InputError(f"holds {found.dtype} {list(found.shape)}, not a digest a passage", file=path, mend=MEND)
-    return found
+    path = directory / entry.file
+    if not entry.is_intact(directory):
+        raise InputError("is missing or does not have its checksum", file=path, hint=HINT)
+    listed: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if listed.shape != (count, 2) or listed.dtype != HALF:
+        raise InputError(f"holds {listed.dtype} {list(listed.shape)}, not a digest a passage", file=path, hint=HINT)
+    return listed
 
 
 def unlisted(index: Path) -> InputError:
-    """What is wrong with an index of an earlier version."""
-    return InputError("the index does not say which passages it holds", file=index, field="passages", mend=MEND)
+    """Returns the error of an index of an earlier version."""
+    return InputError("the index does not say which passages it holds", file=index, field="passages", hint=HINT)

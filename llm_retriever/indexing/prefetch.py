@@ -1,4 +1,4 @@
-"""An iterator in a thread of its own, so that what comes next is being made while the last item is used."""
+"""Prefetching: an iterator in a thread of its own makes the next items while the last one is used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
+def prefetched(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
     """Runs an iterator in a thread of its own, at most `depth` items ahead; its exception comes through.
 
     Example:
-        >>> list(ahead(range(3)))
+        >>> list(prefetched(range(3)))
         [0, 1, 2]
     """
     ready: queue.Queue[Any] = queue.Queue(depth)
@@ -37,7 +37,7 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item]:
         except BaseException as error:  # Whatever it is, it is raised where the items are used.
             offer("error", error)
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

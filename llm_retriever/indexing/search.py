@@ -1,4 +1,4 @@
-"""Questions from a shell, answered for people: rank, score, id and the beginning of each passage; or as JSON."""
+"""Answers questions from a shell, for people: rank, score, id and the beginning of each passage; or as JSON."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_retriever.encoders.interface import Encoder
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.locate_retriever import collection_of, hybrid_of, retriever_of
-from llm_retriever.indexing.shards import Manifest
-from llm_retriever.processes import pipes
+from llm_retriever.errors import InputError
+from llm_retriever.processes import command_line, pipes
 from llm_retriever.stores.opening import fetched
 
+if TYPE_CHECKING:
+    from llm_retriever.encoders.interface import Encoder
+    from llm_retriever.indexing.index import Index
+
+PROGRAM = "python -m llm_retriever.indexing.search"
 SNIPPET_CHARACTERS = 240
 QUESTIONS_AT_ONCE = 256
 STANDARD_INPUT = "-"
 PROMPT = "question> "
 Search = Callable[[list[str], int], list[list[tuple[str, float]]]]
 EXAMPLES = """\
-A question:             … search --index RUN/build-index/index "how old is the bridge"
-A file, as JSON lines:  … search --index INDEX --queries questions.txt --json
-One after the other:    … search --index INDEX
-With BM25 as well:      … search --version s3://bucket/published/versions/NAME --hybrid "how old is the bridge"
+A question:             llm-retriever search --index RUN/build-index/index "how old is the bridge"
+A file, as JSON lines:  llm-retriever search --index INDEX --queries questions.txt --json
+One after the other:    llm-retriever search --index INDEX
+With BM25 as well:      llm-retriever search --version s3://bucket/published/versions/NAME --hybrid "how old is the bridge"
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line and returns its exit code: 0 done, 2 bad input."""
-    given = _parser().parse_args(arguments)
-    try:
-        with ExitStack() as stack:
-            _answer_all(given, stack)
-    except InputError as error:
-        print(f"search: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        _answer_all(options, stack)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.indexing.search",
+        prog=prog,
         description="Searches an index with a question, with a file of them, or with what is typed.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,7 +88,7 @@ def _positive(text: str) -> int:
 
 @dataclass(frozen=True)
 class Searcher:
-    """What a question needs.
+    """Answers questions with an index.
 
     Attributes:
         search: Finds so many passages for every question, with their scores.
@@ -100,7 +101,7 @@ class Searcher:
     depth: int
 
     def answers(self, questions: list[str]) -> Iterator[dict[str, Any]]:
-        """A question and its results each: rank, score, id, and with a collection title and text."""
+        """Yields each question and its results: rank, score, id, and with a collection title and text."""
         for question, ranking in zip(questions, self.search(questions, self.depth), strict=True):
             results = [self._result(rank, score, passage) for rank, (passage, score) in enumerate(ranking, start=1)]
             yield {"question": question, "results": results}
@@ -113,35 +114,35 @@ class Searcher:
         return result | {"title": passage.title, "text": passage.text}
 
 
-def _answer_all(given: argparse.Namespace, stack: ExitStack) -> None:
-    questions = _questions(given)
-    searcher = _opened(given, stack)
-    show = _as_json if given.json else _as_text
+def _answer_all(options: argparse.Namespace, stack: ExitStack) -> None:
+    questions = _questions(options)
+    searcher = _opened(options, stack)
+    show = _as_json if options.json else _as_text
     if questions is None:
         _converse(searcher, show)
         return
-    several = given.queries is not None
+    several = options.queries is not None
     for number, answer in enumerate(_in_batches(searcher, questions)):
-        separator = "\n" if number and several and not given.json else ""
+        separator = "\n" if number and several and not options.json else ""
         print(separator + show(answer, headed=several), flush=True)
 
 
-def _questions(given: argparse.Namespace) -> Iterable[str] | None:
-    """What to search for; None: ask."""
-    if given.question is not None and given.queries is not None:
-        raise InputError("a question and a file of questions were given", field="--queries", mend="give one of them")
-    if given.question is not None:
-        if not given.question.strip():
+def _questions(options: argparse.Namespace) -> Iterable[str] | None:
+    """Returns the questions; None = ask for them."""
+    if options.question is not None and options.queries is not None:
+        raise InputError("a question and a file of questions were given", field="--queries", hint="give one of them")
+    if options.question is not None:
+        if not options.question.strip():
             raise InputError("the question is empty", field="question")
-        return [given.question]
-    if given.queries == STANDARD_INPUT:
+        return [options.question]
+    if options.queries == STANDARD_INPUT:
         return _lines(sys.stdin)
-    if given.queries is not None:
-        return _lines(_read(Path(given.queries)))
+    if options.queries is not None:
+        return _lines(_read(Path(options.queries)))
     if sys.stdin.isatty():
         return None
     raise InputError(
-        "there is no question", field="question", mend="give one, or --queries - to read them from standard input"
+        "there is no question", field="question", hint="give one, or --queries - to read them from standard input"
     )
 
 
@@ -176,29 +177,32 @@ def _converse(searcher: Searcher, show: Any) -> None:
                 print(f"search: {error}", file=sys.stderr)
 
 
-def _opened(given: argparse.Namespace, stack: ExitStack) -> Searcher:
+def _opened(options: argparse.Namespace, stack: ExitStack) -> Searcher:
     from llm_retriever import encoders
     from llm_retriever.data.collection import Collection
+    from llm_retriever.indexing.index import Index
+    from llm_retriever.indexing.locate_retriever import collection_of, hybrid_of, retriever_of
+    from llm_retriever.indexing.shards import Manifest
 
-    uri = given.index or f"{given.version.rstrip('/')}/index"
+    uri = options.index or f"{options.version.rstrip('/')}/index"
     directory = stack.enter_context(fetched(uri))
     manifest = Manifest.load(directory)
-    hybrid = stack.enter_context(fetched(hybrid_of(uri, manifest))) if given.hybrid else None
-    encoder = encoders.load(given.retriever or retriever_of(uri, manifest))
+    hybrid = stack.enter_context(fetched(hybrid_of(uri, manifest))) if options.hybrid else None
+    encoder = encoders.load(options.retriever or retriever_of(uri, manifest))
     index = Index.open(directory, encoder)
     search = _dense(encoder, index) if hybrid is None else _hybrid(encoder, index, hybrid, stack)
-    place = given.collection or collection_of(uri, manifest)
+    place = options.collection or collection_of(uri, manifest)
     if place is None:
-        return Searcher(search, None, given.depth)
+        return Searcher(search, None, options.depth)
     collection = Collection.open(stack.enter_context(fetched(place)))
     _check_same(index, collection)
-    return Searcher(search, collection.lookup(), given.depth)
+    return Searcher(search, collection.lookup(), options.depth)
 
 
 def _dense(encoder: Encoder, index: Index) -> Search:
     def search(questions: list[str], depth: int) -> list[list[tuple[str, float]]]:
         scores, ids = index.search(encoder.encode_queries(questions), depth)
-        return [list(zip(found, values, strict=True)) for found, values in zip(ids, scores.tolist(), strict=True)]
+        return [list(zip(passages, values, strict=True)) for passages, values in zip(ids, scores.tolist(), strict=True)]
 
     return search
 
@@ -215,7 +219,7 @@ def _check_same(index: Index, collection: Any) -> None:
             "the index was made of another collection",
             file=collection.directory,
             field="--collection",
-            mend="give the one that the index was built from",
+            hint="give the one that the index was built from",
         )
 
 

@@ -1,4 +1,4 @@
-"""Where shards grow and lie: a directory, or an s3:// prefix that finished shards are sent to one by one.
+"""Stores shards: in a directory, or at an s3:// prefix that finished shards are sent to one by one.
 
 A shard has a record, a small JSON file that is written last: a shard with a record is whole. All who encode the same
 corpus with the same encoder and settings have the same place, and find there what others, or an earlier run, finished.
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.shards import MANIFEST_FILE, MEND, Manifest, Shard
+from llm_retriever.indexing.shards import HINT, MANIFEST_FILE, Manifest, Shard
 from llm_retriever.stores.local import LocalStore
 from llm_retriever.stores.opening import Store, open_store
 
@@ -30,24 +30,24 @@ SENDING = "sending"
 """Folder of a draft in which shards grow that are sent elsewhere."""
 ABANDONED_SECONDS = 3600
 """A half-written file that nobody has added to for so long belongs to a killed process."""
-EXPIRED_MEND = (
+EXPIRED_HINT = (
     "build the index anew: in a pipeline with another index_shards_uri or with --no-cache, because the cached build_index "
     "still names these shards"
 )
 
 
 class Place(Protocol):
-    """Where shards are written to."""
+    """A place that shards are written to."""
 
     @property
     def uri(self) -> str:
-        """What a manifest names it by; "" where the shards lie beside the manifest."""
+        """Its name in a manifest; "" where the shards lie beside the manifest."""
 
     def growing(self, number: int) -> Path:
-        """The directory that a shard's files are written to; exists."""
+        """Makes and returns the directory that a shard's files are written to."""
 
     def finished(self, number: int, count: int) -> Shard | None:
-        """A shard of `count` passages, if it is here and whole."""
+        """Returns a shard of `count` passages, if it is here and whole."""
 
     def accept(self, number: int, shard: Shard) -> None:
         """Takes a shard whose files are complete, and writes its record."""
@@ -66,12 +66,12 @@ class LocalPlace:
     uri: str = ""
 
     def growing(self, number: int) -> Path:
-        """The directory itself."""
+        """Returns the directory itself."""
         self.directory.mkdir(parents=True, exist_ok=True)
         return self.directory
 
     def finished(self, number: int, count: int) -> Shard | None:
-        """A shard whose files have their checksums; what a process half wrote that was killed long ago is removed.
+        """Returns a shard whose files have their checksums; removes drafts of processes killed long ago.
 
         Files without a record stay: another process may be about to write it, and who encodes the shard replaces them.
         """
@@ -112,13 +112,13 @@ class RemotePlace:
         return {entry.key for entry in self._store.list()}
 
     def growing(self, number: int) -> Path:
-        """A directory for this shard alone."""
+        """Makes a directory for this shard alone."""
         directory = self.scratch / f"{number:05d}"
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def finished(self, number: int, count: int) -> Shard | None:
-        """A shard that was there, with its record, when this process looked first."""
+        """Returns a shard that was there, with its record, when this process looked first."""
         shutil.rmtree(self.scratch / f"{number:05d}", ignore_errors=True)
         name = record_file(number)
         shard = _shard(json.loads(self._store.read(name)), count) if name in self._stored else None
@@ -133,7 +133,7 @@ class RemotePlace:
 
 
 def place_of(shards_uri: str, key: str, draft: Path) -> Place:
-    """Where shards of this key belong.
+    """Returns the place of the shards of this key.
 
     Args:
         shards_uri: A directory or s3:// prefix, or "" for `draft`.
@@ -203,7 +203,7 @@ def _shard_files(manifest: Manifest) -> list[str]:
 
 
 def check_shards(manifest: Manifest) -> None:
-    """Refuses an index whose shards lie elsewhere and are not all there.
+    """Raises InputError where the shards of an index lie elsewhere and are not all there.
 
     Raises:
         InputError: It names the first file that is missing.
@@ -211,10 +211,10 @@ def check_shards(manifest: Manifest) -> None:
     if not manifest.shards_uri:
         return
     store = open_store(manifest.shards_uri)
-    there = {entry.key for entry in store.list()}
-    if missing := [name for name in _shard_files(manifest) if name not in there]:
+    stored = {entry.key for entry in store.list()}
+    if missing := [name for name in _shard_files(manifest) if name not in stored]:
         raise InputError(
-            "no such file; it was removed or has expired", file=store.uri_of(missing[0]), mend=EXPIRED_MEND
+            "no such file; it was removed or has expired", file=store.uri_of(missing[0]), hint=EXPIRED_HINT
         )
 
 
@@ -225,7 +225,7 @@ def complete(index: Path) -> Iterator[Path]:
     Raises:
         InputError: It is no index, or a shard is missing or was changed since.
     """
-    if not files.read_json(index / MANIFEST_FILE, mend="give the output of build_index").get("shards_uri"):
+    if not files.read_json(index / MANIFEST_FILE, hint="give the output of build_index").get("shards_uri"):
         yield index
         return
     manifest = Manifest.load(index)
@@ -233,16 +233,8 @@ def complete(index: Path) -> Iterator[Path]:
         copy, shards = Path(shutil.copytree(index, Path(name) / "index")), LocalShards(manifest, index)
         for shard in manifest.shards:
             if damaged := shard.damaged(shards.directory):
-                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", mend=MEND)
+                raise InputError("does not have its checksum", file=f"{manifest.shards_uri}/{damaged}", hint=HINT)
             for file in (shard.file, shard.ids):
-                _bring(shards.directory / file, copy / file)
+                files.link_or_copy(shards.directory / file, copy / file)
         files.write_json(copy / MANIFEST_FILE, dataclasses.replace(manifest, shards_uri="").as_json())
         yield copy
-
-
-def _bring(source: Path, target: Path) -> None:
-    """A second name for the file where the file system allows it, else a copy."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

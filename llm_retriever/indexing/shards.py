@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
@@ -25,14 +24,14 @@ from llm_retriever.settings.index import IndexKind
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 KINDS = get_args(IndexKind)
-MEND = "build the index anew with build_index"
+HINT = "build the index anew with build_index"
 DENSE = 6
 """Where at least one id in so many is wanted, decoding the whole file at once takes less time than one by one."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What the manifest says of a shard.
+    """A shard's entry in the manifest.
 
     Attributes:
         file: The matrix, .npy, [count, row_width] (see `indexing.stored`).
@@ -61,12 +60,12 @@ class Shard:
         return self.damaged(directory) is None
 
     def damaged(self, directory: Path) -> str | None:
-        """The first file that is missing or has other bytes than it was written with; None = both are as they were."""
+        """Name of the first file that is missing or has other bytes than it was written with; None = both are intact."""
         named = ((self.file, self.sha256), (self.ids, self.ids_sha256))
         return next((name for name, digest in named if not _has_bytes(directory / name, digest)), None)
 
     def matrix(self, directory: Path, dimension: int, dtype: str) -> np.memmap[Any, np.dtype[Any]]:
-        """The vectors as they are stored, mapped from the file, [count, row_width].
+        """Maps the stored vectors from the file, [count, row_width].
 
         Raises:
             InputError: The file is missing, cut off, or of another shape or type.
@@ -75,12 +74,12 @@ class Shard:
         try:
             matrix: np.memmap[Any, np.dtype[Any]] = files.mapped_array(path)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"the vectors cannot be read ({error})", file=path, mend=MEND) from None
+            raise InputError(f"the vectors cannot be read ({error})", file=path, hint=HINT) from None
         shape = (self.count, row_width(dtype, dimension))
         if matrix.shape != shape or matrix.dtype != DTYPES[dtype]:
-            found = f"{matrix.dtype} {list(matrix.shape)}"
-            wanted = f"{DTYPES[dtype]} {list(shape)}"
-            raise InputError(f"holds {found}, the manifest says {wanted}", file=path, mend=MEND)
+            actual = f"{matrix.dtype} {list(matrix.shape)}"
+            expected = f"{DTYPES[dtype]} {list(shape)}"
+            raise InputError(f"holds {actual}, the manifest says {expected}", file=path, hint=HINT)
         return matrix
 
     def passage_ids(self, directory: Path) -> PassageIds:
@@ -91,10 +90,10 @@ class Shard:
         """
         path = directory / self.ids
         if not path.is_file():
-            raise InputError("no such file", file=path, mend=MEND)
+            raise InputError("no such file", file=path, hint=HINT)
         ids = PassageIds(path)
         if len(ids) != self.count:
-            raise InputError(f"holds {len(ids)} ids, the manifest says {self.count}", file=path, mend=MEND)
+            raise InputError(f"holds {len(ids)} ids, the manifest says {self.count}", file=path, hint=HINT)
         return ids
 
 
@@ -102,7 +101,7 @@ class PassageIds:
     """Ids by row in 8 bytes of memory each; the file itself is mapped.
 
     Args:
-        path: A file that `write_ids` wrote.
+        path: UTF-8 lines.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,22 +125,9 @@ class PassageIds:
         return [self._bytes[i:j].decode() for i, j in zip(starts.tolist(), self._ends[rows].tolist(), strict=True)]
 
 
-def write_ids(path: Path, ids: Iterable[str]) -> None:
-    """Writes ids as UTF-8 lines.
-
-    Raises:
-        InputError: An id holds a line break.
-    """
-    with files.atomic_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
-        for passage_id in ids:
-            if "\n" in passage_id:
-                raise InputError(f"the passage id {passage_id!r} holds a line break", field="_id")
-            file.write(passage_id + "\n")
-
-
 @dataclass(frozen=True)
 class FaissFile:
-    """What the manifest says of the FAISS index beside the shards.
+    """The manifest's entry of the FAISS index beside the shards.
 
     Attributes:
         file: As `faiss.write_index` wrote it.
@@ -164,7 +150,7 @@ class FaissFile:
 
 @dataclass(frozen=True)
 class PassagesFile:
-    """What the manifest says of the passages' digests beside the shards.
+    """The manifest's entry of the passages' digests beside the shards.
 
     Attributes:
         file: .npy, uint64 [count, 2], in the order of the collection (see `indexing.passages`).
@@ -188,7 +174,7 @@ class Manifest:
     """`manifest.json` of an index.
 
     Attributes:
-        kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.kinds`).
+        kind: `flat`: every vector is compared; else the kind of the FAISS index in `faiss` (see `indexing.faiss_kinds`).
         metric: `inner_product`.
         count: Passages.
         dimension: Numbers in a vector, as stored.
@@ -198,7 +184,7 @@ class Manifest:
         collection: Fingerprint of the collection.
         settings: As resolved: passage length, arithmetic, …
         timings: Seconds, passages and tokens per second, padding share.
-        versions: Of the libraries that made it.
+        versions: Versions of the libraries that made it.
         faiss: The file of an index that is not flat.
         encoder: Name of the encoder, for people; `row:NAME` if `encoders.load(NAME)` loads it from the table.
         shards_uri: Directory or s3:// prefix where the shards lie; empty = beside the manifest.
@@ -229,7 +215,7 @@ class Manifest:
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """The manifest as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -240,15 +226,10 @@ class Manifest:
             InputError: The directory is not an index of this format.
         """
         path = Path(directory) / MANIFEST_FILE
-        content = files.read_json(path, mend="give the output of build_index")
+        content = files.read_json(path, hint="give the output of build_index")
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in KINDS:
-            raise InputError(f"not an index of format {FORMAT}", file=path, field="format", mend=MEND)
-        try:
-            manifest = TypeAdapter(cls).validate_python(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(first["msg"], file=path, field=where, mend=MEND) from None
+            raise InputError(f"not an index of format {FORMAT}", file=path, field="format", hint=HINT)
+        manifest: Manifest = files.checked(TypeAdapter(cls), content, path, hint=HINT)
         _check(manifest, path)
         return manifest
 
@@ -257,12 +238,12 @@ def _check(manifest: Manifest, path: Path) -> None:
     names = [name for shard in manifest.shards for name in (shard.file, shard.ids)]
     names += [beside.file for beside in (manifest.faiss, manifest.passages) if beside]
     if any(Path(name).name != name for name in names):
-        raise InputError("names a file outside the index", file=path, field="shards", mend=MEND)
+        raise InputError("names a file outside the index", file=path, field="shards", hint=HINT)
     if manifest.dtype not in DTYPES:
-        raise InputError(f"unknown type {manifest.dtype!r}", file=path, field="dtype", mend=MEND)
+        raise InputError(f"unknown type {manifest.dtype!r}", file=path, field="dtype", hint=HINT)
     if manifest.dimension < 1 or 0 < manifest.encoder_dimension < manifest.dimension:
-        raise InputError("is more than the encoder's, or nothing", file=path, field="dimension", mend=MEND)
+        raise InputError("is more than the encoder's, or nothing", file=path, field="dimension", hint=HINT)
     if sum(shard.count for shard in manifest.shards) != manifest.count:
-        raise InputError("the shards do not add up to the count", file=path, field="count", mend=MEND)
+        raise InputError("the shards do not add up to the count", file=path, field="count", hint=HINT)
     if (manifest.kind == "flat") != (manifest.faiss is None):
-        raise InputError(f"an index of kind {manifest.kind} does not fit", file=path, field="faiss", mend=MEND)
+        raise InputError(f"an index of kind {manifest.kind} does not fit", file=path, field="faiss", hint=HINT)

@@ -1,4 +1,4 @@
-"""What of a vector is stored, and as what: its first numbers, in float32, in float16, or in int8 with a scale of its own.
+"""The stored form of a vector: its first numbers, in float32, in float16, or in int8 with a scale of its own.
 
 A row of int8 is the numbers and, behind them, the bytes of their scale, a little-endian float32: number · scale is what was
 encoded, to within half a scale. So a row says all of itself, and moves from one index to another as it is.
@@ -42,7 +42,7 @@ def row_bytes(dtype: str, dimension: int) -> int:
 
 
 def first_numbers(vectors: Floats, dimension: int, *, normalised: bool) -> Floats:
-    """The first numbers of vectors; whole vectors stay as they are.
+    """Cuts vectors to their first numbers; whole vectors stay as they are.
 
     Args:
         vectors: float32 [rows, at least `dimension`].
@@ -62,7 +62,7 @@ def first_numbers(vectors: Floats, dimension: int, *, normalised: bool) -> Float
 
 
 def encoded(vectors: Floats, dtype: str) -> NDArray[Any]:
-    """Vectors as they are stored, [rows, row_width]; what is not finite, or becomes so, is not finite when it is decoded.
+    """Encodes vectors for storage, [rows, row_width]; what is not finite, or becomes so, is not finite when decoded.
 
     Args:
         vectors: float32 [rows, dimension].
@@ -79,7 +79,7 @@ def encoded(vectors: Floats, dtype: str) -> NDArray[Any]:
 
 
 def decoded(rows: NDArray[Any], out: Floats | None = None) -> Floats:
-    """Stored rows as float32 [rows, dimension].
+    """Decodes stored rows to float32 [rows, dimension].
 
     Args:
         rows: As `encoded` made them, [rows, row_width].

@@ -1,4 +1,4 @@
-"""The vectors of all shards as one long matrix: in memory where it fits, else read block by block, ahead of its use."""
+"""Reads the vectors of all shards as one long matrix: held in memory where it fits, else streamed block by block."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.prefetch import ahead
-from llm_retriever.indexing.shards import MEND, Manifest
+from llm_retriever.indexing.prefetch import prefetched
+from llm_retriever.indexing.shards import HINT, Manifest
 from llm_retriever.indexing.stored import Floats, decoded
 
 Positions = NDArray[np.int64]
@@ -58,15 +58,15 @@ class ShardedVectors:
             self._whole = self._mapped[0]
 
     def blocks(self) -> Iterator[tuple[int, Floats]]:
-        """All vectors in order, as (first position, float32 [rows, dimension]); a block is valid until the next one."""
+        """Yields all vectors in order, as (first position, float32 [rows, dimension]), each valid until the next."""
         if self._fits:
             yield 0, self._in_memory()
             return
-        with contextlib.closing(ahead(self._read_blocks(), depth=1)) as blocks:
+        with contextlib.closing(prefetched(self._read_blocks(), depth=1)) as blocks:
             yield from blocks
 
     def rows(self, positions: Positions) -> Floats:
-        """The vectors at some positions, float32 [positions, dimension]."""
+        """Vectors at some positions, float32 [positions, dimension]."""
         if self._whole is not None:
             return self._whole.take(positions, axis=0)
         vectors = np.empty((len(positions), self.dimension), np.float32)
@@ -93,7 +93,7 @@ class ShardedVectors:
             yield start, block
 
     def _fill(self, block: Floats, start: int) -> None:
-        """Reads the rows from `start` on into `block`, over the borders of shards."""
+        """Reads the rows from `start` on into `block`, across shards."""
         done = 0
         while done < len(block):
             shard = int(np.searchsorted(self.starts, start + done, "right")) - 1
@@ -103,16 +103,16 @@ class ShardedVectors:
             done += size
 
     def _read_rows(self, shard: int, rows: Positions) -> NDArray[Any]:
-        """Rows from the file of a shard, as stored; see `_read`."""
+        """Reads rows from the file of a shard, as stored; see `_read`."""
         mapped = self._mapped[shard]
         path = self._directory / self._shards[shard].file
-        found = np.empty((len(rows), mapped.shape[1]), mapped.dtype)
+        stored = np.empty((len(rows), mapped.shape[1]), mapped.dtype)
         with path.open("rb", buffering=0) as file:
             offsets = (mapped.offset + rows * mapped.strides[0]).tolist()
-            taken = [os.preadv(file.fileno(), [row], offset) for row, offset in zip(found, offsets, strict=True)]
+            taken = [os.preadv(file.fileno(), [row], offset) for row, offset in zip(stored, offsets, strict=True)]
         if any(size != mapped.strides[0] for size in taken):
-            raise InputError("ends too early", file=path, mend=MEND)
-        return found
+            raise InputError("ends too early", file=path, hint=HINT)
+        return stored
 
     def _read(self, shard: int, first: int, target: Floats) -> None:
         """Reads from the file instead of the mapping, whose pages would count as this process's memory."""
@@ -129,7 +129,7 @@ class ShardedVectors:
                 while view:
                     taken = file.readinto(view)
                     if not taken:
-                        raise InputError("ends too early", file=path, mend=MEND)
+                        raise InputError("ends too early", file=path, hint=HINT)
                     view = view[taken:]
                 if not whole:
                     decoded(piece, out=part)

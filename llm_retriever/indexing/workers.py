@@ -1,4 +1,4 @@
-"""Several processes that encode: one for each GPU, or on a CPU each with its share of the threads.
+"""Encodes in several processes: one for each GPU, or on a CPU each with its share of the threads.
 
 This process is the first of them; it keeps the encoder that it has, shows the progress of all, and ends the others when
 one fails. What each takes is fixed beforehand, so a worker needs nothing from the others.
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 @dataclass(frozen=True)
 class Work:
-    """What a process is to do.
+    """A process's share of the encoding.
 
     Attributes:
         collection: Directory of the collection.
@@ -60,8 +60,8 @@ class Work:
     earlier: Earlier | None = None
 
 
-def resolved_processes(wanted: int, shards: int) -> int:
-    """Processes that encode: `wanted`, or one per visible GPU where it is 0; never more than there are shards.
+def resolved_processes(requested: int, shards: int) -> int:
+    """Number of encoding processes: `requested`, or one per visible GPU where it is 0; at most one a shard.
 
     Raises:
         InputError: There are GPUs, but fewer than processes are wanted.
@@ -69,16 +69,16 @@ def resolved_processes(wanted: int, shards: int) -> int:
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus and wanted > gpus:
-        raise InputError(f"{wanted} processes for {gpus} GPUs", field="processes", mend=f"use {gpus} or fewer")
-    return max(1, min(wanted or gpus, shards))
+    if gpus and requested > gpus:
+        raise InputError(f"{requested} processes for {gpus} GPUs", field="processes", hint=f"use {gpus} or fewer")
+    return max(1, min(requested or gpus, shards))
 
 
 def encode_in_processes(encoder: Encoder, load: Load, work: Work, processes: int, report: Encoded) -> dict[int, Shard]:
-    """Writes shards with several processes.
+    """Encodes shards with several processes.
 
     Args:
-        encoder: Of this process; on the first GPU, if there is one.
+        encoder: Encoder of this process; on the first GPU, if there is one.
         load: Loads the same encoder in the others.
         work: What all of them are to do together.
         processes: How many, this one included.
@@ -98,11 +98,11 @@ def encode_in_processes(encoder: Encoder, load: Load, work: Work, processes: int
     with _started(others) as team, _threads(threads):
         collection, mine = Collection.open(work.collection), _of(work, 0, processes)
 
-        def told(passages: int, tokens: int) -> None:
+        def report_all(passages: int, tokens: int) -> None:
             report(passages, tokens)
             team.listen(report)
 
-        shards = encoded_shards(encoder, collection, mine, told)
+        shards = encoded_shards(encoder, collection, mine, report_all)
         while team.connections:
             team.listen(report, SECONDS_BETWEEN_LOOKS)
     return shards | team.shards
@@ -113,7 +113,7 @@ def _of(work: Work, rank: int, processes: int) -> Work:
 
 
 def encoded_shards(encoder: Encoder, collection: Collection, work: Work, report: Encoded) -> dict[int, Shard]:
-    """Writes shards in this process alone; see `encode_shards`."""
+    """Encodes shards in this process alone; see `encode_shards`."""
     return encode_shards(encoder, collection, work.cut, work.shards, work.place, work.settings, report, work.earlier)
 
 
@@ -130,14 +130,14 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class _Team:
-    """The other processes, and what they have told."""
+    """The other processes, and their reports."""
 
     def __init__(self, processes: Sequence[BaseProcess], connections: Sequence[Connection]) -> None:
         self.processes = dict(zip(connections, processes, strict=True))
         self.connections, self.shards = list(connections), dict[int, Shard]()
 
     def listen(self, report: Encoded, seconds: float = 0.0) -> None:
-        """Takes what was told meanwhile; waits for at most so many seconds."""
+        """Takes the reports that have come; waits for at most `seconds`."""
         for ready in wait(self.connections, seconds):
             connection = next(c for c in self.connections if c is ready)
             try:
@@ -168,7 +168,7 @@ class _Team:
 
 @contextlib.contextmanager
 def _started(tasks: Sequence[Callable[[Connection], None]]) -> Iterator[_Team]:
-    """Processes that run; none is left when the context ends."""
+    """Starts processes; none is left when the context ends."""
     # A forked process cannot use a GPU that its parent uses.
     context = multiprocessing.get_context("spawn")
     processes, connections = list[BaseProcess](), list[Connection]()
@@ -189,31 +189,30 @@ def _started(tasks: Sequence[Callable[[Connection], None]]) -> Iterator[_Team]:
 
 
 def _work(load: Load, work: Work, rank: int, threads: int, connection: Connection) -> None:
-    """One of the other processes, from its start to its end."""
+    """Runs one of the other processes, from its start to its end."""
     import torch
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    told = collections.Counter[str]()
+    counts = collections.Counter[str]()
     since = time.monotonic()
 
     def report(passages: int, tokens: int) -> None:
         nonlocal since
-        told.update(passages=passages, tokens=tokens)
+        counts.update(passages=passages, tokens=tokens)
         if time.monotonic() - since >= SECONDS_BETWEEN_LOOKS:
-            connection.send(("encoded", (told["passages"], told["tokens"])))
-            told.clear()
+            connection.send(("encoded", (counts["passages"], counts["tokens"])))
+            counts.clear()
             since = time.monotonic()
 
     try:
         encoder = load(device=f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
         collection = Collection.open(work.collection)
         shards = encoded_shards(encoder, collection, work, report)
-        connection.send(("encoded", (told["passages"], told["tokens"])))
+        connection.send(("encoded", (counts["passages"], counts["tokens"])))
         connection.send(("shards", shards))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
-        connection.send(("refused", named))
+        connection.send(("refused", error.fields()))
     except Exception as error:
         connection.send(("failed", (crash_of(error), traceback.format_exc())))
     connection.close()

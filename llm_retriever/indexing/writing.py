@@ -1,4 +1,4 @@
-"""Writing shards beside the model, not between its batches: files, checksums and transfers in threads of their own."""
+"""Writes shards beside the model, not between its batches: files, checksums and transfers in threads of their own."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class _GrowingShard:
         self.seconds += piece.seconds
 
     def finished(self) -> Shard:
-        """Gives the files their names."""
+        """Renames the files to their final names and returns the shard."""
         for file, draft, name in zip(self.files, self.drafts, self.names, strict=True):
             file.close()
             os.replace(draft, self.directory / name)
@@ -166,7 +166,7 @@ class _GrowingShard:
 
 
 def _header(count: int, vectors: NDArray[Any]) -> bytes:
-    """The first bytes of an .npy file of `count` rows like these."""
+    """Header of an .npy file of `count` rows like these."""
     described = {
         "descr": np.lib.format.dtype_to_descr(vectors.dtype),
         "fortran_order": False,

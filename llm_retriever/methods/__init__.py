@@ -21,8 +21,8 @@ from llm_retriever.methods.types import (
     ContrastiveRecipe,
     Lora,
     Method,
+    PromptTemplate,
     Schedule,
-    Wording,
 )
 
 __all__ = [
@@ -41,10 +41,10 @@ __all__ = [
     "Lora",
     "Method",
     "MntpRecipe",
+    "PromptTemplate",
     "QueryLikelihoodRecipe",
     "Schedule",
     "SimcseRecipe",
-    "Wording",
     "descriptor",
     "is_unset",
     "method",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llm_retriever.methods.retrieval import method
-from llm_retriever.methods.types import AdaptationRecipe, Lora, Method, Rows, Schedule, Wording, Workload
+from llm_retriever.methods.types import AdaptationRecipe, Lora, Method, PromptTemplate, Rows, Schedule, Workload
 
 _OF_LLM2VEC = "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast"
 
@@ -21,7 +21,7 @@ class QueryLikelihoodRecipe(AdaptationRecipe):
     """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
 
     Attributes:
-        document: Wording of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
+        document: Prompt of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
             method that the model will be tuned for.
         corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
         corruption_unit: `word` (split on white space) or `token`.
@@ -38,7 +38,7 @@ class QueryLikelihoodRecipe(AdaptationRecipe):
     reads_embedding = True
     order = "by length"
 
-    document: Wording
+    document: PromptTemplate
     corruption_ratio: float
     corruption_unit: Literal["word", "token"]
     attention_block: bool
@@ -61,8 +61,8 @@ class QueryLikelihoodRecipe(AdaptationRecipe):
 class EbaeEbarRecipe(AdaptationRecipe):
     """Llama2Vec: one text, then a prompt for itself (EBAE) and one for the following text (EBAR), invisible to each other.
 
-    The prompts are the wordings of the retrieval method `llama2vec`: its passage wording asks for the text itself, its
-    query wording for the text that follows.
+    The prompts are those of the retrieval method `llama2vec`: its passage prompt asks for the text itself, its
+    query prompt for the text that follows.
 
     Attributes:
         loss: `paper` = every target token at every embedding token, `-Σ log softmax(W h)` (Eq. 6); `released` = one
@@ -151,7 +151,9 @@ class SimcseRecipe(AdaptationRecipe):
 
 
 _QL_RELEASED = QueryLikelihoodRecipe(
-    document=Wording("Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization: "),
+    document=PromptTemplate(
+        "Instruct: Given a retrieved passage, summarize the passage.\nPassage: ", "\nSummarization: "
+    ),
     corruption_ratio=0.6,
     corruption_unit="word",
     attention_block=True,

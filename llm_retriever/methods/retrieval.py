@@ -1,4 +1,4 @@
-"""The table of retrieval methods: wording, read-out and tuning of each, as published and as this project runs them.
+"""The table of retrieval methods: prompt, read-out and tuning of each, as published and as this project runs them.
 
 Each comes as `paper` (as printed), `released` (as the authors' public code runs) and `default` (what this project runs
 where the two disagree, and what the methods are compared with on equal terms).
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Literal
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods.types import ALL_PROJECTIONS, ContrastiveRecipe, Lora, Method, Schedule, Wording
+from llm_retriever.methods.types import ALL_PROJECTIONS, ContrastiveRecipe, Lora, Method, PromptTemplate, Schedule
 
 ReadOut = Literal["", "n2s", "s2s", "n2n"]
 EmbeddingVariant = Literal["", "eos", "eos4", "new4"]
@@ -34,11 +34,13 @@ _AS_DEEPSPEED = replace(_SHARED.schedule, warmup_shape="logarithmic")
 _LLM_QL = Method(
     name="llm-ql",
     recipe="default",
-    query=Wording(
+    query=PromptTemplate(
         "Instruct: Given a web search query, retrieve the most relevant passage that answer the query.\nQuery:  ",
         "\nThe most relevant passage:",
     ),
-    passage=Wording("Instruct: Given a retrieved passage, summarize the passage.\nPassage:  ", "\nSummarization:"),
+    passage=PromptTemplate(
+        "Instruct: Given a retrieved passage, summarize the passage.\nPassage:  ", "\nSummarization:"
+    ),
     query_length=64,
     passage_length=200,
     tuning=_SHARED,
@@ -46,19 +48,19 @@ _LLM_QL = Method(
 _LLM_QL_RELEASED = replace(_LLM_QL, tuning=replace(_SHARED, schedule=_AS_DEEPSPEED))
 _LLM_QL_PAPER = replace(
     _LLM_QL,
-    query=Wording(
+    query=PromptTemplate(
         "Instruct: Given a web search query, retrieve the most relevant passage that answers the query. Query: ",
         " The most relevant passage:",
     ),
-    passage=Wording("Instruct: Given a retrieved passage, summarize the passage. Passage: ", " Summarization:"),
+    passage=PromptTemplate("Instruct: Given a retrieved passage, summarize the passage. Passage: ", " Summarization:"),
     tuning=replace(_SHARED, temperature=1.0),
 )
 
 _LLAMA2VEC = Method(
     name="llama2vec",
     recipe="default",
-    query=Wording('"', '", predict the following passage within eight words: ', "pieces", NEW_TOKENS[8:]),
-    passage=Wording('"', '", summarize the above passage within eight words: ', "pieces", NEW_TOKENS[:8]),
+    query=PromptTemplate('"', '", predict the following passage within eight words: ', "pieces", NEW_TOKENS[8:]),
+    passage=PromptTemplate('"', '", summarize the above passage within eight words: ', "pieces", NEW_TOKENS[:8]),
     query_length=64,
     passage_length=200,
     pooling="embedding",
@@ -75,8 +77,8 @@ _LLAMA2VEC_RELEASED = replace(
 )
 _LLAMA2VEC_PAPER = replace(
     _LLAMA2VEC,
-    query=Wording("", " The next sentence is:", "pieces"),
-    passage=Wording("", " The input sentence is:", "pieces"),
+    query=PromptTemplate("", " The next sentence is:", "pieces"),
+    passage=PromptTemplate("", " The input sentence is:", "pieces"),
     pooling="last",
 )
 
@@ -84,8 +86,8 @@ _LLM2VEC_QUERY = "Given a web search query, retrieve relevant passages that answ
 _LLM2VEC = Method(
     name="llm2vec",
     recipe="default",
-    query=Wording(_LLM2VEC_QUERY, "", "whole", ()),
-    passage=Wording("Passage: ", "", "whole", ()),
+    query=PromptTemplate(_LLM2VEC_QUERY, "", "whole", ()),
+    passage=PromptTemplate("Passage: ", "", "whole", ()),
     query_length=64,
     passage_length=200,
     attention="bidirectional",
@@ -93,8 +95,8 @@ _LLM2VEC = Method(
 )
 _LLM2VEC_PAPER = replace(
     _LLM2VEC,
-    query=Wording(_LLM2VEC_QUERY, "", "whole", ()),
-    passage=Wording("", "", "whole", ()),
+    query=PromptTemplate(_LLM2VEC_QUERY, "", "whole", ()),
+    passage=PromptTemplate("", "", "whole", ()),
     query_length=512,
     passage_length=512,
     pooling="text",
@@ -117,8 +119,8 @@ _LLM2VEC_RELEASED = replace(
 _REPLLAMA = Method(
     name="repllama",
     recipe="default",
-    query=Wording("query: ", ""),
-    passage=Wording("passage: ", ""),
+    query=PromptTemplate("query: ", ""),
+    passage=PromptTemplate("passage: ", ""),
     query_length=32,
     passage_length=196,
     padding_side="right",
@@ -129,14 +131,14 @@ _WITHOUT_K = tuple(name for name in ALL_PROJECTIONS if name != "k_proj")
 _ECHO = Method(
     name="echo",
     recipe="default",
-    query=Wording(
+    query=PromptTemplate(
         "Instruct: Given a web search query, retrieve relevant passages that answer the query. Query: ",
         "",
         "pieces",
         (),
         between=" Query again: ",
     ),
-    passage=Wording("Document: ", "", "pieces", (), between=" Document again: "),
+    passage=PromptTemplate("Document: ", "", "pieces", (), between=" Document again: "),
     query_length=128,
     passage_length=400,
     padding_side="right",
@@ -144,13 +146,13 @@ _ECHO = Method(
 )
 _ECHO_RELEASED = replace(
     _ECHO,
-    query=Wording(
+    query=PromptTemplate(
         ("Instruct:", "Given a web search query, retrieve relevant passages that answer the query,", "\nQuery:"),
         "",
         "pieces",
         between="\nQuery again:",
     ),
-    passage=Wording("Document:", "", "pieces", between="\nDocument again:"),
+    passage=PromptTemplate("Document:", "", "pieces", between="\nDocument again:"),
     query_length=629,  # 300 tokens a copy, as Llama-2 tokenises the prompts
     passage_length=609,
 )
@@ -158,16 +160,16 @@ _ECHO_RELEASED = replace(
 _SUMMARIZE = Method(
     name="summarize",
     recipe="default",
-    query=Wording("This sentence: ", ' means in one word:"', "whole", ()),
-    passage=Wording("This sentence: ", ' means in one word:"', "whole", ()),
+    query=PromptTemplate("This sentence: ", ' means in one word:"', "whole", ()),
+    passage=PromptTemplate("This sentence: ", ' means in one word:"', "whole", ()),
     query_length=64,
     passage_length=200,
     tuning=_SHARED,
 )
 _SUMMARIZE_PAPER = replace(
     _SUMMARIZE,
-    query=Wording('This sentence : "', '" means in one word:"', "whole", ()),
-    passage=Wording('This sentence : "', '" means in one word:"', "whole", ()),
+    query=PromptTemplate('This sentence : "', '" means in one word:"', "whole", ()),
+    passage=PromptTemplate('This sentence : "', '" means in one word:"', "whole", ()),
     query_length=43,  # 32 of the text, as Llama tokenises the prompt
     passage_length=43,
     tuning=ContrastiveRecipe(
@@ -203,8 +205,8 @@ METHODS: dict[str, dict[str, Method]] = {
         ),
         replace(
             _REPLLAMA,
-            query=Wording("Query: ", ""),
-            passage=Wording("Passage: ", ""),
+            query=PromptTemplate("Query: ", ""),
+            passage=PromptTemplate("Passage: ", ""),
             passage_length=156,
             tuning=replace(_SHARED, schedule=replace(_AS_DEEPSPEED, warmup=0.1), lora=Lora(rank=16)),
         ),
@@ -221,10 +223,10 @@ def method(name: str, recipe: str = "default") -> Method:
         InputError: There is no such method or no such recipe of it.
     """
     if name not in METHODS:
-        raise InputError(f"{name!r} is no method", field="method", mend=f"use one of {', '.join(METHODS)}")
+        raise InputError(f"{name!r} is no method", field="method", hint=f"use one of {', '.join(METHODS)}")
     if recipe not in METHODS[name]:
         raise InputError(
-            f"{name} has no recipe {recipe!r}", field="recipe", mend=f"use one of {', '.join(METHODS[name])}"
+            f"{name} has no recipe {recipe!r}", field="recipe", hint=f"use one of {', '.join(METHODS[name])}"
         )
     return METHODS[name][recipe]
 
@@ -238,7 +240,7 @@ def with_embedding(row: Method, variant: EmbeddingVariant) -> Method:
     if not variant:
         return row
     tokens = {"eos": ("eos",), "eos4": ("eos",) * 4, "new4": NEW_TOKENS[:4]}[variant]
-    query, passage = (replace(wording, embedding_tokens=tokens) for wording in (row.query, row.passage))
+    query, passage = (replace(template, embedding_tokens=tokens) for template in (row.query, row.passage))
     return replace(row, query=query, passage=passage, pooling="last" if len(tokens) == 1 else "embedding")
 
 
@@ -249,5 +251,5 @@ def with_read_out(row: Method, read_out: ReadOut) -> Method:
     """
     if read_out in ("", "n2s"):
         return row
-    wording = row.passage if read_out == "s2s" else row.query
-    return replace(row, query=wording, passage=wording)
+    template = row.passage if read_out == "s2s" else row.query
+    return replace(row, query=template, passage=template)

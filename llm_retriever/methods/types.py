@@ -1,4 +1,4 @@
-"""What a row of the methods table consists of: wordings, read-out, recipes of both stages.
+"""What a row of the methods table consists of: prompts, read-out, recipes of both stages.
 
 A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). Each
 stage-one objective has a recipe class of its own (`AdaptationRecipe`). The rows themselves are in `retrieval.py` (stage two)
@@ -19,7 +19,7 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptTemplate:
     """How a text is put into a prompt.
 
     Attributes:
@@ -205,7 +205,7 @@ class Method:
     """A row of the table: how a method words its texts, reads out the vector, and is tuned.
 
     Attributes:
-        query, passage: Wordings.
+        query, passage: Prompts.
         pooling: A row of `llm_retriever.models.pooling`: `last` = last hidden state at the last token; `embedding` = mean over
             the embedding tokens; `text` = mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
@@ -217,8 +217,8 @@ class Method:
 
     name: str
     recipe: str
-    query: Wording
-    passage: Wording
+    query: PromptTemplate
+    passage: PromptTemplate
     query_length: int
     passage_length: int
     tuning: ContrastiveRecipe

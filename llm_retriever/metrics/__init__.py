@@ -1,1 +1,1 @@
-"""Figures of retrieval: TREC's measures and runs, fusion, significance, and what a file of an evaluation must hold."""
+"""Retrieval metrics: TREC's measures and runs, fusion, significance, and the form of an evaluation's file."""

@@ -1,4 +1,4 @@
-"""What `evaluation.json` must hold for a step that decides or compares by it."""
+"""Checks `evaluation.json` for the steps that decide or compare by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.metrics.conventions import RETRIEVER
 
-MEND = "evaluate again"
+HINT = "evaluate again"
 CHECKSUM = "checksum"
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -110,7 +110,7 @@ _CHECKED = TypeAdapter(_Content)
 
 
 def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) -> None:
-    """Refuses what is no evaluation, or contradicts itself.
+    """Raises InputError for what is no evaluation, or contradicts itself.
 
     Args:
         content: As it was read.
@@ -120,34 +120,34 @@ def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) ->
     Raises:
         InputError: It names the part that is missing, of another type or not finite, or the file was changed.
     """
-    files.checked(_CHECKED, content, file, mend=MEND)
+    files.checked(_CHECKED, content, file, hint=HINT)
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if CHECKSUM in content and content[CHECKSUM] != files.digest(rest):
-        raise InputError("was changed since it was written", file=file, field=CHECKSUM, mend=MEND)
+        raise InputError("was changed since it was written", file=file, field=CHECKSUM, hint=HINT)
     for name in needed:
         if name not in content:
-            raise InputError("is missing", file=file, field=name, mend=MEND)
+            raise InputError("is missing", file=file, field=name, hint=HINT)
     for name, split in content["splits"].items():
         _check_split(name, split, content, file)
-    for name, told in (content.get("zero_shot") or {}).get("collections", {}).items():
-        if not told["splits"] or any(split not in content["splits"] for split in told["splits"]):
-            raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", mend=MEND)
+    for name, collection in (content.get("zero_shot") or {}).get("collections", {}).items():
+        if not collection["splits"] or any(split not in content["splits"] for split in collection["splits"]):
+            raise InputError("names splits that are not there", file=file, field=f"zero_shot.{name}", hint=HINT)
 
 
 def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
-    """Refuses a split whose systems were not all measured alike, on the same queries."""
+    """Raises InputError for a split whose systems were not all measured alike, on the same queries."""
     for system, values in split["systems"].items():
         for measure in content.get("measures", ()):
             if measure not in values:
                 field = f"splits.{name}.systems.{system}"
-                raise InputError(f"has no {measure}", file=file, field=field, mend=MEND)
+                raise InputError(f"has no {measure}", file=file, field=field, hint=HINT)
     asked = split.get("per_query", {}).get(RETRIEVER, {}).keys()
     for system, values in split.get("per_query", {}).items():
         field = f"splits.{name}.per_query.{system}"
         if not values or values.keys() != asked:
-            raise InputError("its queries are not those of the retriever", file=file, field=field, mend=MEND)
+            raise InputError("its queries are not those of the retriever", file=file, field=field, hint=HINT)
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with its own digest, by which a change of any figure in the file is noticed."""
+    """Adds the content's own digest, by which a change of any figure in the file is noticed."""
     return {**content, CHECKSUM: files.digest(content)}

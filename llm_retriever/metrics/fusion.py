@@ -1,4 +1,4 @@
-"""Fusion of two rankings of a query: the retriever's and BM25's, each as deep as it was searched, become one.
+"""Fuses two rankings of a query, the retriever's and BM25's, each as deep as it was searched.
 
 The convex combination ``weight · retriever + (1 - weight) · BM25`` takes scores that are stretched to [0, 1] over the
 passages that a system returned for the query; a passage that one of them did not return counts as 0 there, as its last
@@ -27,7 +27,7 @@ Shares = npt.NDArray[np.float64]
 
 
 class Ranked(NamedTuple):
-    """What a system returned for a query.
+    """A system's ranking for a query.
 
     Attributes:
         ids: Passage ids in UTF-8 [n], best first; as bytes of one width they take a tenth of the memory of texts.
@@ -39,7 +39,7 @@ class Ranked(NamedTuple):
 
     @classmethod
     def of(cls, ids: Iterable[str], scores: Iterable[float]) -> Ranked:
-        """The ranking of passages that stand best first."""
+        """Makes a ranking of passages that stand best first."""
         return cls(np.array([name.encode() for name in ids], np.bytes_), np.fromiter(scores, np.float32))
 
 
@@ -60,11 +60,11 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Fusion:
-    """How two rankings become one.
+    """A way to fuse two rankings.
 
     Attributes:
         kind: `convex` or `rrf`.
-        weight: Of the retriever in the convex combination, 0 to 1; BM25 has the rest.
+        weight: Weight of the retriever in the convex combination, 0 to 1; BM25 has the rest.
     """
 
     kind: Kind = "convex"
@@ -75,7 +75,7 @@ class Fusion:
         return {"fusion": self.kind, "weight": self.weight if self.kind == "convex" else None}
 
     def best(self, candidates: Candidates, depth: int) -> dict[str, float]:
-        """The first `depth` passages by fused score, then by id, both descending.
+        """Returns the first `depth` passages by fused score, then by id, both descending.
 
         Scores are rounded to float32, as trec_eval does, so that its ties are those of every other reader.
         """
@@ -90,7 +90,7 @@ class Fusion:
 
 
 def _first(scores: Scores, depth: int) -> npt.NDArray[np.intp]:
-    """Positions of the `depth` largest scores in their order; equal ones stay in order."""
+    """Positions of the `depth` largest scores, in order; equal ones stay in order."""
     if depth >= len(scores):
         return np.argsort(-scores, kind="stable")
     least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
@@ -99,7 +99,7 @@ def _first(scores: Scores, depth: int) -> npt.NDArray[np.intp]:
 
 
 def united(dense: Ranked, lexical: Ranked) -> Candidates:
-    """The passages of two rankings of the same query, with the scores that each gives them."""
+    """Unites the passages of two rankings of the same query, with both scores."""
     ids = np.union1d(dense.ids, lexical.ids)
     stretched, reciprocal = [], np.zeros(len(ids))
     for ranked in (dense, lexical):
@@ -110,8 +110,8 @@ def united(dense: Ranked, lexical: Ranked) -> Candidates:
     return Candidates(ids[::-1], stretched[0][::-1], stretched[1][::-1], reciprocal[::-1])
 
 
-def min_max(scores: Scores) -> Shares:
-    """Scores of one query [n], stretched to [0, 1]; all 1 where they are equal."""
+def min_max(scores: npt.NDArray[np.floating[Any]]) -> Shares:
+    """Scales scores of one query [n] to [0, 1]; all 1 where they are equal."""
     exact = scores.astype(np.float64)
     low, high = exact.min(initial=np.inf), exact.max(initial=-np.inf)
     return (exact - low) / (high - low) if high > low else np.ones(len(exact))

@@ -25,7 +25,7 @@ Rankings = Mapping[str, Mapping[str, float]]
 
 
 class _Kind(NamedTuple):
-    """What a kind of metric is: trec_eval's names with and without a cutoff ("" = there is none), for people, in a sentence."""
+    """A kind of metric: trec_eval's names with and without a cutoff ("" = there is none), a label, a sentence."""
 
     cut: str
     whole: str
@@ -65,7 +65,7 @@ PRESETS = {
 }
 """What a benchmark is reported in. TREC's deep learning tracks count grades from 2 as relevant in binary metrics; papers give
 recall from grade 1 as well as from 2, so there are both."""
-MEND = "use mrr@K, ndcg@K, recall@K, precision@K, success@K, map, map@K or rprec, separated by commas"
+HINT = "use mrr@K, ndcg@K, recall@K, precision@K, success@K, map, map@K or rprec, separated by commas"
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,17 @@ class Measure:
 
     @property
     def name(self) -> str:
-        """As it is written in settings: ``ndcg@10``, ``recall(rel=2)@1000``."""
+        """Name in settings: ``ndcg@10``, ``recall(rel=2)@1000``."""
         return self._spelt(self.kind, f"(rel={self.level})")
 
     @property
     def label(self) -> str:
-        """As people read it: ``nDCG@10``, ``Recall@1000 (grade ≥ 2)``."""
+        """Label for people: ``nDCG@10``, ``Recall@1000 (grade ≥ 2)``."""
         return self._spelt(_KINDS[self.kind].label, "") + (f" (grade ≥ {self.level})" if self.level else "")
 
     @property
     def key(self) -> str:
-        """As a name of a number in Kubeflow: ``ndcg_at_10``, ``recall_rel_2_at_1000``."""
+        """Name in Kubeflow: ``ndcg_at_10``, ``recall_rel_2_at_1000``."""
         return self._spelt(self.kind, f"_rel_{self.level}", "_at_")
 
     def _spelt(self, kind: str, level: str, at: str = "@") -> str:
@@ -102,10 +102,10 @@ class Measure:
 
     @property
     def meaning(self) -> str:
-        """What it tells, in one sentence."""
+        """Explanation in one sentence."""
         within = f", none beyond rank {self.cutoff}" if self.cutoff else ""
-        told = _KINDS[self.kind].meaning.format(k=self.cutoff, within=within)
-        return told + (f" Relevant from grade {self.level}." if self.level else "")
+        text = _KINDS[self.kind].meaning.format(k=self.cutoff, within=within)
+        return text + (f" Relevant from grade {self.level}." if self.level else "")
 
     @property
     def is_graded(self) -> bool:
@@ -114,11 +114,11 @@ class Measure:
 
     @property
     def _trec_name(self) -> str:
-        found = _KINDS[self.kind]
-        return found.cut.format(k=self.cutoff) if self.cutoff else found.whole
+        kind = _KINDS[self.kind]
+        return kind.cut.format(k=self.cutoff) if self.cutoff else kind.whole
 
     def _of(self, values: Mapping[str, float]) -> float:
-        """This measure's value among those that trec_eval computed for one query."""
+        """Picks this measure's value among those that trec_eval computed for one query."""
         value = values[self._trec_name.replace(".", "_")]
         if self.kind == "mrr":
             # trec_eval has no cutoff here; below 1/K, the first relevant passage stands beyond rank K.
@@ -127,14 +127,14 @@ class Measure:
 
 
 def parse_measures(text: str, field: str = "measures") -> list[Measure]:
-    """Measures from ``"mrr@10, ndcg@10"``, in order, each once; a name of `PRESETS` stands for its measures.
+    """Parses ``"mrr@10, ndcg@10"``, in order, each once; a name of `PRESETS` stands for its measures.
 
     Raises:
         InputError: A name is unknown, or there is none; `field` is the setting to blame.
     """
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if not names:
-        raise InputError("names no metric", field=field, mend=MEND)
+        raise InputError("names no metric", field=field, hint=HINT)
     single = [each for name in names for each in PRESETS.get(name, name).split(",")]
     return list(dict.fromkeys(_parse_one(name, field) for name in single))
 
@@ -144,14 +144,14 @@ def _parse_one(name: str, field: str) -> Measure:
     kind = _ALIASES.get(match[1], match[1]) if match else ""
     if match is None or kind not in _KINDS:
         raise InputError(
-            f"{name!r} is no metric", field=field, mend=f"{MEND}; or name a benchmark: {', '.join(PRESETS)}"
+            f"{name!r} is no metric", field=field, hint=f"{HINT}; or name a benchmark: {', '.join(PRESETS)}"
         )
     measure = Measure(kind, int(match[3] or 0), int(match[2] or 0))
     if not measure._trec_name:
         problem = "has no cutoff" if measure.cutoff else "needs a cutoff"
-        raise InputError(f"{name!r} is no metric: {kind} {problem}", field=field, mend=MEND)
+        raise InputError(f"{name!r} is no metric: {kind} {problem}", field=field, hint=HINT)
     if measure.is_graded and measure.level:
-        raise InputError(f"{name!r} is no metric: {kind} takes grades as they are", field=field, mend=MEND)
+        raise InputError(f"{name!r} is no metric: {kind} takes grades as they are", field=field, hint=HINT)
     return measure
 
 
@@ -163,7 +163,7 @@ def score_queries(
     relevance_level: int = 1,
     highest_level: int = sys.maxsize,
 ) -> dict[str, dict[str, float]]:
-    """Every metric of every judged query.
+    """Computes every metric of every judged query.
 
     nDCG takes the grade as gain and log2(rank + 1) as discount; it has no relevance level. The others are binary.
 
@@ -196,27 +196,30 @@ def _values(
     grades: dict[str, dict[str, int]],
     run: Rankings,
 ) -> dict[str, dict[str, float]]:
-    """What trec_eval computes for the measures of one level: value by its name, by query id."""
+    """Computes the measures of one level by trec_eval: value by its name, by query id."""
     names = {m._trec_name for m in measures if levels[m] == level}
-    found: dict[str, dict[str, float]] = pytrec_eval.RelevanceEvaluator(grades, names, relevance_level=level).evaluate(
+    values: dict[str, dict[str, float]] = pytrec_eval.RelevanceEvaluator(grades, names, relevance_level=level).evaluate(
         run
     )
-    return found
+    return values
 
 
 def means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Mean over the judged queries (one at least) of every metric that `score_queries` returned."""
+    """Means over the judged queries (one at least) of every metric that `score_queries` returned."""
     return {name: math.fsum(values.values()) / len(values) for name, values in scores.items()}
 
 
-def mean_of_systems(found: list[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """The unweighted mean of every measure, of the systems that were measured everywhere.
+def mean_of_systems(collections: list[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Unweighted mean of every measure, of the systems that were measured everywhere.
 
     Args:
-        found: Value by measure by system, for every part or collection.
+        collections: Value by measure by system, for every part or collection.
     """
-    everywhere = [name for name in found[0] if all(name in systems for systems in found)]
+    everywhere = [name for name in collections[0] if all(name in systems for systems in collections)]
     return {
-        name: {measure: sum(systems[name][measure] for systems in found) / len(found) for measure in found[0][name]}
+        name: {
+            measure: sum(systems[name][measure] for systems in collections) / len(collections)
+            for measure in collections[0][name]
+        }
         for name in everywhere
     }

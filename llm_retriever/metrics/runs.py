@@ -1,4 +1,4 @@
-"""Runs in the TREC format: what a system returned for every query, in six columns ``qid Q0 docid rank score tag``."""
+"""Reads and writes runs in the TREC format: six columns ``qid Q0 docid rank score tag``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _check_ids(ids: list[str], field: str, path: str | Path) -> None:
         f"{wrong!r} is empty or holds white space, which a TREC run cannot carry",
         file=path,
         field=field,
-        mend="use ids without white space in the corpus",
+        hint="use ids without white space in the corpus",
     )
 
 
@@ -73,21 +73,21 @@ def read_run(path: str | Path) -> Run:
                     query, _, passage, _, text, _ = line.split()
                     score = float(text)
                 except ValueError:
-                    _refuse(line, path, number)
+                    _raise_malformed(line, path, number)
                     continue
                 ranking = run.setdefault(query, {})
                 if passage in ranking or "_" in text or not isfinite(score):  # Python reads 1_0 as 10
-                    _refuse(line, path, number)
+                    _raise_malformed(line, path, number)
                 ranking[passage] = score
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("no such run file", file=path, mend="give the output of an earlier step") from None
+        raise InputError("no such run file", file=path, hint="give the output of an earlier step") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"not valid UTF-8 ({error.reason})", file=path, mend="write the run anew") from None
+        raise InputError(f"not valid UTF-8 ({error.reason})", file=path, hint="write the run anew") from None
     return run
 
 
 def read_ranked(path: Path) -> dict[str, Ranked]:
-    """A run that `write_run` wrote, by query id, in a tenth of the memory that `read_run` takes."""
+    """Reads a run that `write_run` wrote, by query id, in a tenth of the memory that `read_run` takes."""
     with path.open("rb") as file:
         rows = (line.split() for line in file)
         return {query.decode(): _ranked(list(part)) for query, part in itertools.groupby(rows, key=itemgetter(0))}
@@ -97,23 +97,23 @@ def _ranked(rows: list[list[bytes]]) -> Ranked:
     return Ranked(np.array([row[2] for row in rows], np.bytes_), np.array([row[4] for row in rows], np.float32))
 
 
-def _refuse(line: str, path: Path, number: int) -> None:
-    """Says what is wrong with a line; an empty one is passed over."""
+def _raise_malformed(line: str, path: Path, number: int) -> None:
+    """Raises the error of a malformed line; an empty one is skipped."""
     columns = line.split()
     if not columns:
         return
     if len(columns) != COLUMNS:
-        problem, field, mend = (
+        problem, field, hint = (
             f"{len(columns)} columns instead of {COLUMNS}",
             None,
             "write: qid Q0 docid rank score tag",
         )
     elif not _is_finite(columns[4]):
-        problem, field, mend = f"{columns[4]!r} is not a finite number", "score", "write a number"
+        problem, field, hint = f"{columns[4]!r} is not a finite number", "score", "write a number"
     else:
         problem, field = f"passage {columns[2]!r} stands twice under query {columns[0]!r}", None
-        mend = "remove one line"
-    raise InputError(problem, file=path, line=number, field=field, mend=mend)
+        hint = "remove one line"
+    raise InputError(problem, file=path, line=number, field=field, hint=hint)
 
 
 def _is_finite(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether two systems differ by more than chance, judged on the same queries.
+"""Tests whether two systems differ by more than chance, on the same queries.
 
 The tests are those of the LLM-QL paper: the paired t-test, corrected for several baselines by Hommel's procedure, and
 Fisher's randomisation test. The family of the correction is all baselines × one metric × one split.
@@ -6,16 +6,18 @@ Fisher's randomisation test. The family of the correction is all baselines × on
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-ALPHA = 0.05
+from llm_retriever.metrics.conventions import ALPHA
+
 DRAWS = 100_000
 EXACT_UP_TO = 16  # 2^16 sign patterns are fewer than the draws, and leave nothing to chance
 ON_TIES = "the tests rest on the others."
@@ -38,7 +40,9 @@ class Comparison:
         effect_size: Cohen's d_z, the mean difference over the standard deviation of the differences; None for a single
             query and where all differences are equal.
         interval: Its 95 % confidence interval (Student's t, n − 1 degrees of freedom); None for a single query.
-        wins, ties, losses: Queries on which the retriever is better, equal, worse.
+        wins: Queries on which the retriever is better.
+        ties: Queries on which both are equal.
+        losses: Queries on which the retriever is worse.
         tie_share: ties / queries. MRR@10 has few values, so that most queries are ties; they say nothing on which system
             is better, and the tests rest on the others.
         t_test: Two-sided p of the paired t-test.
@@ -66,6 +70,10 @@ class Comparison:
         """Whether both tests (the first one corrected) find p < 0.05, only one of them, or none."""
         agreeing = (self.t_test_hommel < ALPHA) + (self.randomisation < ALPHA)
         return ("not significant", "tests disagree", "significant")[agreeing]  # type: ignore[return-value]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `evaluation.json` and `comparison.json`."""
+        return dataclasses.asdict(self) | {"verdict": self.verdict}
 
 
 def compare(metric: str, system: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
@@ -110,7 +118,7 @@ def _comparison(
 
 
 def wins_and_losses(system: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, list[str]]:
-    """The ids of the queries that a system wins (`won`) and loses (`lost`) against a baseline, largest difference first."""
+    """Ids of the queries that a system wins (`won`) and loses (`lost`) against a baseline, largest difference first."""
     differences = {query: value - baseline[query] for query, value in system.items()}
     ordered = sorted(differences, key=lambda query: (-abs(differences[query]), query))
     return {
@@ -145,13 +153,13 @@ def effect_size(differences: np.ndarray) -> float | None:
     return float(differences.mean() / differences.std(ddof=1))
 
 
-def interval(differences: np.ndarray, confidence: float = 1 - ALPHA) -> tuple[float, float] | None:
-    """Confidence interval of the mean of per-query differences [n]; None for a single query."""
+def interval(differences: np.ndarray) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean of per-query differences [n]; None for a single query."""
     n = len(differences)
     if n < 2:
         return None
     mean, error = differences.mean(), differences.std(ddof=1) / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * error
     return float(mean - half), float(mean + half)
 
 
@@ -163,7 +171,7 @@ def hommel(p_values: Sequence[float]) -> list[float]:
 
 
 def randomisation_test(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of Fisher's randomisation test: the sign of every per-query difference [n] is flipped at random.
+    """Two-sided p of Fisher's randomisation test: flips the sign of every per-query difference [n] at random.
 
     The statistic is the absolute mean difference; p = (c + 1) / (draws + 1), c = draws that reach the observed one.
     Up to 16 differences that are not 0, all sign patterns are counted instead and p is exact. Differences of 0 have no

@@ -1,1 +1,1 @@
-"""Hard negatives: who finds candidates (`sparse`, `dense`), which are kept (`selection`, `negatives`), what came of it."""
+"""Hard negatives: candidates by source (`dense`), the choice among them (`selection`, `negatives`), and statistics of both."""

@@ -1,4 +1,4 @@
-"""Dense candidates: encodes the corpus into an index of its own, and searches the training queries in it exactly."""
+"""Dense candidates: encodes the corpus into an index of its own, and searches it exactly for the training queries."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class DenseIndex:
         while some := list(itertools.islice(names, QUERIES_AT_ONCE)):
             vectors = self._encoder.encode_queries([queries[name] for name in some])
             scores, ids = self._index.search(vectors, depth)
-            for name, found, values in zip(some, ids, scores, strict=True):
-                yield name, list(zip(found, values.tolist(), strict=True))
+            for name, passages, values in zip(some, ids, scores, strict=True):
+                yield name, list(zip(passages, values.tolist(), strict=True))
 
     def parameters(self, depth: int) -> dict[str, Any]:
-        """What decides the rankings, for manifests."""
+        """Describes all that decides the rankings, for manifests."""
         return {
             "encoder": self._encoder.name,
             "identity": self._encoder.identity(),
@@ -65,7 +65,7 @@ class DenseIndex:
 
 @contextlib.contextmanager
 def dense_index(load: Load, collection: Collection, directory: Path, settings: IndexSettings) -> Iterator[DenseIndex]:
-    """Yields a collection encoded by an encoder.
+    """Yields a collection that an encoder has encoded, ready to be searched.
 
     The vectors lie in `directory` until the block ends without an exception. When it is killed or fails they stay, and
     the next run with the same encoder, collection and settings takes up what is there: finished shards, or all of it.
@@ -98,5 +98,7 @@ def _warn_without_gpu(passages: int) -> None:
     import torch
 
     if passages > PROCESSOR_PASSAGES and not torch.cuda.is_available():
-        told = f"dense mining: no GPU is visible, so the processor encodes all {passages:,} passages, which takes long"
-        print(f"{told}; use a machine with GPUs and the GPU image", file=sys.stderr, flush=True)
+        warning = (
+            f"dense mining: no GPU is visible, so the processor encodes all {passages:,} passages, which takes long"
+        )
+        print(f"{warning}; use a machine with GPUs and the GPU image", file=sys.stderr, flush=True)

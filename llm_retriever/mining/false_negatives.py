@@ -1,4 +1,4 @@
-"""Passages that say the same, or nearly, as a positive or as a query: they are no negatives, whatever their ids are."""
+"""Finds passages whose text is that of a positive or of a query, or nearly: no negatives, whatever their ids are."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHINGLE_WORDS = 3
 
 
 def text_key(text: str) -> int:
-    """A 64-bit hash of a text, the same for texts that differ only in case and white space (in this process alone)."""
+    """Hashes a text to 64 bits, alike for texts that differ only in case and white space (in this process alone)."""
     return hash(" ".join(text.casefold().split()))
 
 
-class Twins:
+class EqualTexts:
     """The text keys of positives, and of every passage that shares one with a positive or a query.
 
     Titles do not count: the same text under two titles answers the same queries. Reads the passages once and holds 16
@@ -38,12 +38,12 @@ class Twins:
             texts.append(text_key(passage.text))
         all_ids, all_texts = np.frombuffer(ids, np.int64), np.frombuffer(texts, np.int64)
         of_positives = all_texts[np.isin(all_ids, _keys(hash(i) for i in positives))]
-        wanted = np.union1d(of_positives, _keys(text_key(query) for query in queries))
-        kept = np.isin(all_texts, wanted)
+        kept_texts = np.union1d(of_positives, _keys(text_key(query) for query in queries))
+        kept = np.isin(all_texts, kept_texts)
         self._keys = dict(zip(all_ids[kept].tolist(), all_texts[kept].tolist(), strict=True))
 
     def key(self, passage_id: str) -> int | None:
-        """The text key of a passage that is a positive, or says the same as a positive or a query; else None."""
+        """Returns the text key of a passage that is a positive, or has the text of a positive or a query; else None."""
         return self._keys.get(hash(passage_id))
 
 
@@ -52,7 +52,7 @@ def _keys(values: Iterable[int]) -> np.ndarray:
 
 
 class NearCopies:
-    """Tells passages whose words stand in nearly the same order as those of a positive (Broder 1997: resemblance).
+    """Recognises passages whose words stand in nearly the same order as those of a positive (Broder 1997: resemblance).
 
     Args:
         lookup: Reads passages; titles do not count. None = no text counts as nearly the same.
@@ -63,7 +63,7 @@ class NearCopies:
         self._lookup, self._similarity = lookup, similarity
 
     def of(self, positives: Iterable[str]) -> Callable[[str], bool]:
-        """A test of passage ids against these positives; it reads what it is asked for, and the positives once."""
+        """Returns a test of passage ids against these positives; it reads passages when asked, and the positives once."""
         lookup = self._lookup
         if lookup is None:
             return lambda passage: False
@@ -88,7 +88,7 @@ class Sample:
         self.ids: list[str] = []
 
     def watching(self, passages: Iterable[Passage]) -> Iterator[Passage]:
-        """The passages as they are; the sample is taken as they stream by."""
+        """Passes the passages through, and samples them as they stream by."""
         if not self._size:
             yield from passages
             return

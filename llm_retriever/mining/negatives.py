@@ -24,7 +24,7 @@ from llm_retriever.data.training_set import TrainingExample, write_training_set
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
 from llm_retriever.mining.dense import dense_index
-from llm_retriever.mining.false_negatives import NearCopies, Sample, Twins, text_key
+from llm_retriever.mining.false_negatives import EqualTexts, NearCopies, Sample, text_key
 from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
 from llm_retriever.mining.statistics import Statistics
 from llm_retriever.mining.summary import markdown
@@ -51,8 +51,8 @@ def mine(
         training_set: Where the training set goes.
         bm25_runs: Where the runs of all splits but `train` go: `<split>.trec`, `<split>.<baseline>.trec`, `runs.json`;
             and `lucene/`, the index of the collection.
-        statistics: Where the Markdown goes that tells what was found.
-        picture: Where the page goes that shows it.
+        statistics: Where the Markdown summary goes.
+        picture: Where the HTML page with charts goes.
 
     Returns:
         The manifest of the training set.
@@ -66,7 +66,7 @@ def mine(
         raise InputError(
             f"the collection has no split {TRAINING_SPLIT!r}, so there is nothing to mine for",
             file=collection,
-            mend=f"prepare it from a source with qrels/{TRAINING_SPLIT}.tsv",
+            hint=f"prepare it from a source with qrels/{TRAINING_SPLIT}.tsv",
         )
     return _Mining(settings, source).run(training_set, bm25_runs, statistics, picture)
 
@@ -112,7 +112,7 @@ class _Mining:
         return manifest
 
     def _dense(self, open_: contextlib.ExitStack, training_set: Path) -> tuple[dict[str, Search], dict[str, Any]]:
-        """The dense search by its name, and its description; none without an encoder."""
+        """Builds the dense search, by its name, and its description; none without an encoder."""
         s = self.settings
         if DENSE not in self.sources:
             return {}, {}
@@ -130,7 +130,7 @@ class _Mining:
         return {DENSE: dense.search}, {DENSE: {"given": s.encoder, **dense.parameters(s.depth)}}
 
     def _scored(self, queries: Mapping[str, str], depth: int) -> Iterator[tuple[str, Ranking]]:
-        """What the source's own teacher has scored for each query, best first."""
+        """Yields each query's passages that the source's own teacher has scored, best first."""
         for query_id in queries:
             ranked = sorted(self.teacher.get(query_id, {}).items(), key=lambda hit: (-hit[1], hit[0]))
             yield query_id, ranked[:depth]
@@ -163,7 +163,7 @@ class _Mining:
             raise InputError(
                 "no training query has a negative left",
                 file=self.collection.directory,
-                mend="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
+                hint="raise depth, lower rank_floor, raise score_ceiling, or switch random_top_up on",
             )
 
     def _recipe(
@@ -185,7 +185,7 @@ class _Mining:
 
 
 def with_scores(example: TrainingExample, scores: Mapping[str, float]) -> TrainingExample:
-    """The example with a teacher's scores, by passage id, beside its passages, as far as there are any."""
+    """Adds a teacher's scores, by passage id, to an example, as far as there are any."""
     negatives = tuple(dataclasses.replace(n, score_teacher=scores.get(n.id)) for n in example.negatives)
     positives = tuple(scores[passage] for passage in example.positives if passage in scores)
     complete = positives if len(positives) == len(example.positives) else ()
@@ -193,7 +193,7 @@ def with_scores(example: TrainingExample, scores: Mapping[str, float]) -> Traini
 
 
 class _Guards:
-    """What keeps positives out of the negatives: judgments, equal texts, near copies.
+    """Keeps positives out of the negatives: judgments, equal texts, near copies.
 
     Attributes:
         queries: Text by training query id.
@@ -206,13 +206,13 @@ class _Guards:
         self.positives = {q: {p for p, grade in qrels[q].items() if grade >= RELEVANT} for q in queries}
         sample = Sample(RANDOM_POOL if settings.random_top_up else 0, settings.seed)
         passages = sample.watching(collection.passages())
-        self._twins = Twins(passages, set().union(*self.positives.values()), queries.values())
+        self._equal_texts = EqualTexts(passages, set().union(*self.positives.values()), queries.values())
         self._spare = sample.ids
         lookup = collection.lookup() if settings.near_duplicate else None
         self._near = NearCopies(lookup, settings.near_duplicate)
 
     def select(self, query_id: str, rankings: Mapping[str, Ranking], rule: Rule) -> Selection:
-        positives, key = self.positives[query_id], self._twins.key
+        positives, key = self.positives[query_id], self._equal_texts.key
         same = {key(passage) for passage in positives} | {text_key(self.queries[query_id])}
         own = query_id if query_id in self._own else None  # It is the query, whatever its text is.
         return select(
@@ -229,7 +229,7 @@ class _Guards:
 def _together(
     searches: Mapping[str, Search], queries: Mapping[str, str], depth: int
 ) -> Iterator[tuple[str, dict[str, Ranking]]]:
-    """Rankings by source, query by query: all searches answer in the order of the queries."""
+    """Yields the rankings of every query by source: all searches answer in the order of the queries."""
     streams = [search(queries, depth) for search in searches.values()]
-    for found in zip(*streams, strict=True):
-        yield found[0][0], {name: ranking for name, (_, ranking) in zip(searches, found, strict=True)}
+    for answers in zip(*streams, strict=True):
+        yield answers[0][0], {name: ranking for name, (_, ranking) in zip(searches, answers, strict=True)}

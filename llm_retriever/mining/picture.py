@@ -1,4 +1,4 @@
-"""Shows what was mined, as one self-contained HTML page: ranks, scores, overlap of the sources, likely false negatives."""
+"""Renders what was mined as a self-contained HTML page: ranks, scores, overlap of the sources, likely false negatives."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _range(bounds: Sequence[int], bar: int) -> str:
 
 
 def _scores(source: SourceStatistics, unit: str) -> str:
-    """Shares of the positives and of the negatives by score, one behind the other."""
+    """Plots shares of the positives and of the negatives by score, one behind the other."""
     both = source.score_arrays()
     if not any(len(scores) for scores in both):
         return ""
@@ -117,7 +117,7 @@ def _overlap(statistics: Statistics) -> str:
 
 
 def bar_plot(series: Sequence[Series], y_label: str, x_labels: Sequence[str], spread: str = "ends") -> str:
-    """Bars that stretch with the page, in front of a grid; the words around them do not.
+    """Plots bars that stretch with the page, in front of a grid; the words around them do not.
 
     Args:
         series: Bars of the same number, one behind the other.
@@ -125,7 +125,7 @@ def bar_plot(series: Sequence[Series], y_label: str, x_labels: Sequence[str], sp
         x_labels: Below them.
         spread: `ends` = from the left edge to the right; `each` = one below each bar.
     """
-    ticks = nice_ticks(0.0, max((value for one in series for value in one.values), default=0.0) or 1.0, wanted=4)
+    ticks = nice_ticks(0.0, max((value for one in series for value in one.values), default=0.0) or 1.0, steps=4)
     top = ticks[-1]
     grid = "".join(
         f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'

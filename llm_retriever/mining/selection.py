@@ -1,4 +1,4 @@
-"""Which of a query's candidates become its hard negatives.
+"""Chooses a query's hard negatives among its candidates.
 
 Every source has a ranking of its own, and is judged on its own: by its ranks, and by its score of the best positive. A
 candidate that one source leaves out as a suspected positive is left out altogether, whatever the others say of it. What
@@ -33,7 +33,7 @@ class Rule:
         rank_floor: So many ranks at the top of each source, positives counted, are left out.
         score_ceiling: Candidates above this share of the best retrieved positive's score are left out; 0 = off. Where
             no positive is retrieved there is nothing to compare with, and nothing is left out.
-        seed: With the query id it decides the draw, so that a query's negatives do not depend on the other queries.
+        seed: Decides the draw, with the query id, so that a query's negatives do not depend on the other queries.
     """
 
     negatives: int
@@ -45,7 +45,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class View:
-    """What one source has for a query.
+    """A source's candidates for a query, judged.
 
     Attributes:
         candidates: How many it retrieved.
@@ -66,7 +66,7 @@ class View:
 
 @dataclass(frozen=True)
 class Selection:
-    """What came of one query.
+    """The negatives drawn for one query.
 
     Attributes:
         negatives: Drawn, in the order of their ranks; random ones come last.
@@ -82,7 +82,7 @@ class Selection:
 def parse_sources(
     text: str, *, with_encoder: bool, negatives: int, with_teacher: bool = False
 ) -> tuple[list[str], dict[str, int]]:
-    """Who finds candidates, and the quotas, from ``"bm25:15,dense:15"``; empty = all that search, without quotas.
+    """Parses sources and quotas from ``"bm25:15,dense:15"``; empty = all that search, without quotas.
 
     Raises:
         InputError: A source is unknown, stands twice or lacks its encoder, a quota is no number of negatives, or the
@@ -95,18 +95,18 @@ def parse_sources(
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, colon, number = (part.strip() for part in entry.partition(":"))
         if name == DENSE and not with_encoder:
-            raise InputError("dense candidates need an encoder", field="sources", mend="set encoder")
+            raise InputError("dense candidates need an encoder", field="sources", hint="set encoder")
         if name not in nameable or name in sources:
-            raise InputError(f"{entry!r} is refused", field="sources", mend=f"name {' and '.join(nameable)}, each once")
+            raise InputError(f"{entry!r} is refused", field="sources", hint=f"name {' and '.join(nameable)}, each once")
         if colon and not (number.isascii() and number.isdigit() and int(number)):
-            raise InputError(f"the quota in {entry!r} is refused", field="sources", mend="write as in bm25:15")
+            raise InputError(f"the quota in {entry!r} is refused", field="sources", hint="write as in bm25:15")
         sources.append(name)
         quotas |= {name: int(number)} if colon else {}
     if with_encoder and sources and DENSE not in sources:
-        raise InputError("leaves out the encoder that is given", field="sources", mend="name dense, or empty encoder")
+        raise InputError("leaves out the encoder that is given", field="sources", hint="name dense, or empty encoder")
     if sum(quotas.values()) > negatives:
         problem = f"the quotas are {sum(quotas.values())} of {negatives} negatives"
-        raise InputError(problem, field="sources", mend="lower them, or raise negatives")
+        raise InputError(problem, field="sources", hint="lower them, or raise negatives")
     return sources or known, quotas
 
 
@@ -128,7 +128,7 @@ def select(
         positives: Ids of its positives.
         rule: How to choose.
         same_text: Tells of a passage id whether its text is that of a positive or of the query.
-        near_copy: Tells it of nearly the same text as a positive's; asked only of what is drawn.
+        near_copy: Tells the same of nearly the text of a positive; asked only of what is drawn.
         spare: Passages that fill up what the sources leave open.
     """
     views = {source: _view(ranking, positives, rule, same_text) for source, ranking in rankings.items()}
@@ -148,7 +148,7 @@ def select(
 
 
 def ceiling_of(score: float, share: float) -> float:
-    """The score that is `share` of a positive's: below it also where inner products are negative.
+    """Returns the score that is `share` of a positive's: below it also where inner products are negative.
 
     >>> ceiling_of(20.0, 0.95), ceiling_of(-20.0, 0.95)
     (19.0, -21.0)
@@ -160,7 +160,7 @@ def _view(ranking: Ranking, positives: Set[str], rule: Rule, same_text: Callable
     rank, score = next(((n, s) for n, (p, s) in enumerate(ranking, 1) if p in positives), (0, 0.0))
     ceiling = ceiling_of(score, rule.score_ceiling) if rank and rule.score_ceiling else float("inf")
     view = View(len(ranking), {}, set(), Counter(), rank, score)
-    for number, (passage, found) in enumerate(ranking, 1):
+    for number, (passage, score_of_passage) in enumerate(ranking, 1):
         if passage in positives:
             view.removed[POSITIVE] += 1
         elif same_text(passage):
@@ -168,16 +168,16 @@ def _view(ranking: Ranking, positives: Set[str], rule: Rule, same_text: Callable
         elif number <= rule.rank_floor:
             view.removed[RANK_FLOOR] += 1
             view.suspects.add(passage)
-        elif found > ceiling:
+        elif score_of_passage > ceiling:
             view.removed[SCORE_CEILING] += 1
             view.suspects.add(passage)
         else:
-            view.left[passage] = number, found
+            view.left[passage] = number, score_of_passage
     return view
 
 
 def _merged(views: Mapping[str, View]) -> dict[str, None]:
-    """The union of what is left, in the order of sources and ranks; a passage that any source suspects goes."""
+    """Unites what is left, in the order of sources and ranks, without any source's suspects."""
     suspects = set().union(*(view.suspects for view in views.values()))
     union: dict[str, None] = {}
     for view in views.values():

@@ -1,4 +1,4 @@
-"""Counts what mining found: for the manifest, and for those who look at it (`summary`, `picture`)."""
+"""Counts what mining found, for the manifest, the Markdown summary and the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BORDERS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
 class SourceStatistics:
-    """What one source found.
+    """Counts of one source.
 
     Args:
         depth: Candidates searched for each query.
@@ -25,8 +25,8 @@ class SourceStatistics:
     Attributes:
         positive_ranks: Rank of the best positive of every query; 0 = not retrieved.
         positive_scores: Its score, where it was retrieved.
-        ranks: Of the negatives that this source ranks best.
-        scores: Of the same.
+        ranks: Ranks of the negatives that this source ranks best.
+        scores: Scores of the same negatives.
         counts: What the manifest keeps.
     """
 
@@ -44,7 +44,7 @@ class SourceStatistics:
         }
 
     def add(self, view: View) -> None:
-        """Adds what the source had for a query."""
+        """Adds the candidates of a query."""
         for reason, number in view.removed.items():
             self.counts["removed"][reason] += number
         self.counts["candidates"] += view.candidates
@@ -54,7 +54,7 @@ class SourceStatistics:
             self.positive_scores.append(view.positive_score)
 
     def add_negative(self, negative: Negative, view: View) -> None:
-        """Adds a negative of a query, and what the source had for the query.
+        """Adds a negative of a query, judged by the query's candidates.
 
         One that scores above the best positive may be an unlabelled positive; where no positive was retrieved, every
         candidate does.
@@ -71,12 +71,12 @@ class SourceStatistics:
         self._above[negative.rank] += 1
 
     def retrieved_within(self, borders: Sequence[int]) -> list[float]:
-        """Share of the queries whose best positive stands within each of these ranks."""
+        """Share of the queries whose best positive is within each of these ranks."""
         ranks = np.frombuffer(self.positive_ranks, np.int32)
         return [np.count_nonzero((ranks > 0) & (ranks <= border)) / max(len(ranks), 1) for border in borders]
 
     def negatives_by_rank(self, bounds: Sequence[int]) -> list[int]:
-        """How many negatives have ranks in (bounds[i], bounds[i + 1]]."""
+        """Numbers of negatives with ranks in (bounds[i], bounds[i + 1]]."""
         number, _ = np.histogram(np.frombuffer(self.ranks, np.int32), np.array(bounds) + 0.5)
         return [int(count) for count in number]
 
@@ -94,7 +94,7 @@ class SourceStatistics:
 
 
 class Statistics:
-    """Adds up one query after the other.
+    """Counts of a whole mining, added up query by query.
 
     Args:
         sources: Names of the sources, in order.
@@ -132,15 +132,15 @@ class Statistics:
         self.counts["dropped"]["no_positives"] = without_positives
 
     def add(self, selection: Selection, rankings: Mapping[str, Ranking]) -> None:
-        """Adds what came of a query, and what it was drawn from."""
-        counts, found = self.counts, len(selection.negatives)
+        """Adds a query's selection, and the rankings that it was drawn from."""
+        counts, drawn = self.counts, len(selection.negatives)
         counts["near_duplicates"] += selection.near_copies
-        if found:
+        if drawn:
             counts["examples"] += 1
-            counts["fewer_negatives_than_wanted"] += found < self.wanted
+            counts["fewer_negatives_than_wanted"] += drawn < self.wanted
         else:
             counts["dropped"]["nothing_left" if any(rankings.values()) else "nothing_found"] += 1
-        counts["negatives"] += found
+        counts["negatives"] += drawn
         for name, view in selection.views.items():
             self.sources[name].add(view)
         for negative in selection.negatives:

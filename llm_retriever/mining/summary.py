@@ -1,4 +1,4 @@
-"""Tells people what was mined, as Markdown."""
+"""Describes what was mined, as Markdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DROPPED = {
 
 
 def markdown(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
-    """What was mined, how, and what to look at.
+    """Renders what was mined, how, and what to look at.
 
     Args:
         statistics: Complete.
@@ -50,7 +50,7 @@ def markdown(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
 
 
 def headline(statistics: Statistics) -> str:
-    """The result in a sentence."""
+    """States the result in a sentence."""
     counts = statistics.counts
     return (
         f"{counts['examples']:,} of {counts['queries']:,} training queries got {counts['negatives']:,} negatives, "
@@ -59,7 +59,7 @@ def headline(statistics: Statistics) -> str:
 
 
 def method(recipe: Mapping[str, Any]) -> list[str]:
-    """How the negatives were chosen, in a few phrases."""
+    """States how the negatives were chosen, in a few phrases."""
     quotas = ", ".join(f"{number:,} from {NAMES[name]}" for name, number in recipe["quotas"].items())
     return [
         *(_source(name, source) for name, source in recipe["sources"].items()),
@@ -91,7 +91,7 @@ def _dropped(statistics: Statistics) -> list[str]:
 
 
 def _origins(statistics: Statistics) -> list[str]:
-    """Negatives by the source that ranks them best, and how many may be unlabelled positives."""
+    """Tabulates negatives by the source that ranks them best, and how many may be unlabelled positives."""
     counts = statistics.counts
     rows = [
         [
@@ -136,12 +136,12 @@ def _overlap(statistics: Statistics) -> list[str]:
 
 
 def rank_bounds(depth: int, bars: int = 10) -> list[int]:
-    """Bounds of equal rank ranges: bar i is of the ranks (bounds[i], bounds[i + 1]]."""
+    """Bounds of equal rank ranges: bar i covers the ranks (bounds[i], bounds[i + 1]]."""
     return sorted({round(i * depth / bars) for i in range(bars + 1)})
 
 
 def _ranks(statistics: Statistics) -> list[str]:
-    """A bar for every tenth of the depth: what was left out at the top shows as a dent."""
+    """Draws a bar for every tenth of the depth: what was left out at the top shows as a dent."""
     bounds, lines = rank_bounds(statistics.depth), []
     for name, source in statistics.sources.items():
         numbers = source.negatives_by_rank(bounds)
@@ -168,7 +168,7 @@ def _quantiles(name: str, source: SourceStatistics) -> list[list[str]]:
 
 
 def _tuning(tuning: Mapping[str, Any] | None) -> list[str]:
-    """The grid, with the best cell in bold."""
+    """Tabulates the grid, with the best cell in bold."""
     if tuning is None:
         return []
     metric, best = tuning["metric"], tuning["best"]
@@ -194,5 +194,5 @@ def _cell(value: float, is_best: bool) -> str:
 
 
 def share(number: int, of: int) -> str:
-    """A number and its share of another: ``12 (4.0%)``."""
+    """Formats a number and its share of another: ``12 (4.0%)``."""
     return f"{number:,} ({number / max(of, 1):.1%})"

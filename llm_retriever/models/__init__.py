@@ -1,1 +1,1 @@
-"""A causal LM and its wording: the card, prompts, masks and batches, and models that come as GGUF files or packages."""
+"""A causal LM and its prompts: the card, masks and batches, and models that come as GGUF files or packages."""

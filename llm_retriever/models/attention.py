@@ -1,4 +1,4 @@
-"""Whom a model lets attend to whom: told to it, and looked at, because not every architecture obeys.
+"""Sets a model's attention, causal or bidirectional, and tests it, because not every architecture obeys.
 
 What is told is the configuration's `is_causal`, which transformers 5 obeys, and a mask of four dimensions. Some architectures
 have a causal mask of their own, or take no such mask, and what they compute instead looks like a result.
@@ -38,8 +38,8 @@ def set_attention(model: Any, attention: str) -> None:
             module.is_causal = is_causal
 
 
-def refuse_one_sided(model: Any) -> None:
-    """Refuses a model that stays causal although it was made bidirectional; under ZeRO-3, which parts weights, it cannot tell.
+def check_bidirectional(model: Any) -> None:
+    """Raises InputError for a model that stays causal; passes under ZeRO-3, where weights are sharded.
 
     Raises:
         InputError: Its tokens do not see those behind them.
@@ -52,8 +52,8 @@ def refuse_one_sided(model: Any) -> None:
         raise _refusal(model, "cannot be bidirectional: its tokens do not see those behind them")
 
 
-def refuse_unmasked(model: Any) -> None:
-    """Refuses a model that no mask tells which token sees which; under ZeRO-3, which parts weights, it cannot tell.
+def check_attention_mask(model: Any) -> None:
+    """Raises InputError for a model that ignores attention masks; passes under ZeRO-3, where weights are sharded.
 
     Raises:
         InputError: Tokens see what the mask hides from them, or the model takes no such mask.
@@ -72,7 +72,7 @@ def _is_sharded(model: Any) -> bool:
 
 
 def _changes(model: Any, mask: Tensor, changed: int) -> Tensor | None:
-    """How much each token's state changes, [width], when one token does; None where the model cannot be run so."""
+    """Change of each token's state, [width], when one token changes; None where the model cannot be run so."""
     rows = torch.arange(WIDTH, device=model.device).repeat(2, 1)
     rows[1, changed] = WIDTH
     training = model.training
@@ -95,5 +95,5 @@ def _refusal(model: Any, problem: str) -> InputError:
         f"{type(model).__name__} {problem}",
         file=model.config.name_or_path or None,
         field="method",
-        mend="use another method, or a backbone such as Llama, Mistral, Qwen or Gemma",
+        hint="use another method, or a backbone such as Llama, Mistral, Qwen or Gemma",
     )

@@ -1,4 +1,4 @@
-"""Rows of token ids into padded tensors."""
+"""Pads rows of token ids into tensors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Id that fills up rows: the padding token, or another one where the tokenizer has none; masks come from lengths."""
-    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return int(next(i for i in found if i is not None))
+    """Returns an id to pad with: the padding token, or another one where the tokenizer has none; masks come from lengths."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return int(next(i for i in ids if i is not None))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple_of: int = 1) -> dict[str, Tensor]:

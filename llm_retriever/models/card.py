@@ -1,4 +1,4 @@
-"""The card of a retriever: everything that must be the same in training and in encoding, and where the model comes from.
+"""The card of a retriever: all that must be the same in training and in encoding, and the origin of the model.
 
 A model without a card is not encoded with. An index remembers the digest of the card and refuses queries of another one.
 """
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from llm_retriever import files
 from llm_retriever.files.checksums import sha256_of_large_file
-from llm_retriever.methods import Method, Wording
+from llm_retriever.methods import Method, PromptTemplate
 from llm_retriever.methods.types import Attention
 from llm_retriever.settings import UNSET_NUMBER
 
@@ -27,7 +27,7 @@ EMBEDDING_TOKENS = "embedding_tokens"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: what was done (`ql`, `contrastive`, `pretraining`), how, and with which data.
+    """One stage of training: its kind (`ql`, `contrastive`, `pretraining`), settings and data.
 
     Attributes:
         settings: Resolved hyper-parameters (the recipe with every override).
@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a model's weights come from.
+    """The origin of a model's weights.
 
     Attributes:
         source: Directory name, URI or hub id of the backbone.
@@ -66,18 +66,23 @@ class Lineage:
     origin: str = ""
 
     def then(self, stage: Stage) -> Lineage:
-        """The lineage of a model after one more stage."""
+        """Returns the lineage of a model after one more stage."""
         return dataclasses.replace(self, stages=(*self.stages, stage))
 
 
 @dataclass(frozen=True)
 class RetrieverCard:
-    """How a retriever words texts, reads out vectors and scores, and where it comes from."""
+    """A retriever's prompts, pooling and scores, and its origin.
+
+    Attributes:
+        padding_side: Where the published code pads a batch in training. Vectors do not depend on it, and nothing reads it; it
+            stays because the digest of the card, by which an index knows its queries, is made of all fields.
+    """
 
     method: str
     recipe: str
-    query: Wording
-    passage: Wording
+    query: PromptTemplate
+    passage: PromptTemplate
     pooling: str
     attention: Attention
     padding_side: Literal["left", "right"]
@@ -94,24 +99,24 @@ class RetrieverCard:
     def of(
         cls, method: Method, lineage: Lineage, *, weights: str = "", versions: dict[str, str] | None = None
     ) -> RetrieverCard:
-        """The card of a model that is used the way `method` says; `weights` is the SHA-256 over its weight files."""
+        """Makes the card of a model that is used the way `method` says; `weights` is the SHA-256 over its weight files."""
         shared = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(method)}
         values = {name: getattr(method, name) for name in shared}
         return cls(method=method.name, lineage=lineage, weights=weights, versions=versions or {}, **values)
 
     def digest(self) -> str:
-        """SHA-256 over all that decides the vectors: wording, read-out, lengths and weights (not the versions)."""
+        """SHA-256 over all that decides the vectors: prompts, pooling, lengths and weights (not the versions)."""
         content = dataclasses.asdict(self)
         del content["versions"], content["lineage"]
         return files.digest(content)
 
     def tokens(self, side: Literal["query", "passage"], length: int) -> int:
-        """Tokens of a worded text of a side where a setting says `length`: settings count one copy of a text.
+        """Tokens of a text with its prompt where a setting says `length`: settings count one copy of a text.
 
-        A wording that puts the text in twice (Echo) gets twice as many; -1, which leaves it to the training, stays.
+        A prompt that puts the text in twice (Echo) gets twice as many; -1, which leaves it to the training, stays.
         """
-        wording: Wording = getattr(self, side)
-        return length if length == UNSET_NUMBER or wording.between is None else 2 * length
+        template: PromptTemplate = getattr(self, side)
+        return length if length == UNSET_NUMBER or template.between is None else 2 * length
 
     def save(self, directory: str | Path) -> None:
         """Writes the card into a retriever's directory."""
@@ -119,14 +124,14 @@ class RetrieverCard:
 
     @classmethod
     def load(cls, directory: str | Path) -> RetrieverCard:
-        """Reads the card of a retriever's directory.
+        """Loads the card of a retriever's directory.
 
         Raises:
             InputError: There is no card, or it is not one.
         """
         path = Path(directory) / CARD_FILE
         content = files.read_json(
-            path, mend="give the output of tune_retriever; a model without a card is not encoded with"
+            path, hint="give the output of tune_retriever; a model without a card is not encoded with"
         )
         return _validated(cls, content, path)
 
@@ -137,19 +142,17 @@ def save_lineage(directory: str | Path, lineage: Lineage) -> None:
 
 
 def load_lineage(directory: str | Path) -> Lineage:
-    """Reads a backbone's lineage.
+    """Loads a backbone's lineage.
 
     Raises:
         InputError: The directory is not the output of fetch_backbone or adapt_backbone.
     """
     path = Path(directory) / LINEAGE_FILE
-    return _validated(Lineage, files.read_json(path, mend="give the output of fetch_backbone or adapt_backbone"), path)
+    return _validated(Lineage, files.read_json(path, hint="give the output of fetch_backbone or adapt_backbone"), path)
 
 
 def _validated(kind: Any, content: Any, path: Path) -> Any:
-    shape = TypeAdapter(kind)
-    files.checked(shape, content, path, mend="make it anew with the step that wrote it")
-    return shape.validate_python(content)
+    return files.checked(TypeAdapter(kind), content, path, hint="make it anew with the step that wrote it")
 
 
 def weights_digest(directory: str | Path) -> str:
@@ -159,5 +162,5 @@ def weights_digest(directory: str | Path) -> str:
 
 
 def digest_of_weights(checksums: Mapping[str, str]) -> str:
-    """As `weights_digest`, of the SHA-256 (hex) of every weight file by its name."""
+    """Digest like `weights_digest`, from the SHA-256 (hex) of every weight file by its name."""
     return files.digest([[name, checksums[name]] for name in sorted(checksums)])

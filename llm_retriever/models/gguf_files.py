@@ -1,4 +1,4 @@
-"""Models in GGUF files, as llama.cpp reads them: checked, and loaded by transformers with their weights de-quantised.
+"""Checks models in GGUF files, as of llama.cpp, and loads them through transformers with their weights de-quantised.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -26,14 +26,14 @@ _KEYS = {
 
 
 def architectures() -> list[str]:
-    """Names of the decoders that transformers can de-quantise, as GGUF files call them."""
+    """Decoders that transformers can de-quantise, as GGUF files call them."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     return sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - _NO_DECODERS)
 
 
 def configuration(path: Path, label: str) -> dict[str, Any]:
-    """What the header of a GGUF file says of a model, under the names of transformers' configurations; no weights are read.
+    """Reads a model's configuration from a GGUF file's header, under the names of transformers; no weights are read.
 
     Raises:
         InputError: It is no whole GGUF file, or says too little.
@@ -41,16 +41,20 @@ def configuration(path: Path, label: str) -> dict[str, Any]:
     reader = _read(path, label)
     named = str(_field(reader, "general.architecture"))
     embeddings = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-    found = {name: _field(reader, f"{named}.{key}") for name, key in _KEYS.items()}
-    if embeddings is None or None in (found["num_hidden_layers"], found["hidden_size"], found["num_attention_heads"]):
-        raise InputError("does not say how large the model is", file=label, mend="use another GGUF file")
-    known = {name: int(value) for name, value in found.items() if value is not None}
+    values = {name: _field(reader, f"{named}.{key}") for name, key in _KEYS.items()}
+    if embeddings is None or None in (
+        values["num_hidden_layers"],
+        values["hidden_size"],
+        values["num_attention_heads"],
+    ):
+        raise InputError("does not say how large the model is", file=label, hint="use another GGUF file")
+    known = {name: int(value) for name, value in values.items() if value is not None}
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     return {**known, "vocab_size": int(embeddings.shape[-1]), "tie_word_embeddings": tied}
 
 
 def check_gguf(path: Path, label: str) -> None:
-    """Makes sure that a file is a whole GGUF file of an architecture that can be loaded; reads its header alone.
+    """Raises InputError unless a file is a whole GGUF file of a loadable architecture; reads its header alone.
 
     Raises:
         InputError: It is not.
@@ -61,25 +65,25 @@ def check_gguf(path: Path, label: str) -> None:
             f"the architecture {named!r} cannot be de-quantised",
             file=label,
             field="general.architecture",
-            mend=f"use a model of one of {', '.join(architectures())}",
+            hint=f"use a model of one of {', '.join(architectures())}",
         )
 
 
 def _read(path: Path, label: str) -> Any:
     from gguf import GGUFReader
 
-    mend = "fetch the file again"
+    hint = "fetch the file again"
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise InputError("not a GGUF file", file=label, mend=f"{mend} (git lfs pull?)")
+            raise InputError("not a GGUF file", file=label, hint=f"{hint} (git lfs pull?)")
     try:
         return GGUFReader(path)
     except Exception as error:  # The reader trusts what it reads: a cut or changed file ends in errors of any kind.
-        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, mend=mend) from None
+        raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, hint=hint) from None
 
 
 def _field(reader: Any, name: str) -> Any:
-    """A value of the header; None where it has none that can be read."""
+    """Reads a value of the header; None where it has none that can be read."""
     with contextlib.suppress(Exception):
         return reader.fields[name].contents()
     return None
@@ -117,11 +121,11 @@ def load_gguf(path: Path, label: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _refusals(label: str) -> Iterator[None]:
-    """Turns what transformers says of a file that it cannot load into one line."""
+    """Turns transformers' errors about a file that it cannot load into one line."""
     try:
         yield
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"transformers cannot load it: {said}", file=label, mend="use another GGUF file, or safetensors"
+            f"transformers cannot load it: {said}", file=label, hint="use another GGUF file, or safetensors"
         ) from error

@@ -1,4 +1,4 @@
-"""Models with fewer layers: the upper ones of a decoder dropped before anything is trained.
+"""Drops the upper layers of a decoder before anything is trained.
 
 Sources: L3Prune (arXiv 2410.14578) and EffiR (arXiv 2512.20612), which find that retrievers lose little by it.
 """
@@ -29,7 +29,7 @@ def keep_layers(model: Any, layers: int, label: str) -> int:
     config = model.config.get_text_config()
     had = int(config.num_hidden_layers)
     if layers > had:
-        raise InputError(f"has {had} layers", file=label, field="layers", mend=f"keep 1 to {had}, or 0 = all")
+        raise InputError(f"has {had} layers", file=label, field="layers", hint=f"keep 1 to {had}, or 0 = all")
     stacks = [
         (parent, name)
         for parent in model.modules()
@@ -37,7 +37,7 @@ def keep_layers(model: Any, layers: int, label: str) -> int:
         if isinstance(child, nn.ModuleList) and len(child) == had
     ]
     if len(stacks) != 1:
-        raise InputError("its layers are not one list of modules", file=label, field="layers", mend="keep all: 0")
+        raise InputError("its layers are not one list of modules", file=label, field="layers", hint="keep all: 0")
     parent, name = stacks[0]
     setattr(parent, name, getattr(parent, name)[:layers])
     for key, value in config.to_dict().items():

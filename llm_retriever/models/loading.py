@@ -1,4 +1,4 @@
-"""Loading an encoder's model and tokenizer: safetensors only, no code of the source, no weight left to chance."""
+"""Loads an encoder's model and tokenizer: safetensors only, no code of the source, no weight left to chance."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from transformers.utils import logging
 from llm_retriever.errors import InputError
 from llm_retriever.precision import dtype_of
 
-MEND = "copy the whole directory again: configuration and weights belong together"
+HINT = "copy the whole directory again: configuration and weights belong together"
 
 
 def load_model(
     directory: Path, precision: str, kind: str = "AutoModel", unread: tuple[str, ...] = ()
 ) -> tuple[Any, list[str]]:
-    """A model in evaluation mode, and the names of the weights in its directory that it has no place for.
+    """Loads a model in evaluation mode; also names the weights in its directory that it has no place for.
 
     Args:
         directory: A Hugging Face directory.
@@ -51,7 +51,7 @@ def load_model(
 
 @contextlib.contextmanager
 def whole(directory: Path) -> Iterator[None]:
-    """Turns what transformers says of a model's files into an error that tells the mend.
+    """Turns transformers' errors about a model's files into an error with a hint.
 
     Raises:
         InputError: A file is missing or damaged, or weights have another shape than the configuration says.
@@ -62,18 +62,18 @@ def whole(directory: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "mismatch" not in str(error):
             raise
         first = str(error).strip().partition("\n")[0]
-        raise InputError(f"the model cannot be loaded ({first})", file=directory, mend=MEND) from None
+        raise InputError(f"the model cannot be loaded ({first})", file=directory, hint=HINT) from None
 
 
 def free_memory() -> None:
-    """Frees what models have held that nobody refers to any more, because the next one needs it; models hold cycles."""
+    """Frees the memory of models without references, because the next one needs it; models hold cycles."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a Hugging Face directory.
+    """Loads the tokenizer of a Hugging Face directory.
 
     Raises:
         InputError: There is none, or it is not a fast one.
@@ -87,19 +87,19 @@ def load_tokenizer(directory: Path) -> Any:
         raise InputError(f"the tokenizer cannot be loaded ({error})", file=directory) from None
     if not tokenizer.is_fast:
         raise InputError(
-            "the tokenizer is a slow one", file=directory, mend="save its tokenizer.json with transformers"
+            "the tokenizer is a slow one", file=directory, hint="save its tokenizer.json with transformers"
         )
     return tokenizer
 
 
 def chosen_device(device: str | None) -> str:
-    """The device that was asked for, else the first GPU, or the processor."""
+    """Returns the requested device, else the first GPU, or the processor."""
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers reports the unused language-model head as an anomaly, and loading with a bar of its own."""
+    """Silences transformers' bars and reports while inside: a model without head is meant to leave the head unused."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Four-dimensional attention masks: which position sees which, as floats that are added to the attention scores.
+"""Four-dimensional attention masks: additive floats that decide which position sees which.
 
 transformers 5 hands a caller's mask [rows, 1, width, width] to the attention as it is, so no model has to be patched.
 Every mask is 0 where a position is seen and one huge negative number where it is not. It is never boolean, which eager
@@ -15,7 +15,7 @@ LEAST = {torch.float32: torch.finfo(torch.bfloat16).min}
 
 
 def causal(real: Tensor, dtype: torch.dtype) -> Tensor:
-    """Every position sees itself and the real positions before it: `A(i) = {k..i}` with k pads on the left.
+    """Causal mask: every position sees itself and the real positions before it: `A(i) = {k..i}` with k pads on the left.
 
     Args:
         real: [rows, width]; non-zero on real tokens. The pads may be on either side.
@@ -28,7 +28,7 @@ def causal(real: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def attention_block(real: Tensor, embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    """What follows the embedding token [E] sees of the text before it only what [E] makes of it (LLM-QL, Eq. 6).
+    """Block mask: what follows the embedding token [E] sees the text before it through [E] alone (LLM-QL, Eq. 6).
 
     With e = position of [E] and k pads on the left, `A(i) = {k..i}` for i ≤ e and `A(i) = {e..i}` for i > e.
 
@@ -47,7 +47,7 @@ def attention_block(real: Tensor, embedding: Tensor, dtype: torch.dtype) -> Tens
 
 
 def joint(real: Tensor, self_start: Tensor, next_start: Tensor, dtype: torch.dtype) -> Tensor:
-    """Two prompts behind one text, each of which sees the text and itself, and not the other (Llama2Vec, EBAE and EBAR).
+    """Joint mask: two prompts behind one text see the text and themselves, and not each other (Llama2Vec, EBAE and EBAR).
 
     With SELF in the columns s..p-1, NEXT from p on and k pads on the left, `A(i) = {k..i}` for i < p and
     `A(i) = {k..s-1} ∪ {p..i}` for i ≥ p. For the two to be what they are alone, the position ids of NEXT begin again where
@@ -69,7 +69,7 @@ def joint(real: Tensor, self_start: Tensor, next_start: Tensor, dtype: torch.dty
 
 
 def check(mask: Tensor) -> Tensor:
-    """Returns `mask` if it is one that every attention implementation understands alike.
+    """Returns `mask` if every attention implementation understands it alike.
 
     Raises:
         ValueError: It is not a float [rows, 1, width, width] of finite numbers.
@@ -91,7 +91,7 @@ def _causal(real: Tensor) -> Tensor:
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A pad sees itself: a row that sees nothing would average over everything, and is NaN in some kernels."""
+    """Makes a mask additive; a pad sees itself: a row that sees nothing averages over everything, or is NaN in some kernels."""
     alone = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
     blocked = ~(seen | alone)
     mask = torch.zeros(blocked.shape, dtype=dtype, device=seen.device)

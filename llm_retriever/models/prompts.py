@@ -1,4 +1,4 @@
-"""Wording a text for a method, in ids: one function for training, encoding and re-ranking.
+"""Puts a text into a method's prompt, as token ids: one function for training, encoding and re-ranking.
 
 Only the body of a text is ever cut; prefix, suffix, embedding tokens and the beginning- and end-of-sequence tokens survive
 any length. Special tokens are appended as ids, because several fast tokenizers ignore their own `add_eos_token` flag.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods import Wording
+from llm_retriever.methods import PromptTemplate
 
 CHARACTERS_PER_TOKEN = 12
 """Longer than the words of any language on average: so many characters a token surely fill the room."""
@@ -19,15 +19,15 @@ Encoded = tuple[list[int], list[tuple[int, int]]]
 
 
 class PromptEncoder:
-    """Words texts and turns them into token ids.
+    """Puts texts into a prompt and tokenises them.
 
     A text is tokenised as text: a literal `</s>` in it does not become the end-of-sequence token.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer (offsets are needed to cut).
-        wording: Prefix, suffix and way of tokenising.
+        template: Prefix, suffix and way of tokenising.
         length: The most ids a text may have, everything included.
-        closing: Ids appended after the suffix; None = the wording's embedding tokens.
+        closing: Ids appended after the suffix; None = the prompt's embedding tokens.
         setting: Name of the setting that `length` comes from, for errors.
 
     Raises:
@@ -37,7 +37,7 @@ class PromptEncoder:
     def __init__(
         self,
         tokenizer: Any,
-        wording: Wording,
+        template: PromptTemplate,
         length: int,
         closing: Sequence[int] | None = None,
         setting: str = "length",
@@ -46,14 +46,14 @@ class PromptEncoder:
             raise InputError(
                 "is a slow tokenizer, which gives no offsets to cut texts by",
                 file=tokenizer.name_or_path,
-                mend="use a backbone with a tokenizer.json",
+                hint="use a backbone with a tokenizer.json",
             )
-        self.tokenizer, self.wording, self.length = tokenizer, wording, length
+        self.tokenizer, self.template, self.length = tokenizer, template, length
         self.opening = opening_ids(tokenizer)
-        self.closing = symbol_ids(tokenizer, wording.embedding_tokens) if closing is None else list(closing)
-        self._prefix, (self._suffix,) = prefix_ids(tokenizer, wording), plain_ids(tokenizer, [wording.suffix])
-        self._between = None if wording.between is None else plain_ids(tokenizer, [wording.between])[0]
-        self._copies, self._lead = 1 if self._between is None else 2, "".join(wording.prefix_pieces)
+        self.closing = symbol_ids(tokenizer, template.embedding_tokens) if closing is None else list(closing)
+        self._prefix, (self._suffix,) = prefix_ids(tokenizer, template), plain_ids(tokenizer, [template.suffix])
+        self._between = None if template.between is None else plain_ids(tokenizer, [template.between])[0]
+        self._copies, self._lead = 1 if self._between is None else 2, "".join(template.prefix_pieces)
         prompt = (
             len(self.opening) + len(self._prefix) + len(self._between or ()) + len(self._suffix) + len(self.closing)
         )
@@ -62,33 +62,33 @@ class PromptEncoder:
             raise InputError(
                 f"{length} tokens leave no room for {copies}: the prompt alone takes {prompt}",
                 field=setting,
-                mend=f"use at least {prompt + 8 * self._copies}",
+                hint=f"use at least {prompt + 8 * self._copies}",
             )
         self._room = length - len(self.opening) - len(self.closing)
         self._body_room = (length - prompt) // self._copies
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of one worded text, at most `length` of them."""
+        """Tokenises one text in its prompt, to at most `length` ids."""
         return self.batch([text])[0]
 
     def batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several worded texts; the tokenizer works on them in parallel."""
+        """Tokenises several texts in their prompts, in parallel."""
         if not texts:
             return []
         bodies = [text.strip() for text in texts]
-        if self.wording.tokenise == "pieces":
+        if self.template.tokenise == "pieces":
             return self._around(self._body_ids(bodies))
         return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
 
     def pooled(self, row: Sequence[int], reads: str) -> int:
-        """How many of a worded row's last tokens its vector is made of.
+        """Counts the last tokens of a row that its vector is made of.
 
         Args:
             row: Ids that this encoder made, of any length limit.
             reads: `all`, `last`, `embedding` or `text`, as in `llm_retriever.models.pooling.Pooling`.
 
         Raises:
-            ValueError: This wording has no such tokens.
+            ValueError: This prompt has no such tokens.
         """
         if reads in ("all", "last"):
             return len(row) if reads == "all" else 1
@@ -98,15 +98,15 @@ class PromptEncoder:
             first, behind = self.body_span(row)
             bodies = behind - first - len(self._between or ())
             return max(1, bodies // self._copies + len(row) - behind)
-        raise ValueError(f"pooling {reads!r} does not go with {self.wording}")
+        raise ValueError(f"pooling {reads!r} does not go with {self.template}")
 
     def body_span(self, row: Sequence[int]) -> tuple[int, int]:
-        """Where the text stands in a worded row: its first position, and the one behind its last; both copies where it is two.
+        """Returns the first position of the text in a row and the one behind its last; spans both copies where there are two.
 
         A token of `whole` that holds a part of the prompt and of the text, as `▁word` after a space, is the text's.
         """
         first, behind = len(self.opening), len(row) - len(self.closing)
-        if self.wording.tokenise == "pieces":
+        if self.template.tokenise == "pieces":
             return first + len(self._prefix), behind - len(self._suffix)
         before, after = self._seams
         first += _shared(row[first:behind], before)
@@ -115,7 +115,7 @@ class PromptEncoder:
     @functools.cached_property
     def _seams(self) -> tuple[list[int], list[int]]:
         """Ids of the prompt before and behind a text, as they are in a whole string."""
-        before, word, ended = plain_ids(self.tokenizer, [self._lead.rstrip(), "river", f"river{self.wording.suffix}"])
+        before, word, ended = plain_ids(self.tokenizer, [self._lead.rstrip(), "river", f"river{self.template.suffix}"])
         return before, ended[_shared(ended, word) :]
 
     def _around(self, bodies: Sequence[list[int]]) -> list[list[int]]:
@@ -127,45 +127,45 @@ class PromptEncoder:
         return [[*head, *ids, *tail] for ids in cut]
 
     def _body_ids(self, bodies: Sequence[str]) -> list[list[int]]:
-        """Ids of texts without their prompt, each at least as far as there is room for it."""
+        """Tokenises texts without their prompt, each at least as far as there is room for it."""
         starts = [self._start_of(body) for body in bodies]
-        found = plain_ids(self.tokenizer, starts)
-        short = [i for i, ids in enumerate(found) if len(ids) < self._body_room and len(starts[i]) < len(bodies[i])]
+        rows = plain_ids(self.tokenizer, starts)
+        short = [i for i, ids in enumerate(rows) if len(ids) < self._body_room and len(starts[i]) < len(bodies[i])]
         for i, ids in zip(short, plain_ids(self.tokenizer, [bodies[i] for i in short]), strict=True):
-            found[i] = ids
-        return found
+            rows[i] = ids
+        return rows
 
     def _start_of(self, body: str) -> str:
-        """The start of a very long text, up to a space: a book is not tokenised for its first page."""
+        """Cuts a very long text to its start, up to a space: a book is not tokenised for its first page."""
         most = CHARACTERS_PER_TOKEN * self.length
         return body[: body.rfind(" ", 0, most)].rstrip() if len(body) > most and " " in body[:most] else body
 
     def _whole(self, bodies: list[str]) -> list[list[int]]:
-        """Ids of whole strings; those that are too long lose the end of their body, again and again until all fit."""
+        """Tokenises whole strings; those that are too long lose the end of their body, until all fit."""
         kept = [self._start_of(body) for body in bodies]
-        found = self._encoded(kept)
-        short = [i for i, (ids, _) in enumerate(found) if len(ids) <= self._room and len(kept[i]) < len(bodies[i])]
-        self._encode_again(short, bodies, found)
+        rows = self._encoded(kept)
+        short = [i for i, (ids, _) in enumerate(rows) if len(ids) <= self._room and len(kept[i]) < len(bodies[i])]
+        self._encode_again(short, bodies, rows)
         for i in short:
             kept[i] = bodies[i]
-        while long := [i for i, (ids, _) in enumerate(found) if len(ids) > self._room]:
+        while long := [i for i, (ids, _) in enumerate(rows) if len(ids) > self._room]:
             for i in long:
                 # Joined at the seams, an empty body can take more ids than the two pieces that were measured.
-                found[i] = found[i] if kept[i] else ([*self._prefix, *self._suffix], [])
-                kept[i] = self._cut(kept[i], *found[i])
-            self._encode_again([i for i in long if len(found[i][0]) > self._room], kept, found)
-        return [ids for ids, _ in found]
+                rows[i] = rows[i] if kept[i] else ([*self._prefix, *self._suffix], [])
+                kept[i] = self._cut(kept[i], *rows[i])
+            self._encode_again([i for i in long if len(rows[i][0]) > self._room], kept, rows)
+        return [ids for ids, _ in rows]
 
-    def _encode_again(self, chosen: list[int], bodies: list[str], found: list[Encoded]) -> None:
+    def _encode_again(self, chosen: list[int], bodies: list[str], rows: list[Encoded]) -> None:
         for i, encoded in zip(chosen, self._encoded([bodies[i] for i in chosen]), strict=True):
-            found[i] = encoded
+            rows[i] = encoded
 
     def _encoded(self, bodies: list[str]) -> list[Encoded]:
-        """Ids and character offsets of bodies in their prompt."""
+        """Tokenises bodies in their prompt, with character offsets."""
         if not bodies:
             return []
         encoded = self.tokenizer(
-            [self._lead + body + self.wording.suffix for body in bodies],
+            [self._lead + body + self.template.suffix for body in bodies],
             add_special_tokens=False,
             split_special_tokens=True,
             return_offsets_mapping=True,
@@ -173,7 +173,7 @@ class PromptEncoder:
         return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
 
     def _cut(self, body: str, ids: list[int], offsets: list[tuple[int, int]]) -> str:
-        """The body without its last tokens, as many as are too many, and shorter by one character at least."""
+        """Cuts off a body's last tokens, as many as are too many, and one character at least."""
         first, last = len(self._lead), len(self._lead) + len(body)
         inside, excess = [begin for begin, end in offsets if begin >= first and end <= last], len(ids) - self._room
         keep = inside[-excess] - first if excess < len(inside) else 0
@@ -181,30 +181,30 @@ class PromptEncoder:
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts as they stand: nothing added, and the names of special tokens in them are ordinary characters."""
+    """Tokenises texts as they stand: nothing added, and names of special tokens are ordinary characters."""
     if not texts:
         return []
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def prefix_ids(tokenizer: Any, wording: Wording) -> list[int]:
-    """Ids of what stands before a text, each of its pieces for itself."""
-    return [token for piece in plain_ids(tokenizer, wording.prefix_pieces) for token in piece]
+def prefix_ids(tokenizer: Any, template: PromptTemplate) -> list[int]:
+    """Tokenises what stands before a text, each of its pieces by itself."""
+    return [token for piece in plain_ids(tokenizer, template.prefix_pieces) for token in piece]
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first ids two rows share."""
+    """Counts the first ids that two rows share."""
     alike = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(alike, min(len(one), len(other)))
 
 
 def opening_ids(tokenizer: Any) -> list[int]:
-    """What every row begins with: the beginning-of-sequence token, where the tokenizer has one."""
+    """Ids that every row begins with: the beginning-of-sequence token, where the tokenizer has one."""
     return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
 
 
 def passage_text(title: str, text: str, joiner: str = " ") -> str:
-    """Title and text as one string; an empty title leaves the text alone."""
+    """Joins title and text; an empty title leaves the text alone."""
     return f"{title}{joiner}{text}".strip() if title else text.strip()
 
 
@@ -218,12 +218,12 @@ def symbol_ids(tokenizer: Any, symbols: Sequence[str]) -> list[int]:
 
 
 def _symbol_id(tokenizer: Any, symbol: str) -> int:
-    found = tokenizer.eos_token_id if symbol == "eos" else tokenizer.get_vocab().get(symbol)
-    if found is None:
+    symbol_id = tokenizer.eos_token_id if symbol == "eos" else tokenizer.get_vocab().get(symbol)
+    if symbol_id is None:
         raise InputError(
             f"the tokenizer has no token {symbol!r}",
             file=getattr(tokenizer, "name_or_path", None),
             field="embedding_tokens",
-            mend="adapt the backbone first with what trains it (ebae_ebar, or ql with embedding=new4)",
+            hint="adapt the backbone first with what trains it (ebae_ebar, or ql with embedding=new4)",
         )
-    return int(found)
+    return int(symbol_id)

@@ -1,1 +1,1 @@
-"""How programs run and end: in processes of their own, on the GPUs that were asked for, into pipes that may be closed."""
+"""Runs programs: in processes of their own, on the requested GPUs, into pipes that may be closed."""

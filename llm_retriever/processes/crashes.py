@@ -1,4 +1,4 @@
-"""What kind of crash an exception is: whether the same work, started again, may come to its end.
+"""Classifies crashes: whether the same work, started again, may succeed.
 
 Exceptions are told apart by name and message, because most steps load no torch and no HTTP client; our own carry a `crash`.
 """
@@ -90,7 +90,7 @@ _NUMBERS = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNR
 
 
 def crash_of(error: BaseException) -> Crash:
-    """The kind of a crash, by the exception that it ended with, or the one that this was raised from."""
+    """Classifies an exception, or the one that it was raised from."""
     kinds = [_own_kind(cause) for cause in _causes(error)]
     return next((kind for kind in (Crash.MEMORY, Crash.PASSING) if kind in kinds), Crash.LASTING)
 

@@ -1,4 +1,4 @@
-"""The GPUs that a step asked for, compared with those of the machine before anything is loaded."""
+"""Compares the GPUs that a step asked for with those of the machine before anything is loaded."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def claim_gpus(asked: str) -> None:
     if asked != "0":
         import torch
 
-        number, there = int(asked), torch.cuda.device_count()
-        if there < number:
+        number, count = int(asked), torch.cuda.device_count()
+        if count < number:
             raise InputError(
-                f"{number} GPU{'s' if number > 1 else ''} asked for, {there or 'none'} on this machine",
+                f"{number} GPU{'s' if number > 1 else ''} asked for, {count or 'none'} on this machine",
                 field="gpus",
-                mend="on a cluster the count must be a text and the node pool must have them; 0 computes on the processor",
+                hint="on a cluster the count must be a text and the node pool must have them; 0 computes on the processor",
             )
-        if there == number:
+        if count == number:
             return
     for variable in VISIBLE:
         visible = [device for device in os.environ.get(variable, "").split(",") if device]

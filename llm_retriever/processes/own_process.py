@@ -29,7 +29,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     When this process is asked to stop, so is the other one, and this one waits until it has: a training saves a checkpoint.
 
     Args:
-        function: Of a module, so that the other process finds it.
+        function: A module's function, so that the other process finds it.
         *arguments: Can be pickled, and so can the result.
 
     Raises:
@@ -68,15 +68,14 @@ def _concluded(name: str, kind: str, content: Any, code: int) -> Any:
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], sending: Connection) -> None:
-    """The other process, from its start to its end."""
+    """Runs in the other process, from its start to its end."""
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=end_with_parent, daemon=True).start()
     answer: tuple[str, Any]
     try:
         answer = ("returned", function(*arguments))
     except InputError as error:
-        named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
-        answer = ("refused", named)
+        answer = ("refused", error.fields())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:

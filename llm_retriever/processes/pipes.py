@@ -1,4 +1,4 @@
-"""Programs whose output may be read in part, as by `head`."""
+"""Runs programs whose output may be read in part, as by `head`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a new retriever replaces the one in production, and what is published.
+"""Promotion: decides whether a new retriever replaces the one in production, and publishes it.
 
 Where the evaluation also measured the version that is in production, on the same queries of the same collection, and
 that version is in production still, the two are compared directly. The new one replaces it if

@@ -1,6 +1,6 @@
-"""Clearing away what failed and superseded runs have left: shards of vectors, and versions that were never completed.
+"""Cleans up after failed and superseded runs: shards of vectors, and versions that were never completed.
 
-Every index has a folder of its own below `index_shards_uri`, named by 32 hexadecimal digits (`indexing.places`). A
+Every index has a folder of its own below `index_shards_uri`, named by 32 hexadecimal digits (`indexing.shard_store`). A
 published version has a copy of its shards and does not need the folder; it is spared nevertheless, because the run that
 made the version still names it, in Kubeflow's cache and for reruns. What goes are folders of our own naming, with nothing
 but our own files in them, that belong to no published version and that nobody has written to for some days.
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.shards import MANIFEST_FILE
@@ -32,6 +30,7 @@ _LOCK = re.compile(r"\.[0-9a-f]{12}\.lock")
 _RECORD = re.compile(r"shard-\d{5,}\.json")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d-[0-9a-f]{12}")
 _DAY = 86_400
+HINT = "restore or remove it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Folder:
 def sweep(
     shards_uri: str, published: Iterable[str], *, days: float, delete: bool, now: float | None = None
 ) -> list[Folder]:
-    """Finds the folders that can go, and deletes them if told to.
+    """Finds the folders that can go, and deletes them where `delete` is set.
 
     Args:
         shards_uri: Directory or s3:// prefix, as `index_shards_uri` or `mine_encoder_shards_uri`.
@@ -73,10 +72,10 @@ def sweep(
     """
     kept = [index for uri in published for index in _published_indexes(uri)]
     store, now = open_store(shards_uri), time.time() if now is None else now
-    found = [_judged(store, name, rows, kept, now - days * _DAY) for name, rows in _folders(store).items()]
+    folders = [_judged(store, name, rows, kept, now - days * _DAY) for name, rows in _folders(store).items()]
     if not delete:
-        return found
-    return [folder if folder.spared else _removed(store, folder, now - days * _DAY) for folder in found]
+        return folders
+    return [folder if folder.spared else _removed(store, folder, now - days * _DAY) for folder in folders]
 
 
 def _removed(store: Store, folder: Folder, before: float) -> Folder:
@@ -91,7 +90,7 @@ def _removed(store: Store, folder: Folder, before: float) -> Folder:
 
 
 def clear_abandoned(registry: Registry, days: float, now: float | None = None) -> list[str]:
-    """Deletes what killed publications and deletions have left in a registry: folders without `version.json`.
+    """Deletes folders without `version.json` that killed publications and deletions have left in a registry.
 
     Args:
         registry: Holds them.
@@ -115,27 +114,27 @@ def clear_abandoned(registry: Registry, days: float, now: float | None = None) -
 
 
 def _is_abandoned(registry: Registry, name: str, before: float) -> bool:
-    """Asked again just before it goes: a run that is started again may complete the version that it began."""
+    """Asks again just before deletion: a run that is started again may complete the version that it began."""
     entries = registry.store.list(f"{VERSIONS}/{name}")
     return all(entry.modified < before and not entry.key.endswith(f"/{name}/{VERSION_FILE}") for entry in entries)
 
 
 def _published_indexes(uri: str) -> list[tuple[str, str, set[str]]]:
-    """Of every version: its name, the folder that its index names, and the checksums of its shards."""
+    """Name, index folder and shard checksums of every version."""
     registry = Registry(uri)
     versions = registry.versions()
     if not versions:
-        raise InputError("no version is published there", file=uri, field="--published", mend="check the URI")
-    found = []
+        raise InputError("no version is published there", file=uri, field="--published", hint="check the URI")
+    indexes = []
     for version in versions:
-        manifest = _json(registry.store, f"{version.key}/index/{MANIFEST_FILE}")
+        manifest = registry.store.read_object(f"{version.key}/index/{MANIFEST_FILE}", HINT)
         folder = str(manifest.get("shards_uri", "")).rstrip("/").rpartition("/")[2]
-        found.append((version.name, folder, {str(shard.get("sha256")) for shard in manifest.get("shards", [])}))
-    return found
+        indexes.append((version.name, folder, {str(shard.get("sha256")) for shard in manifest.get("shards", [])}))
+    return indexes
 
 
 def _folders(store: Store) -> dict[str, list[Entry]]:
-    """What lies in the folders of our own naming, by folder; unfinished files too."""
+    """Groups the files, unfinished ones too, by folder of our own naming."""
     folders: dict[str, list[Entry]] = {}
     for entry in _all_files(store) if isinstance(store, LocalStore) else store.list():
         name, slash, _ = entry.key.partition("/")
@@ -145,7 +144,7 @@ def _folders(store: Store) -> dict[str, list[Entry]]:
 
 
 def _all_files(store: LocalStore, below: str = "") -> Iterable[Entry]:
-    """As `LocalStore.list`, which passes over the drafts of killed writers."""
+    """Lists like `LocalStore.list`, but with the drafts of killed writers."""
     for folder, _, names in os.walk(store.directory / below):
         for name in names:
             path = Path(folder, name)
@@ -171,21 +170,11 @@ def _judged(
 
 
 def _owner(store: Store, records: Sequence[str], kept: Sequence[tuple[str, str, set[str]]]) -> str:
-    """The version whose index consists of all these shards; "" if there is none, as the first record mostly tells."""
+    """Name of the version whose index consists of all these shards; "" if there is none, as the first record mostly tells."""
     left = list(kept) if records else []
     for record in records:
-        checksum = _json(store, record).get("sha256")
+        checksum = store.read_object(record, HINT).get("sha256")
         left = [one for one in left if checksum in one[2]]
         if not left:
             break
     return left[0][0] if left else ""
-
-
-def _json(store: Store, key: str) -> Mapping[str, Any]:
-    try:
-        content = json.loads(store.read(key))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError("not a JSON object", file=store.uri_of(key), mend="restore or remove it")
-    return content

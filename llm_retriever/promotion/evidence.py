@@ -1,4 +1,4 @@
-"""What an evaluation says about a retriever, and about it and the one in production."""
+"""Reads the evidence on a retriever, and on it and the one in production, from an evaluation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llm_retriever.metrics.conventions import HYBRID, PRODUCTION, PRODUCTION_HYB
 from llm_retriever.promotion.first import Lead, leads
 from llm_retriever.settings import PromotionSettings
 
-MEND = "evaluate again"
+HINT = "evaluate again"
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One evaluation's values of the metric that decides.
+    """Values of the metric that decides, from one evaluation.
 
     Attributes:
         place: Collection fingerprint, split and number of queries: two values compare only if theirs are equal.
-        value: Of the retriever, or of its hybrid search where that decides.
-        others: Of the baselines, by name.
+        value: Value of the retriever, or of its hybrid search where that decides.
+        others: Values of the baselines, by name.
         leads: Over the baselines that a first version is judged by.
     """
 
@@ -39,7 +39,7 @@ class Pair:
     """The new retriever and the one in production on the same queries.
 
     Attributes:
-        split: Of the queries.
+        split: Split of the queries.
         queries: How many.
         metric: That was tested: the evaluation's primary one.
         new, old: Means of the two.
@@ -66,7 +66,7 @@ class Pair:
         return self.difference < 0 and self.p < significance
 
     def verdict(self, significance: float) -> str:
-        """How the new one does: ``equal``, ``significantly better``, ``not significantly worse``."""
+        """Verdict on the new one: ``equal``, ``significantly better``, ``not significantly worse``."""
         if self.difference == 0:
             return "equal"
         word = "better" if self.difference > 0 else "worse"
@@ -84,7 +84,7 @@ class Contest:
         pairs: All splits that both were measured on.
         left_out: Splits that only the new one was measured on.
         encoded, reused: Passages of the new collection that were encoded for it, and that its index held already.
-        remarks: What people are to know of the comparison, as sentences.
+        remarks: Sentences for people on the comparison.
     """
 
     version: str
@@ -97,7 +97,7 @@ class Contest:
 
 
 def target_of(content: Mapping[str, Any], settings: PromotionSettings) -> str:
-    """The split that decides: the first one that nothing was chosen on, if there is such a one; "" if nothing was evaluated."""
+    """Name of the split that decides: the first one that nothing was chosen on, if any; "" if nothing was evaluated."""
     names = list(content.get("splits") or [""])
     chosen_on = (content.get(HYBRID) or {}).get("chosen_on")
     return settings.split or next((name for name in names if name != chosen_on), names[0])
@@ -113,13 +113,13 @@ def measured(
     """
     splits = content.get("splits") or {}
     if split not in splits:
-        raise InputError(f"has no split {split!r}", file=file, field="split", mend=one_of(splits))
+        raise InputError(f"has no split {split!r}", file=file, field="split", hint=one_of(splits))
     systems = splits[split].get("systems") or {}
     values = systems.get(system) or {}
     if metric not in values:
-        raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", mend=one_of(values))
+        raise InputError(f"has no {metric!r} of the {system}", file=file, field="metric", hint=one_of(values))
     if not isinstance(values[metric], int | float) or not math.isfinite(values[metric]):
-        raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, mend=MEND)
+        raise InputError(f"{values[metric]!r} is not a number", file=file, field=metric, hint=HINT)
     others = {
         name: row[metric]
         for name, row in systems.items()
@@ -139,31 +139,31 @@ def contest(content: Mapping[str, Any], settings: PromotionSettings, file: Path)
     splits, target, guards = content.get("splits") or {}, target_of(content, settings), _guards(settings)
     for name in guards:
         if name not in splits:
-            raise InputError(f"has no split {name!r}", file=file, field="guards", mend=one_of(splits))
-    told = content.get(PRODUCTION)
-    if not told:
+            raise InputError(f"has no split {name!r}", file=file, field="guards", hint=one_of(splits))
+    production = content.get(PRODUCTION)
+    if not production:
         return None
     systems = _contestants(splits, settings)
     both = [name for name, split in splits.items() if systems.old in split.get("systems", {})]
     for name in guards:
         if name not in both:
             problem = f"the version in production was not measured on the split {name!r}"
-            raise InputError(problem, file=file, field="guards", mend=one_of(both))
+            raise InputError(problem, file=file, field="guards", hint=one_of(both))
     chosen = guards or both
     value = measured(content, target, settings.metric, file, systems.old).value if target in both else None
     return Contest(
-        version=str(told.get("version", "")),
+        version=str(production.get("version", "")),
         value=value,
         pairs=[_pair(name, splits[name], file, systems, name == target, name in chosen) for name in both],
         left_out=[name for name in splits if name not in both],
-        encoded=int(told.get("encoded", 0)),
-        reused=int(told.get("reused", 0)),
-        remarks=(*systems.remarks, *_remarks(told, splits)),
+        encoded=int(production.get("encoded", 0)),
+        reused=int(production.get("reused", 0)),
+        remarks=(*systems.remarks, *_remarks(production, splits)),
     )
 
 
 class _Systems(NamedTuple):
-    """The two that are compared, the list of tests with the comparison, and what people are to know of the choice."""
+    """The two systems that are compared, the key of their tests, and remarks on the choice."""
 
     new: str
     old: str
@@ -172,18 +172,20 @@ class _Systems(NamedTuple):
 
 
 def _contestants(splits: Mapping[str, Any], settings: PromotionSettings) -> _Systems:
-    """Retriever against retriever, or hybrid against hybrid; where production has none, against what it has."""
+    """Chooses retriever against retriever, or hybrid against hybrid; where production has none, against its retriever."""
     if settings.system == RETRIEVER:
         return _Systems(RETRIEVER, PRODUCTION, "comparisons")
     if any(PRODUCTION_HYBRID in split.get("systems", {}) for split in splits.values()):
         return _Systems(HYBRID, PRODUCTION_HYBRID, "hybrid_comparisons", ("Hybrid search decided, on both sides.",))
-    told = "The version in production has no hybrid search: that of the new retriever was compared with its retriever."
-    return _Systems(HYBRID, PRODUCTION, "hybrid_comparisons", (told,))
+    remark = (
+        "The version in production has no hybrid search: that of the new retriever was compared with its retriever."
+    )
+    return _Systems(HYBRID, PRODUCTION, "hybrid_comparisons", (remark,))
 
 
-def _remarks(told: Mapping[str, Any], splits: Mapping[str, Any]) -> tuple[str, ...]:
-    """Splits with queries that the version in production was trained on, and the new retriever was not."""
-    known = {name: int(count) for name, count in (told.get("trained_on") or {}).items() if name in splits}
+def _remarks(production: Mapping[str, Any], splits: Mapping[str, Any]) -> tuple[str, ...]:
+    """Notes splits with queries that the version in production was trained on, and the new retriever was not."""
+    known = {name: int(count) for name, count in (production.get("trained_on") or {}).items() if name in splits}
     return tuple(favour(name, count, int(splits[name]["queries"])) for name, count in known.items())
 
 
@@ -195,7 +197,7 @@ def _pair(name: str, split: Mapping[str, Any], file: Path, systems: _Systems, is
     compared = next((c for c in split.get(systems.tests, []) if c["baseline"] == systems.old), None)
     if compared is None:
         problem = f"the split {name!r} has no comparison with {systems.old}"
-        raise InputError(problem, file=file, field=systems.tests, mend=MEND)
+        raise InputError(problem, file=file, field=systems.tests, hint=HINT)
     metric, values, interval = compared["metric"], split["systems"], compared["interval"]
     return Pair(
         split=name,
@@ -212,5 +214,5 @@ def _pair(name: str, split: Mapping[str, Any], file: Path, systems: _Systems, is
 
 
 def one_of(names: Mapping[str, Any] | list[str]) -> str:
-    """The mend of a name that is not there."""
-    return f"use one of {', '.join(names)}" if names else MEND
+    """Hint that lists the names there are."""
+    return f"use one of {', '.join(names)}" if names else HINT

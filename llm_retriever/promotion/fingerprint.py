@@ -1,6 +1,6 @@
-"""What a source consists of right now, as a digest: the steps that read it run again exactly when this changes.
+"""Digests of the present sources: the steps that read them run again exactly when these change.
 
-And whether that is news: beside the published versions stands a record of what was judged last.
+A record beside the published versions says whether a digest was judged already.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def corpus_fingerprint(uri: str) -> str:
 
 
 def backbone_fingerprint(backbone: str) -> str:
-    """Digest of a backbone; a hub model is told apart by its pinned revision, which is a parameter of its own.
+    """Digest of a backbone; a hub model is identified by its pinned revision, which is a parameter of its own.
 
     Raises:
         InputError: A directory or prefix does not exist, is empty or cannot be listed.
@@ -56,7 +56,7 @@ def backbone_fingerprint(backbone: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What there is to train from, and whether it was judged already.
+    """The present sources, and whether they were judged already.
 
     Attributes:
         fingerprint: Digest over the recipe, a hyphen, digest over corpus and backbone.
@@ -71,7 +71,7 @@ class State:
 
 
 def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
-    """Compares what there is to train from with what was judged.
+    """Compares the present sources with what was judged.
 
     Args:
         corpus: `corpus_fingerprint`.
@@ -85,9 +85,9 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
     """
     if recipe and not published_uri:
         raise InputError(
-            "retraining notes there what it has judged",
+            "retraining needs a place for its records",
             field="published_uri",
-            mend="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
+            hint="give the directory or s3:// prefix of published versions, which the pipeline retrain calls promote_uri",
         )
     fingerprint = f"{files.digest(recipe)[:16]}-{files.digest({'corpus': corpus, 'backbone': backbone})}"
     if not published_uri:
@@ -102,21 +102,19 @@ def state(corpus: str, backbone: str, recipe: str, published_uri: str) -> State:
 
 
 def _listing_digest(uri: str) -> str:
-    found = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
-    if not found:
-        raise InputError(
-            "nothing is there", file=uri, field="uri", mend="look for a slip in the place, or fill it first"
-        )
-    return files.digest(found)
+    listing = _s3_listing(uri) if uri.startswith("s3://") else _local_listing(Path(uri))
+    if not listing:
+        raise InputError("nothing is there", file=uri, field="uri", hint="check the path or URI, or fill it first")
+    return files.digest(listing)
 
 
 def _local_listing(directory: Path) -> list[list[str]]:
     if not directory.is_dir():
         raise InputError(
-            "no such directory", file=directory, field="uri", mend="give a directory, s3://, hf:// or demo: source"
+            "no such directory", file=directory, field="uri", hint="give a directory, s3://, hf:// or demo: source"
         )
-    found = sorted(path for path in directory.rglob("*") if path.is_file())
-    return [[path.relative_to(directory).as_posix(), files.sha256_of_file(path)] for path in found]
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return [[path.relative_to(directory).as_posix(), files.sha256_of_file(path)] for path in paths]
 
 
 def _s3_listing(uri: str) -> list[list[str]]:

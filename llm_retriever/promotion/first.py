@@ -1,4 +1,4 @@
-"""What a first version must show: that training was worth it, and that search is better than without a model at all."""
+"""Conditions for a first version: training was worth it, and search is better than without a model at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_retriever.metrics.conventions import BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
-from llm_retriever.metrics.significance import ALPHA
+from llm_retriever.metrics.conventions import ALPHA, BACKBONE, BM25, HYBRID, RETRIEVER, p_equals
 
 _NAMES = {RETRIEVER: "The retriever", HYBRID: "Hybrid search", BACKBONE: "its un-tuned backbone", BM25: "BM25"}
 _SUBJECTS = {BACKBONE: "The un-tuned backbone", BM25: "BM25"}
@@ -15,14 +14,14 @@ _SUBJECTS = {BACKBONE: "The un-tuned backbone", BM25: "BM25"}
 
 @dataclasses.dataclass(frozen=True)
 class Lead:
-    """How far a system is ahead of a baseline on the split that decides.
+    """Difference between a system and a baseline on the split that decides.
 
     Attributes:
         system: `retriever` or `hybrid`.
         baseline: `backbone` or `BM25`.
         metric: That was tested: the evaluation's primary one.
         difference: Mean over the queries of system − baseline.
-        p: Of the paired t-test, corrected for all baselines of the split (Hommel).
+        p: p of the paired t-test, corrected for all baselines of the split (Hommel).
     """
 
     system: str
@@ -41,12 +40,12 @@ class Lead:
             verdict = "is significantly better than"
         else:
             verdict = "is worse than" if self.difference < 0 else "is not significantly better than"
-        found = f"{self.metric} {self.difference:+.4f}, {p_equals(self.p)}"
-        return f"{_NAMES[self.system]} {verdict} {_NAMES[self.baseline]}: {found}."
+        figures = f"{self.metric} {self.difference:+.4f}, {p_equals(self.p)}"
+        return f"{_NAMES[self.system]} {verdict} {_NAMES[self.baseline]}: {figures}."
 
 
 def leads(split: Mapping[str, Any]) -> tuple[Lead, ...]:
-    """The leads of a split of `evaluation.json` that a first version is judged by."""
+    """Reads the leads of a split of `evaluation.json` that a first version is judged by."""
     return tuple(_leads(split))
 
 
@@ -64,18 +63,18 @@ def _leads(split: Mapping[str, Any]) -> Iterator[Lead]:
                 )
 
 
-def deserves_to_be_first(found: tuple[Lead, ...]) -> tuple[bool, list[str]]:
-    """Whether a retriever may be the first version, and why.
+def deserves_to_be_first(leads: tuple[Lead, ...]) -> tuple[bool, list[str]]:
+    """Judges whether a retriever may be the first version, with reasons.
 
     It must be significantly better than its un-tuned backbone, and it or its hybrid significantly better than BM25. What was
     not measured is not asked for.
 
     Args:
-        found: The leads on the split that decides.
+        leads: The leads on the split that decides.
     """
     passed, reasons = True, list[str]()
     for baseline in (BACKBONE, BM25):
-        rows = [lead for lead in found if lead.baseline == baseline]
+        rows = [lead for lead in leads if lead.baseline == baseline]
         passed &= not rows or any(lead.is_significant for lead in rows)
         reasons += map(str, rows) if rows else [f"{_SUBJECTS[baseline]} was not measured on this split."]
     return passed, reasons

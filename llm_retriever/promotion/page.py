@@ -1,4 +1,4 @@
-"""The decision as people see it: what, the numbers, why, the index, and where the version in production is."""
+"""Renders the decision for people: what, the numbers, why, the index, and where the version in production is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("split", "role", "queries", "new", "production", "difference", "95 %
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A decision and what came of it.
+    """A decision and its effects.
 
     Attributes:
         decision: Whether to replace, and why.
@@ -36,18 +36,18 @@ class Outcome:
     index_note: str = ""
 
     def all_reasons(self) -> list[str]:
-        """The reasons, and what became of the index."""
+        """The reasons, and the sentence on the index."""
         return [*self.decision.reasons, *filter(None, [self.about_index()])]
 
     def about_index(self) -> str:
-        """What became of the index, as a sentence; "" where nothing is to be said."""
+        """States the effect on the index; "" where there is nothing to say."""
         if self.decision.replace:
             return "The new retriever was published with its own index." if self.version else ""
         return self.index_note
 
 
 def decision_markdown(settings: PromotionSettings, new: Measured, outcome: Outcome) -> str:
-    """The decision, as Markdown.
+    """Renders the decision as Markdown.
 
     Args:
         settings: The rule's numbers.
@@ -129,7 +129,7 @@ def _where(settings: PromotionSettings, outcome: Outcome) -> list[str]:
     lines = [code(outcome.uri)]
     if outcome.before is not None and outcome.before != outcome.version:
         is_same_model = outcome.before.card == outcome.version.card
-        rollback = f"python -m llm_retriever.promotion.versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
+        rollback = f"llm-retriever versions rollback {settings.uri}{' --previous' if is_same_model else ''}"
         what = "goes back to the older index" if is_same_model else "goes back to it"
         lines += ["", f"Before: {escaped(outcome.before.name)}; {code(rollback)} {what}."]
     return lines

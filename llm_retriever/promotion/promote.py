@@ -1,4 +1,4 @@
-"""The step `promote`: decides, publishes what the decision asks for, and writes both down."""
+"""The step `promote`: decides, publishes accordingly, and writes both down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ATTEMPTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-    """What is to be decided on: the rule's numbers, what was measured, the comparison with production, what was made."""
+    """The case to decide: the rule's numbers, the measurements, the comparison with production, what the run made."""
 
     settings: PromotionSettings
     new: Measured
@@ -70,14 +70,14 @@ def promote(
             the URI cannot be used. Nothing is published then.
     """
     file = evaluation / EVALUATION_FILE
-    content = files.read_json(file, mend="give the output of evaluate")
+    content = files.read_json(file, hint="give the output of evaluate")
     check_content(content, file)
     new = measured(content, target_of(content, settings), settings.metric, file, settings.system)
     against = contest(content, settings, file)
     listing = manifest_of(retriever)
     card = check_retriever(retriever, listing).digest()
     if content.get("card") != card:
-        raise InputError("is of another retriever", file=file, field="card", mend=SAME_RUN)
+        raise InputError("is of another retriever", file=file, field="card", hint=SAME_RUN)
     check_whole_index(index, card, content.get("collection"))
     check_whole_hybrid(evaluation, card, str(content.get("collection")))
     renewed = with_index(refreshed)
@@ -125,7 +125,7 @@ def _settle(case: _Case) -> Outcome:
 def _published(
     settings: PromotionSettings, new: Measured, made: Made, registry: Registry, outcome: Outcome
 ) -> tuple[Version, dict[str, Any]] | None:
-    """Publishes what is to go into production, and says why; None if everything stays as it is."""
+    """Publishes what is to go into production, with the reason; None if everything stays as it is."""
     (collection, split, _), before, against = new.place, outcome.before, outcome.decision.contest
     reason: dict[str, Any] = {"collection": collection, "split": split}
     if outcome.decision.replace:
@@ -133,15 +133,15 @@ def _published(
         return version, reason | {settings.metric: new.value}
     if outcome.is_to_refresh and before and against and made.refreshed:
         value = against.value
-        told = f"{before.name} with a new index"
-        told += "" if value is None else f", {settings.metric} {value:.4f} on {split}"
-        version = publish_refreshed(registry, before, made.evaluation, made.refreshed, told)
+        explanation = f"{before.name} with a new index"
+        explanation += "" if value is None else f", {settings.metric} {value:.4f} on {split}"
+        version = publish_refreshed(registry, before, made.evaluation, made.refreshed, explanation)
         return version, reason | {settings.metric: value, "refreshed_from": before.name}
     return None
 
 
 def _judged(case: _Case, registry: Registry, before: Version | None) -> Outcome:
-    """The decision as things stand, before anything is published; `version` differs from `before` only if all is done."""
+    """Decides as things stand, before anything is published; `version` differs from `before` only if all is done."""
     if before is None or before.model != case.made.model:
         return _compared(case, registry, before)
     if (earlier := _of_an_earlier_attempt(case, registry, before)) is not None:
@@ -151,7 +151,7 @@ def _judged(case: _Case, registry: Registry, before: Version | None) -> Outcome:
 
 
 def _of_an_earlier_attempt(case: _Case, registry: Registry, now: Version) -> Outcome | None:
-    """What this very run decided and published before it was killed; None if what is in production is not its work."""
+    """Recovers what this very run decided and published before it was killed; None if production is not its work."""
     if registry.manifest(now, "evaluation") != manifest_of(case.made.evaluation):
         return None
     name = registry.alias().content.get("previous")
@@ -159,14 +159,14 @@ def _of_an_earlier_attempt(case: _Case, registry: Registry, now: Version) -> Out
     if name and before is None:
         return None
     outcome = _compared(case, registry, before)
-    told = f"It is in production already, as {now.name}: this very evaluation put it there."
-    decision = dataclasses.replace(outcome.decision, reasons=[*outcome.decision.reasons, told])
+    reason = f"It is in production already, as {now.name}: this very evaluation put it there."
+    decision = dataclasses.replace(outcome.decision, reasons=[*outcome.decision.reasons, reason])
     done = dataclasses.replace(outcome, decision=decision, version=now, uri=registry.uri_of(now))
     return done if decision.replace else None
 
 
 def _compared(case: _Case, registry: Registry, before: Version | None) -> Outcome:
-    """The decision of the rule about a version that is or was in production."""
+    """Applies the rule to a version that is or was in production."""
     settings, new, against, made = case.settings, case.new, case.against, case.made
     if before is None:
         return Outcome(decide(settings, new, None))
@@ -184,7 +184,7 @@ def _compared(case: _Case, registry: Registry, before: Version | None) -> Outcom
 
 
 def _is_refreshed(registry: Registry, before: Version, against: Contest | None, made: Made) -> bool:
-    """Whether what is in production is what this very run refreshed, before it was killed."""
+    """Whether the version in production is what this very run refreshed, before it was killed."""
     if against is None or made.refreshed is None or not before.refreshed_from:
         return False
     model = refreshed_model(registry, before, made.refreshed)
@@ -207,7 +207,7 @@ def _index_note(settings: PromotionSettings, against: Contest, made: Made, befor
 
 
 def _measured_before(registry: Registry, before: Version, new: Measured, settings: PromotionSettings) -> Measured | str:
-    """The same metric of the version in production; its name where that was measured elsewhere."""
+    """Value of the same metric for the version in production; its name where that was measured elsewhere."""
     content = registry.evaluation(before)
     try:
         old = measured(content, new.place[1], settings.metric, registry.uri_of(before), settings.system)

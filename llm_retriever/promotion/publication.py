@@ -1,4 +1,4 @@
-"""What is published: the new retriever with its index, or the one in production with its index of the new collection."""
+"""Publishes the new retriever with its index, or the one in production with its index of the new collection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OF_THE_SPLIT = ("collection", "zero_shot", "queries", "judgments", "relevance_l
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What a run made.
+    """The outputs of a run.
 
     Attributes:
         retriever, index, evaluation: Directories.
@@ -67,7 +67,7 @@ class Made:
 
 
 def with_index(refreshed: Path | None) -> Path | None:
-    """The output `refreshed` of `evaluate`, if it holds an index."""
+    """Returns the output `refreshed` of `evaluate`, if it holds an index."""
     return refreshed if refreshed is not None and (refreshed / "index" / MANIFEST_FILE).is_file() else None
 
 
@@ -79,12 +79,12 @@ def publish_new(registry: Registry, made: Made, reason: str) -> Version:
 
 
 def refreshed_model(registry: Registry, before: Version, refreshed: Path) -> str:
-    """The digest of a version's retriever with the refreshed index."""
+    """Digest of a version's retriever with the refreshed index."""
     return files.digest([registry.manifest(before, "retriever"), manifest_of(refreshed / "index")])
 
 
 def publish_refreshed(registry: Registry, before: Version, evaluation: Path, refreshed: Path, reason: str) -> Version:
-    """Publishes the retriever of a version with the refreshed index, and with what was measured of the two.
+    """Publishes the retriever of a version with the refreshed index and the evaluation of both.
 
     The retriever's files are copied where they lie: they are the same to the bit.
 
@@ -92,38 +92,40 @@ def publish_refreshed(registry: Registry, before: Version, evaluation: Path, ref
         registry: Holds the version.
         before: The version whose retriever it is.
         evaluation: The run's evaluation, which measured that version too.
-        refreshed: With an index of the run's collection.
+        refreshed: Directory with an index of the run's collection.
         reason: Why, for people.
 
     Raises:
         InputError: The refreshed index belongs to another version or retriever.
     """
     _check_belongs(refreshed, before)
-    model, told = refreshed_model(registry, before, refreshed), registry.evaluation(before)
+    model, evaluated = refreshed_model(registry, before, refreshed), registry.evaluation(before)
     fusion = published_in(registry.uri_of(before))
-    with complete(refreshed / "index") as index, _taken_out(evaluation, before, told, fusion) as own:
+    with complete(refreshed / "index") as index, _taken_out(evaluation, before, evaluated, fusion) as own:
         folders: dict[str, Path | Version] = {"retriever": before, "index": index, "evaluation": own}
         return registry.publish(folders, model, before.card, refreshed_from=before.name, reason=reason)
 
 
 def _check_belongs(refreshed: Path, before: Version) -> None:
     file, manifest = refreshed / REFRESHED_FILE, refreshed / "index" / MANIFEST_FILE
-    if files.read_json(file, mend="give the output of evaluate").get("version") != before.name:
-        raise InputError("is of another version", file=file, field="version", mend=SAME_RUN)
-    if files.read_json(manifest, mend="give the output of evaluate").get("card") != before.card:
-        raise InputError("is of another retriever", file=manifest, field="card", mend=SAME_RUN)
+    if files.read_json(file, hint="give the output of evaluate").get("version") != before.name:
+        raise InputError("is of another version", file=file, field="version", hint=SAME_RUN)
+    if files.read_json(manifest, hint="give the output of evaluate").get("card") != before.card:
+        raise InputError("is of another retriever", file=manifest, field="card", hint=SAME_RUN)
 
 
 @contextmanager
-def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any], fusion: Published | None) -> Iterator[Path]:
-    """A directory with the evaluation of the version in production on the new collection, taken out of the run's own.
+def _taken_out(
+    evaluation: Path, before: Version, evaluated: Mapping[str, Any], fusion: Published | None
+) -> Iterator[Path]:
+    """Yields a directory with the evaluation of the version in production, taken out of the run's own.
 
     Where that version has hybrid search, it keeps its fusion and gets Lucene's index of the new collection.
     """
     content = files.read_json(evaluation / EVALUATION_FILE)
     with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
         directory = Path(name) / "evaluation"
-        files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, told))
+        files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, evaluated))
         for split in content["splits"]:
             for system, kept in _KEPT.items():
                 run = evaluation / RUNS_DIRECTORY / split / f"{system}.trec"
@@ -139,8 +141,10 @@ def _taken_out(evaluation: Path, before: Version, told: Mapping[str, Any], fusio
         yield directory
 
 
-def evaluation_of_production(content: Mapping[str, Any], before: Version, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation says about the version in production, as the content of an `evaluation.json` of its own.
+def evaluation_of_production(
+    content: Mapping[str, Any], before: Version, evaluated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Builds an `evaluation.json` of the version in production from the run's.
 
     Its values stand under the name `retriever`, and `hybrid`, as in every version's evaluation. Of the other systems only
     BM25 stays; comparisons, which are all with the retriever that was not promoted, do not. It depends on its arguments alone, so
@@ -149,17 +153,17 @@ def evaluation_of_production(content: Mapping[str, Any], before: Version, told: 
     Args:
         content: The run's `evaluation.json`.
         before: The version in production.
-        told: That version's own `evaluation.json`, which knows how it was made.
+        evaluated: That version's own `evaluation.json`, which knows how it was made.
     """
     splits = {
         name: _split_of(split, _KEPT) for name, split in content["splits"].items() if PRODUCTION in split["systems"]
     }
     # On collections of their own the same retriever does what it did.
-    own = {name: split for name, split in told.get("splits", {}).items() if "zero_shot" in split}
+    own = {name: split for name, split in evaluated.get("splits", {}).items() if "zero_shot" in split}
     same = {name: name for name in _KEPT.values()}
     splits |= {name: _split_of(split, same) for name, split in own.items() if name not in splits}
     measurement = {name: content[name] for name in _OF_THE_MEASUREMENT if name in content}
-    maker = {name: told[name] for name in _OF_THE_RETRIEVER if name in told}
+    maker = {name: evaluated[name] for name in _OF_THE_RETRIEVER if name in evaluated}
     note = (
         f"The retriever is that of version {before.name}; it was measured by a later run, on the collection that the "
         "index beside this is of."

@@ -1,4 +1,4 @@
-"""The rule: from what was measured to whether the new retriever replaces the one in production, with reasons."""
+"""The rule: decides from the measurements whether the new retriever replaces the one in production, with reasons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What was decided, and why.
+    """A decision, with reasons.
 
     Attributes:
         replace: Whether the new retriever is to replace what is in production.
@@ -31,7 +31,7 @@ class Decision:
 
 
 def decide(settings: PromotionSettings, new: Measured, before: Measured | str | None) -> Decision:
-    """Applies the rule for numbers of different evaluations.
+    """Applies the rule to values of different evaluations.
 
     Args:
         settings: The rule's numbers.
@@ -68,7 +68,7 @@ def _as_first(settings: PromotionSettings, new: Measured) -> tuple[bool, list[st
 def decide_contest(
     settings: PromotionSettings, new: Measured, contest: Contest, before: Measured | str | None
 ) -> Decision:
-    """Applies the rule for the same evaluation of both: better on the target, not significantly worse on any guard.
+    """Applies the rule to one evaluation of both: better on the target, not significantly worse on any guard.
 
     Args:
         settings: The rule's numbers.
@@ -120,9 +120,9 @@ def _guard_sentences(guards: list[Pair], settings: PromotionSettings) -> list[st
     level, sentences = settings.significance, []
     for pair in guards:
         if pair.difference < 0:
-            found = f"{pair.metric} {pair.difference:+.4f}, {p_equals(pair.p)}"
+            figures = f"{pair.metric} {pair.difference:+.4f}, {p_equals(pair.p)}"
             meaning = "significantly worse" if pair.is_worse(level) else "worse, but not significantly"
-            sentences.append(f"On {pair.split}, a guard, it is {meaning}: {found}.")
+            sentences.append(f"On {pair.split}, a guard, it is {meaning}: {figures}.")
     if not sentences:
         sentences.append(f"It is worse on none of the guards: {', '.join(pair.split for pair in guards)}.")
     tested = next((pair.metric for pair in guards), settings.metric)

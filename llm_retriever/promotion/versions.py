@@ -1,54 +1,51 @@
 """Commands on the published versions of a retriever, and on what runs have left behind.
 
-python -m llm_retriever.promotion.versions list s3://bucket/published
-python -m llm_retriever.promotion.versions rollback s3://bucket/published
-python -m llm_retriever.promotion.versions prune s3://bucket/published --keep 5
-python -m llm_retriever.promotion.versions judged s3://bucket/published
-python -m llm_retriever.promotion.versions forget s3://bucket/published
-python -m llm_retriever.promotion.versions sweep-shards s3://bucket/shards --published s3://bucket/published
+llm-retriever versions list s3://bucket/published
+llm-retriever versions rollback s3://bucket/published
+llm-retriever versions prune s3://bucket/published --keep 5
+llm-retriever versions judged s3://bucket/published
+llm-retriever versions forget s3://bucket/published
+llm-retriever versions sweep-shards s3://bucket/shards --published s3://bucket/published
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.processes import pipes
+from llm_retriever.processes import command_line, pipes
 from llm_retriever.promotion.cleanup import clear_abandoned, sweep
 from llm_retriever.stores.records import Records
 from llm_retriever.stores.registry import Registry
 
+PROGRAM = "python -m llm_retriever.promotion.versions"
 DAYS = 7.0
 _DAY = 86_400
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input."""
-    given = _parser().parse_args(arguments)
-    try:
-        for line in given.command(given):
-            print(line)
-    except InputError as error:
-        print(f"versions: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return command_line.run(parser(prog), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    for line in options.command(options):
+        print(line)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m llm_retriever.promotion.versions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], list[str]], told: str, uri: str = ""
+        name: str, run: Callable[[argparse.Namespace], list[str]], help_text: str, uri: str = ""
     ) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=told)
+        one = commands.add_parser(name, help=help_text)
         one.add_argument("uri", help=uri or "promote_uri: a directory or s3:// prefix")
         one.set_defaults(command=run)
         return one
@@ -108,35 +105,35 @@ def _not_negative(text: str) -> float:
     return float(text)
 
 
-def _list(given: argparse.Namespace) -> list[str]:
-    registry = Registry(given.uri)
+def _list(options: argparse.Namespace) -> list[str]:
+    registry = Registry(options.uri)
     alias = registry.alias()
-    current, earlier, told = registry.production(alias), registry.earlier_model(alias), alias.content
+    current, earlier, current_alias = registry.production(alias), registry.earlier_model(alias), alias.content
     lines = []
     for version in registry.versions():
         is_current = version == current
-        since = f"in production since {told.get('since')}" if is_current else f"published {version.published}"
-        since += ", the one before" if version.name == told.get("previous") else ""
+        since = f"in production since {current_alias.get('since')}" if is_current else f"published {version.published}"
+        since += ", the one before" if version.name == current_alias.get("previous") else ""
         since += ", a rollback goes here" if version == earlier else ""
         kind = "refreshed" if version.refreshed_from else "trained"
-        why = "; ".join(filter(None, (version.reason, str(told.get("reason", "")) if is_current else "")))
+        why = "; ".join(filter(None, (version.reason, str(current_alias.get("reason", "")) if is_current else "")))
         lines.append(f"{'*' if is_current else ' '} {version.name}  {kind:<9}  {since}: {why or 'no reason is known'}")
     return lines or ["no version is published there"]
 
 
-def _roll_back(given: argparse.Namespace) -> list[str]:
-    return [f"in production: {Registry(given.uri).roll_back(given.to, previous=given.previous).name}"]
+def _roll_back(options: argparse.Namespace) -> list[str]:
+    return [f"in production: {Registry(options.uri).roll_back(options.to, previous=options.previous).name}"]
 
 
-def _prune(given: argparse.Namespace) -> list[str]:
-    registry = Registry(given.uri)
-    lines = [f"deleted {version.name}" for version in registry.prune(given.keep)]
+def _prune(options: argparse.Namespace) -> list[str]:
+    registry = Registry(options.uri)
+    lines = [f"deleted {version.name}" for version in registry.prune(options.keep)]
     lines += [f"deleted {name}, which was never completed" for name in clear_abandoned(registry, DAYS)]
     return lines or ["nothing to delete"]
 
 
-def _judged(given: argparse.Namespace) -> list[str]:
-    records = Records(given.uri)
+def _judged(options: argparse.Namespace) -> list[str]:
+    records = Records(options.uri)
     known = records.recipes()
     if not known:
         return ["nothing was judged yet"]
@@ -146,22 +143,22 @@ def _judged(given: argparse.Namespace) -> list[str]:
     return [f"the latest of {len(known)}:", *lines]
 
 
-def _forget(given: argparse.Namespace) -> list[str]:
-    gone = Records(given.uri).forget(given.recipe)
+def _forget(options: argparse.Namespace) -> list[str]:
+    gone = Records(options.uri).forget(options.recipe)
     return [f"forgotten {recipe}; the next retraining by it trains" for recipe in gone] or ["nothing to forget"]
 
 
-def _sweep(given: argparse.Namespace) -> list[str]:
+def _sweep(options: argparse.Namespace) -> list[str]:
     now = time.time()
-    found = sweep(given.uri, given.published, days=given.older_than_days, delete=given.delete, now=now)
+    folders = sweep(options.uri, options.published, days=options.older_than_days, delete=options.delete, now=now)
     lines = []
-    for folder in found:
+    for folder in folders:
         age = f"{folder.size / 1e9:.3f} GB, {(now - folder.modified) / _DAY:.1f} days old"
-        verb = "keeps" if folder.spared else "deleted" if given.delete else "would delete"
+        verb = "keeps" if folder.spared else "deleted" if options.delete else "would delete"
         lines.append(f"{verb} {folder.name}  {age}{f': {folder.spared}' if folder.spared else ''}")
-    gone = [folder for folder in found if not folder.spared]
-    total = f"{len(gone)} of {len(found)} folders, {sum(folder.size for folder in gone) / 1e9:.3f} GB"
-    return [*lines, f"deleted: {total}" if given.delete else f"would delete: {total}; --delete does it"]
+    gone = [folder for folder in folders if not folder.spared]
+    total = f"{len(gone)} of {len(folders)} folders, {sum(folder.size for folder in gone) / 1e9:.3f} GB"
+    return [*lines, f"deleted: {total}" if options.delete else f"would delete: {total}; --delete does it"]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a retriever and its index are whole, before anything is decided on them or published."""
+"""Verifies that a retriever and its index are whole, before anything is decided on them or published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_retriever.stores.opening import LocalStore, open_store
 
 
 def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCard:
-    """Refuses a retriever that could not be loaded, or whose weights are not its card's.
+    """Raises InputError for a retriever that could not be loaded, or whose weights are not its card's.
 
     Args:
         retriever: Its directory.
@@ -40,12 +40,12 @@ def check_retriever(retriever: Path, listing: Mapping[str, Any]) -> RetrieverCar
     weights = {p.name: s for p, s in sums.items() if p.parent == Path(MODEL_DIRECTORY) and p.suffix == ".safetensors"}
     if digest_of_weights(weights) != card.weights:
         problem = "the weights are not those that the card belongs to"
-        raise InputError(problem, file=retriever, field="weights", mend=SAME_RUN)
+        raise InputError(problem, file=retriever, field="weights", hint=SAME_RUN)
     return card
 
 
 def check_whole_hybrid(evaluation: Path, card: str, collection: str) -> None:
-    """Refuses what an evaluation leaves for hybrid search where it is damaged, or of another retriever or collection.
+    """Raises InputError where an evaluation's hybrid search is damaged, or of another retriever or collection.
 
     Args:
         evaluation: Its directory; one without the folder is fine.
@@ -61,7 +61,7 @@ def check_whole_hybrid(evaluation: Path, card: str, collection: str) -> None:
 
 
 def check_whole_index(index: Path, card: str | None, collection: str | None = None) -> None:
-    """Refuses an index of another retriever or collection, and one that is not as its manifest says.
+    """Raises InputError for an index of another retriever or collection, or one that is not as its manifest says.
 
     Shards in a bucket are only looked for: every byte of them is compared when they are fetched (`shard_store.complete`).
 
@@ -74,10 +74,10 @@ def check_whole_index(index: Path, card: str | None, collection: str | None = No
         InputError: It names the file that is missing or damaged.
     """
     manifest = Manifest.load(index)
-    for field, wanted in (("card", card), ("collection", collection)):
-        if wanted is not None and getattr(manifest, field) != wanted:
+    for field, expected in (("card", card), ("collection", collection)):
+        if expected is not None and getattr(manifest, field) != expected:
             of = "retriever" if field == "card" else field
-            raise InputError(f"is of another {of}", file=index / MANIFEST_FILE, field=field, mend=SAME_RUN)
+            raise InputError(f"is of another {of}", file=index / MANIFEST_FILE, field=field, hint=SAME_RUN)
     if manifest.shards_uri and not isinstance(open_store(manifest.shards_uri), LocalStore):
         check_shards(manifest)
         return

@@ -1,18 +1,16 @@
-"""What a comparison of variants says: one self-contained HTML page, and the same tables in Markdown."""
+"""Renders a comparison of variants: one self-contained HTML page, and the same tables in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from llm_retriever.files.markdown import escaped, table
 from llm_retriever.metrics.conventions import BM25, hybrid_of, p_value
 from llm_retriever.progress import seconds_as_text
 from llm_retriever.reporting import frontier, plots, tables, verdict
 from llm_retriever.reporting.costs_table import hours, large, size_as_text
-from llm_retriever.reporting.report import pages, scatters
+from llm_retriever.reporting.report import forest, pages, scatters
 
 COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "batch_size": ("batch size", lambda v: f"{v:,}"),
@@ -37,7 +35,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def render(comparison: Mapping[str, Any]) -> str:
-    """The page of a `comparison.json`."""
+    """Renders the page of a `comparison.json`."""
     template = pages().get_template("comparison.html.jinja")
     primary, reference = comparison["primary_metric"], comparison["reference"]
     own, variants = tables.own_splits(comparison), list(comparison["variants"])
@@ -49,7 +47,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         headline=headline,
         hybrid_findings=hybrid_findings,
         own=own,
-        forests={name: _forest(split) for name, split in own.items()},
+        forests={name: forest({name: split}) for name, split in own.items()},
         matrices={name: matrix(split, variants) for name, split in own.items()},
         scatters=scatters(own, reference, primary, _telling(comparison)),
         zero_shot=tables.zero_shot_table(comparison, primary),
@@ -61,7 +59,7 @@ def render(comparison: Mapping[str, Any]) -> str:
 
 
 def legend(reference: str) -> str:
-    """What the marks of the tables mean."""
+    """Explains the marks of the tables."""
     return (
         f"† and ‡ mark a system that differs from the reference ({reference}) at the 5 % level: † by the paired t-test "
         "(Hommel-corrected over all other systems), ‡ by Fisher's randomisation test. Hybrids, of a retriever and BM25, are "
@@ -70,7 +68,7 @@ def legend(reference: str) -> str:
 
 
 def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metric: str) -> str:
-    """Which variant is ahead on a split, in one sentence."""
+    """States which variant is ahead on a split, in one sentence."""
     values = {variant: split["systems"][variant][metric] for variant in variants}
     highest = max(values.values())
     ahead = [variant for variant, value in values.items() if value == highest]
@@ -79,25 +77,12 @@ def headline(name: str, split: Mapping[str, Any], variants: Iterable[str], metri
 
 
 def hybrid_findings(split: Mapping[str, Any], reference: str) -> list[str]:
-    """How the hybrid search of the reference does against all other systems, one sentence a kind of outcome."""
+    """States the outcome of the reference's hybrid search against all other systems, one sentence a kind of outcome."""
     return verdict.findings(split, hybrid_of(reference), "hybrid_comparisons")
 
 
-def _forest(split: Mapping[str, Any]) -> Markup:
-    rows = [
-        plots.Difference(
-            f"against {c['baseline']}",
-            c["mean_difference"],
-            c["interval"] or (c["mean_difference"], c["mean_difference"]),
-            c["verdict"] == "significant",
-        )
-        for c in split["comparisons"]
-    ]
-    return Markup(plots.forest_plot(rows))  # noqa: S704
-
-
 def matrix(split: Mapping[str, Any], variants: list[str]) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """Rows of the table of all pairs: for every column row − column and its corrected p; None on the diagonal."""
+    """Builds the table of all pairs: for every column row − column and its corrected p; None on the diagonal."""
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for pair in split["pairs"]:
         for sign, key in ((1, (pair["system"], pair["baseline"])), (-1, (pair["baseline"], pair["system"]))):
@@ -112,7 +97,7 @@ def matrix(split: Mapping[str, Any], variants: list[str]) -> list[tuple[str, lis
 
 
 def _telling(comparison: Mapping[str, Any]) -> list[str]:
-    """The systems that the reference is shown against query by query: the best of the other variants, and BM25."""
+    """Picks the systems to show the reference against query by query: the best of the other variants, and BM25."""
     own, metric = tables.own_splits(comparison), comparison["primary_metric"]
     others = [variant for variant in comparison["variants"] if variant != comparison["reference"]]
     best = max(others, key=lambda v: sum(split["systems"][v][metric] for split in own.values()), default="")
@@ -120,19 +105,19 @@ def _telling(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def cost_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads of the columns, and the figures of every variant as people read them; the main metric comes first."""
+    """Builds heads and figures of every variant; the main metric comes first."""
     metric, (split, results) = comparison["primary_metric"], next(iter(comparison["splits"].items()))
-    told = {name: _with_total(costs) for name, costs in comparison["costs"].items()}
-    columns = [key for key in COSTS if any(costs.get(key) for costs in told.values())]
+    figures = {name: _with_total(costs) for name, costs in comparison["costs"].items()}
+    columns = [key for key in COSTS if any(costs.get(key) for costs in figures.values())]
     rows = {
         name: [f"{results['systems'][name][metric]:.3f}", *(_cost(key, costs.get(key)) for key in columns)]
-        for name, costs in told.items()
+        for name, costs in figures.items()
     }
     return {"heads": [f"{verdict.label(metric)}, {split}", *(COSTS[key][0] for key in columns)], "rows": rows}
 
 
 def _with_total(costs: Mapping[str, float]) -> dict[str, float]:
-    """Costs with the training time of both stages together."""
+    """Adds the training time of both stages together."""
     return {**costs, "training_seconds": costs.get("adaptation_seconds", 0) + costs.get("tuning_seconds", 0)}
 
 
@@ -141,15 +126,15 @@ def _cost(key: str, value: float | None) -> str:
 
 
 def summary_markdown(comparison: Mapping[str, Any]) -> str:
-    """Headline, table and pairs of every split, and the costs."""
+    """Renders headline, table and pairs of every split, and the costs."""
     primary, variants = comparison["primary_metric"], list(comparison["variants"])
     parts = ["# Comparison", "", *_zero_shot(comparison, primary)]
     for name, split in comparison["splits"].items():
         parts += [f"## {escaped(name)}: {verdict.count(split['queries'], 'query', 'queries')}", ""]
         reference = comparison["reference"]
-        told = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
-        parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(told))}", ""]
-        parts += [*_results(split, comparison["measures"], primary), ""]
+        sentences = [*verdict.findings(split, reference), *hybrid_findings(split, reference)]
+        parts += [f"**{escaped(headline(name, split, variants, primary))}** {escaped(' '.join(sentences))}", ""]
+        parts += [*verdict.results_table(split, comparison["measures"], primary), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
         parts += [f"All pairs: {verdict.label(primary)} of the row minus that of the column (p, Hommel-corrected).", ""]
         parts += [*_pairs(split, variants), ""]
@@ -161,25 +146,20 @@ def summary_markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
-    """Sentence and table of the zero-shot collections, where there are any."""
-    found = tables.zero_shot_table(comparison, primary)
-    if found is None:
+    """Renders sentence and table of the zero-shot collections, where there are any."""
+    shown = tables.zero_shot_table(comparison, primary)
+    if shown is None:
         return []
-    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in found["rows"]}
-    told = " ".join(verdict.zero_shot(comparison, primary, comparison["reference"]))
-    return ["## Zero-shot collections", "", escaped(told), "", *_markdown(["collection", *found["systems"]], rows), ""]
-
-
-def _results(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
-    def cell(system: str, metric: str, value: float) -> str:
-        text = f"**{value:.3f}**" if value == verdict.best(split, metric) else f"{value:.3f}"
-        return text + (verdict.daggers(split, system, metric) if metric == primary else "")
-
-    rows = {
-        system: [cell(system, metric, values[metric]) for metric in metrics]
-        for system, values in split["systems"].items()
-    }
-    return _markdown(["system", *map(verdict.label, metrics)], rows)
+    rows = {row["name"]: [cell["text"] + cell["daggers"] for cell in row["cells"]] for row in shown["rows"]}
+    sentences = " ".join(verdict.zero_shot(comparison, primary, comparison["reference"]))
+    return [
+        "## Zero-shot collections",
+        "",
+        escaped(sentences),
+        "",
+        *_markdown(["collection", *shown["systems"]], rows),
+        "",
+    ]
 
 
 def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ Figures = Mapping[str, Any]
 
 
 def size_as_text(number: float) -> str:
-    """A number of bytes as people write it: ``15.2 MB``, ``1.4 GB``."""
+    """Formats a number of bytes: ``15.2 MB``, ``1.4 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if round(number, 0 if unit == "B" else 1) < 1000:
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
@@ -20,7 +20,7 @@ def size_as_text(number: float) -> str:
 
 
 def large(number: float) -> str:
-    """A large number in three digits: ``6.9 million``, ``1.6 · 10¹⁵``."""
+    """Formats a large number in three digits: ``6.9 million``, ``1.6 · 10¹⁵``."""
     if number < 1e6:
         return f"{number:,.0f}"
     for limit, name in ((1e9, "million"), (1e12, "billion")):
@@ -31,12 +31,12 @@ def large(number: float) -> str:
 
 
 def hours(number: float) -> str:
-    """Hours of processes: ``36s``, ``2h07m``, ``184 h``."""
+    """Formats hours of processes: ``36s``, ``2h07m``, ``184 h``."""
     return f"{number:,.0f} h" if number >= 100 else seconds_as_text(3600 * number)
 
 
 def counted(number: float, singular: str, plural: str) -> str:
-    """A number of things: ``1 example``, ``20 examples``."""
+    """Formats a number of things: ``1 example``, ``20 examples``."""
     return f"{number:,.0f} {singular if number == 1 else plural}"
 
 
@@ -107,16 +107,16 @@ RERANKING: tuple[tuple[str, Callable[[Any], str]], ...] = (
 
 
 def efficiency_rows(evaluation: Figures) -> list[tuple[str, str]]:
-    """Heads and figures of the table; what nobody took down is left out."""
+    """Heads and figures of the table. Missing measurements are omitted."""
     return [(head, text) for head, text in _rows(evaluation) if text]
 
 
 def _rows(evaluation: Figures) -> Iterator[tuple[str, str]]:
-    told, costs = evaluation.get("efficiency", {}), evaluation.get("costs", {})
-    for stage in told.get("training", ()):
+    efficiency, costs = evaluation.get("efficiency", {}), evaluation.get("costs", {})
+    for stage in efficiency.get("training", ()):
         yield f"training: {stage['stage']}", _joined(stage, STAGE)
     for head, parts in ROWS:
-        yield head, _joined(told, parts)
+        yield head, _joined(efficiency, parts)
     for head, key in EVALUATED:
         if key in costs:
             yield head, seconds_as_text(costs[key])

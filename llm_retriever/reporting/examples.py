@@ -1,4 +1,4 @@
-"""Queries that show where a system wins and loses: what was asked, what is relevant, and what each system returned."""
+"""Example queries on which a system wins or loses: the query, what is relevant, and what each system returned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUERIES_EACH_WAY = 3
 
 @dataclass
 class Judged:
-    """What is kept of one system's run on one split.
+    """The judged run of one system on one split.
 
     Attributes:
         scores: Value by query id, by name of the measure.
@@ -32,7 +32,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Shown:
-    """A passage as the report shows it; `grade` is None where nobody judged it."""
+    """A passage in the report; `grade` is None where nobody judged it."""
 
     id: str
     title: str
@@ -43,7 +43,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one system returned for an example query."""
+    """A system's results for an example query."""
 
     system: str
     value: float
@@ -69,7 +69,7 @@ def judge(
     level: int,
     highest: int = sys.maxsize,
 ) -> Judged:
-    """Scores a run and keeps what examples need of it; arguments are those of `score_queries`."""
+    """Scores a run and keeps what examples need; arguments are those of `score_queries`."""
     longest = max((len(ranking) for ranking in run.values()), default=0)
     reciprocal = Measure("mrr", max(longest, 1))
     scores = score_queries([*measures, reciprocal], qrels, run, relevance_level=level, highest_level=highest)
@@ -84,7 +84,7 @@ def _best(ranking: Mapping[str, float]) -> list[str]:
 
 
 def most_different(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """The query ids with the largest gains and those with the largest losses, both at most three, in a fixed order."""
+    """Ids of the queries with the largest gains and with the largest losses, at most three each, in a fixed order."""
     ordered = sorted(ours, key=lambda query: (theirs[query] - ours[query], query))
     won = [query for query in ordered[:QUERIES_EACH_WAY] if ours[query] > theirs[query]]
     lost = [query for query in reversed(ordered[-QUERIES_EACH_WAY:]) if ours[query] < theirs[query]]
@@ -111,12 +111,14 @@ class Examples:
         self.queries, self.qrels, self.lookup, self.level = queries, qrels, lookup, level
 
     def example(self, query: str, systems: Mapping[str, Judged], metric: str) -> Example:
-        """One query with the answers of `systems`."""
+        """Builds the example of a query with the answers of `systems`."""
         grades = self.qrels[query]
         relevant = sorted((p for p, grade in grades.items() if grade >= self.level), key=lambda p: (-grades[p], p))
         answers = [
-            Answer(name, found.scores[metric][query], found.first_relevant[query], self._shown(query, found.top[query]))
-            for name, found in systems.items()
+            Answer(
+                name, judged.scores[metric][query], judged.first_relevant[query], self._shown(query, judged.top[query])
+            )
+            for name, judged in systems.items()
         ]
         return Example(query, self.queries[query], self._shown(query, relevant[:1]), len(relevant) - 1, answers)
 
@@ -129,7 +131,7 @@ class Examples:
 
 
 def snippet(text: str, length: int = SNIPPET) -> str:
-    """The beginning of a text on one line, cut between words."""
+    """Cuts a text to its beginning on one line, between words."""
     text = " ".join(text.split())
     if len(text) <= length:
         return text

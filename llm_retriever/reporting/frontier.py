@@ -1,4 +1,4 @@
-"""Quality against cost, a point a variant, with a line through those that no other beats in both (Pareto's frontier).
+"""Plots quality against cost, a point a variant, with a line through those that no other beats in both (Pareto's frontier).
 
 Only positions along the x axis stretch with the page. Words keep their size, and every name has a line of its own in the order
 of the points' heights, so that names never meet, however close the points and narrow the screen.
@@ -47,29 +47,29 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """Ticks, and where a value lies between the first (0) and the last one (1)."""
+    """Ticks, and a function that places a value between the first (0) and the last one (1)."""
 
     ticks: Sequence[float]
     place: Callable[[float], float]
 
 
 def panels(comparison: Mapping[str, Any]) -> list[Markup]:
-    """A plot for each cost in which variants differ; quality is the primary metric on the first split."""
+    """Plots each cost in which variants differ; quality is the primary metric on the first split."""
     metric, (split, results) = comparison["primary_metric"], next(iter(comparison["splits"].items()))
     drawn = []
     for key, says, more_is_better in COSTS:
-        told = {name: costs[key] for name, costs in comparison["costs"].items() if costs.get(key)}
-        points = [Point(name, cost, results["systems"][name][metric]) for name, cost in told.items()]
-        if len(set(told.values())) > 1:
+        costs_by_name = {name: costs[key] for name, costs in comparison["costs"].items() if costs.get(key)}
+        points = [Point(name, cost, results["systems"][name][metric]) for name, cost in costs_by_name.items()]
+        if len(set(costs_by_name.values())) > 1:
             drawn.append(Markup(plot(points, says, f"{metric_label(metric)}, {split}", more_is_better)))  # noqa: S704
     return drawn
 
 
 def frontier(points: Sequence[Point], more_is_better: bool) -> list[Point]:
-    """The points that no other one beats: as good in both and better in one; by cost.
+    """Picks the points that no other one beats (as good in both and better in one), by cost.
 
     Args:
-        points: With costs above 0.
+        points: Points with costs above 0.
         more_is_better: Whether a higher cost is the better one, as of passages per second.
     """
     sign = 1 if more_is_better else -1
@@ -82,7 +82,7 @@ def frontier(points: Sequence[Point], more_is_better: bool) -> list[Point]:
 
 
 def plot(points: Sequence[Point], x_label: str, y_label: str, more_is_better: bool) -> str:
-    """One panel: HTML with an SVG that stretches sideways.
+    """Renders one panel: HTML with an SVG that stretches sideways.
 
     Args:
         points: Two at least, with costs above 0 that differ.
@@ -132,7 +132,7 @@ def _short(name: str) -> str:
 
 
 def _side(x: float, level: float, width: float, spots: Sequence[tuple[float, float]]) -> int:
-    """1 = the name stands right of its point, -1 = left: where it meets fewer points within the plot, else has more room."""
+    """Chooses a name's side, 1 = right of its point, -1 = left: where it meets fewer points, else has more room."""
 
     def against(side: int) -> tuple[int, float]:
         near, far = x + side * AWAY / 2, x + side * (AWAY + width)
@@ -145,7 +145,7 @@ def _side(x: float, level: float, width: float, spots: Sequence[tuple[float, flo
 
 
 def _name(point: Point, x: float, y: float, level: float, side: int, is_best: bool) -> str:
-    """The name of a point, joined to it by a line where it had to give way."""
+    """Renders the name of a point, joined to it by a line where it had to give way."""
     anchor, lift = "start" if side > 0 else "end", level - y
     leader = f'<line class="leader" x1="0" y1="0" x2="{side * (AWAY - 3)}" y2="{lift:.1f}"/>' if abs(lift) > 3 else ""
     # A viewport of its own has its origin at a share of the width, from which all else is in pixels.
@@ -158,7 +158,7 @@ def _name(point: Point, x: float, y: float, level: float, side: int, is_best: bo
 
 
 def name_levels(heights: Sequence[float], size: float) -> list[float]:
-    """Heights of the names: those of the points, moved apart to a line each, within the plot's height of `size` pixels.
+    """Heights of the names: those of the points, moved apart to a line each, within `size` pixels.
 
     >>> name_levels([50.0, 52.0, 100.0], 200.0)
     [50.0, 67.0, 100.0]
@@ -179,7 +179,7 @@ def name_levels(heights: Sequence[float], size: float) -> list[float]:
 
 
 def cost_axis(values: Sequence[float]) -> Axis:
-    """An axis of costs above 0: by powers of ten where the largest is four times the smallest, else of equal steps."""
+    """Builds an axis of costs above 0: by powers of ten where the largest is four times the smallest, else linear."""
     low, high = min(values), max(values)
     if high < 4 * low:
         return _linear(values)
@@ -197,7 +197,7 @@ def cost_axis(values: Sequence[float]) -> Axis:
 def _linear(values: Sequence[float]) -> Axis:
     low, high = min(values), max(values)
     room = 0.0 if high - low > LEAST_SPAN else 0.05
-    ticks = nice_ticks(low - room, high + room, wanted=4)
+    ticks = nice_ticks(low - room, high + room, steps=4)
     return Axis(ticks, lambda value: (value - ticks[0]) / (ticks[-1] - ticks[0]))
 
 
@@ -207,7 +207,7 @@ def _spans(ticks: Sequence[float], style: Callable[[float], str], write: Callabl
 
 
 def _decimals(ticks: Sequence[float]) -> list[str]:
-    """All with as many decimals as the step between them needs."""
+    """Formats ticks with as many decimals as the step between them needs."""
     digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     return [f"{tick:.{digits}f}" for tick in ticks]
 

@@ -1,4 +1,4 @@
-"""The picture of the attention analysis: layers by columns, one map a model, as HTML and inline SVG.
+"""Charts the attention analysis: layers by columns, one map a model, as HTML and inline SVG.
 
 Colours are the page's CSS variables, and words are HTML beside the stretched SVG, as in `llm_retriever.reporting.plots`.
 """
@@ -36,17 +36,17 @@ class Column:
 
 def columns(names: Sequence[str]) -> list[Column]:
     """Places the columns from left to right: bins of the passage side by side, the others wider and set apart."""
-    found: list[Column] = []
+    placed: list[Column] = []
     for name in names:
         in_passage = name.startswith(BIN)
-        end = found[-1].start + found[-1].width if found else 0.0
-        joined = in_passage and found and found[-1].name.startswith(BIN)
-        found.append(Column(name, end + (GAP if found and not joined else 0.0), 1.0 if in_passage else WIDE))
-    return found
+        end = placed[-1].start + placed[-1].width if placed else 0.0
+        joined = in_passage and placed and placed[-1].name.startswith(BIN)
+        placed.append(Column(name, end + (GAP if placed and not joined else 0.0), 1.0 if in_passage else WIDE))
+    return placed
 
 
 def scale(attention: Mapping[str, Any]) -> float:
-    """The largest value of all models on the passage and [E]; it gets the full colour."""
+    """Largest value of all models on the passage and [E]; it gets the full colour."""
     kept = [i for i, name in enumerate(attention["columns"]) if name not in ASIDE]
     return max(layer[i] for model in attention["models"].values() for layer in model["layers"] for i in kept)
 
@@ -56,7 +56,7 @@ def heat_map(names: Sequence[str], layers: Sequence[Sequence[float]], largest: f
     [E] is boxed in each layer.
 
     Args:
-        names: Of the columns.
+        names: Names of the columns.
         layers: Values by layer, the first layer on top.
         largest: Value that gets the full colour; beyond it nothing gets stronger.
         label: What is shown, for those who do not see it.
@@ -93,7 +93,7 @@ def _box(number: int, layer: Sequence[float], placed: Sequence[Column]) -> str:
 
 
 def _labels(placed: Sequence[Column]) -> Iterator[tuple[str, float]]:
-    """A word below every column that is no bin, and one below the passage."""
+    """Yields a word below every column that is no bin, and one below the passage."""
     yield from ((SHORT.get(c.name, c.name), c.middle) for c in placed if not c.name.startswith(BIN))
     bins = [c for c in placed if c.name.startswith(BIN)]
     if bins:
@@ -101,7 +101,7 @@ def _labels(placed: Sequence[Column]) -> Iterator[tuple[str, float]]:
 
 
 def _numbers(layers: int) -> str:
-    """Numbers of the first, the last and some layers between them, each at its layer's height."""
+    """Renders the numbers of the first, the last and some layers between them, each at its layer's height."""
     step = max(1, math.ceil(layers / LABELLED_LAYERS))
     chosen = [n for n in range(0, layers, step) if n == 0 or layers - 1 - n >= step] + [layers - 1] * (layers > 1)
     return "".join(f'<span style="top:{100 * (n + 0.5) / layers:.2f}%">{n + 1}</span>' for n in chosen)

@@ -1,4 +1,4 @@
-"""Plots of the report, as HTML and inline SVG that take their colours from the page and fit any width.
+"""Charts of the report, as HTML and inline SVG that take their colours from the page and fit any width.
 
 Lines and bars live in SVG that stretches; every word and number is HTML or unscaled text, so that it stays readable on a
 narrow screen. Colours are the page's CSS variables, so that one page suits light and dark.
@@ -29,23 +29,23 @@ class Difference:
     is_significant: bool
 
 
-def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) that cover `low` to `high` with about `wanted` steps."""
+def nice_ticks(low: float, high: float, steps: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) that cover `low` to `high` in about `steps` steps."""
     span = max(high - low, 1e-9)
-    power = 10.0 ** math.floor(math.log10(span / wanted))
-    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)
+    power = 10.0 ** math.floor(math.log10(span / steps))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= steps)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference as people write it: ``+0.041``, ``−0.020``, ``0.000``."""
+    """Formats a difference: ``+0.041``, ``−0.020``, ``0.000``."""
     text = f"{abs(value):.{digits}f}"
     return text if float(text) == 0 else ("+" if value > 0 else "−") + text
 
 
 def forest_plot(differences: Sequence[Difference]) -> str:
-    """Mean differences with their confidence intervals, one row each, over a common axis with a line at 0."""
+    """Plots mean differences with their confidence intervals, one row each, over a common axis with a line at 0."""
     ends = [end for d in differences for end in (*d.interval, d.mean, 0.0)]
     ticks = nice_ticks(min(ends), max(ends))
     low, high = ticks[0], ticks[-1]
@@ -78,7 +78,7 @@ def _forest_row(d: Difference, ticks: Sequence[float], share: Callable[[float], 
 
 
 def scatter_plot(points: Iterable[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Queries as ``(x, y)`` in [0, 1], in a grid of cells; the more queries, the larger a cell's disc.
+    """Plots queries as ``(x, y)`` in [0, 1], in a grid of cells; the more queries, the larger a cell's disc.
 
     Above the diagonal the system of the y axis is better.
     """
@@ -126,11 +126,11 @@ def _scatter_mark(value: float) -> str:
 
 
 def curve_plot(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """A line through ``(x, y)``, thinned to 400 means of neighbours; the words around it do not scale with it."""
+    """Plots a line through ``(x, y)``, thinned to 400 means of neighbours; the words around it do not scale with it."""
     shown = thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
     if len(shown) < 2:
         return ""
-    ticks = nice_ticks(min(0.0, *(y for _, y in shown)), max(y for _, y in shown), wanted=4)
+    ticks = nice_ticks(min(0.0, *(y for _, y in shown)), max(y for _, y in shown), steps=4)
     low, high = ticks[0], ticks[-1]
     first, last = shown[0][0], shown[-1][0]
     line = " ".join(
@@ -153,13 +153,13 @@ def curve_plot(points: Sequence[tuple[float, float]], x_label: str, y_label: str
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most 400 points: means of neighbours; the first and the last x stay where they are."""
+    """Thins points to at most 400 means of neighbours; the first and the last x stay where they are."""
     size = math.ceil(len(points) / CURVE_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
-    found = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
-    if len(found) > 1:
-        found[0], found[-1] = (points[0][0], found[0][1]), (points[-1][0], found[-1][1])
-    return found
+    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    if len(means) > 1:
+        means[0], means[-1] = (points[0][0], means[0][1]), (points[-1][0], means[-1][1])
+    return means
 
 
 def _tick(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page for people who were not there."""
+"""Renders the report: one self-contained HTML page for people who were not there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SplitExamples:
 
 
 def pages() -> jinja2.Environment:
-    """The templates of this package's pages, with the filters and functions that they share."""
+    """Loads the templates of this package's pages, with the filters and functions that they share."""
     loader = jinja2.PackageLoader("llm_retriever.reporting", ".")
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.undefined = jinja2.StrictUndefined
@@ -63,7 +63,7 @@ def pages() -> jinja2.Environment:
 
 
 def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples: Mapping[str, SplitExamples]) -> str:
-    """Renders the page; every number in it is one of `evaluation.json`, or of the collection's own account.
+    """Renders the page; every number in it stands in `evaluation.json` or `collection.json`.
 
     Args:
         evaluation: The content of `evaluation.json`.
@@ -72,7 +72,7 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
     """
     primary = evaluation["primary_metric"]
     own = tables.own_splits(evaluation)
-    shown = {name: found for name, found in examples.items() if found.won or found.lost}
+    shown = {name: some for name, some in examples.items() if some.won or some.lost}
     return (
         pages()
         .get_template("report.html.jinja")
@@ -89,10 +89,10 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
             legend=verdict.legend(evaluation),
             fused={name: split for name, split in own.items() if "hybrid_comparisons" in split},
             hybrid_curve=_hybrid_curve(evaluation),
-            forest=_forest(own),
+            forest=forest(own),
             scatters=scatters(own, RETRIEVER, primary),
-            examples={name: found for name, found in shown.items() if name in own},
-            zero_shot_examples={name: found for name, found in shown.items() if name not in own},
+            examples={name: some for name, some in shown.items() if name in own},
+            zero_shot_examples={name: some for name, some in shown.items() if name not in own},
             costs=efficiency_rows(evaluation),
             curves=_curves(evaluation),
             attention=attention(evaluation),
@@ -100,7 +100,8 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
     )
 
 
-def _forest(splits: Mapping[str, Any]) -> Markup | None:
+def forest(splits: Mapping[str, Any]) -> Markup | None:
+    """The reference against all other systems; None where nothing is compared."""
     rows = [
         plots.Difference(
             f"{name}: against {c['baseline']}" if len(splits) > 1 else f"against {c['baseline']}",
@@ -117,8 +118,8 @@ def _forest(splits: Mapping[str, Any]) -> Markup | None:
 def scatters(
     splits: Mapping[str, Any], reference: str, primary: str, others: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Scatter plots of the reference against other systems of every split, query by query; None = the first three."""
-    found = []
+    """Plots the reference against other systems of every split, query by query; None = the first three."""
+    plotted = []
     for name, split in splits.items():
         shown = [c for c in split["comparisons"] if others is None or c["baseline"] in others]
         for comparison in shown[: SCATTERS if others is None else None]:
@@ -128,8 +129,8 @@ def scatters(
                 f"{verdict.label(primary)} of {verdict.in_a_sentence(comparison['baseline'])}",
                 f"{verdict.label(primary)} of {verdict.in_a_sentence(reference)}",
             )
-            found.append({"split": name, "comparison": comparison, "plot": Markup(plot)})  # noqa: S704
-    return found
+            plotted.append({"split": name, "comparison": comparison, "plot": Markup(plot)})  # noqa: S704
+    return plotted
 
 
 def _curves(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
@@ -138,40 +139,40 @@ def _curves(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
 
 
 def _hybrid_curve(evaluation: Mapping[str, Any]) -> Markup | None:
-    """The metric by the retriever's weight, on the split that chose; None where nothing was chosen."""
-    found = evaluation.get(HYBRID, {})
-    points = found.get("curve", [])
+    """Plots the metric by the retriever's weight, on the split that chose; None where nothing was chosen."""
+    hybrid = evaluation.get(HYBRID, {})
+    points = hybrid.get("curve", [])
     if len(points) < 2:
         return None
-    what = f"{verdict.label(found['metric'])} on {found['chosen_on']}"
+    what = f"{verdict.label(hybrid['metric'])} on {hybrid['chosen_on']}"
     return Markup(plots.curve_plot(points, "weight of the retriever", what))  # noqa: S704
 
 
 def attention(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The maps of the attention analysis, one a model, on a common scale."""
-    found = evaluation.get("attention")
-    if not found:
+    """Plots the attention analysis, one map a model, on a common scale."""
+    analysis = evaluation.get("attention")
+    if not analysis:
         return []
-    largest = heat_map.scale(found)
+    largest = heat_map.scale(analysis)
     return [
         {
             "model": name,
             "share": model["embedding_share"],
             "plot": Markup(  # noqa: S704
-                heat_map.heat_map(found["columns"], model["layers"], largest, f"Attention of the {name} by layer")
+                heat_map.heat_map(analysis["columns"], model["layers"], largest, f"Attention of the {name} by layer")
             ),
         }
-        for name, model in found["models"].items()
+        for name, model in analysis["models"].items()
     ]
 
 
 def _short(text: str) -> str:
-    """A digest as people quote it."""
+    """Shortens a digest as people quote it."""
     return text[:12]
 
 
 def _value(value: Any) -> str:
-    """A setting as people read it: nested settings as ``rank 32, alpha 64``."""
+    """Formats a setting: nested settings as ``rank 32, alpha 64``."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, (list, tuple)):
@@ -180,5 +181,5 @@ def _value(value: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A relative difference as people write it: ``+4.1 %``; a dash where there is none."""
+    """Formats a relative difference: ``+4.1 %``; a dash where there is none."""
     return tables.NOTHING if share is None else f"{plots.signed(100 * share, 1)}{SPACE}%"

@@ -1,4 +1,4 @@
-"""Tables of the pages that are more than a loop: their cells, ready to be written down."""
+"""Cells of the pages' larger tables."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ MEAN = "mean"
 
 
 def own_splits(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The splits of the run's own collection."""
+    """Splits of the run's own collection."""
     return {name: split for name, split in content["splits"].items() if "zero_shot" not in split}
 
 
 def zero_shot_splits(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The splits of collections that nothing was trained on."""
+    """Splits of collections that nothing was trained on."""
     return {name: split for name, split in content["splits"].items() if "zero_shot" in split}
 
 
 def zero_shot_table(content: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    """The table of the zero-shot collections, one a row, and their mean; None where there are none.
+    """Builds the table of the zero-shot collections, one a row, and their mean; None where there are none.
 
     Args:
-        content: Of `evaluation.json` or `comparison.json`.
+        content: Content of `evaluation.json` or `comparison.json`.
         metric: The metric of the cells.
 
     Returns:
         `systems`, the heads; `rows` of `name`, `note`, `is_mean`, and `cells` of `text`, `is_best`, `daggers`.
     """
-    found = content.get("zero_shot")
-    if not found:
+    zero_shot = content.get("zero_shot")
+    if not zero_shot:
         return None
-    values = {name: facts.get("systems", facts) for name, facts in found["collections"].items()}
+    values = {name: facts.get("systems", facts) for name, facts in zero_shot["collections"].items()}
     systems = list(dict.fromkeys(system for systems in values.values() for system in systems))
-    rows = [_collection(content, name, told, systems, metric) for name, told in values.items()]
+    rows = [_collection(content, name, collection, systems, metric) for name, collection in values.items()]
     if len(rows) > 1:
-        rows.append(_row(f"{MEAN} of {len(rows)}", "", found["mean"], systems, metric) | {"is_mean": True})
+        rows.append(_row(f"{MEAN} of {len(rows)}", "", zero_shot["mean"], systems, metric) | {"is_mean": True})
     return {"systems": systems, "rows": rows}
 
 

@@ -1,4 +1,4 @@
-"""What the figures say, in plain words: the sentences on top of the report, and the short Markdown summary."""
+"""States the figures in plain words: the sentences on top of the report, and the short Markdown summary."""
 
 from __future__ import annotations
 
@@ -36,39 +36,39 @@ HYBRID_LEGEND = "Those of hybrid search tell it from the retriever alone, correc
 
 
 def legend(evaluation: Mapping[str, Any]) -> str:
-    """What the marks of the tables mean."""
+    """Explains the marks of the tables."""
     return f"{LEGEND} {HYBRID_LEGEND}" if HYBRID in evaluation else LEGEND
 
 
 def label(metric: str) -> str:
-    """A metric as people read it: ``nDCG@10``."""
+    """Label of a metric for people: ``nDCG@10``."""
     return parse_measures(metric)[0].label
 
 
 def meaning(metric: str) -> str:
-    """What a metric tells, in one sentence."""
+    """Explains a metric in one sentence."""
     return parse_measures(metric)[0].meaning
 
 
 def in_a_sentence(system: str) -> str:
-    """A system as it is named within a sentence."""
+    """Name of a system within a sentence."""
     return f"the {system}" if system.startswith(UNTUNED) else IN_A_SENTENCE.get(system, system)
 
 
 def daggers(split: Mapping[str, Any], system: str, metric: str) -> str:
-    """The significance marks of a system's value: ``†``, ``‡``, both or none.
+    """Significance marks of a system's value: ``†``, ``‡``, both or none.
 
     They tell a baseline from the retriever, hybrid search from the retriever, and a variant's hybrid from the reference's.
     """
     compared, against = split["comparisons"], RETRIEVER if system == HYBRID else system
     if system == HYBRID or system.startswith(hybrid_of("")):
         compared = split.get("hybrid_comparisons", [])
-    found = [c for c in compared if (c["baseline"], c["metric"]) == (against, metric)]
-    return "".join(mark for key, mark in DAGGERS for c in found if c[key] < 0.05)
+    rows = [c for c in compared if (c["baseline"], c["metric"]) == (against, metric)]
+    return "".join(mark for key, mark in DAGGERS for c in rows if c[key] < 0.05)
 
 
 def headline(name: str, split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
-    """Who is ahead on a split, in one short sentence."""
+    """States who is ahead on a split, in one short sentence."""
     retriever, baseline = in_a_sentence(RETRIEVER), in_a_sentence(comparison["baseline"])
     difference = comparison["mean_difference"]
     ahead, behind = (retriever, baseline) if difference > 0 else (baseline, retriever)
@@ -85,13 +85,13 @@ def headline(name: str, split: Mapping[str, Any], comparison: Mapping[str, Any])
 
 
 def against_production(split: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The comparison with the version in production; None where there is none."""
+    """Picks the comparison with the version in production; None where there is none."""
     return next((c for c in split["comparisons"] if c["baseline"] == PRODUCTION), None)
 
 
 def overview(name: str, split: Mapping[str, Any], metric: str) -> str:
-    """Which of many systems is ahead on a split, and where the retriever stands, in one sentence."""
-    values = {system: found[metric] for system, found in split["systems"].items()}
+    """States which of many systems is ahead on a split, and where the retriever stands, in one sentence."""
+    values = {system: means[metric] for system, means in split["systems"].items()}
     highest, ours = max(values.values()), values[RETRIEVER]
     if ours == highest:
         return f"On {name}, the retriever has the highest {label(metric)} of {len(values)} systems: {ours:.3f}."
@@ -103,7 +103,7 @@ def overview(name: str, split: Mapping[str, Any], metric: str) -> str:
 
 
 def findings(split: Mapping[str, Any], reference: str, compared: str = "comparisons") -> list[str]:
-    """How the reference does against all other systems of a split, one sentence a kind of outcome.
+    """States the outcome of the reference against all other systems of a split, one sentence a kind of outcome.
 
     Args:
         split: Its results.
@@ -113,7 +113,7 @@ def findings(split: Mapping[str, Any], reference: str, compared: str = "comparis
     groups: dict[str, list[str]] = {}
     for comparison in split.get(compared, []):
         groups.setdefault(_outcome(comparison), []).append(in_a_sentence(comparison["baseline"]))
-    told = {
+    texts = {
         "better": ("{reference} is significantly better than {others}.", "and"),
         "worse": ("{reference} is significantly worse than {others}.", "and"),
         "disagree": ("Only one of two tests tells {reference} from {others}.", "or"),
@@ -121,7 +121,7 @@ def findings(split: Mapping[str, Any], reference: str, compared: str = "comparis
     }
     sentences = [
         text.format(reference=in_a_sentence(reference), others=listed(groups[kind], joint))
-        for kind, (text, joint) in told.items()
+        for kind, (text, joint) in texts.items()
         if kind in groups
     ]
     # A variant's name is written as it is, at the start of a sentence too.
@@ -136,20 +136,18 @@ def _outcome(comparison: Mapping[str, Any]) -> str:
 
 
 def listed(names: list[str], joint: str = "and") -> str:
-    """Names in a sentence: ``BM25, Echo and Summarize``."""
+    """Joins names in a sentence: ``BM25, Echo and Summarize``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {joint} {names[-1]}"
 
 
 def zero_shot(content: Mapping[str, Any], metric: str, reference: str = RETRIEVER) -> list[str]:
-    """What the zero-shot collections say, in short sentences: the mean, and how often the difference is significant."""
-    found = content.get("zero_shot")
-    if not found or reference not in found["mean"]:
+    """States the mean over the zero-shot collections, and how often the difference is significant."""
+    collections = content.get("zero_shot")
+    if not collections or reference not in collections["mean"]:
         return []
-    number = count(len(found["collections"]), "zero-shot collection", "zero-shot collections")
-    others = [f"{in_a_sentence(s)} {v[metric]:.3f}" for s, v in found["mean"].items() if s != reference]
-    mean = (
-        f"{label(metric)} of {in_a_sentence(reference)} on {number}: {found['mean'][reference][metric]:.3f} on average"
-    )
+    number = count(len(collections["collections"]), "zero-shot collection", "zero-shot collections")
+    others = [f"{in_a_sentence(s)} {v[metric]:.3f}" for s, v in collections["mean"].items() if s != reference]
+    mean = f"{label(metric)} of {in_a_sentence(reference)} on {number}: {collections['mean'][reference][metric]:.3f} on average"
     splits = [split for split in content["splits"].values() if "zero_shot" in split]
     hybrid = _counted(splits, HYBRID, "hybrid_comparisons") if reference == RETRIEVER else []
     return [f"{mean}; {listed(others)}." if others else f"{mean}.", *_counted(splits, reference), *hybrid]
@@ -168,7 +166,7 @@ def _counted(splits: list[Mapping[str, Any]], reference: str, compared: str = "c
 
 
 def evidence(split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
-    """The figures behind a headline."""
+    """States the figures behind a headline."""
     metric, baseline = comparison["metric"], comparison["baseline"]
     ours, theirs = (split["systems"][system][metric] for system in (RETRIEVER, baseline))
     parts = [
@@ -184,17 +182,17 @@ def evidence(split: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
 
 
 def count(number: int, singular: str, plural: str) -> str:
-    """A number of things: ``1 query``, ``607 queries``."""
+    """Formats a number of things: ``1 query``, ``607 queries``."""
     return f"{number:,} {singular if number == 1 else plural}"
 
 
 def best(split: Mapping[str, Any], metric: str) -> float:
-    """The highest value of a metric among the systems of a split."""
+    """Highest value of a metric among the systems of a split."""
     return max(values[metric] for values in split["systems"].values())
 
 
 def summary_markdown(evaluation: Mapping[str, Any]) -> str:
-    """One sentence a comparison and one table a split."""
+    """Renders one sentence a comparison and one table a split."""
     parts = ["# Evaluation", ""]
     parts += (
         [escaped(" ".join(zero_shot(evaluation, evaluation["primary_metric"]))), ""]
@@ -205,9 +203,9 @@ def summary_markdown(evaluation: Mapping[str, Any]) -> str:
         parts += [f"## {escaped(name)}: {count(split['queries'], 'query', 'queries')}", ""]
         for comparison in split["comparisons"]:
             parts += [f"**{escaped(headline(name, split, comparison))}** {escaped(evidence(split, comparison))}", ""]
-        if told := findings(split, HYBRID, "hybrid_comparisons"):
-            parts += [escaped(" ".join(told)), ""]
-        parts += [*_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
+        if sentences := findings(split, HYBRID, "hybrid_comparisons"):
+            parts += [escaped(" ".join(sentences)), ""]
+        parts += [*results_table(split, evaluation["measures"], evaluation["primary_metric"]), ""]
         parts += [f"- {escaped(note)}" for note in split["notes"]] + [""] * bool(split["notes"])
     if any(split["comparisons"] for split in evaluation["splits"].values()):
         parts += [legend(evaluation), ""]
@@ -215,7 +213,8 @@ def summary_markdown(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _table(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
+def results_table(split: Mapping[str, Any], metrics: list[str], primary: str) -> list[str]:
+    """Every system of a split by every metric, in Markdown; the best value of a column is bold."""
     rows = []
     for system, values in split["systems"].items():
         cells = []

@@ -1,1 +1,1 @@
-"""Re-ranking by query likelihood, and where a model looks while it generates a query."""
+"""Re-ranking by query likelihood, and the analysis of a model's attention while it generates a query."""

@@ -1,4 +1,4 @@
-"""Where the tokens of a query look while a language model generates it from a passage: at the passage, or at [E]?
+"""Attention of a query's tokens while a language model generates it from a passage: on the passage, or on [E]?
 
 Rows of the attention matrices are the positions that predict the query's tokens, from the last [E] on; columns are the
 beginning of sequence, or whatever token is the first (an attention sink), the prompt, the passage in relative bins, [E], and
@@ -24,7 +24,7 @@ from llm_retriever.models.card import RetrieverCard
 from llm_retriever.progress import Progress
 from llm_retriever.reranking.likelihood import (
     QueryLikelihood,
-    QueryWording,
+    QueryPrompt,
     lacking,
     lineage_within,
     load_language_model,
@@ -52,18 +52,18 @@ DIGITS = 7
 
 def analysed(
     directories: Mapping[str, Path],
-    wording: QueryWording,
+    template: QueryPrompt,
     lookup: PassageLookup,
     pairs: Sequence[tuple[str, str]],
     *,
     precision: str,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """The analysis of several models on the same pairs, as it stands in `evaluation.json`.
+    """Analyses several models on the same pairs, for `evaluation.json`.
 
     Args:
         directories: Model directories by name; they are loaded one after the other.
-        wording: Of the rows, for all of them alike.
+        template: Prompt of the rows, for all of them alike.
         lookup: The collection's passages.
         pairs: Text of the query and id of a relevant passage.
         precision: As for the retriever.
@@ -76,7 +76,7 @@ def analysed(
     for name, directory in directories.items():
         model, tokenizer = load_language_model(directory, precision=precision, device=device, attention="eager")
         with Progress(f"attention of the {name}", len(pairs), "pairs") as progress:
-            means = attention_means(QueryLikelihood(model, tokenizer, wording, lookup), pairs, progress)
+            means = attention_means(QueryLikelihood(model, tokenizer, template, lookup), pairs, progress)
         models[name] = {
             "layers": [[round(value, DIGITS) for value in layer] for layer in means.tolist()],
             "embedding_share": embedding_share(means),
@@ -86,7 +86,7 @@ def analysed(
 
 
 def embedding_share(means: Tensor) -> float:
-    """The share of [E] in what the query's tokens pay to the text before them, the beginning of sequence left out.
+    """Share of [E] in the attention of the query's tokens to the text before them, the first position left out.
 
     Args:
         means: Float [layers, columns]; every row sums to 1.
@@ -99,10 +99,10 @@ def embedding_share(means: Tensor) -> float:
 def attention_means(
     scorer: QueryLikelihood, pairs: Sequence[tuple[str, str]], progress: Progress | None = None
 ) -> Tensor:
-    """Attention by layer and column, the mean over heads, and over the rows of all pairs.
+    """Means of the attention by layer and column, over heads and over the rows of all pairs.
 
     Args:
-        scorer: A causal LM with eager attention, which gives its weights, and the wording of the rows.
+        scorer: A causal LM with eager attention, which gives its weights, and the prompt of the rows.
         pairs: Text of the query and id of the passage; a query without any token is left out.
         progress: Counts the pairs.
 
@@ -135,12 +135,12 @@ def _rows(scorer: QueryLikelihood, pairs: Sequence[tuple[str, str]]) -> tuple[li
 
 
 def _batches(lengths: Sequence[int], matrices: int) -> list[list[int]]:
-    """Rows of similar length whose attention weights in all layers and heads are at most `VALUES_AT_ONCE`."""
+    """Groups rows of similar length whose attention weights in all layers and heads are at most `VALUES_AT_ONCE`."""
     return token_batches([matrices * length**2 for length in lengths], VALUES_AT_ONCE)
 
 
 def _batch(scorer: QueryLikelihood, documents: list[list[int]], queries: list[list[int]]) -> tuple[Tensor, int]:
-    """Sums over the rows of a batch, [layers, columns], and the number of rows."""
+    """Sums attention over the rows of a batch, [layers, columns], and counts the rows."""
     batch = scorer.rows.assembled(documents, queries)
     device = scorer.model.device
     mask = masks.check(masks.causal(batch["attention_mask"].to(device), scorer.model.dtype))
@@ -158,7 +158,7 @@ def _batch(scorer: QueryLikelihood, documents: list[list[int]], queries: list[li
 
 
 def _places(scorer: QueryLikelihood, document: Sequence[int], query: Sequence[int]) -> tuple[int, Tensor]:
-    """The first row to look at, and which share of each position falls into which column, float64 [length, columns]."""
+    """Locates the first row to look at, and each position's share in each column, float64 [length, columns]."""
     first, behind = scorer.rows.documents.body_span(document)
     embedding, width = len(document), len(scorer.rows.embedding)
     columns = torch.zeros(embedding + width + len(query), len(COLUMNS), dtype=torch.float64)
@@ -175,7 +175,7 @@ def _places(scorer: QueryLikelihood, document: Sequence[int], query: Sequence[in
 
 
 def bins(length: int) -> Tensor:
-    """How the tokens of a passage spread over its relative bins: token j covers the stretch from j / L to (j + 1) / L.
+    """Spreads the tokens of a passage over its relative bins: token j covers the stretch from j / L to (j + 1) / L.
 
     Args:
         length: Tokens of the passage, L.
@@ -190,42 +190,38 @@ def bins(length: int) -> Tensor:
 
 
 def check(settings: EvaluationSettings, card: RetrieverCard, paths: Paths) -> None:
-    """Refuses an adapted backbone that is another one than the retriever was tuned from.
-
-    Raises:
-        InputError: It is.
-    """
+    """Raises InputError where the adapted backbone is another one than the retriever was tuned from."""
     if settings.attention_queries and paths.adapted is not None:
         lineage_within(paths.adapted, card)
 
 
 def extra(settings: EvaluationSettings, bench: Bench, card: RetrieverCard, paths: Paths) -> dict[str, Any]:
-    """The analysis of the backbone before and after stage one, where stage one trained it to generate queries.
+    """Analyses the backbone before and after stage one, where stage one trained it to generate queries.
 
     Returns:
         `attention`: `split`, `queries`, `pairs`, `columns`, and by model `layers` ([layers][columns]) and `embedding_share`.
     """
     if not settings.attention_queries or paths.adapted is None:
         return {}
-    wording = QueryWording.of(lineage_within(paths.adapted, card))
-    if not wording.is_trained:
+    template = QueryPrompt.of(lineage_within(paths.adapted, card))
+    if not template.is_trained:
         return {}
     split = bench.splits[0]
     pairs = _relevant_pairs(split, settings.attention_queries)
     if not pairs:
         return {}
     models = {"adapted backbone": paths.adapted}
-    unknown = lacking(wording, paths.backbone)
+    unknown = lacking(template, paths.backbone)
     if unknown:
         bench.notes.append(f"Where the backbone looked before stage one is not shown: it has no token {unknown}.")
     else:
         models = {"backbone": paths.backbone, **models}
-    found = analysed(models, wording, bench.passages, pairs, precision=settings.precision)
-    return {"attention": {"split": split.name, "queries": len({query for query, _ in pairs}), **found}}
+    analysis = analysed(models, template, bench.passages, pairs, precision=settings.precision)
+    return {"attention": {"split": split.name, "queries": len({query for query, _ in pairs}), **analysis}}
 
 
 def _relevant_pairs(split: SplitResults, queries: int) -> list[tuple[str, str]]:
-    """Text and relevant passage of the first queries that have both."""
+    """Pairs the text and each relevant passage of the first queries."""
     chosen = [query for query, text in split.queries.items() if text.strip()][:queries]
     return [
         (split.queries[query], passage)

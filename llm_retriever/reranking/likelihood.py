@@ -1,4 +1,4 @@
-"""The likelihood of a query given a passage, worded as stage one of LLM-QL words it: what re-ranking sums up.
+"""The likelihood of a query given a passage, in the prompt of LLM-QL's stage one: the score of re-ranking.
 
     score(q, d) = Σ_i log P(q_i | prompt, d, [E], q_<i)
 
@@ -25,28 +25,27 @@ from llm_retriever.adaptation.query_likelihood import PairCollator
 from llm_retriever.data.collection import PassageLookup
 from llm_retriever.encoders.retriever import BATCH_TOKENS, PROCESSOR_BATCH_TOKENS
 from llm_retriever.errors import InputError
-from llm_retriever.methods import QueryLikelihoodRecipe, Wording
+from llm_retriever.methods import PromptTemplate, QueryLikelihoodRecipe
 from llm_retriever.models import masks
-from llm_retriever.models.attention import refuse_unmasked, set_attention
+from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
-from llm_retriever.models.loading import free_memory
+from llm_retriever.models.loading import free_memory, quiet
 from llm_retriever.models.prompts import passage_text
 from llm_retriever.precision import dtype_of
 from llm_retriever.reranking.query_packing import Pack, batch_of, mask_of, packs
-from llm_retriever.training.weights import quiet
 
 METHOD = "llm-ql"
 
 
 @dataclasses.dataclass(frozen=True)
-class QueryWording:
-    """How a passage and a query are put into one row.
+class QueryPrompt:
+    """The prompt that joins a passage and a query into one row.
 
     Attributes:
-        recipe: Document wording and lengths; without corruption, and with the query alone as target.
+        recipe: Document prompt and lengths; without corruption, and with the query alone as target.
         embedding_tokens: [E], between passage and query.
-        is_trained: Whether the model was trained to generate queries in this wording.
+        is_trained: Whether the model was trained to generate queries in this prompt.
     """
 
     recipe: QueryLikelihoodRecipe
@@ -54,8 +53,8 @@ class QueryWording:
     is_trained: bool
 
     @classmethod
-    def of(cls, lineage: Lineage) -> QueryWording:
-        """The wording that a model's last query-likelihood stage trained; LLM-QL's default where there was none."""
+    def of(cls, lineage: Lineage) -> QueryPrompt:
+        """Returns the prompt of a model's last query-likelihood stage; LLM-QL's default where there was none."""
         recipe = methods.ADAPTATIONS["ql"]["default"]
         assert isinstance(recipe, QueryLikelihoodRecipe)  # noqa: S101
         tokens: Sequence[str] = methods.method(METHOD).passage.embedding_tokens
@@ -66,7 +65,7 @@ class QueryWording:
             last = trained[-1]
             recipe = dataclasses.replace(
                 recipe,
-                document=_wording(last["document"]),
+                document=_template(last["document"]),
                 query_length=int(last["query_length"]),
                 passage_length=int(last["passage_length"]),
             )
@@ -74,12 +73,12 @@ class QueryWording:
         return cls(dataclasses.replace(recipe, corruption_ratio=0.0, loss_on="query"), tuple(tokens), bool(trained))
 
 
-def _wording(told: dict[str, Any]) -> Wording:
-    return Wording(**{**told, "embedding_tokens": tuple(told["embedding_tokens"])})
+def _template(fields: dict[str, Any]) -> PromptTemplate:
+    return PromptTemplate(**{**fields, "embedding_tokens": tuple(fields["embedding_tokens"])})
 
 
 def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
-    """The lineage of an adapted backbone, which must be the one that a retriever was tuned from.
+    """Loads the lineage of an adapted backbone, which must be the one that a retriever was tuned from.
 
     Raises:
         InputError: It is another one.
@@ -90,21 +89,21 @@ def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
             f"not the adapted backbone that the retriever was tuned from ({card.lineage.source})",
             file=adapted,
             field="adapted",
-            mend="give the output of adapt_backbone of the same run",
+            hint="give the output of adapt_backbone of the same run",
         )
     return lineage
 
 
-def lacking(wording: QueryWording, directory: Path) -> str:
-    """The first embedding token of a wording that a model's tokenizer does not have; "" where it has all."""
+def lacking(template: QueryPrompt, directory: Path) -> str:
+    """First embedding token of a prompt that a model's tokenizer does not have; "" where it has all."""
     known = AutoTokenizer.from_pretrained(directory, local_files_only=True).get_vocab()
-    return next((symbol for symbol in wording.embedding_tokens if symbol not in {"eos", *known}), "")
+    return next((symbol for symbol in template.embedding_tokens if symbol not in {"eos", *known}), "")
 
 
 def load_language_model(
     directory: Path, *, precision: str, device: str | None = None, attention: str | None = None
 ) -> tuple[Any, Any]:
-    """A causal LM with its head, as a language model reads: causally, whatever it was adapted to. And its tokenizer.
+    """Loads a causal LM with its head, causal whatever it was adapted to, and its tokenizer.
 
     Args:
         directory: A backbone directory, or the `model` of a retriever.
@@ -135,7 +134,7 @@ def load_language_model(
     if loading["missing_keys"]:
         raise InputError(f"the weights lack {sorted(loading['missing_keys'])[0]}", file=directory)
     set_attention(model, "causal")
-    refuse_unmasked(model.to(device))
+    check_attention_mask(model.to(device))
     return model.eval(), tokenizer
 
 
@@ -144,9 +143,9 @@ class QueryLikelihood:
     """Scores pairs of query and passage with a causal LM.
 
     Args:
-        model: With its head.
+        model: Model with its head.
         tokenizer: Its fast tokenizer, which has the embedding tokens.
-        wording: Of the rows.
+        template: Prompt of the rows.
         lookup: The collection's passages.
         end_of_sequence: Whether the token that closes the query counts too, as it does in training.
         batch_tokens: Tokens, padding included, that go through the model at once; fewer on a processor.
@@ -160,14 +159,14 @@ class QueryLikelihood:
 
     model: Any
     tokenizer: Any
-    wording: QueryWording
+    template: QueryPrompt
     lookup: PassageLookup
     end_of_sequence: bool = True
     batch_tokens: int = BATCH_TOKENS
     tokens: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.rows = PairCollator(self.wording.recipe, self.wording.embedding_tokens, self.tokenizer, self.lookup)
+        self.rows = PairCollator(self.template.recipe, self.template.embedding_tokens, self.tokenizer, self.lookup)
 
     def scores(
         self,
@@ -176,7 +175,7 @@ class QueryLikelihood:
         attention_block: bool,
         report: Callable[[int], None] = lambda pairs: None,
     ) -> list[float]:
-        """The natural logarithm of P(query | passage) of every pair, a sum over the tokens of the query.
+        """Natural logarithm of P(query | passage) of every pair, a sum over the tokens of the query.
 
         A query or passage that stands in several pairs is tokenised once, and a passage that stands in several goes through
         the model once for several queries.
@@ -203,7 +202,7 @@ class QueryLikelihood:
         return min(self.batch_tokens, PROCESSOR_BATCH_TOKENS) if self.model.device.type == "cpu" else self.batch_tokens
 
     def tokenised(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        """Ids of the query parts by query, and of the document parts by passage id."""
+        """Tokenises the query parts, by query, and the document parts, by passage id."""
         texts, ids = list(dict.fromkeys(q for q, _ in pairs)), list(dict.fromkeys(p for _, p in pairs))
         bodies = [passage_text(passage.title, passage.text) for passage in map(self.lookup.__getitem__, ids)]
         queries = dict(zip(texts, self.rows.query_ids(texts), strict=True))
@@ -211,7 +210,7 @@ class QueryLikelihood:
 
     @torch.inference_mode()
     def _logarithms(self, rows: Sequence[Pack], attention_block: bool) -> Iterable[tuple[int, float]]:
-        """Pair and log P of every token of the queries of a batch."""
+        """Pair and log P of every token of a batch's queries."""
         batch = {name: values.to(self.model.device) for name, values in batch_of(rows, self.rows.end).items()}
         self.tokens += batch["input_ids"].numel()
         read = [(i, *reading) for i, row in enumerate(rows) for reading in row.readings(self.end_of_sequence)]
@@ -238,7 +237,7 @@ class QueryLikelihood:
         except torch.OutOfMemoryError:
             raise InputError(
                 f"{batch['input_ids'].numel()} tokens at once do not fit into the GPU's memory",
-                mend="use a larger GPU, or rerank_depth 0",
+                hint="use a larger GPU, or rerank_depth 0",
             ) from None
         return output.logits
 
@@ -247,5 +246,5 @@ class QueryLikelihood:
         if wrong is not None:
             raise InputError(
                 f"the likelihood of the query {wrong[0]!r} given passage {wrong[1]!r} is not finite",
-                mend="use precision fp32; if it persists, the model itself is broken: look at its training curves",
+                hint="use precision fp32; if it persists, the model itself is broken: look at its training curves",
             )

@@ -1,4 +1,4 @@
-"""Queries of the same passage in one row: the passage goes through the model once for all of them.
+"""Packs queries of the same passage into one row: the passage goes through the model once for all of them.
 
 A row is the document part, the embedding tokens [E], and one query part behind the other. Each query sees what stands before
 the queries, and itself; its position ids begin where those of the first one do. So it is what it is in a row of its own, and
@@ -43,11 +43,11 @@ class Pack:
 
     @property
     def ids(self) -> list[int]:
-        """The row."""
+        """Token ids of the row."""
         return [*self.document, *self.embedding, *(token for query in self.queries for token in query)]
 
     def readings(self, end_of_sequence: bool = True) -> Iterator[tuple[int, int, int]]:
-        """Every token of the queries: the position that predicts it, the token, and the pair.
+        """Yields every token of the queries: the position that predicts it, the token, and the pair.
 
         Args:
             end_of_sequence: Whether the token that closes a query is one of them.
@@ -55,8 +55,8 @@ class Pack:
         begin = self.start
         for query, pair in zip(self.queries, self.pairs, strict=True):
             places = (self.start - 1, *range(begin, begin + len(query) - 1))
-            told = query if end_of_sequence else query[:-1]
-            yield from ((place, token, pair) for place, token in zip(places, told, strict=False))
+            tokens = query if end_of_sequence else query[:-1]
+            yield from ((place, token, pair) for place, token in zip(places, tokens, strict=False))
             begin += len(query)
 
 
@@ -66,7 +66,7 @@ def packs(
     documents: dict[str, list[int]],
     embedding: list[int],
 ) -> list[Pack]:
-    """Puts the queries of a passage into as few rows as keep at most as many query tokens as document tokens each.
+    """Packs the queries of a passage into few rows, each of at most as many query tokens as document tokens.
 
     Args:
         pairs: Query and passage.
@@ -86,7 +86,7 @@ def packs(
 
 
 def batch_of(rows: Sequence[Pack], pad: int) -> dict[str, Tensor]:
-    """A batch, padded on the right.
+    """Pads packs on the right to a batch.
 
     Returns:
         `input_ids`, `attention_mask` (1 on real tokens), `position_ids` and `segments` (0 before the queries, then the
@@ -106,7 +106,7 @@ def batch_of(rows: Sequence[Pack], pad: int) -> dict[str, Tensor]:
 
 
 def mask_of(batch: dict[str, Tensor], attention_block: bool, dtype: torch.dtype) -> Tensor | None:
-    """The additive mask of a batch, float [B, 1, width, width]; None where ordinary causal attention is the same.
+    """Builds the additive mask of a batch, float [B, 1, width, width]; None where ordinary causal attention is the same.
 
     Args:
         batch: As `batch_of` makes it.

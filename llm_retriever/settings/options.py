@@ -37,13 +37,13 @@ def checked_options(settings: type, given: Any, field: str, keys: Collection[str
         InputError: It is no object, a key is unknown or has a parameter of its own, or a value has another type.
     """
     if not isinstance(given, Mapping):
-        raise InputError(f"{given!r} is no JSON object", field=field, mend='write for instance {"lora_rank": 64}')
+        raise InputError(f"{given!r} is no JSON object", field=field, hint='write for instance {"lora_rank": 64}')
     known, keys = parameters(settings), option_names(settings) if keys is None else keys
     for name in given:
         if name not in keys:
             apart = name in known and known[name].place in (Place.FORM, Place.RUN)
             problem = "has a parameter of its own" if apart else "is not a key of these options"
-            raise InputError(problem, field=f"{field}.{name}", mend="give it there" if apart else nearest(name, keys))
+            raise InputError(problem, field=f"{field}.{name}", hint="give it there" if apart else nearest(name, keys))
     return {name: as_type(value, known[name], f"{field}.{name}") for name, value in given.items()}
 
 
@@ -59,8 +59,8 @@ def as_type(value: Any, parameter: Parameter, field: str) -> Any:
     if parameter.type is float and number:
         return float(value)
     if type(value) is not parameter.type or (isinstance(value, float) and not number):
-        mend = f"give for instance {json.dumps(parameter.default)}"
-        raise InputError(f"{value!r} is not of type {parameter.type.__name__}", field=field, mend=mend)
+        hint = f"give for instance {json.dumps(parameter.default)}"
+        raise InputError(f"{value!r} is not of type {parameter.type.__name__}", field=field, hint=hint)
     return value
 
 
@@ -74,8 +74,8 @@ def pod_settings(environment: Mapping[str, str], own: Iterable[str]) -> dict[str
     try:
         given = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON ({error})", field=POD_SETTINGS, mend="leave it to `compile`") from None
+        raise InputError(f"not valid JSON ({error})", field=POD_SETTINGS, hint="leave it to `compile`") from None
     if not isinstance(given, dict):
-        raise InputError(f"{text!r} is no JSON object", field=POD_SETTINGS, mend="leave it to `compile`")
+        raise InputError(f"{text!r} is no JSON object", field=POD_SETTINGS, hint="leave it to `compile`")
     names = set(own)
     return {name: value for name, value in given.items() if name in names}

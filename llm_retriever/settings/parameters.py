@@ -60,7 +60,7 @@ def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClas
     known = parameters(settings)
     for name in values:
         if name not in known:
-            raise InputError("is not a setting of this step", field=name, mend=nearest(name, known))
+            raise InputError("is not a setting of this step", field=name, hint=nearest(name, known))
     try:
         built = TypeAdapter(settings).validate_python(values)
         _check_finite(built)
@@ -68,7 +68,7 @@ def build(settings: type[SettingsClass], values: dict[str, Any]) -> SettingsClas
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else None
-        raise InputError(f"{first['input']!r} is refused", field=field, mend=_mend(first["msg"])) from None
+        raise InputError(f"{first['input']!r} is refused", field=field, hint=_hint(first["msg"])) from None
 
 
 def _check_finite(settings: Any) -> None:
@@ -76,7 +76,7 @@ def _check_finite(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{value} is refused", field=field.name, mend="give a finite number")
+            raise InputError(f"{value} is refused", field=field.name, hint="give a finite number")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -86,7 +86,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
 
 
-def _mend(message: str) -> str:
+def _hint(message: str) -> str:
     message = message.removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 

@@ -111,7 +111,7 @@ def stage_settings(settings: VariantSettings) -> StageSettings:
     for name in (OVERRIDES, POD):
         for stage in getattr(settings, name):
             if stage not in VARIANT_STAGES:
-                raise InputError("is no stage", field=f"{name}.{stage}", mend=nearest(stage, VARIANT_STAGES))
+                raise InputError("is no stage", field=f"{name}.{stage}", hint=nearest(stage, VARIANT_STAGES))
     return StageSettings(**{stage: _of_stage(settings, stage) for stage in VARIANT_STAGES})
 
 
@@ -138,4 +138,4 @@ def _built(kind: type, given: Mapping[str, tuple[str, Any]]) -> Any:
         return build(kind, {name: value for name, (_, value) in given.items()})
     except InputError as error:
         field, _ = given.get(error.field or "", (error.field, None))
-        raise InputError(error.problem, field=field, mend=error.mend) from None
+        raise InputError(error.problem, field=field, hint=error.hint) from None

@@ -1,1 +1,1 @@
-"""Where artifacts are kept: one interface, two kinds of place. `llm_retriever.stores.opening` is the door to it."""
+"""Stores of artifacts: one interface, two kinds of place. `llm_retriever.stores.opening` is the door to it."""

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.stores.opening import Store
+from llm_retriever.stores.interface import Store, object_of
 
 ALIAS = "production.json"
 _EARLIER_MODELS = 20
 
 
 class MovedError(InputError):
-    """The alias is not what it was when the decision to move it was made."""
+    """The alias has changed since the decision to move it was made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +43,18 @@ class Alias:
 
     @classmethod
     def read(cls, store: Store) -> Alias:
-        """The alias of a registry.
+        """Reads the alias of a registry.
 
         Raises:
             InputError: It is not one of ours.
         """
-        found = store.read_tagged(ALIAS)
-        if found is None:
+        stored = store.read_tagged(ALIAS)
+        if stored is None:
             return cls()
-        try:
-            content = json.loads(found[0])
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            mend = "restore it, or remove the alias"
-            raise InputError("not a JSON object", file=store.uri_of(ALIAS), mend=mend)
-        return cls(content, found[1])
+        return cls(object_of(stored[0], store.uri_of(ALIAS), "restore it, or remove the alias"), stored[1])
 
     def followed_by(self, version: str, path: str, card: str) -> dict[str, Any]:
-        """The content of an alias that names another version after this one."""
+        """Builds the content of an alias that names another version after this one."""
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content: dict[str, Any] = {"version": version, "path": path, "card": card, "since": since}
         content |= {"previous": self.version} if self.version not in ("", version) else {}
@@ -85,6 +78,6 @@ class Alias:
                 store.write(ALIAS, data, only_if_absent=True)
         except FileExistsError:
             # A client that sends a write again, because the answer was lost, meets what it has written itself.
-            found = store.read_tagged(ALIAS)
-            if found is None or found[0] != data:
+            stored = store.read_tagged(ALIAS)
+            if stored is None or stored[0] != data:
                 raise

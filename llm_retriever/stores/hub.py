@@ -1,4 +1,4 @@
-"""Files of one commit of a model on the Hugging Face hub; its errors in one line each."""
+"""Downloads files of one commit of a model from the Hugging Face hub; reports its errors in one line each."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def snapshot(
     try:
         return Path(snapshot_download(source, revision=revision, local_dir=directory, allow_patterns=list(patterns)))
     except errors.GatedRepoError:
-        problem, mend = "access is refused", "accept its licence on the hub and set HF_TOKEN"
+        problem, hint = "access is refused", "accept its licence on the hub and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
-        problem, mend = f"{before}no such model on the hub", "check the name; a private one needs HF_TOKEN"
+        problem, hint = f"{before}no such model on the hub", "check the name; a private one needs HF_TOKEN"
     except errors.RevisionNotFoundError:
-        problem, mend = f"the hub has no revision {revision}", "check the commit"
+        problem, hint = f"the hub has no revision {revision}", "check the commit"
     except errors.LocalEntryNotFoundError:
         problem = f"{before}the hub cannot be reached"
-        mend = "check the path or the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a directory or s3:// prefix"
-    raise InputError(problem, file=source, field="source", mend=mend)
+        hint = "check the path or the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a directory or s3:// prefix"
+    raise InputError(problem, file=source, field="source", hint=hint)

@@ -1,4 +1,4 @@
-"""What a store can do, and what every store checks: keys that stay below it, complete transfers, checksums."""
+"""The interface of a store, and the checks of every store: keys that stay below it, complete transfers, checksums."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """All objects below a prefix, by key; empty where there is nothing."""
+        """Lists all objects below a prefix, by key; empty where there is nothing."""
 
     @abc.abstractmethod
     def exists(self, key: str) -> bool:
@@ -66,19 +66,23 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read(self, key: str) -> bytes:
-        """The content of a small object.
+        """Returns the content of a small object.
 
         Raises:
             InputError: There is no such object.
         """
 
+    def read_object(self, key: str, hint: str) -> dict[str, Any]:
+        """Reads a small object as a JSON object; errors are those of `read` and `object_of`."""
+        return object_of(self.read(key), self.uri_of(key), hint)
+
     @abc.abstractmethod
     def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """The content of a small object and its tag, by which `replace` knows it again; None if there is no such object."""
+        """Returns the content of a small object and its tag, which `replace` takes; None if there is no such object."""
 
     @abc.abstractmethod
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> None:
-        """Writes a small object; readers see the old content or the new, never a part of it.
+        """Writes a small object atomically; readers see the old content or the new.
 
         Raises:
             FileExistsError: `only_if_absent` and there is one; of several such writers exactly one succeeds.
@@ -109,7 +113,7 @@ class Store(abc.ABC):
         """Copies objects to other keys of this store, in parallel and without their bytes passing through here."""
 
     def uri_of(self, key: str = "") -> str:
-        """The full URI of a key."""
+        """Full URI of a key."""
         return f"{self.uri}/{key}" if key else self.uri
 
     def upload(self, directory: str | Path, prefix: str = "") -> builtins.list[str]:
@@ -119,10 +123,10 @@ class Store(abc.ABC):
             InputError: There is no such directory, or it holds no file.
         """
         directory = Path(directory)
-        found = files_below(directory)
-        if not found:
-            raise InputError("no files to upload", file=directory, mend="give a directory that holds files")
-        transfers = [(directory / name, joined(prefix, name)) for name in found]
+        names = files_below(directory)
+        if not names:
+            raise InputError("no files to upload", file=directory, hint="give a directory that holds files")
+        transfers = [(directory / name, joined(prefix, name)) for name in names]
         size = sum(path.stat().st_size for path, _ in transfers)
         with TransferProgress(f"upload to {self.uri_of(safe_key(prefix))}", size, len(transfers)) as progress:
             self._send(transfers, progress.moved)
@@ -142,8 +146,8 @@ class Store(abc.ABC):
             InputError: There is nothing, a key would leave the directory, or a file is not what its manifest says.
         """
         directory = Path(directory)
-        wanted = self._checked_names(prefix, only)
-        transfers = [(entry, directory / name) for name, entry in wanted.items()]
+        entries = self._checked_names(prefix, only)
+        transfers = [(entry, directory / name) for name, entry in entries.items()]
         for parent in {path.parent for _, path in transfers}:
             parent.mkdir(parents=True, exist_ok=True)
         size = sum(entry.size for entry, _ in transfers)
@@ -153,7 +157,7 @@ class Store(abc.ABC):
             verify(directory, json.loads(self.read(joined(prefix, MANIFEST))), self.uri_of(safe_key(prefix)), only)
 
     def copy(self, source: str, target: str, *, only: Callable[[str], bool] | None = None) -> None:
-        """Copies all objects below a prefix to another prefix of this store; S3 itself does it, and a directory by hard links.
+        """Copies all objects below a prefix to another one of this store; S3 itself does it, and a directory by hard links.
 
         Args:
             source: What to copy.
@@ -163,8 +167,8 @@ class Store(abc.ABC):
         Raises:
             InputError: There is nothing, or access is refused.
         """
-        wanted = self._checked_names(source, only)
-        transfers = [(entry, joined(target, name)) for name, entry in wanted.items()]
+        entries = self._checked_names(source, only)
+        transfers = [(entry, joined(target, name)) for name, entry in entries.items()]
         size = sum(entry.size for entry, _ in transfers)
         with TransferProgress(f"copy to {self.uri_of(safe_key(target))}", size, len(transfers)) as progress:
             self._duplicate(transfers, progress.moved)
@@ -175,12 +179,12 @@ class Store(abc.ABC):
         for name, entry in named.items():
             if not is_safe(name) or any(str(above) in named for above in PurePosixPath(name).parents):
                 raise InputError(
-                    f"the key {entry.key!r} does not fit into a directory", file=self.uri, mend="rename or remove it"
+                    f"the key {entry.key!r} does not fit into a directory", file=self.uri, hint="rename or remove it"
                 )
-        wanted = {name: entry for name, entry in named.items() if only is None or only(name)}
-        if not wanted:
-            raise InputError("nothing is there", file=self.uri_of(safe_key(prefix)), mend="check the URI")
-        return wanted
+        chosen = {name: entry for name, entry in named.items() if only is None or only(name)}
+        if not chosen:
+            raise InputError("nothing is there", file=self.uri_of(safe_key(prefix)), hint="check the URI")
+        return chosen
 
 
 class TransferProgress:
@@ -213,32 +217,47 @@ def is_safe(key: str) -> bool:
 
 
 def safe_key(key: str) -> str:
-    """The key without slashes at its ends.
+    """Strips slashes at the ends of a key.
 
     Raises:
         InputError: It would leave the store.
     """
     stripped = key.strip("/")
     if stripped and not is_safe(stripped):
-        raise InputError(f"{key!r} is not a key below a store", mend='use names between single slashes, without ".."')
+        raise InputError(f"{key!r} is not a key below a store", hint='use names between single slashes, without ".."')
     return stripped
 
 
 def joined(prefix: str, name: str) -> str:
-    """The key of a name below a prefix."""
+    """Joins a prefix and a name to a key."""
     return "/".join(part for part in (safe_key(prefix), safe_key(name)) if part)
+
+
+def object_of(data: bytes, uri: str, hint: str) -> dict[str, Any]:
+    """Parses a small stored file that holds a JSON object.
+
+    Raises:
+        InputError: It holds none; `hint` tells what to do about it.
+    """
+    try:
+        content = json.loads(data)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError("not a JSON object", file=uri, hint=hint)
+    return content
 
 
 def files_below(directory: Path) -> builtins.list[str]:
     """Names of all files of a directory, relative to it and sorted; drafts of unfinished writers are left out."""
     if not directory.is_dir():
-        raise InputError("no such directory", file=directory, mend="give an existing directory")
-    found = []
+        raise InputError("no such directory", file=directory, hint="give an existing directory")
+    names_below = []
     for folder, _, names in os.walk(directory, followlinks=True):
         base = Path(folder).relative_to(directory)
         if not any(map(is_draft, base.parts)):
-            found += [(base / name).as_posix() for name in names if not is_draft(name)]
-    return sorted(found)
+            names_below += [(base / name).as_posix() for name in names if not is_draft(name)]
+    return sorted(names_below)
 
 
 def manifest_of(directory: Path) -> dict[str, Any]:
@@ -256,13 +275,13 @@ def verify(directory: Path, manifest: dict[str, Any], source: str, only: Callabl
         InputError: A file is missing, or its bytes are others.
     """
     expected = {row["name"]: row["sha256"] for row in manifest["files"] if only is None or only(row["name"])}
-    mend = "fetch it again; if that does not help, publish it again"
+    hint = "fetch it again; if that does not help, publish it again"
     for name in expected:
         if not is_safe(name) or not (directory / name).is_file():
-            raise InputError(f"{name!r} is missing", file=source, mend=mend)
+            raise InputError(f"{name!r} is missing", file=source, hint=hint)
     for name, checksum in _checksums(directory, list(expected)).items():
         if checksum != expected[name]:
-            raise InputError(f"{name!r} does not have the checksum of the manifest", file=source, mend=mend)
+            raise InputError(f"{name!r} does not have the checksum of the manifest", file=source, hint=hint)
 
 
 def _checksums(directory: Path, names: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finished results in a directory or at an s3:// prefix, for whoever needs the same again.
+"""Keeps finished results in a directory or at an s3:// prefix, for whoever needs the same again.
 
 A result lies in a folder that one writer alone uses, `<name>/<random>`. Its mark `<name>.json`, written last and by one
 writer only, names that folder, and every file with its size and SHA-256. What has no mark was interrupted.
@@ -38,7 +38,7 @@ class KeptResults:
         A damaged result is removed.
 
         Args:
-            name: Of the result; tells all that decides it.
+            name: Name of the result; tells all that decides it.
             directory: Is made, or replaced.
 
         Returns:
@@ -65,7 +65,7 @@ class KeptResults:
         """Copies a directory to where `take` finds it.
 
         Args:
-            name: Of the result.
+            name: Name of the result.
             directory: Complete.
 
         Returns:
@@ -96,7 +96,7 @@ class KeptResults:
             self.store.delete(mark["folder"])
 
     def _mark(self, name: str) -> dict[str, Any] | None:
-        """The mark of a result, {} where it cannot be read; None = there is none."""
+        """Reads the mark of a result, {} where it cannot be read; None = there is none."""
         if not self.store.exists(f"{name}.json"):
             return None
         try:

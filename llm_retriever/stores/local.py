@@ -23,7 +23,7 @@ class LocalStore(Store):
         self.directory = Path(directory).expanduser()
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """All files below a folder, by key."""
+        """Lists all files below a folder, by key."""
         folder = self._path(prefix)
         if not folder.is_dir():
             return []
@@ -39,16 +39,16 @@ class LocalStore(Store):
         return self._path(key).is_file()
 
     def read(self, key: str) -> bytes:
-        """The content of a file."""
+        """Returns the content of a file."""
         try:
             return self._path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise InputError("no such file", file=self.uri_of(key), mend="check the path") from None
+            raise InputError("no such file", file=self.uri_of(key), hint="check the path") from None
         except PermissionError:
             raise self._refused(self._path(key)) from None
 
     def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """The content of a file and its SHA-256; None if there is no such file."""
+        """Returns the content of a file and its SHA-256; None if there is no such file."""
         if not self.exists(key):
             return None
         content = self.read(key)
@@ -61,13 +61,13 @@ class LocalStore(Store):
             draft.write_bytes(data)
 
     def replace(self, key: str, data: bytes, tag: str) -> None:
-        """Writes a file while it holds the file's lock, if its content has this SHA-256."""
+        """Writes a file under its lock, if its content has this SHA-256."""
         path = self._path(key)
         self._make_folder(path.parent)
         try:
             with drafts.exclusive(path):
-                found = self.read_tagged(key)
-                if found is None or found[1] != tag:
+                stored = self.read_tagged(key)
+                if stored is None or stored[1] != tag:
                     raise FileExistsError(self.uri_of(key))
                 self.write(key, data)
         except PermissionError:
@@ -93,7 +93,7 @@ class LocalStore(Store):
     def _copy_all(
         self, pairs: Sequence[tuple[Path, Path]], moved: Callable[[int], None], *, link: bool = False
     ) -> None:
-        """Copies files; with `link`, a second name for the same bytes is enough where the file system allows it."""
+        """Copies files; with `link`, by hard links where the file system allows it."""
 
         def copy(pair: tuple[Path, Path]) -> None:
             source, target = pair
@@ -107,7 +107,7 @@ class LocalStore(Store):
 
     @contextlib.contextmanager
     def _drafting(self, paths: Sequence[Path]) -> Iterator[str]:
-        """Yields the token of drafts of these files; what killed processes have left of them is removed."""
+        """Yields the token of drafts of these files; removes what killed processes have left of them."""
         for folder in {path.parent for path in paths}:
             self._make_folder(folder)
         with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ class LocalStore(Store):
         except PermissionError:
             raise self._refused(path) from None
         except IsADirectoryError:
-            raise InputError("there is a directory of this name", file=path, mend="use another name") from None
+            raise InputError("there is a directory of this name", file=path, hint="use another name") from None
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
@@ -140,13 +140,13 @@ class LocalStore(Store):
         except PermissionError:
             raise self._refused(folder) from None
         except (FileExistsError, NotADirectoryError):
-            raise InputError("a file is in the way of this directory", file=folder, mend="use another path") from None
+            raise InputError("a file is in the way of this directory", file=folder, hint="use another path") from None
 
     def _path(self, key: str) -> Path:
         return self.directory / safe_key(key)
 
     def _refused(self, path: Path) -> InputError:
-        return InputError("access is refused", file=path, mend="check owner and mode of the directory")
+        return InputError("access is refused", file=path, hint="check owner and mode of the directory")
 
 
 def _linked(source: Path, target: Path) -> bool:

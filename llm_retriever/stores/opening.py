@@ -1,4 +1,4 @@
-"""A local directory or an s3:// prefix behind one small interface, and the publishing of directories to it.
+"""Opens a local directory or an s3:// prefix as a store, and publishes directories to it.
 
 Nothing but the URI tells which of the two it is. Endpoint, region and credentials of S3 come from the environment alone
 (`AWS_ENDPOINT_URL_S3`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, a service account, …) and never appear in a message.
@@ -22,14 +22,14 @@ __all__ = ["MANIFEST", "Entry", "LocalStore", "Store", "fetched", "manifest_of",
 
 
 def open_store(uri: str | Path) -> Store:
-    """The store at a directory, a `file://` URI or an `s3://bucket/prefix`; nothing is contacted or made yet.
+    """Returns the store at a directory, a `file://` URI or an `s3://bucket/prefix`; nothing is contacted or made yet.
 
     Raises:
         InputError: The URI is of another kind, or is not well-formed.
     """
     text = str(uri)
     if not text:
-        raise InputError("the URI is empty", mend="give a directory or s3://bucket/prefix")
+        raise InputError("the URI is empty", hint="give a directory or s3://bucket/prefix")
     # A host in a file:// URI would be another machine.
     check_scheme(text, ("s3://", "file:///"))
     if text.startswith("s3://"):
@@ -54,7 +54,7 @@ def fetched(uri: str | Path) -> Iterator[Path]:
     if isinstance(store, LocalStore):
         if not store.directory.exists():
             raise InputError(
-                "no such directory", file=str(uri), mend="give an existing directory or s3://bucket/prefix"
+                "no such directory", file=str(uri), hint="give an existing directory or s3://bucket/prefix"
             )
         yield store.directory
         return
@@ -90,12 +90,12 @@ def publish(directory: str | Path, uri: str, manifest: dict[str, Any] | None = N
 
 
 def missing(store: Store, prefix: str, sizes: Mapping[str, int]) -> list[str]:
-    """Names of files that are not below a prefix, or not with these sizes in bytes."""
+    """Names of files that are not below a prefix, or not of these sizes in bytes."""
     cut = f"{prefix}/" if prefix else ""
-    there = {entry.key.removeprefix(cut): entry.size for entry in store.list(prefix)}
-    return [name for name, size in sizes.items() if there.get(name) != size]
+    stored = {entry.key.removeprefix(cut): entry.size for entry in store.list(prefix)}
+    return [name for name, size in sizes.items() if stored.get(name) != size]
 
 
 def _check_same(store: Store, manifest: str) -> None:
     if store.read(MANIFEST).decode() != manifest:
-        raise InputError("something else is published there", file=store.uri, mend="publish under another prefix")
+        raise InputError("something else is published there", file=store.uri, hint="publish under another prefix")

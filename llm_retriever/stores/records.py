@@ -1,4 +1,4 @@
-"""What retraining has judged last: a record for every recipe, beside the published versions.
+"""Records what retraining has judged last, one record for every recipe, beside the published versions.
 
 URI/judged/RECIPE.json: fingerprint, promoted, version, reasons, when. One for each recipe, because several schedules may share
 the published versions; the last one alone, because a source that goes back to what it was has changed.
@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from llm_retriever.errors import InputError
 from llm_retriever.stores.opening import open_store
 
 FOLDER, _SUFFIX = "judged", ".json"
@@ -28,7 +27,7 @@ class Records:
         self.store = open_store(uri)
 
     def of(self, fingerprint: str) -> dict[str, Any]:
-        """The record of one state; {} if it is not what was judged last by its recipe.
+        """Reads the record of one state; {} if it is not what was judged last by its recipe.
 
         Raises:
             InputError: The file is not a record.
@@ -37,36 +36,30 @@ class Records:
         return record if record.get("fingerprint") == fingerprint else {}
 
     def latest(self, recipe: str) -> dict[str, Any]:
-        """The record of what was judged last by a recipe; errors are those of `of`."""
+        """Reads the record of what a recipe judged last; errors are those of `of`."""
         key = _key(recipe)
         if not self.store.exists(key):
             return {}
-        try:
-            content = json.loads(self.store.read(key))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="remove it")
-        return content
+        return self.store.read_object(key, "remove it")
 
     def recipes(self) -> list[str]:
-        """The recipes that something was judged by, the latest last."""
-        found = [entry for entry in self.store.list(FOLDER) if entry.key.endswith(_SUFFIX)]
-        found.sort(key=lambda entry: (entry.modified, entry.key))
-        return [entry.key.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX) for entry in found]
+        """Recipes that have a record, the latest last."""
+        entries = [entry for entry in self.store.list(FOLDER) if entry.key.endswith(_SUFFIX)]
+        entries.sort(key=lambda entry: (entry.modified, entry.key))
+        return [entry.key.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX) for entry in entries]
 
     def write(self, fingerprint: str, promoted: bool, version: str, reasons: Sequence[str]) -> None:
         """Writes the record of a state in place of the last one by its recipe, in a single write.
 
         Args:
-            fingerprint: Of the sources, as fingerprint_sources gave it.
+            fingerprint: Fingerprint of the sources, as fingerprint_sources gave it.
             promoted: Whether the new retriever went into production.
             version: Name of what is in production afterwards; "" if nothing.
             reasons: Sentences.
         """
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        told = {"fingerprint": fingerprint, "promoted": promoted, "version": version, "reasons": list(reasons)}
-        self.store.write(_key(recipe_of(fingerprint)), (json.dumps(told | {"when": when}, indent=2) + "\n").encode())
+        record = {"fingerprint": fingerprint, "promoted": promoted, "version": version, "reasons": list(reasons)}
+        self.store.write(_key(recipe_of(fingerprint)), (json.dumps(record | {"when": when}, indent=2) + "\n").encode())
 
     def forget(self, recipe: str = "") -> list[str]:
         """Removes records, so that the next retraining trains although nothing has changed.
@@ -84,7 +77,7 @@ class Records:
 
 
 def recipe_of(fingerprint: str) -> str:
-    """The part of a fingerprint that names its recipe.
+    """Part of a fingerprint that names its recipe.
 
     >>> recipe_of("0f1e2d3c4b5a6978-9a8b")
     '0f1e2d3c4b5a6978'

@@ -31,6 +31,7 @@ from llm_retriever.stores.alias import ALIAS, Alias, MovedError
 from llm_retriever.stores.opening import MANIFEST, manifest_of, missing, open_store, publish
 
 VERSIONS, VERSION_FILE = "versions", "version.json"
+HINT = "restore it"
 _DIGITS, _DAY = 12, len("2026-03-14")
 
 
@@ -56,7 +57,7 @@ class Version:
 
     @property
     def key(self) -> str:
-        """Where it lies, below the registry."""
+        """Its prefix below the registry."""
         return f"{VERSIONS}/{self.name}"
 
 
@@ -71,11 +72,11 @@ class Registry:
         self.store = open_store(uri)
 
     def uri_of(self, version: Version) -> str:
-        """The URI of a version, whose folders are `retriever`, `index` and `evaluation`."""
+        """URI of a version, whose folders are `retriever`, `index` and `evaluation`."""
         return self.store.uri_of(version.key)
 
     def production(self, alias: Alias | None = None) -> Version | None:
-        """The version in production; None where nothing was ever promoted.
+        """Returns the version in production; None where nothing was ever promoted.
 
         Args:
             alias: As it was read; None reads it.
@@ -93,21 +94,21 @@ class Registry:
                 f"names the version {name!r}, which is not complete",
                 file=self.store.uri_of(ALIAS),
                 field="version",
-                mend="restore that version, or remove the alias",
+                hint="restore that version, or remove the alias",
             )
         return self._version(key)
 
     def alias(self) -> Alias:
-        """The alias as it is now; errors are those of `Alias.read`."""
+        """Reads the alias as it is now; errors are those of `Alias.read`."""
         return Alias.read(self.store)
 
     def evaluation(self, version: Version) -> dict[str, Any]:
-        """What `evaluate` found about a version."""
-        return self._json(f"{version.key}/evaluation/{EVALUATION_FILE}")
+        """Reads the evaluation of a version."""
+        return self.store.read_object(f"{version.key}/evaluation/{EVALUATION_FILE}", HINT)
 
     def manifest(self, version: Version, folder: str) -> dict[str, Any]:
-        """Names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
-        return self._json(f"{version.key}/{folder}/{MANIFEST}")
+        """Reads names, sizes and checksums of the files in a folder of a version, as `manifest_of` gives them."""
+        return self.store.read_object(f"{version.key}/{folder}/{MANIFEST}", HINT)
 
     def publish(
         self,
@@ -118,7 +119,7 @@ class Registry:
         refreshed_from: str = "",
         reason: str = "",
     ) -> Version:
-        """Publishes a version: its folders, and last `version.json`. What a killed run has left of it is completed.
+        """Publishes a version: its folders, and last `version.json`. Completes what a killed run has left of it.
 
         Args:
             folders: Where every folder comes from: a local directory, or an earlier version's folder of the same name.
@@ -155,7 +156,7 @@ class Registry:
             return
         for name in missing(self.store, start, sizes):
             raise InputError(
-                "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), mend="restore it"
+                "is missing or has another size", file=self.store.uri_of(f"{start}/{name}"), hint="restore it"
             )
         self.store.copy(start, end, only=sizes.__contains__)
         with contextlib.suppress(FileExistsError):
@@ -182,7 +183,7 @@ class Registry:
             with contextlib.suppress(FileExistsError):
                 self.alias().replace(self.store, seen.content)
             raise InputError(
-                "was deleted meanwhile", file=self.uri_of(version), mend="publish it again, or name another"
+                "was deleted meanwhile", file=self.uri_of(version), hint="publish it again, or name another"
             )
 
     def _check_moved_to(self, version: Version) -> None:
@@ -191,60 +192,60 @@ class Registry:
             raise MovedError(
                 f"another run put {now or 'nothing'} into production meanwhile",
                 file=self.store.uri_of(ALIAS),
-                mend=f"{version.name} stays published: promote again, or roll back --to {version.name}",
+                hint=f"{version.name} stays published: promote again, or roll back --to {version.name}",
             )
 
     def versions(self) -> list[Version]:
-        """All complete versions, the oldest first."""
+        """Lists all complete versions, the oldest first."""
         suffix = f"/{VERSION_FILE}"
         keys = [entry.key for entry in self.store.list(VERSIONS) if entry.key.endswith(suffix)]
-        found = [self._version(key) for key in keys if key.count("/") == 2]
-        return sorted(found, key=lambda version: (version.name[:_DAY], version.published, version.name))
+        versions = [self._version(key) for key in keys if key.count("/") == 2]
+        return sorted(versions, key=lambda version: (version.name[:_DAY], version.published, version.name))
 
     def named(self, name: str) -> Version:
-        """The complete version of a name.
+        """Returns the complete version of a name.
 
         Raises:
             InputError: There is none.
         """
         known = {version.name: version for version in self.versions()}
         if name not in known:
-            mend = f"known: {', '.join(known) or 'none'}"
-            raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), mend=mend)
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise InputError(f"there is no version {name!r}", file=self.store.uri_of(VERSIONS), hint=hint)
         return known[name]
 
     def previous(self, alias: Alias | None = None) -> Version:
-        """The version that the alias named before: another model, or the same one with another index.
+        """Returns the version that the alias named before: another model, or the same one with another index.
 
         Raises:
             InputError: None was in production before, or it is gone.
         """
         name = str((alias or self.alias()).content.get("previous", ""))
         if not name:
-            raise InputError("no version before is known", file=self.store.uri_of(ALIAS), mend="name a version")
+            raise InputError("no previous version is known", file=self.store.uri_of(ALIAS), hint="name a version")
         return self.named(name)
 
     def earlier_model(self, alias: Alias | None = None) -> Version | None:
-        """The newest version of the model that was in production before the present one; None if no such is known.
+        """Returns the newest version of the model in production before the present one; None if none is known.
 
         Where an earlier release wrote the alias, it is the newest version of another model that was published before the
         present model was for the first time.
         """
-        told, known = (alias or self.alias()).content, self.versions()
-        if not told:
+        content, known = (alias or self.alias()).content, self.versions()
+        if not content:
             return None
-        if "earlier" in told:
+        if "earlier" in content:
             by_name = {version.name: version for version in known}
-            left = [by_name[name] for name in told["earlier"] if name in by_name]
+            left = [by_name[name] for name in content["earlier"] if name in by_name]
         else:
-            left = list(itertools.takewhile(lambda version: version.card != told.get("card"), known))
+            left = list(itertools.takewhile(lambda version: version.card != content.get("card"), known))
         return left[-1] if left else None
 
     def roll_back(self, name: str = "", *, previous: bool = False) -> Version:
         """Puts an earlier version into production again.
 
         Args:
-            name: Of the version; empty = that of the earlier model.
+            name: Name of the version; empty = that of the earlier model.
             previous: Take the one that was in production just before.
 
         Raises:
@@ -253,8 +254,8 @@ class Registry:
         seen = self.alias()
         version = self.previous(seen) if previous else self.named(name) if name else self.earlier_model(seen)
         if version is None:
-            mend = "name a version (list shows all)"
-            raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", mend=mend)
+            hint = "name a version (list shows all)"
+            raise InputError("no earlier model is known", file=self.store.uri_of(ALIAS), field="earlier", hint=hint)
         self.put_into_production(version, {"reason": "rolled back by hand"}, seen)
         return version
 
@@ -285,44 +286,23 @@ class Registry:
         return True
 
     def _begun(self, short: str) -> str | None:
+        """Name of a version of this content that a killed run has begun, perhaps on another day; None if there is none."""
         names = {entry.key.split("/")[1] for entry in self.store.list(VERSIONS)}
         return min((name for name in names if name.endswith(f"-{short}")), default=None)
 
     def _version(self, key: str) -> Version:
-        content = self._json(key)
+        content = self.store.read_object(key, HINT)
         names = [field.name for field in dataclasses.fields(Version) if field.name in content]
         try:
             return Version(**{name: str(content[name]) for name in ("name", "model", "card", *names)})
         except KeyError as error:
             raise InputError(
-                "is missing", file=self.store.uri_of(key), field=error.args[0], mend="restore that version"
+                "is missing", file=self.store.uri_of(key), field=error.args[0], hint="restore that version"
             ) from None
-
-    def _json(self, key: str) -> dict[str, Any]:
-        try:
-            content = json.loads(self.store.read(key))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError("not a JSON object", file=self.store.uri_of(key), mend="restore it")
-        return content
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def in_production(uri: str) -> str:
-    """The URI of the version in production below a registry's URI, with the folders `retriever` and `index`.
-
-    Raises:
-        InputError: Nothing was promoted there.
-    """
-    registry = Registry(uri)
-    version = registry.production()
-    if version is None:
-        raise InputError("nothing is in production there", file=uri, mend="promote a version first, or check the URI")
-    return registry.uri_of(version)
 
 
 def model_digest(retriever: Path | Mapping[str, Any], index: Path) -> str:

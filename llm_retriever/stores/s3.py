@@ -42,6 +42,7 @@ COPIED_AT_ONCE = 256 * _MEBIBYTE
 CONCURRENCY = 16
 ATTEMPTS = 6
 _KEYS_PER_DELETE = 1000
+"""The most that S3 takes in one DeleteObjects."""
 # Answers to a conditional write: the object exists, or is another; it is gone; another conditional write of it is under
 # way, try again; the server knows none.
 _EXISTS, _GONE, _CONFLICT, _NOT_IMPLEMENTED = 412, 404, 409, 501
@@ -49,7 +50,7 @@ _UNCONDITIONAL = "this store has no conditional writes: let one run at a time ch
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _ACCESS = "check the bucket's policy and the credentials in the environment"
 # What a user can mend, by S3's error code. Only the code is shown: a server's message may repeat an access key.
-_MENDS = {
+_HINTS = {
     "NoSuchBucket": ("the bucket does not exist", "create it, or correct the URI and the endpoint"),
     "InvalidBucketName": ("that is not a bucket name", "correct the URI"),
     "AccessDenied": ("access is refused", _ACCESS),
@@ -78,17 +79,17 @@ class S3Store(Store):
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if "@" in bucket:
             raise InputError(
-                "credentials do not belong into a URI", file="s3://…", mend="put them into the environment"
+                "credentials do not belong into a URI", file="s3://…", hint="put them into the environment"
             )
         if not bucket:
-            raise InputError("the URI names no bucket", file=uri, mend="give s3://bucket/prefix")
+            raise InputError("the URI names no bucket", file=uri, hint="give s3://bucket/prefix")
         self.bucket, self.prefix = bucket, safe_key(prefix)
         super().__init__(f"s3://{bucket}/{self.prefix}".rstrip("/"))
         with self._explained(""):
             self._client = _client()
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
-        """All objects below a prefix, by key."""
+        """Lists all objects below a prefix, by key."""
         start = self._key(prefix)
         cut = len(self._key("x")) - 1
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -96,10 +97,10 @@ class S3Store(Store):
         )
         with self._explained(prefix):
             # A key that ends with a slash is how other tools make an empty folder visible.
-            found = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
+            rows = [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")]
         return sorted(
             Entry(row["Key"][cut:], row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
-            for row in found
+            for row in rows
         )
 
     def exists(self, key: str) -> bool:
@@ -110,11 +111,11 @@ class S3Store(Store):
         return any(row["Key"] == self._key(key) for row in answer.get("Contents", []))
 
     def read(self, key: str) -> bytes:
-        """The content of an object; a connection that breaks off is taken up again."""
+        """Returns the content of an object; a connection that breaks off is taken up again."""
         return self._get(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """The content of an object and its ETag, of one request; None if there is no such object."""
+        """Returns the content of an object and its ETag, of one request; None if there is no such object."""
         return self._get(key) if self.exists(key) else None
 
     def _get(self, key: str) -> tuple[bytes, str]:
@@ -143,17 +144,17 @@ class S3Store(Store):
         try:
             self._put(key, data, {"IfMatch": tag})
         except _NoConditionsError:
-            found = self.read_tagged(key)
-            if found is None or found[1] != tag:
+            stored = self.read_tagged(key)
+            if stored is None or stored[1] != tag:
                 raise FileExistsError(self.uri_of(key)) from None
             self._put(key, data, {})
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
-        """One write, tried again while another conditional one is under way.
+        """Writes once, again while another conditional write is under way.
 
         Raises:
             FileExistsError: The condition does not hold.
-            _NoConditionsError: The server has no conditional writes, which is told.
+            _NoConditionsError: The server has no conditional writes; this is printed.
         """
         for attempt in range(ATTEMPTS):
             with self._explained(key):
@@ -240,15 +241,15 @@ class S3Store(Store):
             raise self._explanation(error.response.get("Error", {}).get("Code", ""), key) from None
         except (NoCredentialsError, PartialCredentialsError):
             raise InputError(
-                "there are no credentials for S3", file=self.uri, mend="put them into the environment"
+                "there are no credentials for S3", file=self.uri, hint="put them into the environment"
             ) from None
         except ParamValidationError:
-            raise InputError("that is not a bucket name", file=self.uri, mend="correct the URI") from None
+            raise InputError("that is not a bucket name", file=self.uri, hint="correct the URI") from None
         except EndpointConnectionError:
             if was_restarted() or self._client.meta.endpoint_url in _ANSWERED:
                 raise TransferError(f"{self.uri}: the S3 endpoint does not answer any more") from None
             raise InputError(
-                "the S3 endpoint cannot be reached", file=self.uri, mend="check AWS_ENDPOINT_URL_S3 and the network"
+                "the S3 endpoint cannot be reached", file=self.uri, hint="check AWS_ENDPOINT_URL_S3 and the network"
             ) from None
         except (IncompleteReadError, HTTPClientError) as error:
             raise _BrokenOffError(f"{self.uri}: the connection broke off ({type(error).__name__})") from None
@@ -257,10 +258,10 @@ class S3Store(Store):
 
     def _explanation(self, code: str, key: str) -> Exception:
         if code in _MISSING:
-            return InputError("no such object", file=self.uri_of(safe_key(key)), mend="check the URI")
-        if code in _MENDS:
-            problem, mend = _MENDS[code]
-            return InputError(problem, file=self.uri, mend=mend)
+            return InputError("no such object", file=self.uri_of(safe_key(key)), hint="check the URI")
+        if code in _HINTS:
+            problem, hint = _HINTS[code]
+            return InputError(problem, file=self.uri, hint=hint)
         return TransferError(f"{self.uri}: S3 answers {code or 'with an error'}")
 
 
@@ -269,7 +270,7 @@ _ANSWERED: set[str] = set()
 
 
 class _NoConditionsError(Exception):
-    """The server does not know conditional writes."""
+    """The server has no conditional writes."""
 
 
 class _BrokenOffError(TransferError):
@@ -294,24 +295,24 @@ _COPY = TransferConfig(
 
 
 def _client() -> Any:
-    """A client whose endpoint, region and credentials come from the environment."""
+    """Returns a client whose endpoint, region and credentials come from the environment."""
     # Making one takes longer than most requests. A forked process must not share its parent's connections.
     return _client_of(os.getpid(), tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
 
 
 @functools.lru_cache(maxsize=4)
 def _client_of(process: int, environment: tuple[tuple[str, str], ...]) -> Any:
-    given = dict(environment)
+    variables = dict(environment)
     settings: dict[str, Any] = {"retries": {"mode": "standard"}, "max_pool_connections": CONCURRENCY + 4}
-    if "AWS_MAX_ATTEMPTS" not in given:
+    if "AWS_MAX_ATTEMPTS" not in variables:
         settings["retries"]["total_max_attempts"] = ATTEMPTS
-    own_endpoint = given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL")
-    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in given:
+    own_endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
+    if own_endpoint and "AWS_REQUEST_CHECKSUM_CALCULATION" not in variables:
         # Many S3 servers other than AWS refuse trailing checksums; the manifest's SHA-256 protects the content there.
         settings["request_checksum_calculation"] = "when_required"
     try:
         client = boto3.session.Session().client("s3", config=Config(**settings))
     except ValueError:
-        raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", mend="give http(s)://host:port") from None
+        raise InputError("is not a URL", field="AWS_ENDPOINT_URL_S3", hint="give http(s)://host:port") from None
     client.meta.events.register("after-call.s3", lambda **_: _ANSWERED.add(client.meta.endpoint_url))
     return client

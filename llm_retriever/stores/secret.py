@@ -1,4 +1,4 @@
-"""Endpoint and keys of the object store, where a cluster gives them to a pod as files."""
+"""Reads endpoint and keys of the object store, where a cluster mounts them into a pod as files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"
 
 
 def read_secret(folder: Path = Path(SECRET_FOLDER)) -> None:
-    """Puts what the files of a mounted secret hold into this process's environment, under their names.
+    """Puts the files of a mounted secret into this process's environment, under their names.
 
     What the environment has already stays; names that no store reads are left out.
     """

@@ -1,4 +1,4 @@
-"""The kinds of URIs that a place may be given by, and what was probably meant by a misspelt one.
+"""Kinds of URIs that a place may be given by, and suggestions for misspelt ones.
 
 A local directory may have nearly any name: without a look at its beginning, `s3:/bucket` would be one, and be made.
 """
@@ -20,7 +20,7 @@ _ALIKE, _SURE = 0.5, 0.8
 
 
 def check_scheme(text: str, known: Sequence[str] = STORES, *, field: str | None = None) -> None:
-    """Refuses what begins like a URI and is of none of the known kinds; paths of directories pass.
+    """Raises InputError for what begins like a URI of none of the known kinds; paths of directories pass.
 
     Args:
         text: A directory or URI, as it was given.
@@ -48,5 +48,5 @@ def check_scheme(text: str, known: Sequence[str] = STORES, *, field: str | None 
         f"{head[0].strip()} is not a kind of URI that can be used here",
         file=text,
         field=field,
-        mend=f"did you mean {kinds[near[0]]}?" if near else "give a directory or s3://bucket/prefix",
+        hint=f"did you mean {kinds[near[0]]}?" if near else "give a directory or s3://bucket/prefix",
     )

@@ -16,12 +16,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_retriever import files
-
-if TYPE_CHECKING:
-    from llm_retriever.stores.opening import Store
+from llm_retriever.stores.opening import Store, open_store
 
 NAME = re.compile(r"checkpoint-(\d+)")
 MARK = re.compile(r"checkpoint-\d+\.json")
@@ -40,16 +38,14 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
-        found = [path for path in self.directory.glob("checkpoint-*") if path.is_dir() and self._is_complete(path)]
-        return max(found, key=_update, default=None)
+        complete = [path for path in self.directory.glob("checkpoint-*") if path.is_dir() and self._is_complete(path)]
+        return max(complete, key=_update, default=None)
 
     def newest(self) -> str | None:
         """Name of the newest complete checkpoint, here or in the mirror."""
         here = self.latest()
         names = [here.name] if here else []
         if self.mirror:
-            from llm_retriever.stores.opening import open_store
-
             keys = [entry.key for entry in open_store(self.mirror).list()]
             names += [key.removesuffix(".json") for key in keys if MARK.fullmatch(key)]
         return max(names, key=lambda name: _update(Path(name)), default=None)
@@ -75,7 +71,7 @@ class Checkpoints:
         return self.latest()
 
     def contribute(self, checkpoint: Path) -> dict[str, int]:
-        """Called once on every machine when all processes have written their files, before `complete`.
+        """Hook of every machine, once all processes have written their files and before `complete`.
 
         Returns:
             Names and sizes of the files that it has sent to the mirror.
@@ -87,7 +83,7 @@ class Checkpoints:
 
         Args:
             checkpoint: Its directory.
-            sent: What all machines together say that they have sent.
+            sent: Names and sizes of the files that all machines together have uploaded.
         """
         files.write_json(_mark(checkpoint), {"files": _sizes(checkpoint)})
         for path in self.directory.glob("checkpoint-*"):
@@ -101,8 +97,6 @@ class Checkpoints:
         """Removes all of them, here and in the mirror: the result they led to is complete."""
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.mirror:
-            from llm_retriever.stores.opening import open_store
-
             open_store(self.mirror).delete("")
 
     def _is_complete(self, checkpoint: Path) -> bool:
@@ -113,8 +107,6 @@ class Checkpoints:
         return bool(_sizes(checkpoint) == expected)
 
     def _send(self, checkpoint: Path) -> None:
-        from llm_retriever.stores.opening import open_store
-
         store = open_store(self.mirror)
         store.upload(checkpoint, checkpoint.name)
         self._mark_sent(store, checkpoint, _mark(checkpoint).read_bytes())
@@ -122,14 +114,13 @@ class Checkpoints:
     def _mark_sent(self, store: Store, checkpoint: Path, mark: bytes) -> None:
         """Writes the mark of what is in the mirror, and removes older ones."""
         old = {match[0] for match in (NAME.match(entry.key) for entry in store.list()) if match}
+        # The new mark first, and an old one before its files: whenever this is killed, a complete checkpoint is left.
         store.write(_mark(checkpoint).name, mark)
         for name in old - {checkpoint.name}:
             store.delete(f"{name}.json")
             store.delete(name)
 
     def _fetch(self, name: str) -> None:
-        from llm_retriever.stores.opening import open_store
-
         store, checkpoint = open_store(self.mirror), self.directory / name
         store.download(name, checkpoint)
         _mark(checkpoint).write_bytes(store.read(_mark(checkpoint).name))
@@ -146,14 +137,12 @@ class NodeCheckpoints(Checkpoints):
 
         What has no mark there is removed: it was interrupted, and its files must not become part of another one.
         """
-        from llm_retriever.stores.opening import open_store
-
         shutil.rmtree(self.directory, ignore_errors=True)
         store = open_store(self.mirror)
         keys = {entry.key for entry in store.list()}
-        for found in {match[0] for match in (NAME.match(key) for key in keys) if match}:
-            if f"{found}.json" not in keys:
-                store.delete(found)
+        for checkpoint in {match[0] for match in (NAME.match(key) for key in keys) if match}:
+            if f"{checkpoint}.json" not in keys:
+                store.delete(checkpoint)
         name = super().newest()
         if name is None:
             return None
@@ -177,9 +166,7 @@ class NodeCheckpoints(Checkpoints):
         return self.latest()
 
     def contribute(self, checkpoint: Path) -> dict[str, int]:
-        """Sends this node's part, makes room for the next one, and says what it has sent."""
-        from llm_retriever.stores.opening import open_store
-
+        """Uploads this node's part, makes room for the next one, and returns what was uploaded."""
         sent = _sizes(checkpoint)
         open_store(self.mirror).upload(checkpoint, checkpoint.name)
         for path in self.directory.glob("checkpoint-*"):
@@ -187,19 +174,17 @@ class NodeCheckpoints(Checkpoints):
         return sent
 
     def complete(self, checkpoint: Path, sent: Mapping[str, int] | None = None) -> None:
-        """Marks what all nodes have sent, and removes older ones from the mirror.
+        """Marks a checkpoint that all nodes have uploaded, and removes older ones from the mirror.
 
         Raises:
             RuntimeError: Something else is there: the checkpoint must not replace one that is whole.
         """
-        from llm_retriever.stores.opening import open_store
-
-        store, told = open_store(self.mirror), dict(sent or {})
-        if not told or self._listed(store, checkpoint.name) != told:
+        store, sizes = open_store(self.mirror), dict(sent or {})
+        if not sizes or self._listed(store, checkpoint.name) != sizes:
             raise RuntimeError(
                 f"{self.mirror}/{checkpoint.name} is not what the nodes have sent: does another training write there?"
             )
-        self._mark_sent(store, checkpoint, json.dumps({"files": told}, indent=2).encode())
+        self._mark_sent(store, checkpoint, json.dumps({"files": sizes}, indent=2).encode())
 
     def _listed(self, store: Store, name: str) -> dict[str, int]:
         """Sizes of all files of a checkpoint in the mirror."""
@@ -207,7 +192,7 @@ class NodeCheckpoints(Checkpoints):
 
 
 def shared_or_own(directory: Path, mirror: str) -> Checkpoints:
-    """The checkpoints of this machine or, where torchrun says that several train together, those that all share."""
+    """Returns the checkpoints of this machine or, where torchrun says that several train together, the shared ones."""
     several = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
     return NodeCheckpoints(directory, mirror) if several else Checkpoints(directory, mirror)
 

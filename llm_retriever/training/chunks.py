@@ -1,4 +1,4 @@
-"""Rows of like length go through a model together, so that no row is padded to the longest one of its batch.
+"""Sends rows of like length through a model together, so that no row is padded to the longest one of its batch.
 
 A batch's rows are sorted by length and cut into chunks, each as wide as its longest row. Several forward passes before one
 backward pass give the loss and the gradients of one pass over everything, to rounding.
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llm_retriever.training.gradient_cache import recomputed
+from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
 TOKENS = {"cpu": 2048}
@@ -55,7 +55,7 @@ def chunked(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
 
     Args:
         lengths: Tokens of each row.
-        limits: Of a chunk.
+        limits: Limits of a chunk.
 
     Returns:
         Positions in `lengths`, each exactly once; the longest rows first, so that what does not fit fails at once.
@@ -81,7 +81,7 @@ def chunked(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
 
 
 def agreed(chunks: list[list[int]], device: torch.device) -> list[list[int]]:
-    """As many chunks as the process with the most has: where weights are sharded, all must call the model equally often.
+    """Splits chunks until all processes have equally many: where weights are sharded, each must call the model as often.
 
     Every process must have the same number of rows, and call this.
     """
@@ -92,10 +92,10 @@ def agreed(chunks: list[list[int]], device: torch.device) -> list[list[int]]:
     return _split(chunks, int(most))
 
 
-def _split(chunks: list[list[int]], wanted: int) -> list[list[int]]:
-    """Halves the chunk with the most rows until there are `wanted`."""
+def _split(chunks: list[list[int]], number: int) -> list[list[int]]:
+    """Halves the chunk with the most rows until there are `number`."""
     chunks = list(chunks)
-    while len(chunks) < wanted:
+    while len(chunks) < number:
         place = max(range(len(chunks)), key=lambda i: len(chunks[i]))
         half = len(chunks[place]) // 2
         chunks[place : place + 1] = [chunks[place][:half], chunks[place][half:]]
@@ -145,23 +145,23 @@ class _Chunks:
     def __call__(self, **inputs: Any) -> SimpleNamespace:
         """Logits at `logits_to_keep`, row after row, as one call would give them."""
         total, tensors = sum(self._sizes), {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
-        rest, found, first = {k: v for k, v in inputs.items() if k not in tensors}, [], 0
+        rest, logits, first = {k: v for k, v in inputs.items() if k not in tensors}, [], 0
         assert all(len(value) == total for value in tensors.values())  # noqa: S101
         for size, width in zip(self._sizes, self._widths, strict=True):
             rows = {name: self._cut(value[first : first + size], width) for name, value in tensors.items()}
-            found.append(self._logits(rows, rest))
+            logits.append(self._logits(rows, rest))
             first += size
-        return SimpleNamespace(logits=torch.cat(found, dim=-2))
+        return SimpleNamespace(logits=torch.cat(logits, dim=-2))
 
     def _logits(self, rows: dict[str, Tensor], rest: dict[str, Any]) -> Tensor:
         def read(model: Any, *tensors: Tensor) -> Tensor:
             logits: Tensor = model(**dict(zip(rows, tensors, strict=True)), **rest).logits
             return logits
 
-        return recomputed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
+        return checkpointed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
 
     def _cut(self, value: Tensor, width: int) -> Tensor:
-        """[rows, width] or [rows, 1, width, width] without the padding that is left over."""
+        """Cuts [rows, width] or [rows, 1, width, width] to the chunk's own width."""
         columns = slice(0, width) if self._right else slice(value.shape[-1] - width, None)
         kept = value[..., columns]
         return (kept[..., columns, :] if value.ndim == 4 else kept).contiguous()

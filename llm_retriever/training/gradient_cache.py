@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(encode: Callable[..., Tensor], model: Any, *rows: Tensor | None) -> Tensor:
+def checkpointed(encode: Callable[..., Tensor], model: Any, *rows: Tensor | None) -> Tensor:
     """`encode(model, *rows)`, of which only the result is kept: the backward pass encodes the rows again.
 
     The second encoding draws the same dropout masks as the first one. Checkpointed layers inside may stay on.

@@ -1,4 +1,4 @@
-"""Starting a training in this process or, through torchrun, in several; how its errors and its end come back.
+"""Launches a training in this process or, through torchrun, in several, and passes on its errors and exit code.
 
 On several nodes the step watches (`llm_retriever.training.trainjob`), and each node starts its own share of the processes.
 
@@ -45,15 +45,15 @@ SHOWN = "\x1e"
 """Starts a line of a training process that the step shows; the rest is only logged."""
 
 
-def resolve_processes(wanted: int) -> int:
-    """Training processes: `wanted`, or one per visible GPU and at least one where it is 0."""
+def resolve_processes(requested: int) -> int:
+    """Number of training processes: `requested`, or one per visible GPU and at least one where that is 0."""
     import torch
 
-    return wanted or max(1, torch.cuda.device_count())
+    return requested or max(1, torch.cuda.device_count())
 
 
 def processes_of(settings: Any) -> int:
-    """Training processes of a step, over all its nodes."""
+    """Number of training processes of a step, over all its nodes."""
     if settings.nodes > 1:
         return int(settings.nodes * settings.node_gpus)
     return resolve_processes(settings.processes)
@@ -95,7 +95,7 @@ def launch(
         importlib.import_module(module).work(job)
         return
     if deepspeed != "off" and importlib.util.find_spec("deepspeed") is None:
-        raise InputError("DeepSpeed is not installed", field="deepspeed", mend="install it, or use deepspeed=off")
+        raise InputError("DeepSpeed is not installed", field="deepspeed", hint="install it, or use deepspeed=off")
     meeting = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}"]
     _start(module, job, directory, meeting, {"GLOO_SOCKET_IFNAME": "lo"} | _environment(directory, processes))
 
@@ -128,7 +128,7 @@ def _start(module: str, job: dict[str, Any], directory: Path, meeting: list[str]
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which asks the others to save first.
         text=True,
         errors="replace",
     )
@@ -177,7 +177,7 @@ def _stopping(child: subprocess.Popen[str], stop: Path) -> Iterator[None]:
 
 
 def _relayed(child: subprocess.Popen[str], log: Path) -> list[str]:
-    """Shows the lines meant for people, writes all of them to `log`, and returns the last ones."""
+    """Prints the lines meant for people, writes all of them to `log`, and returns the last ones."""
     last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     with log.open("w", encoding="utf-8") as file:
         for line in child.stdout or ():
@@ -227,7 +227,7 @@ class _Shown(io.TextIOBase):
 
 
 def main(module: str, job_file: str) -> int:
-    """One training process; returns its exit code."""
+    """Runs one training process; returns its exit code."""
     threading.Thread(target=_end_with, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
     path, errors = Path(job_file), sys.stderr
     if os.environ["RANK"] == "0":
@@ -235,7 +235,7 @@ def main(module: str, job_file: str) -> int:
     try:
         importlib.import_module(module).work(json.loads(path.read_text(encoding="utf-8")))
     except InputError as error:
-        files.write_json(path.with_name("refusal.json"), told(error))
+        files.write_json(path.with_name("refusal.json"), error.fields())
         return EXIT_BAD_INPUT
     except Exception as error:
         traceback.print_exc(file=errors)
@@ -245,17 +245,11 @@ def main(module: str, job_file: str) -> int:
 
 
 def _leave(error: Exception, failure: Path) -> None:
-    """Leaves what happened, at once and whole, unless another process has: those that miss it fail after it."""
+    """Writes the failure, at once and whole, unless another process has: later failures follow from the first."""
     own = failure.with_suffix(f".{os.getpid()}")
     files.write_json(own, {"crash": crash_of(error), "text": "".join(traceback.format_exception(error))})
     with contextlib.suppress(FileExistsError):
         os.link(own, failure)
-
-
-def told(error: InputError) -> dict[str, Any]:
-    """An `InputError` as JSON; `InputError(**told(error))` is the same again."""
-    named = {name: getattr(error, name) for name in ("problem", "file", "line", "field", "mend")}
-    return {**named, "file": None if error.file is None else str(error.file)}
 
 
 def _end_with(launcher: int) -> None:

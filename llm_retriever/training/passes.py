@@ -1,4 +1,4 @@
-"""How many rows go through a model at once, after memory ran out: fewer, with the loss and gradients of all of them."""
+"""The number of rows that go through a model at once after memory ran out: fewer, with the same loss and gradients."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ DIVISOR = "LLM_RETRIEVER_PASS_DIVISOR"
 
 
 def divisor() -> int:
-    """By how much the rows of a pass are divided; 1 = as the recipe says."""
+    """Number that the rows of a pass are divided by; 1 = as the recipe says."""
     return int(os.environ.get(DIVISOR) or 1)

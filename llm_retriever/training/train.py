@@ -1,4 +1,4 @@
-"""What adaptation and contrastive tuning share: one call that trains, with schedule, precision, progress and resume."""
+"""Trains a model for either stage: one call with schedule, precision, DeepSpeed, progress and resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llm_retriever.stores.opening import LocalStore, open_store
 from llm_retriever.training.checkpoints import Checkpoints, StopRequest, Timer, shared_or_own
 from llm_retriever.training.deepspeed import COLLECTIVE_SECONDS, prepare_deepspeed, world_size, zero_configuration
 from llm_retriever.training.launching import STOP_FILE, processes_of
-from llm_retriever.training.trainer import Conductor, LossTrainer, Plan
+from llm_retriever.training.trainer import LossTrainer, Plan, TrainingCallback
 
 NOT_IN_CHECKPOINTS = ("checkpoint_", "node_", "gpus")
 """Starts of settings that do not make it another training: where its checkpoints lie, and what its machines are."""
@@ -75,7 +75,7 @@ class TrainingRun:
 
 @dataclass
 class TrainingLog:
-    """What happened in a training, over all its interruptions.
+    """The log of a training, over all its interruptions.
 
     Attributes:
         steps: One entry an update: `step`, `loss`, `learning_rate`, `grad_norm`, `epoch`, `seconds` (since the start).
@@ -111,10 +111,10 @@ def training_run(settings: Any, title: str, output: Path, *digests: str) -> Trai
     """Resolves the settings of `adapt_backbone` or `tune_retriever` into a run.
 
     Args:
-        settings: With precision, deepspeed, seed, checkpoint_uri, checkpoint_minutes.
+        settings: Settings with precision, deepspeed, seed, checkpoint_uri, checkpoint_minutes.
         title: What progress shows.
         output: The step's output directory; without a checkpoint_uri the checkpoints lie beside it.
-        digests: Of the step's inputs; with the settings they name the checkpoints, so that only the same training
+        digests: Digests of the step's inputs; with the settings they name the checkpoints, so that only the same training
             goes on from them.
 
     Raises:
@@ -190,14 +190,14 @@ def train(
             model, arguments, collate, dataset, loss=loss, checkpoints=checkpoints, plan=plan, callbacks=[]
         )
         resumed = _restored(trainer, checkpoints, plan, run)
-        conductor = _conductor(trainer, plan, run, stop, resumed)
-        with conductor.progress:
+        callback = _callback(trainer, plan, run, stop, resumed)
+        with callback.progress:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         if run.deepspeed != "off":
             unset_hf_deepspeed_config()  # Else models that are loaded from now on would be sharded, too.
         # The Trainer wraps the forward of the model it was given; the caller gets it back as it was.
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if conductor.stopped:
+    if callback.stopped:
         if trainer.is_world_process_zero():
             print(_farewell(trainer.state.global_step, plan, run, checkpoints), file=sys.stderr, flush=True)
         raise SystemExit(stop.exit_code)
@@ -220,10 +220,10 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
         raise InputError(
             f"{schedule.batch_size} queries cannot be divided among {world} processes",
             field="batch_size",
-            mend=f"use a multiple of {world}",
+            hint=f"use a multiple of {world}",
         )
     if examples < world:
-        raise InputError(f"{examples} training examples for {world} processes", mend="use fewer processes or more data")
+        raise InputError(f"{examples} training examples for {world} processes", hint="use fewer processes or more data")
     share = schedule.batch_size // world
     most = min(schedule.micro_batch_size, share, examples // world)
     micro = next(size for size in range(most, 0, -1) if share % size == 0)
@@ -267,8 +267,8 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
         dataloader_num_workers=2 if on_gpu else 0,
         dataloader_pin_memory=on_gpu,
         logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
+        logging_nan_inf_filter=False,  # Else the Trainer logs a mean in place of a NaN.
+        save_strategy="no",  # `TrainingCallback` asks for checkpoints.
         report_to=[],
         disable_tqdm=True,
         log_level="error",
@@ -281,7 +281,7 @@ def _arguments(plan: Plan, schedule: Schedule, run: TrainingRun, scratch: Path) 
 
 
 def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan, run: TrainingRun) -> Path | None:
-    """The checkpoint to go on from: process 0 chooses, one process of each machine tidies and fetches, all see the same."""
+    """Fetches and returns the checkpoint to resume from: process 0 chooses, one process of each machine fetches."""
     if checkpoints is None:
         return None
     chosen = [checkpoints.newest() if trainer.is_world_process_zero() else None]
@@ -298,7 +298,7 @@ def _restored(trainer: LossTrainer, checkpoints: Checkpoints | None, plan: Plan,
 
 
 def _farewell(done: int, plan: Plan, run: TrainingRun, checkpoints: Checkpoints | None) -> str:
-    """What a training that was asked to stop has left, and how it goes on."""
+    """The message of a training that was asked to stop: what it has left, and how it goes on."""
     stopped = f"{run.title}: stopped after update {done:,} of {plan.updates:,}"
     if checkpoints is None:
         return f"{stopped}; no checkpoint is kept, and the next run begins anew"
@@ -310,17 +310,17 @@ def _updates(checkpoint: str) -> int:
     return int(checkpoint.rpartition("-")[2])
 
 
-def _conductor(
+def _callback(
     trainer: LossTrainer, plan: Plan, run: TrainingRun, stop: StopRequest, resumed: Path | None
-) -> Conductor:
+) -> TrainingCallback:
     done = plan.examples(_updates(resumed.name)) if resumed else 0
     quiet = not trainer.is_world_process_zero()
     progress = Progress(run.title, plan.examples(plan.updates), run.unit, done=done, quiet=quiet)
     timer = Timer(run.checkpoint_minutes) if run.checkpoints else None
-    conductor = Conductor(trainer, plan, progress, stop, timer)
+    callback = TrainingCallback(trainer, plan, progress, stop, timer)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(conductor)
-    return conductor
+    trainer.add_callback(callback)
+    return callback
 
 
 def _stop_file() -> Path | None:

@@ -65,7 +65,7 @@ class LossTrainer(Trainer):
     Args:
         loss: `loss(model, batch)`, the mean over the micro-batch.
         checkpoints: Where checkpoints go; None = none are written.
-        plan: Of the learning rate.
+        plan: Plan of the learning rate.
     """
 
     def __init__(
@@ -96,24 +96,24 @@ class LossTrainer(Trainer):
                 raise InputError(
                     f"the weight {spoilt} holds numbers that are not finite, and was not trained yet",
                     field="backbone",
-                    mend="look where the backbone comes from, and fetch or adapt it again",
+                    hint="look where the backbone comes from, and fetch or adapt it again",
                 )
             raise InputError(
                 f"the loss became {value.item()} at update {self.state.global_step + 1}",
                 field="learning_rate",
-                mend="lower it, or train in fp32",
+                hint="lower it, or train in fp32",
             )
         return value
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The plan's own schedule, in place of one of the Trainer's."""
+        """Installs the plan's own schedule in place of the Trainer's."""
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = LambdaLR(optimizer, self.plan.rate)  # type: ignore[arg-type]
         return self.lr_scheduler
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: batches have keys of their own."""
+        """Returns 0: the Trainer's count needs keys that our batches lack."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -150,16 +150,16 @@ def spoilt_weight(model: Any, *, untouched: bool) -> str:
     return ""
 
 
-def _of_all(sent: dict[str, int]) -> dict[str, int]:
-    """What the processes have sent, put together; all of them are there then."""
-    parts: list[Any] = [sent]
+def _of_all(uploaded: dict[str, int]) -> dict[str, int]:
+    """Merges the file sizes of all processes; returns only when each has uploaded."""
+    parts: list[Any] = [uploaded]
     if dist.is_initialized():
         parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, sent)
+        dist.all_gather_object(parts, uploaded)
     return {name: size for part in parts for name, size in part.items()}
 
 
-class Conductor(TrainerCallback):
+class TrainingCallback(TrainerCallback):
     """Tells the dataset its epoch, reports progress, asks for checkpoints when due and stops when asked to."""
 
     def __init__(

@@ -13,23 +13,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever.methods import NEW_TOKENS, Method
 from llm_retriever.models.card import RetrieverCard
+from llm_retriever.models.loading import quiet
 from llm_retriever.training.weight_files import SHARD_BYTES
-from llm_retriever.training.weights import quiet, saved_dtype
+from llm_retriever.training.weights import saved_dtype
 
 
 def new_tokens(method: Method | RetrieverCard) -> list[str]:
-    """The embedding tokens of a method that no ordinary vocabulary has, each once."""
-    wanted = (*method.passage.embedding_tokens, *method.query.embedding_tokens)
-    return [token for token in dict.fromkeys(wanted) if token in NEW_TOKENS]
+    """Embedding tokens of a method that no ordinary vocabulary has, each once."""
+    tokens = (*method.passage.embedding_tokens, *method.query.embedding_tokens)
+    return [token for token in dict.fromkeys(tokens) if token in NEW_TOKENS]
 
 
 def new_token_ids(tokenizer: Any, method: Method) -> list[int]:
-    """Their ids; the tokenizer has them."""
+    """Ids of a method's new tokens, all of which the tokenizer must have."""
     return [int(tokenizer.get_vocab()[token]) for token in new_tokens(method)]
 
 
 def added_tokens(method: Method | RetrieverCard, backbone: Path) -> list[str]:
-    """The new tokens of a method that a backbone still lacks."""
+    """New tokens of a method that a backbone still lacks."""
     known = AutoTokenizer.from_pretrained(backbone).get_vocab()
     return [token for token in new_tokens(method) if token not in known]
 

@@ -1,4 +1,4 @@
-"""Weights that stay in safetensors files: read one by one, written shard by shard, so that memory does not grow with a model."""
+"""Reads weights from safetensors files one by one and writes them shard by shard, so that memory does not grow with a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WeightFiles:
     """The tensors in the weight files of a directory, by name; each is read when it is asked for.
 
     Args:
-        directory: With `model*.safetensors`.
+        directory: Directory with `model*.safetensors`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,11 +41,11 @@ class WeightFiles:
                 self._files |= dict.fromkeys(file.keys(), path)
 
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return set(self._files)
 
     def shape(self, name: str) -> list[int]:
-        """The shape of a tensor, which is not read."""
+        """Shape of a tensor, from the header alone."""
         with safe_open(self._files[name], framework="pt") as file:
             return list(file.get_slice(name).get_shape())
 
@@ -96,7 +96,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 
 
 class OtherNamesError(Exception):
-    """Files hold weights otherwise than the model does, as where transformers joins experts: it must be loaded as a whole."""
+    """The files name or join weights otherwise than the model, as where transformers joins experts: it must be loaded whole."""
 
 
 class StreamedModel:
@@ -107,7 +107,7 @@ class StreamedModel:
 
     Attributes:
         model: The model; an adapter may be put on it.
-        names: Of its weights, as it is saved.
+        names: Names of its weights, as it is saved.
         replaced: Weights that stand in place of those of the directory, and by which names.
 
     Raises:
@@ -128,7 +128,7 @@ class StreamedModel:
         self.replaced: tuple[WeightFiles, dict[str, str]] | None = None
 
     def _found(self) -> dict[str, str]:
-        """The key in the files of every weight; buffers that are saved are taken over at once."""
+        """Maps the name of every weight to its key in the files."""
         prefix, known, keys = f"{self.model.base_model_prefix}.", self._files.names(), {}
         for name, empty in self.model.state_dict(keep_vars=True).items():
             if not isinstance(empty, nn.Parameter) or name not in self.names:
@@ -149,25 +149,25 @@ class StreamedModel:
         Raises:
             RuntimeError: The model has no weights of such a name.
         """
-        prefix, found = f"{self.model.base_model_prefix}.", dict[str, str]()
+        prefix, keys = f"{self.model.base_model_prefix}.", dict[str, str]()
         for name in files.names():
             own = next((known for known in (name, prefix + name) if known in self._keys), None)
             if own is None and not self._is_tied(name):
                 raise RuntimeError(f"there are no weights named {name}")
-            found |= {own: name} if own else {}
-        self.replaced = files, found
+            keys |= {own: name} if own else {}
+        self.replaced = files, keys
 
     def _is_tied(self, name: str) -> bool:
         return name in dict(self.model.named_parameters(remove_duplicate=False))
 
     def weight(self, name: str) -> Tensor:
-        """A weight, in fp32, before an adapter is merged into it."""
+        """Returns a weight, in fp32, before an adapter is merged into it."""
         if self.replaced and name in self.replaced[1]:
             return self.replaced[0][self.replaced[1][name]].float()
         return self._files[self._keys[name]].float()
 
     def merged_weight(self, name: str) -> Tensor:
-        """A weight, in fp32, with the adapter merged into it, if there is one."""
+        """Returns a weight, in fp32, with the adapter, if any, merged into it."""
         path, _, own = name.rpartition(".")
         module = self.model.get_submodule(path)
         tuner = getattr(module, "token_adapter", module)
@@ -177,12 +177,12 @@ class StreamedModel:
         with self._read(path, layer):
             tuner.merge()
             tuner.merged_adapters.clear()
-            found: Tensor = getattr(layer, own).detach()
-        return found
+            merged: Tensor = getattr(layer, own).detach()
+        return merged
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
-        """The model, whose modules read their weights when they run, and let go of them afterwards."""
+        """Yields the model, whose modules read their weights when they run, and let go of them afterwards."""
         handles = list[Any]()
         for path, module in self.model.named_modules():
             if any(map(_is_unread, module._parameters.values())):
@@ -206,7 +206,7 @@ class StreamedModel:
 
     @contextlib.contextmanager
     def _read(self, path: str, module: nn.Module) -> Iterator[None]:
-        """Gives a module its weights while inside."""
+        """Holds a module's weights in memory while inside."""
         for wrapper in _WRAPPERS:
             path = path.replace(wrapper, "")
         before = dict(module._parameters)

@@ -1,22 +1,20 @@
-"""A causal LM's weights: loaded for training, given an adapter, collected from shards, merged, compared and saved."""
+"""Weights of a causal LM: loads them for training, attaches an adapter, gathers, merges, compares and saves."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -26,9 +24,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
-from llm_retriever.models.attention import refuse_one_sided, set_attention
+from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
-from llm_retriever.models.loading import whole
+from llm_retriever.models.loading import quiet, whole
 from llm_retriever.models.projections import projections
 from llm_retriever.training.deepspeed import full_parameters, sharded_loading
 from llm_retriever.training.train import TrainingRun
@@ -62,7 +60,7 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
     if attention == "bidirectional":
-        refuse_one_sided(model)
+        check_bidirectional(model)
     return model
 
 
@@ -72,27 +70,13 @@ def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
         return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no reports of transformers: an inner model is meant to leave the head unused."""
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-
-
 def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int] = ()) -> PeftModel:
     """Puts a fresh LoRA adapter on a model; only the adapter is trainable then, in fp32.
 
     Args:
         model: A causal LM, or its inner model.
         lora: Rank, scale, dropout and targets.
-        seed: Of the adapter's first values.
+        seed: Seed of the adapter's first values.
         trained_tokens: Ids whose embeddings are trained with the adapter: tokens that the backbone has just been given.
 
     What is adapted is told on standard error: architectures name their projections otherwise, and may have more.
@@ -105,7 +89,7 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         raise InputError(
             "new tokens cannot be trained with LoRA under ZeRO-3",
             field="deepspeed",
-            mend="use zero2, or train all weights",
+            hint="use zero2, or train all weights",
         )
     names, left = projections(model, lora.targets)
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -203,7 +187,7 @@ def load_adapter(model: Any, directory: Path) -> PeftModel:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made of a base, on disk.
+    """Trained weights on disk, and the base that they belong to.
 
     Attributes:
         base: The backbone directory.
@@ -226,20 +210,20 @@ def _save_compared(trained: Trained, dtype: torch.dtype, directory: Path) -> Non
         save, expected = _streamed(trained, directory)
     except OtherNamesError:
         save, expected = _in_memory(trained, directory)
-    for wanted in dict.fromkeys((dtype, torch.float32)):
-        save(wanted)
+    for target in dict.fromkeys((dtype, torch.float32)):
+        save(target)
         saved = _saved_states(directory, trained.rows)
         # A padding token that sees nothing but itself has the hidden state zero, whose cosine is 0 even with itself.
         same = (saved == expected).all(dim=-1)
         worst = functional.cosine_similarity(saved, expected, dim=-1).masked_fill(same, 1.0).min().item()
         if worst >= MINIMUM_COSINE:
             return
-        logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", wanted, worst)
+        logger.warning("saved as %s, the hidden states agree only to a cosine of %.5f", target, worst)
     raise RuntimeError(f"saving changed the model: its hidden states agree only to a cosine of {worst:.5f}")
 
 
 def _streamed(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
-    """How the model is saved weight by weight, and its hidden states before anything is merged.
+    """Prepares saving weight by weight; returns the function that saves, and hidden states before anything is merged.
 
     Raises:
         OtherNamesError: The files of the base hold its weights under other names than the model.
@@ -261,7 +245,7 @@ def _streamed(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
 
 
 def _in_memory(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
-    """The same with all weights in memory, where transformers names or joins them otherwise than their files do."""
+    """Does the same with all weights in memory, where transformers names or joins them otherwise than their files do."""
     whole, expected = _whole(trained)
     made = [whole]
     del whole
@@ -276,7 +260,7 @@ def _in_memory(trained: Trained, directory: Path) -> tuple[Save, Tensor]:
 
 
 def _whole(trained: Trained) -> tuple[Any, Tensor]:
-    """The base with what was trained, in fp32, and its hidden states before anything is merged."""
+    """Returns the base with the trained weights, in fp32, and its hidden states before anything is merged."""
     whole = _load(trained.base, head=True, dtype=torch.float32)
     set_attention(whole, trained.attention)
     if trained.weights is not None:
@@ -316,11 +300,11 @@ def hidden_states(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
 def saved_dtype(directory: Path) -> torch.dtype:
     """The dtype of most weights in a model directory."""
     named = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for path in directory.glob("*.safetensors"):
         with safe_open(path, framework="pt") as weights:
-            found.update(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
-    return named.get(found.most_common(1)[0][0], torch.float32) if found else torch.float32
+            counts.update(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118
+    return named.get(counts.most_common(1)[0][0], torch.float32) if counts else torch.float32
 
 
 def _random_rows(vocabulary: int) -> list[list[int]]:

@@ -16,12 +16,12 @@ Json = dict[str, Any]
 
 
 def message_dumps(value: Any) -> str:
-    """JSON as Protobuf writes a message in Go: without spaces, and whole numbers without a fraction."""
+    """Formats JSON as Protobuf writes a message in Go: without spaces, and whole numbers without a fraction."""
     return json.dumps(_numbers(value), separators=(",", ":"), ensure_ascii=False, sort_keys=True)
 
 
 def dumps(value: Any) -> str:
-    """JSON as Go itself writes it, which also escapes < > and &."""
+    """Formats JSON as Go itself writes it, which also escapes < > and &."""
     return message_dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -31,7 +31,7 @@ def size(value: Any) -> int:
 
 
 def digits(text: str, length: int) -> str:
-    """Hexadecimal digits that stand for a value which only the run knows; they compress as badly as a real one."""
+    """Hexadecimal digits in place of a value that only the run knows; they compress as badly as a real one."""
     return "".join(hashlib.sha256(f"{text}{part}".encode()).hexdigest() for part in range(1 + length // 64))[:length]
 
 
@@ -78,7 +78,7 @@ class Pipeline:
 
     @classmethod
     def of(cls, pipeline_spec: Any, platform_spec: Any, parameters: Mapping[str, Any]) -> Pipeline:
-        """Takes messages of Protobuf, or what was loaded from both documents of the YAML; the second may be missing."""
+        """Builds one from messages of Protobuf, or from both documents of the YAML; the second may be missing."""
         platforms = _as_dict(platform_spec or {}).get("platforms", {})
         kubernetes = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         return cls(_as_dict(pipeline_spec), kubernetes, parameters)
@@ -101,20 +101,20 @@ class Pipeline:
         return {name: item.get("defaultValue") for name, item in known.items()} | dict(self.given)
 
     def component(self, name: str) -> Json:
-        """A component by name; the whole pipeline is one too."""
-        found: Json = self.spec[ROOT] if name == ROOT else self.spec["components"][name]
-        return found
+        """Returns a component by name; the whole pipeline is one too."""
+        component: Json = self.spec[ROOT] if name == ROOT else self.spec["components"][name]
+        return component
 
     def executor(self, component: str) -> Json:
-        """What executes a component: a table with `container` or `importer`; empty for a nested pipeline."""
+        """Returns the executor of a component: a table with `container` or `importer`; empty for a nested pipeline."""
         label = self.component(component).get("executorLabel", "")
-        found: Json = self.spec.get("deploymentSpec", {}).get("executors", {}).get(label, {})
-        return found
+        executor: Json = self.spec.get("deploymentSpec", {}).get("executors", {}).get(label, {})
+        return executor
 
     def pod_config(self, component: str) -> Json | None:
-        """What kfp-kubernetes adds to a component; None = nothing."""
-        found: Json | None = self.kubernetes.get(self.component(component).get("executorLabel", ""))
-        return found
+        """Returns what kfp-kubernetes adds to a component; None = nothing."""
+        config: Json | None = self.kubernetes.get(self.component(component).get("executorLabel", ""))
+        return config
 
     def tasks(self, component: str) -> dict[str, Json]:
         """Tasks of a nested pipeline by name, sorted; none for another component."""

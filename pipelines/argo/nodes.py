@@ -1,4 +1,4 @@
-"""The `status.nodes` of a workflow: what Argo keeps of everything that ran.
+"""Predicts the `status.nodes` of a workflow: Argo's record of everything that ran.
 
 A model of Argo Workflows 4.0 with the ConfigMap that Kubeflow Pipelines 2.17 installs. A node keeps what its template
 was given, with every reference filled in, and what it returned. The ConfigMap gives a retry strategy to all
@@ -69,7 +69,7 @@ class Nodes:
 
     @classmethod
     def of(cls, pipeline: Pipeline, *, cached: bool = False, items: int = 1) -> Nodes:
-        """The nodes of a whole run with one attempt at everything; attributes as of the class."""
+        """Builds the nodes of a whole run with one attempt at everything; attributes as of the class."""
         nodes = cls(pipeline, cached, items)
         given = [
             argument("component", dumps(pipeline.component(ROOT))),
@@ -223,21 +223,21 @@ class Nodes:
 
 
 def task_values(task: Json, values: Mapping[str, Any]) -> Json:
-    """Values of a task's parameters; what a step of the run makes is `Unknown`.
+    """Values of a task's parameters; those that a step of the run makes are `Unknown`.
 
     Args:
-        task: Of the PipelineSpec.
-        values: Of the parameters of the pipeline around it.
+        task: Task of the PipelineSpec.
+        values: Values of the parameters of the pipeline around it.
     """
-    found: Json = {}
+    filled: Json = {}
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
         if "componentInputParameter" in source:
-            found[name] = values.get(source["componentInputParameter"], _unknown(name))
+            filled[name] = values.get(source["componentInputParameter"], _unknown(name))
         elif "runtimeValue" in source:
-            found[name] = source["runtimeValue"].get("constant")
+            filled[name] = source["runtimeValue"].get("constant")
         else:
-            found[name] = _unknown(name)
-    return found
+            filled[name] = _unknown(name)
+    return filled
 
 
 def condition_holds(task: Json, own: Mapping[str, Any]) -> bool:
@@ -257,7 +257,7 @@ def condition_holds(task: Json, own: Mapping[str, Any]) -> bool:
 
 
 def loop_items(iterator: Json, own: Mapping[str, Any], unknown: int) -> list[Any]:
-    """What a loop runs over; `unknown` stand-ins where only the run knows it."""
+    """Items that a loop runs over; `unknown` stand-ins where only the run knows them."""
     source = iterator["items"]
     if "raw" in source:
         return list(json.loads(source["raw"]))
@@ -270,5 +270,5 @@ def _unknown(name: str) -> Unknown:
 
 
 def _defaulted(name: str, value: str = "") -> Json:
-    """An input of a template that has a default, which the node keeps beside the value."""
+    """Builds an input of a template that has a default, which the node keeps beside the value."""
     return argument(name, value) | {"default": ""}

@@ -1,4 +1,4 @@
-r"""The patch of a pod, which Kubeflow's driver makes of a task and Argo keeps in the task's nodes.
+r"""Predicts the patch of a pod, which Kubeflow's driver makes of a task and Argo keeps in the task's nodes.
 
 A model of Kubeflow Pipelines 2.17 (backend/src/v2/driver). The patch is JSON in a text. The launcher's command in it
 holds two more JSON texts: the executor input, with the values of all parameters and the places of all artifacts, and
@@ -28,13 +28,13 @@ REQUESTS = {"resourceCpuRequest": "cpu", "resourceMemoryRequest": "memory"}
 def pod_patch(
     pipeline: Pipeline, path: str, component: str, values: Mapping[str, Any], around: Mapping[str, Any]
 ) -> str:
-    """The patch as the driver writes it.
+    """Builds the patch as the driver writes it.
 
     Args:
         pipeline: That the task belongs to.
         path: The task's name behind those of the pipelines around it: `evaluate`, `encode-in-parts/evaluate`.
         component: That the task runs.
-        values: Of the task's parameters.
+        values: Values of the task's parameters.
         around: Those of the pipeline around it, which kfp-kubernetes reads.
     """
     container, config = pipeline.executor(component)["container"], pipeline.pod_config(component) or {}
@@ -55,7 +55,7 @@ def pod_patch(
 
 
 def executor_input(pipeline: Pipeline, path: str, component: str, values: Mapping[str, Any]) -> Json:
-    """What the launcher is told about a task: parameters, artifacts, places of outputs. Arguments as of `pod_patch`."""
+    """Builds the launcher's message about a task: parameters, artifacts, places of outputs; arguments as of `pod_patch`."""
     declared = pipeline.component(component)
     artifacts = {name: _read(pipeline, name) for name in declared.get("inputDefinitions", {}).get("artifacts", {})}
     inputs = _present(parameterValues=dict(values), artifacts=artifacts)
@@ -87,8 +87,8 @@ def _place(pipeline: Pipeline, task: str, salt: str) -> str:
 
 
 def _uuid(text: str) -> str:
-    found = digits(text, 32)
-    return "-".join((found[:8], found[8:12], found[12:16], found[16:20], found[20:]))
+    hexadecimal = digits(text, 32)
+    return "-".join((hexadecimal[:8], hexadecimal[8:12], hexadecimal[12:16], hexadecimal[16:20], hexadecimal[20:]))
 
 
 def _launcher(pipeline: Pipeline, path: str, component: str, values: Mapping[str, Any]) -> list[str]:
@@ -112,16 +112,16 @@ def _launcher(pipeline: Pipeline, path: str, component: str, values: Mapping[str
 
 def _environment(config: Json) -> list[Json]:
     """Variables from secrets, config maps and the pod itself."""
-    found = []
+    variables = []
     for kind, reference in (("secret", "secretKeyRef"), ("configMap", "configMapKeyRef")):
         for source in config.get(f"{kind}AsEnv", []):
             for key in source.get("keyToEnv", []):
                 selector = {"name": source.get(f"{kind}Name", ""), "key": key[f"{kind}Key"]}
                 selector |= {"optional": source["optional"]} if "optional" in source else {}
-                found.append({"name": key["envVar"], "valueFrom": {reference: selector}})
+                variables.append({"name": key["envVar"], "valueFrom": {reference: selector}})
     for item in config.get("fieldPathAsEnv", []):
-        found.append({"name": item["name"], "valueFrom": {"fieldRef": {"fieldPath": item["fieldPath"]}}})
-    return found
+        variables.append({"name": item["name"], "valueFrom": {"fieldRef": {"fieldPath": item["fieldPath"]}}})
+    return variables
 
 
 def _resources(asked: Json, values: Mapping[str, Any]) -> Json:

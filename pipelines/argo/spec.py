@@ -1,4 +1,4 @@
-"""The `spec` of a workflow: its arguments and its templates.
+"""Predicts the `spec` of a workflow: its arguments and its templates.
 
 A model of Kubeflow Pipelines 2.17 (backend/src/v2/compiler/argocompiler). Three things fill a spec:
 
@@ -32,28 +32,28 @@ PARENT = argument("parent-dag-id", "{{inputs.parameters.parent-dag-id}}")
 
 
 def arguments(pipeline: Pipeline) -> dict[str, str]:
-    """`spec.arguments.parameters`: the texts by name."""
-    found: dict[str, str] = {}
+    """Builds `spec.arguments.parameters`: the texts by name."""
+    texts: dict[str, str] = {}
     for component in pipeline.used():
         shared = pipeline.shared_name(component)
-        found.setdefault(f"components-{shared}", dumps(pipeline.component(component)))
+        texts.setdefault(f"components-{shared}", dumps(pipeline.component(component)))
         for implementation in pipeline.executor(component).values():
-            found.setdefault(f"implementations-{shared}", dumps(implementation))
+            texts.setdefault(f"implementations-{shared}", dumps(implementation))
         config = pipeline.pod_config(component)
         if config is not None:
-            found[f"kubernetes-{component}"] = dumps(config)
-    return found
+            texts[f"kubernetes-{component}"] = dumps(config)
+    return texts
 
 
 def templates(pipeline: Pipeline) -> dict[str, Json]:
-    """The templates of the pipeline, of nested ones and of loops, by name."""
-    found: dict[str, Json] = {}
+    """Builds the templates of the pipeline, of nested ones and of loops, by name."""
+    templates: dict[str, Json] = {}
     for component in pipeline.used():
         if "dag" in pipeline.component(component):
-            found.update(_pipeline_templates(pipeline, component))
+            templates.update(_pipeline_templates(pipeline, component))
     driver = {"name": "root-driver", "template": "system-dag-driver", "arguments": {"parameters": _run(pipeline)}}
     root = _started(ROOT, ROOT, [argument("condition", "")])
-    return found | {"entrypoint": _template("entrypoint", [driver, root], ())}
+    return templates | {"entrypoint": _template("entrypoint", [driver, root], ())}
 
 
 def system_size(pipeline: Pipeline) -> int:
@@ -72,12 +72,12 @@ def system_size(pipeline: Pipeline) -> int:
 
 
 def runtime_config(pipeline: Pipeline) -> str:
-    """The run's parameters as the root's driver takes them."""
+    """Builds the run's parameters as the root's driver takes them."""
     return dumps({"parameterValues": pipeline.parameters} if pipeline.parameters else {})
 
 
 def executor_parameters(pipeline: Pipeline, task: Json) -> list[Json]:
-    """What an executor is given beside the patch: annotations and labels of its pod, and the retries."""
+    """Builds an executor's parameters beside the patch: annotations and labels of its pod, and the retries."""
     found = []
     config = pipeline.pod_config(task["componentRef"]["name"])
     for kind, items in zip(("annotation", "label"), pod_metadata(config), strict=True):
@@ -100,7 +100,7 @@ def conditional(task: Json) -> bool:
 
 
 def _pipeline_templates(pipeline: Pipeline, component: str) -> dict[str, Json]:
-    """The template of a (nested) pipeline, and those of its loops and exit handlers."""
+    """Builds the template of a (nested) pipeline, and those of its loops and exit handlers."""
     tasks, found = pipeline.tasks(component), {}
     hooks = {
         awaited: f"exit-hook-{component}-{name}"
@@ -124,12 +124,12 @@ def _pipeline_templates(pipeline: Pipeline, component: str) -> dict[str, Json]:
 
 
 def _entries(pipeline: Pipeline, name: str, task: Json, iteration_of: str = "") -> list[Json]:
-    """What a task is in its pipeline's template: a driver, and what the driver starts.
+    """Builds a task's entries in its pipeline's template: a driver, and what the driver starts.
 
     Args:
         pipeline: That it belongs to.
         name: As Argo calls it.
-        task: Of the PipelineSpec.
+        task: Task of the PipelineSpec.
         iteration_of: The loop's name, where this is one iteration.
     """
     component = task["componentRef"]["name"]
@@ -152,7 +152,7 @@ def _entries(pipeline: Pipeline, name: str, task: Json, iteration_of: str = "") 
 
 
 def _executor(pipeline: Pipeline, name: str, task: Json) -> Json:
-    """The task that Argo runs in a pod as the driver says."""
+    """Builds the task that Argo runs in a pod as the driver says."""
     given = [
         argument("pod-spec-patch", _output(name, "pod-spec-patch")),
         argument("cached-decision", _output(name, "cached-decision")) | {"default": "false"},
@@ -175,13 +175,13 @@ def _nested(name: str, task: Json) -> Json:
 
 
 def _started(name: str, template: str, others: list[Json]) -> Json:
-    """A task that stands for a pipeline, behind its driver."""
+    """Builds a task that stands for a pipeline, behind its driver."""
     parent = argument("parent-dag-id", _output(name, "execution-id"))
     return {"name": name, "template": template, "depends": f"{name}-driver.Succeeded", **_parameters(parent, *others)}
 
 
 def _loop(pipeline: Pipeline, name: str, task: Json) -> dict[str, Json]:
-    """Both templates of a loop: of all its iterations, and of one."""
+    """Builds both templates of a loop: of all its iterations, and of one."""
     component = task["componentRef"]["name"]
     shared = _reference("component", f"components-{pipeline.shared_name(component)}")
     given = _parameters(shared, PARENT, argument("task", dumps(task)), argument("task-name", name))
@@ -203,7 +203,7 @@ def _loop_name(name: str, task: Json) -> str:
 
 
 def _run(pipeline: Pipeline) -> list[Json]:
-    """Arguments of the root's driver."""
+    """Builds the arguments of the root's driver."""
     return [
         _reference("component", f"components-{ROOT}"),
         argument("runtime-config", runtime_config(pipeline)),

@@ -14,7 +14,7 @@ from llm_retriever.adaptation import query_likelihood
 from llm_retriever.adaptation.adapt import adapt, resolved_method, resolved_recipe
 from llm_retriever.adaptation.consecutive import TextPair
 from llm_retriever.adaptation.ebae_ebar import JointCollator
-from llm_retriever.adaptation.lengths import parts, refuse_too_long
+from llm_retriever.adaptation.lengths import check_lengths, parts
 from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset, QueryLikelihoodLoss
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import TrainingSet
@@ -233,7 +233,7 @@ def test_lost_windows_are_told_where_rows_are_longer(step, caplog, tmp_path, nam
     config = MistralConfig(sliding_window=128, max_position_embeddings=1024)
     config.save_pretrained(step.backbone)
     stage = build(AdaptationSettings, {"method": name})
-    refuse_too_long(resolved_recipe(stage), resolved_method(stage), step.backbone)
+    check_lengths(resolved_recipe(stage), resolved_method(stage), step.backbone)
     assert ("up to 401 tokens, also beyond their window of 128" in caplog.text) == told
 
 

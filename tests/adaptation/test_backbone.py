@@ -168,7 +168,7 @@ def test_an_unfit_model_is_bad_input_and_leaves_nothing(model: Path, tmp_path: P
     with pytest.raises(InputError, match=problem) as error:
         fetched_from(model, tmp_path / "out" / "backbone")
     assert str(error.value).startswith(str(model))
-    assert error.value.mend
+    assert error.value.hint
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -94,8 +94,8 @@ def real_rows(batch: dict[str, Tensor]) -> list[list[int]]:
 
 
 def expected_branch(tokenizer, side: str) -> list[int]:
-    wording = METHOD.passage if side == "self" else METHOD.query
-    return [*plain(tokenizer, wording.suffix), *tokenizer.convert_tokens_to_ids(list(wording.embedding_tokens))]
+    template = METHOD.passage if side == "self" else METHOD.query
+    return [*plain(tokenizer, template.suffix), *tokenizer.convert_tokens_to_ids(list(template.embedding_tokens))]
 
 
 def test_a_row_is_prompt_text_self_next(tokenizer):
@@ -155,9 +155,9 @@ def test_retrieval_prompts_read_the_states_of_the_joint_pass(tokenizer, model):
     recipe = replace(RELEASED, passage_length=30)
     batch = collator(tokenizer, recipe)(PAIRS)
     joint = joint_hidden(model, batch)
-    for wording, places in ((METHOD.passage, "self_places"), (METHOD.query, "next_places")):
+    for template, places in ((METHOD.passage, "self_places"), (METHOD.query, "next_places")):
         prompt = 2 + len(expected_branch(tokenizer, places.removesuffix("_places")))
-        rows = PromptEncoder(tokenizer, wording, 30 + prompt).batch([pair.text for pair in PAIRS])
+        rows = PromptEncoder(tokenizer, template, 30 + prompt).batch([pair.text for pair in PAIRS])
         states = hidden(model, **padded(rows, 3))[:, -8:]
         found = joint[torch.arange(len(PAIRS))[:, None], batch[places]]
         torch.testing.assert_close(found, states, atol=1e-5, rtol=0)

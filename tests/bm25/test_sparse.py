@@ -23,7 +23,7 @@ from tests.mining.conftest import LONG_QUERY
 # pyserini as its documentation shows it: its own indexer and its own batch_search.
 PYSERINI = """
 import json, sys, tempfile
-from llm_retriever.mining import lucene
+from llm_retriever.bm25 import lucene
 lucene.start_java(2)
 from pyserini.index.lucene import LuceneIndexer
 from pyserini.search.lucene import LuceneSearcher
@@ -160,7 +160,7 @@ def test_bad_input_found_by_the_other_process_is_bad_input_here(collection: Coll
     with SparseIndex(copy) as refusing, pytest.raises(InputError, match="no such file") as caught:
         refusing.wait()
     assert str(caught.value.file).endswith("collection.json")
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def with_long_ids(directory: Path, sizes: list[int]) -> Collection:
@@ -200,7 +200,7 @@ def test_an_index_that_lacks_passages_is_refused(tmp_path: Path, sizes: list[int
     told = f"Lucene has indexed {made.passage_count - lacking} of {made.passage_count} passages"
     assert caught.value.problem == told
     assert str(caught.value.file).endswith("corpus.jsonl")
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 WORDS = {

@@ -59,7 +59,7 @@ def crash(act: Act, result: Path) -> None:
     if act == "starve":
         raise MemoryError("no room")
     if act == "refuse":
-        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
+        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", hint="give it a text")
     if act == "err":
         raise TypeError("a mistake of ours")
     if act == "fill":

@@ -34,7 +34,7 @@ def copy(step: StepRun[CopySettings]) -> None:
     if text == "broken":
         raise RuntimeError("the copier jammed")
     if text == "empty":
-        raise InputError("the text is empty", file=step.inputs["original"], line=1, field="text", mend="write one")
+        raise InputError("the text is empty", file=step.inputs["original"], line=1, field="text", hint="write one")
     step.outputs["copy"].write_text((text.upper() if step.settings.loud else text) * step.settings.times)
     step.metadata["copy"] = {"length": len(text), "nothing": None, "infinite": float("inf")}
     step.results["total"] = len(text) * step.settings.times
@@ -157,7 +157,7 @@ def test_bad_settings_end_with_code_2_and_one_line(
     assert not (tmp_path / "copy").exists()
 
 
-def test_bad_input_names_file_line_field_and_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_names_file_line_field_and_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original = tmp_path / "original"
     original.write_text("empty")
     assert STEP.execute(["--executor-input", message(tmp_path)]) == 2

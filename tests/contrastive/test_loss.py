@@ -17,10 +17,10 @@ from transformers import AutoModel
 
 from llm_retriever.contrastive.loss import (
     ContrastiveLoss,
+    all_gather_with_grad,
     contrastive_loss,
-    copies_of_positives,
     distillation_loss,
-    gathered,
+    mask_false_negatives,
 )
 from llm_retriever.methods import method
 from llm_retriever.models.batches import padded
@@ -61,18 +61,18 @@ def test_temperature_divides_the_scores():
 
 def test_one_process_gathers_nothing():
     rows = vectors(2, 0)
-    assert gathered(rows) is rows
+    assert all_gather_with_grad(rows) is rows
 
 
 def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_with_one(tmp_path: Path):
-    from llm_retriever.models.pooling import pooled
+    from llm_retriever.models.pooling import pool
 
     model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
     rows = [[1, 5, 9, 2], [1, 7, 8, 30, 31, 32, 33, 2], [1, 2]]
     right, left = padded(rows, 2, "right"), padded(rows, 2, "left")
     with torch.no_grad():
         ours = ContrastiveLoss(method("llm-ql")).encode(model, right["input_ids"], right["attention_mask"])
-        theirs = pooled(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
+        theirs = pool(model(**left).last_hidden_state, left["attention_mask"], normalise=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -185,20 +185,20 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
 def test_positives_are_left_out_wherever_they_come_again():
     passages = torch.tensor([1, 2, 3, 4, 1, 5])
     positives = torch.tensor([[1, 5], [4, -1]])
-    copies = copies_of_positives(passages, positives)
-    assert copies.tolist() == [[False, False, False, False, True, True], [False] * 6]
+    false_negative_mask = mask_false_negatives(passages, positives)
+    assert false_negative_mask.tolist() == [[False, False, False, False, True, True], [False] * 6]
 
 
 def test_the_masked_loss_is_that_of_the_pool_without_the_copies():
     queries, passages = vectors(2, 0), vectors(6, 1)
-    copies = torch.zeros(2, 6, dtype=torch.bool)
-    copies[0, 4] = True
+    false_negative_mask = torch.zeros(2, 6, dtype=torch.bool)
+    false_negative_mask[0, 4] = True
     kept = [[0, 1, 2, 3, 5], list(range(6))]
     losses = [
         -torch.log_softmax(queries[i] @ passages[rows].T / 0.1, dim=-1)[rows.index(3 * i)]
         for i, rows in enumerate(kept)
     ]
-    found = contrastive_loss(queries, passages, 0.1, copies)
+    found = contrastive_loss(queries, passages, 0.1, false_negative_mask)
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-6, rtol=1e-6)
     (gradient,) = torch.autograd.grad(found, [queries])
     assert torch.isfinite(gradient).all()

@@ -20,7 +20,7 @@ from llm_retriever.contrastive.tuning import resolved_method, tune
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.methods import METHODS, NEW_TOKENS, Method, Wording, method, with_embedding, with_read_out
+from llm_retriever.methods import METHODS, NEW_TOKENS, Method, PromptTemplate, method, with_embedding, with_read_out
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import (
     EMBEDDING_TOKENS,
@@ -31,7 +31,7 @@ from llm_retriever.models.card import (
     save_lineage,
     weights_digest,
 )
-from llm_retriever.models.pooling import pooled
+from llm_retriever.models.pooling import pool
 from llm_retriever.models.prompts import PromptEncoder, plain_ids, symbol_ids
 from llm_retriever.settings import TuningSettings
 from llm_retriever.training.vocabulary import extended
@@ -58,8 +58,8 @@ def rows() -> dict[str, Method]:
 
 ROWS = rows()
 each_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-each_wording = pytest.mark.parametrize(
-    "wording", list(dict.fromkeys(w for row in ROWS.values() for w in (row.query, row.passage)))
+each_template = pytest.mark.parametrize(
+    "template", list(dict.fromkeys(w for row in ROWS.values() for w in (row.query, row.passage)))
 )
 
 
@@ -96,14 +96,14 @@ def model(backbone: Path) -> Any:
     return AutoModel.from_pretrained(backbone).eval()
 
 
-def prompt_tokens(tokenizer: Any, wording: Wording) -> int:
+def prompt_tokens(tokenizer: Any, template: PromptTemplate) -> int:
     """Tokens of the prompt alone."""
-    pieces = plain_ids(tokenizer, [*wording.prefix_pieces, wording.suffix, wording.between or ""])
-    return 1 + sum(map(len, pieces)) + len(wording.embedding_tokens)
+    pieces = plain_ids(tokenizer, [*template.prefix_pieces, template.suffix, template.between or ""])
+    return 1 + sum(map(len, pieces)) + len(template.embedding_tokens)
 
 
-def copies(wording: Wording) -> int:
-    return 1 if wording.between is None else 2
+def copies(template: PromptTemplate) -> int:
+    return 1 if template.between is None else 2
 
 
 def sized(tokenizer: Any, row: Method, room: int = ROOM) -> Method:
@@ -145,21 +145,21 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_the_padding(row, model, to
         batch = padded(ids, pad_id(tokenizer), side, multiple_of=16)
         with torch.no_grad():
             hidden = model(**batch, use_cache=False).last_hidden_state
-        vectors = pooled(hidden, batch["attention_mask"], row.pooling, counts, normalise=row.normalise)
+        vectors = pool(hidden, batch["attention_mask"], row.pooling, counts, normalise=row.normalise)
         np.testing.assert_allclose(vectors.numpy(), alone, atol=1e-5)
 
 
 @each_row
 def test_a_vector_is_the_mean_of_the_states_that_the_method_names(row, model, tokenizer):
-    retriever, wording, text = retriever_of(row, model, tokenizer), row.query, TEXTS[3]
-    seam = " " if wording.tokenise == "whole" else ""  # the last one of the prompt is the first word's
+    retriever, template, text = retriever_of(row, model, tokenizer), row.query, TEXTS[3]
+    seam = " " if template.tokenise == "whole" else ""  # the last one of the prompt is the first word's
     ids, body = retriever.tokenise_queries([text])[0], plain_ids(tokenizer, [seam + text])[0]
-    closing = symbol_ids(tokenizer, wording.embedding_tokens)
-    following = [*plain_ids(tokenizer, [wording.suffix])[0], *closing]
+    closing = symbol_ids(tokenizer, template.embedding_tokens)
+    following = [*plain_ids(tokenizer, [template.suffix])[0], *closing]
     expected = {"last": ids[-1:], "embedding": closing, "text": [*body, *following]}[row.pooling]
-    count = retriever.prompt("query").pooled(ids, row.pooling)
-    assert ids[-count:] == expected
-    assert row.pooling != "embedding" or count == len(wording.embedding_tokens) > 1
+    pooled = retriever.prompt("query").pooled(ids, row.pooling)
+    assert ids[-pooled:] == expected
+    assert row.pooling != "embedding" or pooled == len(template.embedding_tokens) > 1
     with torch.no_grad():
         states = model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
     by_hand = functional.normalize(states[-len(expected) :].mean(dim=0), dim=0)
@@ -178,39 +178,39 @@ def test_only_llm2vec_lets_the_first_token_see_the_last_one(name, model, tokeniz
     assert bool((first - other).abs().max() > 1e-4) == (name == "llm2vec")
 
 
-@each_wording
-def test_prompt_and_embedding_tokens_survive_any_length(wording, tokenizer):
-    closing, prompt = symbol_ids(tokenizer, wording.embedding_tokens), prompt_tokens(tokenizer, wording)
-    for length in (*range(prompt + copies(wording), prompt + 12), prompt + 60):
-        encoder = PromptEncoder(tokenizer, wording, length)
+@each_template
+def test_prompt_and_embedding_tokens_survive_any_length(template, tokenizer):
+    closing, prompt = symbol_ids(tokenizer, template.embedding_tokens), prompt_tokens(tokenizer, template)
+    for length in (*range(prompt + copies(template), prompt + 12), prompt + 60):
+        encoder = PromptEncoder(tokenizer, template, length)
         for ids in encoder.batch([*TEXTS, "", "planet " * 400]):
             assert len(ids) <= length
             assert ids[0] == tokenizer.bos_token_id
             inside = ids[1 : len(ids) - len(closing)]
             assert [*inside, *closing] == ids[1:]
             worded = tokenizer.decode(inside)
-            assert worded.startswith("".join(wording.prefix_pieces).rstrip())
-            assert worded.endswith(wording.suffix)
-            assert (wording.between or "") in worded
+            assert worded.startswith("".join(template.prefix_pieces).rstrip())
+            assert worded.endswith(template.suffix)
+            assert (template.between or "") in worded
 
 
 @pytest.mark.parametrize("recipe", ["default", "paper", "released"])
 def test_both_copies_of_echo_are_cut_alike(recipe, tokenizer):
-    wording, body = method("echo", recipe).passage, plain_ids(tokenizer, [TEXTS[1]])[0]
-    prefix, between = plain_ids(tokenizer, [wording.prefix, wording.between])
-    closing = symbol_ids(tokenizer, wording.embedding_tokens)
+    template, body = method("echo", recipe).passage, plain_ids(tokenizer, [TEXTS[1]])[0]
+    prefix, between = plain_ids(tokenizer, [template.prefix, template.between])
+    closing = symbol_ids(tokenizer, template.embedding_tokens)
     for room in range(2, 31):
-        ids = PromptEncoder(tokenizer, wording, prompt_tokens(tokenizer, wording) + room).ids(TEXTS[1])
+        ids = PromptEncoder(tokenizer, template, prompt_tokens(tokenizer, template) + room).ids(TEXTS[1])
         copy = body[: room // 2]
         assert ids[1:] == [*prefix, *copy, *between, *copy, *closing]
 
 
-@each_wording
-def test_a_length_without_room_for_every_copy_is_refused(wording, tokenizer):
-    short = prompt_tokens(tokenizer, wording) + copies(wording) - 1
+@each_template
+def test_a_length_without_room_for_every_copy_is_refused(template, tokenizer):
+    short = prompt_tokens(tokenizer, template) + copies(template) - 1
     with pytest.raises(InputError) as caught:
-        PromptEncoder(tokenizer, wording, short, setting="passage_length")
-    what = "a text" if wording.between is None else "two copies of a text"
+        PromptEncoder(tokenizer, template, short, setting="passage_length")
+    what = "a text" if template.between is None else "two copies of a text"
     assert f'field "passage_length": {short} tokens leave no room for {what}' in str(caught.value)
 
 

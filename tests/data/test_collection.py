@@ -211,7 +211,7 @@ def test_a_bad_line_ends_the_preparation_and_is_named_with_its_file_and_line(bei
     at = line + (name == "contradiction")
     assert str(caught.value).startswith(f"{beir_source}/{file}:{at}: ")
     assert problem in str(caught.value)
-    assert "; " in str(caught.value), "the mend is missing"
+    assert "; " in str(caught.value), "the hint is missing"
     assert [path.name for path in target.parent.iterdir()] == [beir_source.name], "something half-written was left"
 
 

@@ -112,7 +112,7 @@ def test_an_unusable_line_is_named_with_its_field(written: Path, line: Any, fiel
         list(with_second_line(written, text).examples())
     assert (caught.value.file, caught.value.line) == (written / "training_set.jsonl", 2)
     assert caught.value.field == field
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("field", ["query_id", "query", "positives", "negatives"])
@@ -157,7 +157,7 @@ def test_a_directory_without_its_files_is_no_training_set(written: Path, missing
     (written / missing).unlink()
     with pytest.raises(InputError, match="no such file") as caught:
         TrainingSet.open(written)
-    assert "mine_negatives" in caught.value.mend
+    assert "mine_negatives" in caught.value.hint
 
 
 def test_a_foreign_manifest_is_refused(written: Path) -> None:

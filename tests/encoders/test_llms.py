@@ -176,5 +176,5 @@ def test_a_pickled_adapter_is_refused_with_the_command_that_converts_it(base: Pa
     weights = load_file(adapter / "adapter_model.safetensors")
     (adapter / "adapter_model.safetensors").unlink()
     torch.save(weights, adapter / "adapter_model.bin")
-    with pytest.raises(InputError, match=f"python -m llm_retriever.encoders convert {adapter} OUT, and give OUT"):
+    with pytest.raises(InputError, match=f"llm-retriever encoders convert {adapter} OUT, and give OUT"):
         encoders.load(f"repllama={base},{adapter}")

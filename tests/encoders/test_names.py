@@ -168,7 +168,7 @@ def test_pickled_weights_are_refused_and_converted(
 ) -> None:
     original = models.gtr(tmp_path / "model") if name == "gtr-base" else models.bert(tmp_path / "model")
     source = pickled(original, tmp_path / "pickled")
-    with pytest.raises(InputError, match=f"python -m llm_retriever.encoders convert {source} OUT, and give OUT"):
+    with pytest.raises(InputError, match=f"llm-retriever encoders convert {source} OUT, and give OUT"):
         encoders.load(f"{name}={source}")
     assert main(["convert", str(source), str(tmp_path / "converted")]) == 0
     assert "pytorch_model.bin" in capsys.readouterr().out
@@ -284,4 +284,4 @@ def test_a_hub_model_without_safetensors_is_refused_with_what_to_do(
     done = downloaded_from(hub, tmp_path / "home")
     assert done.returncode == 1
     assert "the hub has no safetensors of it at 01234567; hf download Luyu/co-condenser-marco-retriever" in done.stderr
-    assert "python -m llm_retriever.encoders convert DIR OUT; cocondenser=OUT" in done.stderr
+    assert "llm-retriever encoders convert DIR OUT; cocondenser=OUT" in done.stderr

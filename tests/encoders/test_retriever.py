@@ -19,7 +19,7 @@ from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.models.batches import padded
 from llm_retriever.models.card import CARD_FILE, Lineage, RetrieverCard, weights_digest
-from llm_retriever.models.pooling import pooled
+from llm_retriever.models.pooling import pool
 from tests.conftest import passages, write_backbone
 
 TEXTS = [row["text"] for row in passages(24)] + ["a bridge", "bread " * 40]
@@ -80,7 +80,7 @@ def test_right_padding_without_a_mask_equals_the_masked_pass(loaded, directory, 
     batch = padded(rows, pad=0, side=side)
     with torch.inference_mode():
         hidden = model(**batch).last_hidden_state
-    masked = pooled(hidden, batch["attention_mask"], normalise=True).numpy()
+    masked = pool(hidden, batch["attention_mask"], normalise=True).numpy()
     np.testing.assert_allclose(loaded.embed("passage", rows), masked, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation.evaluate import evaluate
 from llm_retriever.metrics.runs import read_run
 from llm_retriever.models.card import RetrieverCard, Stage, load_lineage, save_lineage
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, load_language_model
 from llm_retriever.settings import EvaluationSettings
 from llm_retriever.training.vocabulary import extended
 
@@ -57,8 +57,8 @@ def test_the_order_is_that_of_the_adapted_backbones_likelihood(asking_inputs, tm
     evaluated(asking_inputs, tmp_path, rerank_depth=4, rerank_attention_block="off", splits="graded")
     corpus = Collection.open(asking_inputs["collection"])
     model, tokenizer = load_language_model(asking_inputs["adapted"], precision="fp32")
-    wording = QueryWording.of(load_lineage(asking_inputs["adapted"]))
-    scorer = QueryLikelihood(model, tokenizer, wording, corpus.lookup())
+    template = QueryPrompt.of(load_lineage(asking_inputs["adapted"]))
+    scorer = QueryLikelihood(model, tokenizer, template, corpus.lookup())
     runs = tmp_path / "evaluation" / "runs" / "graded"
     first, again = read_run(runs / "BM25.trec"), read_run(runs / "BM25+QL-no-block.trec")
     for query, text in corpus.queries("graded").items():

@@ -11,7 +11,7 @@ from llm_retriever.data import preparation
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.baselines import Baselines, Task, copies, fitting, with_kept_ids
+from llm_retriever.evaluation.baselines import Baselines, Task, fitting, tokens_of_all_copies, with_kept_ids
 from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.named_list import named
 from llm_retriever.indexing.build import build_index
@@ -141,10 +141,10 @@ def test_a_run_file_that_does_not_exist_is_refused(unspoilt_inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoders": "BM25=/a"}, "field \"encoders\": 'BM25' is there already"),
-        ({"encoders": "/a/x,/b/x"}, "field \"encoders\": 'x' is there already"),
-        ({"encoders": "x=/a", "runs": "X=/b"}, "field \"runs\": 'X' is there already"),
-        ({"encoders": "retriever=/a"}, "'retriever' is there already"),
+        ({"encoders": "BM25=/a"}, "field \"encoders\": 'BM25' is taken"),
+        ({"encoders": "/a/x,/b/x"}, "field \"encoders\": 'x' is taken"),
+        ({"encoders": "x=/a", "runs": "X=/b"}, "field \"runs\": 'X' is taken"),
+        ({"encoders": "retriever=/a"}, "'retriever' is taken"),
     ],
 )
 def test_two_systems_of_one_name_are_refused(changes, message, unspoilt_inputs, tmp_path):
@@ -214,8 +214,8 @@ def test_the_lengths_of_all_steps_count_one_copy_of_a_text(unspoilt_inputs, tmp_
     manifest = files.read_json(inputs["index"] / "manifest.json")
     assert manifest["settings"]["passage_length"] == 240
     retriever = Retriever.load(inputs["retriever"])
-    assert copies(retriever, "query", 128) == 256
-    assert copies(retriever, "query", None) is None
+    assert tokens_of_all_copies(retriever, "query", 128) == 256
+    assert tokens_of_all_copies(retriever, "query", None) is None
     assert fitting(retriever, 256, 257) == (512, None)
     assert retriever.card.tokens("query", -1) == -1
     assert Retriever.load(unspoilt_inputs["retriever"]).card.tokens("passage", 128) == 128

@@ -429,4 +429,4 @@ def test_a_version_that_does_not_say_what_it_was_trained_on_is_told_of(evaluated
 
 def test_no_other_system_may_be_called_production(unspoilt_inputs, tmp_path):
     message = refused(unspoilt_inputs, tmp_path, encoders=f"production={unspoilt_inputs['retriever']}")
-    assert "'production' is there already" in message
+    assert "'production' is taken" in message

@@ -249,9 +249,9 @@ def test_the_runs_of_an_earlier_evaluation_are_baselines_also_of_zero_shot_colle
     ("setting", "message"),
     [
         ("/nowhere/at/all", '/nowhere/at/all: field "zero_shot": no such directory'),
-        ("{letters},letters={letters}", "'letters' is there already"),
-        ("test={letters}", "'test' is there already"),
-        ("zero-shot={letters}", "'zero-shot' is there already"),
+        ("{letters},letters={letters}", "'letters' is taken"),
+        ("test={letters}", "'test' is taken"),
+        ("zero-shot={letters}", "'zero-shot' is taken"),
         ("{letters}#dev", "the collection has no split 'dev'"),
     ],
 )

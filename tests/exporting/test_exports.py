@@ -20,7 +20,7 @@ from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.exporting import __main__ as command
 from llm_retriever.exporting.export import export, export_merged, export_sentence_transformers
-from llm_retriever.methods import NEW_TOKENS, Wording, method, with_embedding, with_read_out
+from llm_retriever.methods import NEW_TOKENS, PromptTemplate, method, with_embedding, with_read_out
 from llm_retriever.models.card import CARD_FILE, Lineage, RetrieverCard, weights_digest
 from tests.conftest import passages, write_backbone
 from tests.models.test_attention import random_model
@@ -155,14 +155,14 @@ def test_long_queries_and_passages_are_cut_to_lengths_of_their_own(written, expo
 def test_what_sentence_transformers_cannot_express_is_refused_with_the_reason(written, tmp_path, name):
     with pytest.raises(InputError, match=REFUSED[name]) as refused:
         export_sentence_transformers(written(name), tmp_path / "export")
-    assert refused.value.mend == "use Retriever, or export it as merged"
+    assert refused.value.hint == "use Retriever, or export it as merged"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_suffix_that_melts_into_some_texts_is_refused(written, tmp_path):
     """As a quotation mark does with a full stop before it, in large vocabularies."""
-    wording = Wording("This sentence: ", "er means", "whole", ())
-    directory = written("summarize", query=wording, passage=wording)
+    template = PromptTemplate("This sentence: ", "er means", "whole", ())
+    directory = written("summarize", query=template, passage=template)
     with pytest.raises(InputError, match=r"its tokenizer joins the query .* and the prompt"):
         export_sentence_transformers(directory, tmp_path / "export")
     export_merged(directory, tmp_path / "merged")
@@ -320,7 +320,7 @@ def test_the_command_line_says_what_it_did_or_why_not(written, tmp_path, capsys)
     arguments = ["--output", str(tmp_path / "export"), "--format", "sentence-transformers", "--retriever"]
     assert command.main([*arguments, str(written("llm-ql"))]) == EXIT_BAD_INPUT
     shown = capsys.readouterr().err
-    assert shown.startswith('export: field "format": sentence-transformers can only end queries and passages alike')
+    assert shown.startswith('exporting: field "format": sentence-transformers can only end queries and passages alike')
     assert shown.count("\n") == 1
     assert command.main([*arguments, str(tmp_path / "nowhere")]) == EXIT_BAD_INPUT
     capsys.readouterr()

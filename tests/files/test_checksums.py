@@ -58,7 +58,8 @@ def test_weights_are_read_once_by_a_process_and_not_at_all_by_the_next_one(
     assert weights_digest(model) == digest
     assert read == ["model-1.safetensors", "model-2.safetensors"]
     program = (
-        "import sys; from llm_retriever import checksums, files; from llm_retriever.models.card import weights_digest;"
+        "import sys; from llm_retriever import files; from llm_retriever.files import checksums\n"
+        "from llm_retriever.models.card import weights_digest;"
         "checksums.LARGE, checksums.SETTLED_SECONDS, files.sha256_of_file = 1, 0, None; print(weights_digest(sys.argv[1]))"
     )
     again = subprocess.run([sys.executable, "-c", program, model], cwd=ROOT, capture_output=True, text=True, check=True)

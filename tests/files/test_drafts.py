@@ -29,7 +29,7 @@ PROGRAM = """
 import os, shutil, sys, time
 from pathlib import Path
 from llm_retriever import files
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
 path = Path(sys.argv[1]); store = open_store(path.parent)
 def wait():
     print('writing', flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from images import build, requirements
-from pipelines.order import STEPS
+from pipelines.chain import STEPS
 
 ROOT = Path(__file__).parents[2]
 KINDS = sorted(build.KINDS)
@@ -75,6 +75,7 @@ def test_the_build_context_holds_no_more_than_is_copied() -> None:
     assert allowed == {
         *requirements.LOCKS,
         "pyproject.toml",
+        "setup.py",
         "README.md",
         "LICENSE",
         "images/install.sh",

@@ -19,7 +19,17 @@ from tests.conftest import write_backbone, write_beir
 from tests.pipelines.test_local import SMALL
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("llm_retriever", "components", "images", "pyproject.toml", "README.md", "LICENSE", *LOCKS, ".dockerignore")
+COPIED = (
+    "llm_retriever",
+    "components",
+    "images",
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    *LOCKS,
+    ".dockerignore",
+)
 TAG = "test"
 PLANTED = "planted-secret-3f9b1c"
 pytestmark = pytest.mark.slow
@@ -142,7 +152,7 @@ STORE = {
 }
 FILL = """
 import sys, time, boto3, botocore.exceptions
-from llm_retriever.store import open_store
+from llm_retriever.stores.opening import open_store
 for _ in range(120):
     try:
         boto3.client("s3").create_bucket(Bucket="models")

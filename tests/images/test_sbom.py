@@ -178,7 +178,7 @@ def advisories() -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         server.shutdown()
 
 
-def test_an_advisory_fails_the_audit_and_names_package_and_mend(
+def test_an_advisory_fails_the_audit_and_names_package_and_hint(
     documents: Path,
     advisories: tuple[list[str], list[dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
@@ -204,9 +204,9 @@ def test_advisories_out_of_reach_are_not_taken_for_none(documents: Path, capsys:
 
 def test_packages_that_pip_audit_passes_over_fail_the_audit() -> None:
     clear = {"name": "numpy", "version": "2.4.6", "vulns": []}
-    audit.refuse_unknown([clear])
+    audit.check_all_audited([clear])
     with pytest.raises(InputError, match=r"for 1 of 2 packages \(torch\)"):
-        audit.refuse_unknown([clear, {"name": "torch", "skip_reason": "Dependency not found on PyPI"}])
+        audit.check_all_audited([clear, {"name": "torch", "skip_reason": "Dependency not found on PyPI"}])
 
 
 def test_an_audit_without_documents_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from llm_retriever.indexing.build import build_index, draft_directory, write_ind
 from llm_retriever.indexing.corpus import encode_corpus, resolved
 from llm_retriever.indexing.encoding_plan import encoding_key
 from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.prefetch import ahead
+from llm_retriever.indexing.prefetch import prefetched
 from llm_retriever.indexing.shard_store import LocalPlace
 from llm_retriever.settings import CorpusSettings, IndexSettings
 from tests.conftest import write_beir
@@ -47,10 +47,10 @@ def draft_of(index: Path, retriever: Retriever, corpus: Collection, settings: In
 def killed(retriever_directory, collection_directory, tmp_path_factory) -> Path:
     """The directory in which a build was killed (SIGKILL) after its second of four shards; not to be changed."""
     program = (
-        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, places\n"
+        "import sys, time; from pathlib import Path; from llm_retriever.indexing import build, shard_store\n"
         "from llm_retriever.settings import IndexSettings\n"
-        "accept = places.LocalPlace.accept\n"
-        "places.LocalPlace.accept = lambda *a: (accept(*a), time.sleep(0.5))[0]\n"
+        "accept = shard_store.LocalPlace.accept\n"
+        "shard_store.LocalPlace.accept = lambda *a: (accept(*a), time.sleep(0.5))[0]\n"
         "build.build_index(*map(Path, sys.argv[1:]), IndexSettings(shard_passages=16, precision='fp32'))\n"
     )
     place = tmp_path_factory.mktemp("killed")
@@ -249,7 +249,7 @@ def test_an_error_of_the_reading_thread_reaches_the_caller():
         yield 1
         raise InputError("the second is broken")
 
-    found = ahead(items())
+    found = prefetched(items())
     assert next(found) == 1
     with pytest.raises(InputError, match="the second is broken"):
         next(found)
@@ -264,7 +264,7 @@ def test_the_reading_thread_ends_when_its_reader_does():
         finally:
             ended.append(True)
 
-    found = ahead(items())
+    found = prefetched(items())
     assert next(found) == 0
     found.close()
     assert ended == [True]

@@ -10,7 +10,7 @@ import numpy as np
 from llm_retriever import files
 from llm_retriever.indexing.faiss_kinds import add_faiss
 from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.shards import Manifest, Shard, write_ids
+from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.indexing.stored import decoded, encoded
 from llm_retriever.methods import method
 from llm_retriever.models.card import Lineage, RetrieverCard
@@ -34,7 +34,7 @@ def write_vectors(
         file, names = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
         stored = encoded(vectors[rows], dtype)
         np.save(file, stored)
-        write_ids(names, [ids[row] for row in rows])
+        names.write_text("".join(f"{ids[row]}\n" for row in rows))
         norm = float(np.linalg.norm(decoded(stored), axis=1).max())
         digests = files.sha256_of_file(file), files.sha256_of_file(names)
         entries.append(Shard(file.name, names.name, len(rows), *digests, norm, 1, 1, 1.0))

@@ -115,21 +115,21 @@ def test_a_collection_without_training_split_is_refused(tmp_path: Path) -> None:
     prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
     with pytest.raises(InputError, match="no split 'train'") as caught:
         mined_into(tmp_path / "out", tmp_path / "collection", SETTINGS)
-    assert "qrels/train.tsv" in caught.value.mend
+    assert "qrels/train.tsv" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_that_is_no_collection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"collection\.json: no such file") as caught:
         mined_into(tmp_path / "out", tmp_path, SETTINGS)
-    assert "prepare_corpus" in caught.value.mend
+    assert "prepare_corpus" in caught.value.hint
 
 
 def test_nothing_is_written_when_no_negative_is_left(collection: Collection, tmp_path: Path) -> None:
     copy = shutil.copytree(collection.directory, tmp_path / "collection")
     with pytest.raises(InputError, match="no training query has a negative left") as caught:
         mined_into(tmp_path / "out", copy, MiningSettings(depth=5, rank_floor=5, threads=1))
-    assert "rank_floor" in caught.value.mend
+    assert "rank_floor" in caught.value.hint
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -229,4 +229,4 @@ def test_sources_that_cannot_be_are_refused(text: str, with_encoder: bool) -> No
     with pytest.raises(InputError) as caught:
         parse_sources(text, with_encoder=with_encoder, negatives=30)
     assert caught.value.field == "sources"
-    assert caught.value.mend
+    assert caught.value.hint

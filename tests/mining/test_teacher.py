@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever import methods
-from llm_retriever.contrastive.tuning import refuse_without_teacher
+from llm_retriever.contrastive.tuning import check_teacher_scores
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import Negative, TrainingExample, TrainingSet
 from llm_retriever.errors import InputError
@@ -38,7 +38,7 @@ def test_negatives_that_the_source_has_scored_can_be_distilled(scored: Collectio
         assert (first.source, first.rank, texts[second.id]) == ("teacher", 2, ROWS[-1]["text"])
         assert (first.score_teacher, second.score_teacher) == (numbers[example.query] / 8, -2.5)
     method = methods.method("repllama")
-    refuse_without_teacher(replace(method, tuning=replace(method.tuning, distillation_weight=1.0)), found)
+    check_teacher_scores(replace(method, tuning=replace(method.tuning, distillation_weight=1.0)), found)
     assert "what the source's teacher has scored" in (mined / "statistics.md").read_text()
 
 

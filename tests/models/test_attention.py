@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from llm_retriever.errors import InputError
-from llm_retriever.models.attention import refuse_one_sided, refuse_unmasked, set_attention
+from llm_retriever.models.attention import check_attention_mask, check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -59,7 +59,7 @@ def states(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
 def test_a_bidirectional_row_is_the_same_alone_as_beside_longer_ones(name):
     model = random_model(name)
     set_attention(model, "bidirectional")
-    refuse_one_sided(model)
+    check_bidirectional(model)
     batch = padded(ROWS, pad=0, side="right")
     together = states(model, batch["input_ids"], batch["attention_mask"])
     for number, row in enumerate(ROWS):
@@ -75,7 +75,7 @@ def test_a_model_that_stays_causal_is_refused(name):
     model = random_model(name)
     set_attention(model, "bidirectional")
     with pytest.raises(InputError, match="cannot be bidirectional"):
-        refuse_one_sided(model)
+        check_bidirectional(model)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
@@ -84,7 +84,7 @@ def test_a_causal_model_is_told_from_a_bidirectional_one(name):
     set_attention(model, "bidirectional")
     set_attention(model, "causal")
     with pytest.raises(InputError, match="cannot be bidirectional"):
-        refuse_one_sided(model)
+        check_bidirectional(model)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
@@ -92,9 +92,9 @@ def test_a_model_either_obeys_a_mask_or_is_refused(name):
     model = random_model(name).train()
     if name in WITHOUT_MASK:
         with pytest.raises(InputError, match="takes no mask"):
-            refuse_unmasked(model)
+            check_attention_mask(model)
     else:
-        refuse_unmasked(model)
+        check_attention_mask(model)
     assert model.training
 
 

@@ -23,7 +23,7 @@ from llm_retriever.models.packages import PackagedBackbone
 from llm_retriever.promotion.fingerprint import backbone_fingerprint
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.stores.opening import open_store
-from pipelines.shapes import shape_of
+from pipelines.model_shapes import shape_of
 from tests.models.gguf_writing import HIDDEN, INNER, LAYERS, write_gguf
 from tests.s3_server import S3Server
 
@@ -137,8 +137,8 @@ def test_another_architecture_is_refused_with_those_that_can_be_loaded(tokenizer
     with pytest.raises(InputError) as caught:
         brought(file, tmp_path / "backbone")
     assert "'rwkv7' cannot be de-quantised" in caught.value.problem
-    assert "llama" in caught.value.mend
-    assert "qwen3" in caught.value.mend
+    assert "llama" in caught.value.hint
+    assert "qwen3" in caught.value.hint
 
 
 @pytest.mark.parametrize("made", ["from a directory", "from a GGUF file"])

@@ -1,4 +1,4 @@
-"""Wording texts: prompts, embedding tokens and end-of-sequence survive any length; only the body is cut."""
+"""Texts in prompts: prompts, embedding tokens and end-of-sequence survive any length; only the body is cut."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods import METHODS, QUERY_LIKELIHOOD, Wording
+from llm_retriever.methods import METHODS, QUERY_LIKELIHOOD, PromptTemplate
 from llm_retriever.models.prompts import PromptEncoder, passage_text, symbol_ids
-from tests import released
 from tests.conftest import passages
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -38,14 +37,14 @@ ROWS = {f"{name} {recipe}": row for name, recipes in METHODS.items() for recipe,
 WORDINGS = {f"{name} {side}": getattr(row, side) for name, row in ROWS.items() for side in ("query", "passage")} | {
     f"ql {recipe} document": row.document for recipe, row in QUERY_LIKELIHOOD.items()
 }
-AS_WRITTEN = {wording: f"{name} as {wording.tokenise}" for name, wording in reversed(WORDINGS.items())}
+AS_WRITTEN = {template: f"{name} as {template.tokenise}" for name, template in reversed(WORDINGS.items())}
 OTHERWISE = {
-    replace(wording, tokenise=other): f"{name} as {other}"
-    for name, wording in reversed(WORDINGS.items())
+    replace(template, tokenise=other): f"{name} as {other}"
+    for name, template in reversed(WORDINGS.items())
     for other in ("whole", "pieces")
-    if wording.between is None
+    if template.between is None
 }
-EVERY_WORDING = {name: wording for wording, name in {**OTHERWISE, **AS_WRITTEN}.items()}
+EVERY_WORDING = {name: template for template, name in {**OTHERWISE, **AS_WRITTEN}.items()}
 """Every different one, tokenised both ways."""
 
 
@@ -115,41 +114,41 @@ def without_spaces(text: str) -> str:
     return "".join(text.split())
 
 
-def prompt_length(tokenizer: PreTrainedTokenizerFast, wording: Wording) -> int:
-    pieces = (*wording.prefix_pieces, wording.between or "", wording.suffix)
+def prompt_length(tokenizer: PreTrainedTokenizerFast, template: PromptTemplate) -> int:
+    pieces = (*template.prefix_pieces, template.between or "", template.suffix)
     return 1 + sum(len(plain(tokenizer, piece)) for piece in pieces) + 1
 
 
 @pytest.mark.parametrize("name", EVERY_WORDING)
 def test_prompt_and_embedding_token_survive_every_length(tokenizer: PreTrainedTokenizerFast, name: str):
-    wording = EVERY_WORDING[name]
-    least = prompt_length(tokenizer, wording) + (1 if wording.between is None else 2)
+    template = EVERY_WORDING[name]
+    least = prompt_length(tokenizer, template) + (1 if template.between is None else 2)
     for length in (least, least + 1, least + 7, least + 60):
-        encoder = PromptEncoder(tokenizer, wording, length, [2])
+        encoder = PromptEncoder(tokenizer, template, length, [2])
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
             assert len(ids) <= length, (text, length)
             assert ids[0] == 1
             assert ids[-1] == 2
             assert ids.count(1) == ids.count(2) == 1
             shown = without_spaces(tokenizer.decode(ids[1:-1]))
-            assert shown.startswith(without_spaces("".join(wording.prefix_pieces))), (text, length)
-            assert shown.endswith(without_spaces(wording.suffix)), (text, length)
-            assert without_spaces(wording.between or "") in shown, (text, length)
+            assert shown.startswith(without_spaces("".join(template.prefix_pieces))), (text, length)
+            assert shown.endswith(without_spaces(template.suffix)), (text, length)
+            assert without_spaces(template.between or "") in shown, (text, length)
 
 
 def test_whole_equals_tokenising_the_whole_string_when_it_fits(tokenizer: PreTrainedTokenizerFast):
-    for wording in (w for w in WORDINGS.values() if w.tokenise == "whole"):
-        encoder = PromptEncoder(tokenizer, wording, 3000, [2])
+    for template in (w for w in WORDINGS.values() if w.tokenise == "whole"):
+        encoder = PromptEncoder(tokenizer, template, 3000, [2])
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
-            assert ids == [1, *plain(tokenizer, wording.prefix + text.strip() + wording.suffix), 2]
+            assert ids == [1, *plain(tokenizer, template.prefix + text.strip() + template.suffix), 2]
 
 
 def test_whole_that_is_cut_equals_tokenising_a_shorter_body(tokenizer: PreTrainedTokenizerFast):
-    wording = METHODS["llm-ql"]["default"].passage
-    encoder = PromptEncoder(tokenizer, wording, 80, [2])
+    template = METHODS["llm-ql"]["default"].passage
+    encoder = PromptEncoder(tokenizer, template, 80, [2])
     for text in TEXTS:
         body = text.strip()[:250]
-        shorter = [wording.prefix + body[:n] + wording.suffix for n in range(len(body) + 1)]
+        shorter = [template.prefix + body[:n] + template.suffix for n in range(len(body) + 1)]
         assert encoder.ids(body)[1:-1] in tokenizer(shorter, add_special_tokens=False)["input_ids"]
 
 
@@ -160,25 +159,25 @@ def test_a_cut_wastes_little_room(tokenizer: PreTrainedTokenizerFast):
 
 
 def test_pieces_are_the_ids_of_each_piece(tokenizer: PreTrainedTokenizerFast):
-    wording = METHODS["llama2vec"]["default"].passage
-    head, tail = plain(tokenizer, wording.prefix), plain(tokenizer, wording.suffix)
+    template = METHODS["llama2vec"]["default"].passage
+    head, tail = plain(tokenizer, template.prefix), plain(tokenizer, template.suffix)
     for length in (80, 3000):
-        encoder = PromptEncoder(tokenizer, wording, length, [2])
+        encoder = PromptEncoder(tokenizer, template, length, [2])
         room = length - len(head) - len(tail) - 2
         for text, ids in zip(TEXTS, encoder.batch(TEXTS), strict=True):
             assert ids == [1, *head, *plain(tokenizer, text.strip())[:room], *tail, 2]
 
 
 def test_sentencepiece_pieces_differ_from_the_whole():
-    tokenizer, wording = sentencepiece_like(), METHODS["llm-ql"]["default"].passage
-    whole = PromptEncoder(tokenizer, wording, 200, [2]).ids("river")
-    assert whole != PromptEncoder(tokenizer, replace(wording, tokenise="pieces"), 200, [2]).ids("river")
+    tokenizer, template = sentencepiece_like(), METHODS["llm-ql"]["default"].passage
+    whole = PromptEncoder(tokenizer, template, 200, [2]).ids("river")
+    assert whole != PromptEncoder(tokenizer, replace(template, tokenise="pieces"), 200, [2]).ids("river")
 
 
 @pytest.mark.parametrize("tokenise", ["whole", "pieces"])
 def test_a_book_gives_the_same_ids_as_its_beginning(tokenizer: PreTrainedTokenizerFast, tokenise: str):
-    wording = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
-    encoder = PromptEncoder(tokenizer, wording, 100, [2])
+    template = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
+    encoder = PromptEncoder(tokenizer, template, 100, [2])
     beginning = "The river in the north is old and the engine was built by hand. " * 12
     assert encoder.ids(beginning * 200) == encoder.ids(beginning)
 
@@ -187,15 +186,15 @@ def test_a_book_gives_the_same_ids_as_its_beginning(tokenizer: PreTrainedTokeniz
 def test_a_long_text_of_long_tokens_fills_its_room(bytes_tokenizer: PreTrainedTokenizerFast, tokenise: str):
     """Where a token stands for very many characters, the beginning that is tried first is too short."""
     bytes_tokenizer.add_tokens(["=" * 200])
-    wording = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
-    encoder = PromptEncoder(bytes_tokenizer, wording, 90, [2])
+    template = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
+    encoder = PromptEncoder(bytes_tokenizer, template, 90, [2])
     assert len(encoder.ids(("=" * 200 + " ") * 400)) in (89, 90)  # A cut body does not end with a space.
 
 
 @pytest.mark.parametrize("tokenise", ["whole", "pieces"])
 def test_names_of_special_tokens_in_a_text_are_ordinary_characters(tokenizer: PreTrainedTokenizerFast, tokenise: str):
-    wording = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
-    ids = PromptEncoder(tokenizer, wording, 200, [2]).ids("a </s> b <s> c <pad> d")
+    template = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
+    ids = PromptEncoder(tokenizer, template, 200, [2]).ids("a </s> b <s> c <pad> d")
     assert ids.count(2) == ids.count(1) == 1
     assert 3 not in ids
     assert "</s>b<s>c<pad>d" in without_spaces(tokenizer.decode(ids[1:-1]))
@@ -212,24 +211,24 @@ def test_several_embedding_tokens_stand_at_the_end_in_order(bytes_tokenizer: Pre
 def test_a_tokenizer_without_bos_begins_with_the_prompt():
     tokenizer = byte_level()
     tokenizer.bos_token = None
-    wording = METHODS["llm-ql"]["default"].query
-    ids = PromptEncoder(tokenizer, wording, 100, [2]).ids("river")
-    assert ids == [*plain(tokenizer, wording.prefix + "river" + wording.suffix), 2]
+    template = METHODS["llm-ql"]["default"].query
+    ids = PromptEncoder(tokenizer, template, 100, [2]).ids("river")
+    assert ids == [*plain(tokenizer, template.prefix + "river" + template.suffix), 2]
 
 
 def test_a_batch_gives_the_same_as_one_by_one(tokenizer: PreTrainedTokenizerFast):
     for tokenise, length in itertools.product(("whole", "pieces"), (75, 200)):
-        wording = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
-        encoder = PromptEncoder(tokenizer, wording, length, [2])
+        template = replace(METHODS["llm-ql"]["default"].passage, tokenise=tokenise)
+        encoder = PromptEncoder(tokenizer, template, length, [2])
         assert encoder.batch(TEXTS) == [encoder.ids(text) for text in TEXTS]
     assert encoder.batch([]) == []
 
 
-def test_a_length_without_room_for_a_text_is_refused_with_the_mend(tokenizer: PreTrainedTokenizerFast):
-    wording = METHODS["llm-ql"]["default"].query
-    prompt = prompt_length(tokenizer, wording)
+def test_a_length_without_room_for_a_text_is_refused_with_the_hint(tokenizer: PreTrainedTokenizerFast):
+    template = METHODS["llm-ql"]["default"].query
+    prompt = prompt_length(tokenizer, template)
     with pytest.raises(InputError, match=f"prompt alone takes {prompt}; use at least {prompt + 8}"):
-        PromptEncoder(tokenizer, wording, prompt, [2])
+        PromptEncoder(tokenizer, template, prompt, [2])
     twice = METHODS["echo"]["released"].query
     prompt = prompt_length(tokenizer, twice)
     with pytest.raises(InputError, match=f"two copies of a text: .* takes {prompt}; use at least {prompt + 16}"):
@@ -239,8 +238,8 @@ def test_a_length_without_room_for_a_text_is_refused_with_the_mend(tokenizer: Pr
 def test_a_saved_and_loaded_tokenizer_words_alike(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    wording = METHODS["llm-ql"]["default"].passage
-    assert PromptEncoder(loaded, wording, 90, [2]).batch(TEXTS) == PromptEncoder(tokenizer, wording, 90, [2]).batch(
+    template = METHODS["llm-ql"]["default"].passage
+    assert PromptEncoder(loaded, template, 90, [2]).batch(TEXTS) == PromptEncoder(tokenizer, template, 90, [2]).batch(
         TEXTS
     )
 
@@ -263,35 +262,22 @@ def test_a_tokenizer_without_the_new_tokens_is_refused(bytes_tokenizer: PreTrain
         PromptEncoder(bytes_tokenizer, METHODS["llama2vec"]["default"].passage, 200)
 
 
-@pytest.mark.parametrize("kind", released.TOKENIZERS)
-@pytest.mark.parametrize("recipe", ["paper", "released"])
-@pytest.mark.parametrize("name", ["llm2vec", "echo"])
-def test_texts_become_the_ids_that_the_released_code_gives(name: str, recipe: str, kind: str):
-    row, found = METHODS[name][recipe], released.IDS[kind]
-    texts = {"query": released.QUERY, "passage": passage_text(released.TITLE, released.TEXT)}
-    for side, text in texts.items():
-        encoder = PromptEncoder(released.TOKENIZERS[kind](), getattr(row, side), 1000)
-        (ids,) = encoder.batch([text])
-        assert ids == found[f"{name} {side}"]["ids"]
-        assert encoder.pooled(ids, "text") == found[f"{name} {side}"]["pooled"]
-
-
 @pytest.mark.parametrize("recipe", QUERY_LIKELIHOOD)
 def test_stage_one_words_a_passage_in_the_ids_of_stage_two(tokenizer: PreTrainedTokenizerFast, recipe: str):
     """But for the spaces that the released code has in one stage alone."""
     document, passage = QUERY_LIKELIHOOD[recipe].document, METHODS["llm-ql"][recipe].passage
     if recipe == "released":
         passage = replace(passage, prefix=passage.prefix[:-1], suffix=f"{passage.suffix} ")
-    one, two = (PromptEncoder(tokenizer, wording, 3000, [2]) for wording in (document, passage))
+    one, two = (PromptEncoder(tokenizer, template, 3000, [2]) for template in (document, passage))
     assert one.batch(TEXTS) == two.batch(TEXTS)
 
 
 @pytest.mark.parametrize("name", WORDINGS)
 def test_the_place_of_a_text_in_its_row_is_known(tokenizer: PreTrainedTokenizerFast, name: str):
     """Where a token holds a part of the prompt and of the text, as the trained SentencePiece has, it is the text's."""
-    wording = WORDINGS[name]
-    encoder = PromptEncoder(tokenizer, wording, 400, [2])
-    lead, tail = (without_spaces(part) for part in ("".join(wording.prefix_pieces), wording.suffix))
+    template = WORDINGS[name]
+    encoder = PromptEncoder(tokenizer, template, 400, [2])
+    lead, tail = (without_spaces(part) for part in ("".join(template.prefix_pieces), template.suffix))
     for text in ("river", "The river in the north, which is old", "bridge " * 500):
         (ids,) = encoder.batch([text])
         first, behind = encoder.body_span(ids)

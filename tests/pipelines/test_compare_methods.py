@@ -194,7 +194,7 @@ def test_settings_of_pods_arrive_by_stage(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("word", "mend"),
+    ("word", "hint"),
     [
         ("adapt_gpus=2", "one pod does all stages of a variant; give tune_gpus"),
         ("index_gpus=2", "give tune_gpus"),
@@ -211,8 +211,8 @@ def test_settings_of_pods_arrive_by_stage(tmp_path: Path, monkeypatch: pytest.Mo
         ("promote_uri=x", "is no parameter of this pipeline"),
     ],
 )
-def test_what_one_pod_cannot_do_is_refused_on_the_command_line(word: str, mend: str) -> None:
-    with pytest.raises(InputError, match=re.escape(mend)):
+def test_what_one_pod_cannot_do_is_refused_on_the_command_line(word: str, hint: str) -> None:
+    with pytest.raises(InputError, match=re.escape(hint)):
         choose([COMPARISON, word])
 
 

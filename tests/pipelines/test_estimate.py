@@ -13,7 +13,7 @@ from llm_retriever.errors import InputError
 from pipelines import artifacts, estimate, form, presets, variants
 from pipelines.__main__ import main
 from pipelines.estimate import GPUS, SHAPES, UTILISATION, Cost, Workload
-from pipelines.shapes import shape_of
+from pipelines.model_shapes import shape_of
 
 PASSAGES, QUERIES = 8_841_823, 491_000
 MS_MARCO = Workload(PASSAGES, QUERIES, 6980)

@@ -21,7 +21,7 @@ from pipelines.choice import choose
 from pipelines.compilation import compile_pipeline
 from pipelines.costs import Workload
 from pipelines.form import Told
-from pipelines.shapes import GPUS
+from pipelines.model_shapes import GPUS
 from pipelines.train_retriever import train_retriever
 from tests.manifests.rendering import rendered
 from tests.pipelines.api_server import serving

@@ -258,7 +258,7 @@ def test_a_refused_schedule_leaves_the_old_one(server: Server) -> None:
     ("trigger", "told"),
     [
         (["--cron", "0 2 * * *"], "has 5 fields; Kubeflow's cron has six"),
-        ([], "it is not said when to start a run"),
+        ([], "no time to start a run is given"),
         (["--cron", "0 0 2 * * *", "--every-seconds", "9"], "--cron and --every-seconds are both given"),
         (["--every-seconds", "-5"], "an interval is at least one second"),
         (["--every-seconds", "60", "--name", " "], "a schedule needs a name"),

@@ -345,16 +345,14 @@ def test_ctrl_c_ends_the_watching_and_says_that_the_run_goes_on(
     timer = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
     timer.start()
     assert status(server, run.id, "--wait") == 130
-    assert f"the run goes on: python -m pipelines status {run.id} --wait" in capsys.readouterr().err
+    assert f"the run goes on: llm-retriever status {run.id} --wait" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_there_is_said_not_to_be(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["nope"], ["nope", "--wait"]):
         assert status(server, *arguments) == 2
         message = capsys.readouterr().err
-        assert message == (
-            'pipelines: field "RUN": no such run nope; python -m pipelines status lists the latest ones\n'
-        )
+        assert message == ('pipelines: field "RUN": no such run nope; llm-retriever status lists the latest ones\n')
     assert status(server, "--wait") == 2
     assert 'field "RUN"' in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from llm_retriever.processes.own_process import in_own_process
 PROGRAM = """
 import sys
 from pathlib import Path
-from llm_retriever.own_process import in_own_process
+from llm_retriever.processes.own_process import in_own_process
 from tests.processes.test_own_process import sleeping
 if __name__ == "__main__":
     import signal
@@ -33,7 +33,7 @@ def added(one: int, two: int) -> tuple[int, int]:
 
 
 def refusing() -> None:
-    raise InputError("is wrong", field="depth", mend="use 3")
+    raise InputError("is wrong", field="depth", hint="use 3")
 
 
 def failing() -> None:

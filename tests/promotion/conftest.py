@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from llm_retriever import files
-from llm_retriever.indexing.shards import Manifest, Shard, write_ids
+from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.methods import method
 from llm_retriever.metrics.conventions import REFRESHED_FOLDER
 from llm_retriever.metrics.significance import compare
@@ -82,7 +82,7 @@ class Run:
         for i in range(2):
             file, ids = directory / f"vectors-{i:05d}.npy", directory / f"ids-{i:05d}.txt"
             np.save(file, np.random.default_rng([seed, i]).standard_normal((3, 4)).astype(np.float32))
-            write_ids(ids, [f"p{3 * i + row}" for row in range(3)])
+            ids.write_text("".join(f"p{3 * i + row}\n" for row in range(3)))
             digests = files.sha256_of_file(file), files.sha256_of_file(ids)
             shards.append(Shard(file.name, ids.name, 3, *digests, 9.0, 1, 1, 1.0))
         manifest = Manifest("flat", "inner_product", 6, 4, "fp32", tuple(shards), card, collection, {}, {}, {})

@@ -69,7 +69,7 @@ def test_an_empty_place_is_refused_and_no_digest_of_nothing(
     uri = str(tmp_path / "empty") if place == "local" else f"s3://{s3.bucket}/nothing/here"
     given = {"--corpus-uri": str(beir_source), "--backbone": "scratch:tiny"} | {option: uri}
     assert STEP.execute([word for pair in given.items() for word in pair]) == 2
-    assert "nothing is there; look for a slip in the place" in capsys.readouterr().err
+    assert "nothing is there; check the path or URI" in capsys.readouterr().err
 
 
 # ---- whether it was judged already
@@ -124,7 +124,7 @@ def test_without_a_registry_everything_is_news(tmp_path: Path) -> None:
 def test_a_retraining_without_a_registry_is_bad_input(beir_source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert STEP.execute(["--corpus-uri", str(beir_source), "--backbone=scratch:tiny", "--recipe=one"]) == 2
     said = capsys.readouterr().err
-    assert 'field "published_uri": retraining notes there what it has judged; give the directory' in said
+    assert 'field "published_uri": retraining needs a place for its records; give the directory' in said
 
 
 def test_a_record_that_was_forgotten_is_news_again(uri: str) -> None:

@@ -16,7 +16,6 @@ from llm_retriever.errors import InputError
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.stores.opening import fetched, open_store
 from llm_retriever.stores.records import Records
-from llm_retriever.stores.registry import in_production as production_uri
 from tests.promotion.conftest import Run, in_production, kill_when_it_writes
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
@@ -151,13 +150,6 @@ def test_without_a_uri_nothing_is_published_and_the_decision_says_so(old: Run) -
     assert old.promote("") == ("", False)
     assert old.decision.startswith("# Good enough to promote")
     assert "Nothing was published: no URI is set." in old.decision
-
-
-def test_the_version_in_production_can_be_asked_for(uri: str, old: Run) -> None:
-    with pytest.raises(InputError, match=f"{uri}: nothing is in production there; promote a version first"):
-        production_uri(uri)
-    published, _ = old.promote(uri)
-    assert production_uri(uri) == published
 
 
 # ---- interrupted in the middle

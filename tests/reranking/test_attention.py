@@ -25,7 +25,7 @@ from llm_retriever.reranking.attention import (
     bins,
     embedding_share,
 )
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, load_language_model
 
 PASSAGES = {
     "one": Passage("one", "River", "is old"),
@@ -34,8 +34,8 @@ PASSAGES = {
 PAIRS = [("which river is old", "one"), ("glacier", "two"), ("who built the engine", "two")]
 
 
-def wording(*tokens: str) -> QueryWording:
-    found = QueryWording.of(Lineage("random"))
+def template(*tokens: str) -> QueryPrompt:
+    found = QueryPrompt.of(Lineage("random"))
     recipe = replace(found.recipe, passage_length=90, query_length=24)
     return replace(found, recipe=recipe, embedding_tokens=tokens or ("eos",))
 
@@ -43,7 +43,7 @@ def wording(*tokens: str) -> QueryWording:
 @pytest.fixture
 def scorer(backbone_directory: Path) -> QueryLikelihood:
     model, tokenizer = load_language_model(backbone_directory, precision="fp32", device="cpu", attention="eager")
-    return QueryLikelihood(model, tokenizer, wording(), PASSAGES)
+    return QueryLikelihood(model, tokenizer, template(), PASSAGES)
 
 
 def looking_everywhere_alike(model) -> None:
@@ -59,7 +59,7 @@ def layout(tokenizer, query: str, passage: str, embedding: int = 1) -> tuple[int
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    document, found = wording().recipe.document, PASSAGES[passage]
+    document, found = template().recipe.document, PASSAGES[passage]
     before, behind = len(ids(document.prefix.rstrip())), len(ids(document.suffix))
     text = f"{found.title} {found.text}".strip()
     while len(whole := ids(document.prefix + text + document.suffix)) > 90 - 1:
@@ -71,7 +71,7 @@ def layout(tokenizer, query: str, passage: str, embedding: int = 1) -> tuple[int
 @pytest.mark.parametrize("tokens", [("eos",), ("eos", "eos", "eos")], ids=["one", "three"])
 def test_a_model_that_looks_everywhere_alike_gives_the_shares_of_the_lengths(scorer, backbone_directory, tokens):
     looking_everywhere_alike(scorer.model)
-    alike = QueryLikelihood(scorer.model, scorer.tokenizer, wording(*tokens), PASSAGES)
+    alike = QueryLikelihood(scorer.model, scorer.tokenizer, template(*tokens), PASSAGES)
     tokenizer, width = AutoTokenizer.from_pretrained(backbone_directory), len(tokens)
     expected, rows = torch.zeros(len(COLUMNS), dtype=torch.float64), 0
     for query, passage in PAIRS:
@@ -93,7 +93,7 @@ def test_a_model_that_looks_everywhere_alike_gives_the_shares_of_the_lengths(sco
 
 def test_without_a_beginning_of_sequence_the_first_token_is_set_apart(backbone_directory):
     model, tokenizer = load_language_model(backbone_directory, precision="fp32", device="cpu", attention="eager")
-    scorer = QueryLikelihood(model, tokenizer, wording(), PASSAGES)
+    scorer = QueryLikelihood(model, tokenizer, template(), PASSAGES)
     with_it = attention_means(scorer, PAIRS[:1])
     scorer.rows.documents.opening = []
     queries, documents = scorer.tokenised(PAIRS[:1])
@@ -160,7 +160,7 @@ def test_the_share_of_the_embedding_token_leaves_out_the_beginning_and_the_query
 
 def test_models_are_analysed_on_the_same_pairs_and_written_as_numbers(backbone_directory):
     directories = {"backbone": backbone_directory, "adapted backbone": backbone_directory}
-    found = analysed(directories, wording(), PASSAGES, PAIRS, precision="fp32", device="cpu")
+    found = analysed(directories, template(), PASSAGES, PAIRS, precision="fp32", device="cpu")
     assert (found["pairs"], found["columns"]) == (3, list(COLUMNS))
     one, other = found["models"].values()
     assert one == other

@@ -11,7 +11,7 @@ from llm_retriever.adaptation.query_likelihood import Pair, PairCollator
 from llm_retriever.data.collection import Passage
 from llm_retriever.models import masks
 from llm_retriever.models.card import Lineage
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt
 from llm_retriever.reranking.query_packing import Pack, batch_of, mask_of, packs
 
 QUERIES = {"a": [11, 2], "b": [12, 13, 2], "c": [14, 15, 16, 2]}
@@ -64,11 +64,11 @@ def test_rows_of_one_query_need_no_mask_and_under_the_block_have_that_of_stage_o
 def test_a_row_of_one_query_is_the_row_of_stage_one_to_the_token(backbone_directory: Path):
     tokenizer = AutoTokenizer.from_pretrained(backbone_directory)
     lookup = {"p": Passage("p", "River", "is old"), "q": Passage("q", "", "The  engine\nwas built </s> by hand " * 20)}
-    wording = QueryWording.of(Lineage("random"))
-    wording = replace(wording, recipe=replace(wording.recipe, passage_length=90, query_length=24))
+    template = QueryPrompt.of(Lineage("random"))
+    template = replace(template, recipe=replace(template.recipe, passage_length=90, query_length=24))
     pairs = [("which river is old", "p"), ("who built it 🙂", "q")]
-    trained = PairCollator(wording.recipe, ("eos",), tokenizer, lookup, "right")([Pair(*pair, "0") for pair in pairs])
-    scorer = QueryLikelihood(None, tokenizer, wording, lookup)
+    trained = PairCollator(template.recipe, ("eos",), tokenizer, lookup, "right")([Pair(*pair, "0") for pair in pairs])
+    scorer = QueryLikelihood(None, tokenizer, template, lookup)
     batch = batch_of(packs(pairs, *scorer.tokenised(pairs), scorer.rows.embedding), scorer.rows.end)
     for name in ("input_ids", "attention_mask", "embedding"):
         assert torch.equal(batch[name], trained[name])

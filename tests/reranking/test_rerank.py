@@ -16,8 +16,8 @@ from llm_retriever.methods import QUERY_LIKELIHOOD
 from llm_retriever.models import masks
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, Stage
 from llm_retriever.reranking import rerank
-from llm_retriever.reranking.likelihood import QueryLikelihood, QueryWording, load_language_model
-from llm_retriever.reranking.rerank import Reranker, interpolated, min_max, reordered
+from llm_retriever.reranking.likelihood import QueryLikelihood, QueryPrompt, load_language_model
+from llm_retriever.reranking.rerank import Reranker, interpolated, reordered
 
 PASSAGES = {
     "short": Passage("short", "River", "is old"),
@@ -29,8 +29,8 @@ QUERIES = ["which river is old", "who built the engine " * 20, "</s> 🙂?"]
 PAIRS = [(query, passage) for query in QUERIES for passage in PASSAGES]
 
 
-def wording(**changes) -> QueryWording:
-    found = QueryWording.of(Lineage("random"))
+def template(**changes) -> QueryPrompt:
+    found = QueryPrompt.of(Lineage("random"))
     return replace(found, recipe=replace(found.recipe, passage_length=90, query_length=24), **changes)
 
 
@@ -51,7 +51,7 @@ def tokenizer(backbone_directory: Path):
 
 
 def scorer(model, tokenizer, **options) -> QueryLikelihood:
-    return QueryLikelihood(model, tokenizer, options.pop("wording", wording()), PASSAGES, **options)
+    return QueryLikelihood(model, tokenizer, options.pop("template", template()), PASSAGES, **options)
 
 
 def pieces(tokenizer, query: str, passage: str) -> tuple[list[int], list[int]]:
@@ -91,7 +91,7 @@ def test_scores_are_those_of_a_naive_loop_over_full_logits(model, tokenizer, blo
 
 @pytest.mark.parametrize("block", [False, True], ids=["causal", "block"])
 def test_the_mean_over_tokens_is_the_loss_of_stage_one_on_whole_passages(model, tokenizer, block: bool):
-    recipe = wording().recipe
+    recipe = template().recipe
     batch = PairCollator(recipe, ("eos",), tokenizer, PASSAGES)([Pair(q, p, "0") for q, p in PAIRS])
     with torch.no_grad():
         loss = QueryLikelihoodLoss(block)(model, batch).item()
@@ -140,7 +140,7 @@ def trained(**changes) -> Lineage:
 
 
 def test_the_wording_is_the_one_that_stage_one_trained():
-    found = QueryWording.of(trained())
+    found = QueryPrompt.of(trained())
     assert (found.recipe.document.prefix, found.recipe.document.suffix) == ("Passage: ", " In short:")
     assert (found.recipe.query_length, found.recipe.passage_length) == (40, 70)
     assert (found.embedding_tokens, found.is_trained) == (("<s1>", "<s2>"), True)
@@ -148,7 +148,7 @@ def test_the_wording_is_the_one_that_stage_one_trained():
 
 
 def test_a_model_that_never_learned_to_ask_is_worded_by_default():
-    found = QueryWording.of(Lineage("model").then(Stage("mntp", {"corruption_ratio": 0.2})))
+    found = QueryPrompt.of(Lineage("model").then(Stage("mntp", {"corruption_ratio": 0.2})))
     assert found.recipe.document == QUERY_LIKELIHOOD["default"].document
     assert (found.embedding_tokens, found.is_trained) == (("eos",), False)
 
@@ -165,17 +165,16 @@ def test_a_bidirectional_model_is_read_causally(tmp_path: Path, backbone_directo
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def test_min_max_stretches_to_the_unit_interval_and_equal_scores_say_nothing():
-    assert min_max({"a": -4.0, "b": -2.0, "c": -3.0}) == {"a": 0.0, "b": 1.0, "c": 0.5}
-    assert min_max({"a": 7.0, "b": 7.0}) == {"a": 0.0, "b": 0.0}
-    assert min_max({}) == {}
-
-
 def test_interpolation_by_hand():
     first = {"a": 12.0, "b": 10.0, "c": 2.0, "beyond": 1.0}
     second = {"a": -30.0, "b": -10.0, "c": -20.0}
     mixed = interpolated(first, second, 0.2)
     assert mixed == pytest.approx({"a": 0.2 * 1.0 + 0.8 * 0.0, "b": 0.2 * 0.8 + 0.8 * 1.0, "c": 0.2 * 0.0 + 0.8 * 0.5})
+
+
+def test_equal_scores_of_one_system_leave_the_order_to_the_other():
+    assert interpolated({"a": 7.0, "b": 7.0}, {"a": -4.0, "b": -2.0}, 0.2) == pytest.approx({"a": 0.2, "b": 1.0})
+    assert interpolated({"beyond": 1.0}, {}, 0.2) == {}
 
 
 def test_what_is_not_re_ranked_stays_behind_in_its_order():

@@ -1,4 +1,4 @@
-"""URIs, buckets and endpoints that cannot be used: one line that names the URI and the mend, and no credentials."""
+"""URIs, buckets and endpoints that cannot be used: one line that names the URI and the hint, and no credentials."""
 
 from __future__ import annotations
 

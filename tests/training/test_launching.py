@@ -25,7 +25,7 @@ from llm_retriever.errors import InputError
 def work(job):
     act = job["act"]
     if act == "refuse":
-        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
+        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", hint="give it a text")
     if act == "fail":
         raise ArithmeticError("no such luck")
     if act == "starve":
@@ -103,7 +103,7 @@ def test_all_work_the_first_one_is_heard_and_all_is_logged(tmp_path, capfd, monk
 STEP = """
 import sys
 from pathlib import Path
-from llm_retriever.launching import launch
+from llm_retriever.training.launching import launch
 launch("small_jobs", {"act": "wait", "output": sys.argv[1]}, Path(sys.argv[1]), processes=2)
 """
 

@@ -96,7 +96,7 @@ def test_a_warm_up_for_a_longer_training_takes_a_tenth_of_the_updates():
     assert planned(replace(SCHEDULE, warmup=0.05, max_steps=1000), 40, 1).warmup == 50
 
 
-def test_a_batch_that_cannot_be_divided_among_the_processes_is_refused_with_the_mend():
+def test_a_batch_that_cannot_be_divided_among_the_processes_is_refused_with_the_hint():
     with pytest.raises(InputError, match=r'"batch_size".*9 queries.*2 processes.*multiple of 2'):
         planned(replace(SCHEDULE, batch_size=9), 100, 2)
 
@@ -185,7 +185,7 @@ def test_an_epoch_reads_every_example_once_and_the_dataset_is_told_which_epoch_i
     assert dataset.read[:40] != dataset.read[40:]
 
 
-def test_a_loss_that_is_not_a_number_ends_the_training_with_the_mend():
+def test_a_loss_that_is_not_a_number_ends_the_training_with_the_hint():
     def spoilt(model, batch):
         return squared(model, batch) * float("nan")
 
@@ -273,7 +273,7 @@ import sys, time
 from pathlib import Path
 import tests.training.test_training as t
 from safetensors.torch import save_file
-from llm_retriever.training import TrainingRun, train
+from llm_retriever.training.train import TrainingRun, train
 import components.entrypoint, signal
 signal.signal(signal.SIGTERM, components.entrypoint._stop)
 def slow(model, batch):

@@ -291,7 +291,7 @@ import gc, sys
 from pathlib import Path
 import torch
 from transformers import AutoTokenizer
-from llm_retriever import weight_files
+from llm_retriever.training import weight_files
 from tests.training.test_weights import ROWS, RUN, LORA, attach_lora, load_backbone, saved
 small, backbone, output, tune = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 weight_files.SHARD_BYTES = 4_000_000

@@ -52,7 +52,7 @@ def work(job: dict[str, Any]) -> None:
     """Does one thing after the other: `refuse`, `fail`, `whole`, `killed`, `resumed`."""
     for act in job["acts"]:
         if act == "refuse":
-            raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
+            raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", hint="give it a text")
         if act == "fail":
             raise ArithmeticError("no such luck")
         tune_once(act, job)

@@ -1,4 +1,4 @@
-"""Where collections come from: every source yields the same rows, whatever its layout.
+"""Sources of collections: every one yields the same rows, whatever its layout.
 
 A source is opened with `opened_source`; the layout of a directory is recognised from its file names.
 """
@@ -69,7 +69,7 @@ def _demo(uri: str) -> Source:
     from llm_retriever.data.sources import python_docs
 
     if uri != python_docs.URI:
-        raise InputError(f"there is no demo {uri!r}", field="uri", mend=f"use {python_docs.URI}")
+        raise InputError(f"there is no demo {uri!r}", field="uri", hint=f"use {python_docs.URI}")
     return Source(
         python_docs.rows, uri, {"uri": uri, "format": "demo", "versions": python_docs.versions()}, python_docs.LICENCE
     )
@@ -84,8 +84,8 @@ def _directory_source(
 ) -> Source:
     if not directory.is_dir():
         problem = "is a file, not a directory" if directory.exists() else "no such directory"
-        mend = "give a directory, s3://bucket/prefix, hf://datasets/OWNER/NAME or demo:python-docs"
-        raise InputError(problem, file=shown, field="uri", mend=mend)
+        hint = "give a directory, s3://bucket/prefix, hf://datasets/OWNER/NAME or demo:python-docs"
+        raise InputError(problem, file=shown, field="uri", hint=hint)
     shown = shown.rstrip("/")
     name = recognised(directory, shown) if format == "auto" else format
     reader = _readers()[name](directory, shown)
@@ -93,7 +93,7 @@ def _directory_source(
 
 
 def recognised(directory: Path, shown: str) -> str:
-    """The name of a directory's layout.
+    """Recognises a directory's layout, and returns its name.
 
     Raises:
         InputError: It has none of them, or a file at fault hides which.
@@ -105,7 +105,7 @@ def recognised(directory: Path, shown: str) -> str:
         "the layout is none of those known",
         file=shown,
         field="format",
-        mend="give a directory in one of the layouts of docs/data-formats.md: " + ", ".join(FORMATS),
+        hint="give a directory in one of the layouts of docs/data-formats.md: " + ", ".join(FORMATS),
     )
 
 

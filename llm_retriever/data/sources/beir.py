@@ -38,7 +38,7 @@ class BeirDirectory:
         return all(parts) or (any(parts) and (directory / "qrels").is_dir())
 
     def rows(self, bad: BadLines) -> Iterator[Row | ArticleRow]:
-        """Queries and judgments first: they are small, so that what is wrong with them shows early."""
+        """Yields queries and judgments first: they are small, so that what is wrong with them shows early."""
         yield from self._queries(bad)
         yield from self._judgments(bad)
         yield from self._passages(bad)
@@ -70,22 +70,22 @@ class BeirDirectory:
         found = _files(self.directory, name, SUFFIXES)
         if not found:
             file = f"{self.shown}/{name}.jsonl"
-            raise InputError("no such file", file=file, mend="a BEIR source has corpus.jsonl, queries.jsonl and qrels/")
+            raise InputError("no such file", file=file, hint="a BEIR source has corpus.jsonl, queries.jsonl and qrels/")
         return [self._source_file(path) for path in found]
 
     def _judgments(self, bad: BadLines) -> Iterator[Row]:
-        found = self._qrels()
-        if not found:
+        files_of_splits = self._qrels()
+        if not files_of_splits:
             raise InputError(
                 "no qrels: nothing says which passages answer which query",
                 file=f"{self.shown}/qrels",
-                mend="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
+                hint="add qrels/train.tsv (query-id, corpus-id, score) and one file for each evaluation split",
             )
-        for path, split in found:
+        for path, split in files_of_splits:
             yield from judgments(self._source_file(path), split, bad)
 
     def _qrels(self) -> list[tuple[Path, str]]:
-        """Files of judgments and their splits: those of a folder, and those that lie beside the corpus as `qrels.<split>`."""
+        """Finds files of judgments and their splits: those of a folder, and those beside the corpus, `qrels.<split>`."""
         folders = [self.directory / name for name in ("qrels", "default", "data")]
         inside = next((paths for folder in folders if (paths := _inside(folder, QRELS_SUFFIXES))), [])
         beside = [(path, split) for path in _inside(self.directory, QRELS_SUFFIXES) if (split := split_in_name(path))]
@@ -96,7 +96,7 @@ class BeirDirectory:
 
 
 def _files(directory: Path, name: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file `name` with one of the suffixes, or the shards in the folder `name`."""
+    """Finds the file `name` with one of the suffixes, or the shards in the folder `name`."""
     single = [directory / (name + suffix) for suffix in suffixes]
     return [path for path in single if path.is_file()][:1] or _inside(directory / name, suffixes)
 

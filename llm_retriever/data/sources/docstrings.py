@@ -1,4 +1,4 @@
-"""Documentation strings as documents: what a Python file documents, without the marks of reStructuredText.
+"""Extracts documentation strings of a Python file as documents, without the marks of reStructuredText.
 
 Files are parsed, never imported.
 """
@@ -76,7 +76,7 @@ class Documented:
 
 
 def documented(source: str, module: str) -> Iterator[Documented]:
-    """The public module, classes, functions and methods of a file that have a documentation string.
+    """Lists the public module, classes, functions and methods of a file that have a documentation string.
 
     Raises:
         SyntaxError, ValueError: The file is not Python of this version.
@@ -102,7 +102,7 @@ def _members(body: list[ast.stmt], owner: str, *, within_class: bool) -> Iterato
 
 
 def _is_variant(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Overloads, and setters of properties, whose documentation is the property's."""
+    """Whether a function is an overload, or a property's setter, whose documentation is the property's."""
     written = [ast.unparse(decorator) for decorator in node.decorator_list]
     return any(name.endswith((".setter", ".deleter", "overload")) for name in written)
 
@@ -146,7 +146,7 @@ def first_sentence(paragraph: str) -> tuple[str, str]:
 
 
 def _paragraphs(doc: str) -> list[str]:
-    """The prose of a documentation string, a paragraph a text: no directives, no doctests, no closing sections."""
+    """Splits the prose of a documentation string into paragraphs: no directives, no doctests, no closing sections."""
     paragraphs: list[list[str]] = [[]]
     lines = doc.splitlines()
     skipped_indent = -1
@@ -173,7 +173,7 @@ def _begins_last_section(line: str, following: str) -> bool:
 
 
 def _without_marks(text: str) -> str:
-    """Plain words; each pattern is tried only where its first character is there, which is seldom."""
+    """Strips marks to plain words; each pattern is tried only where its first character is there, which is seldom."""
     if "`" in text:
         text = LINK.sub(r"\1", text)
         text = ROLE.sub(lambda found: found[1].rpartition(".")[2] if "`~" in found[0] else found[1], text)
@@ -190,5 +190,5 @@ def _without_marks(text: str) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """At most `length` characters, ending with a whole word."""
+    """Cuts to at most `length` characters, ending with a whole word."""
     return text if len(text) <= length else text[:length].rpartition(" ")[0].rstrip(",.;:") + " …"

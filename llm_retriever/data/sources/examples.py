@@ -1,4 +1,4 @@
-"""Training examples that hold texts instead of ids: a query, its positives and its negatives, and perhaps a teacher's scores."""
+"""Reads training examples that hold texts instead of ids: a query, positives, negatives, and perhaps a teacher's scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from llm_retriever.data.sources.rows import (
     content_id,
     text_of,
 )
-from llm_retriever.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Example:
 
 
 def example_rows(example: Example, split: str, place: Place) -> list[Row]:
-    """All rows of an example, or none of them where one is unusable; ids are made of the content.
+    """Returns all rows of an example, or none where one is unusable; ids are made of the content.
 
     Raises:
         InputError: A text is none, there is no positive, or a text is positive and negative.
@@ -52,12 +51,8 @@ def example_rows(example: Example, split: str, place: Place) -> list[Row]:
     positives = [checked_text(text, positive_field, place) for text in example.positives]
     negatives = [checked_text(text, negative_field, place) for text in example.negatives]
     if not positives:
-        raise InputError(
-            "the query has no positive passage",
-            file=place.file,
-            line=place.line,
-            field=positive_field,
-            mend="give it a positive, or remove the line",
+        raise place.error(
+            "the query has no positive passage", field=positive_field, hint="give it a positive, or remove the line"
         )
     rows: list[Row] = [QueryRow(place, query_id, query, True)]
     rows += [PassageRow(place, content_id("p", t), "", t, True) for t in dict.fromkeys(positives + negatives)]
@@ -73,7 +68,7 @@ def _scored(query_id: str, texts: Sequence[str], scores: Sequence[float], place:
 
 
 def texts_of(value: Any, field: str, place: Place) -> list[str]:
-    """A list of texts, none where there is no value.
+    """Reads a list of texts, none where there is no value.
 
     Raises:
         InputError: It is something else.
@@ -81,13 +76,12 @@ def texts_of(value: Any, field: str, place: Place) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        problem = "must be a list of texts"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="write [text, …]")
+        raise place.error("must be a list of texts", field=field, hint="write [text, …]")
     return value
 
 
 def scores_of(value: Any, number: int, field: str, place: Place) -> list[float]:
-    """A teacher's scores of so many texts, none where there is no value.
+    """Reads a teacher's scores of so many texts, none where there is no value.
 
     Raises:
         InputError: They are not as many finite numbers.
@@ -95,12 +89,10 @@ def scores_of(value: Any, number: int, field: str, place: Place) -> list[float]:
     if value is None or value == []:
         return []
     if not isinstance(value, list) or len(value) != number or not all(map(_is_score, value)):
-        raise InputError(
+        raise place.error(
             f"must be a list of {number} numbers, one a text",
-            file=place.file,
-            line=place.line,
             field=field,
-            mend="correct the scores, or remove the field",
+            hint="correct the scores, or remove the field",
         )
     return [float(score) for score in value]
 

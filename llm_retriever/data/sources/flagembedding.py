@@ -30,12 +30,12 @@ class FlagEmbeddingDirectory:
         return any({"query", "pos"} <= set(first_record(path)) for path in files_with_records(directory)[:3])
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """The rows of every line together."""
-        found = files_with_records(self.directory)
-        if not found:
-            mend = "a FlagEmbedding source has {query, pos, neg}, one JSON object a line"
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=mend)
-        for path in found:
+        """Yields the rows of every line together."""
+        paths = files_with_records(self.directory)
+        if not paths:
+            hint = "a FlagEmbedding source has {query, pos, neg}, one JSON object a line"
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=hint)
+        for path in paths:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):
                 bad.note_fields(record, FIELDS)

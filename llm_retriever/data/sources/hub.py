@@ -32,27 +32,27 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Address:
-        """Takes `hf://datasets/OWNER/NAME[@REVISION]` apart.
+        """Parses `hf://datasets/OWNER/NAME[@REVISION]`.
 
         Raises:
             InputError: It is something else.
         """
-        found = ADDRESS.fullmatch(uri)
-        if not found:
+        match = ADDRESS.fullmatch(uri)
+        if not match:
             raise InputError(
-                f"not an address of a data set: {uri!r}", field="uri", mend=f"write {SCHEME}OWNER/NAME@COMMIT"
+                f"not an address of a data set: {uri!r}", field="uri", hint=f"write {SCHEME}OWNER/NAME@COMMIT"
             )
-        return cls(found["repository"], found["revision"] or "main")
+        return cls(match["repository"], match["revision"] or "main")
 
     def qrels(self) -> Address | None:
-        """Where the judgments are, when they are in a repository of their own."""
+        """Address of the judgments, when they are in a repository of their own."""
         if self.repository.startswith(QRELS_OWNER) and not self.repository.endswith(QRELS_SUFFIX):
             return Address(self.repository + QRELS_SUFFIX, "main")
         return None
 
 
 def resolved_revision(uri: str) -> str:
-    """The commit that a data set's address stands for (two, joined by ``+``, where judgments have their own repository).
+    """Commit that a data set's address stands for (two, joined by ``+``, where judgments have their own repository).
 
     Raises:
         InputError: There is no such data set or revision, or the hub cannot be reached.
@@ -104,7 +104,7 @@ def _snapshot(repository: str, commit: str) -> Path:
 
 
 def _licence(repository: str, commit: str) -> str:
-    """What the data set's card says; a card that cannot be read is no reason to stop."""
+    """Licence on the data set's card; a card that cannot be read is no reason to stop."""
     from huggingface_hub import HfApi
 
     with contextlib.suppress(InputError), _reached(repository):
@@ -116,24 +116,24 @@ def _licence(repository: str, commit: str) -> str:
 
 @contextlib.contextmanager
 def _reached(repository: str) -> Iterator[None]:
-    """Turns the hub's refusals into errors that tell the mend."""
+    """Turns the hub's refusals into errors with a hint."""
     from huggingface_hub import errors
 
     shown = SCHEME + repository
     try:
         yield
     except errors.GatedRepoError:
-        mend = "accept its terms on the hub, and give the step a token in HF_TOKEN"
-        raise InputError("the data set is gated", file=shown, field="uri", mend=mend) from None
+        hint = "accept its terms on the hub, and give the step a token in HF_TOKEN"
+        raise InputError("the data set is gated", file=shown, field="uri", hint=hint) from None
     except errors.RepositoryNotFoundError:
-        mend = "correct the name; for a private one give the step a token in HF_TOKEN"
-        raise InputError("there is no such data set", file=shown, field="uri", mend=mend) from None
+        hint = "correct the name; for a private one give the step a token in HF_TOKEN"
+        raise InputError("there is no such data set", file=shown, field="uri", hint=hint) from None
     except errors.RevisionNotFoundError:
-        raise InputError("there is no such revision", file=shown, field="uri", mend="correct what follows @") from None
+        raise InputError("there is no such revision", file=shown, field="uri", hint="correct what follows @") from None
     except errors.OfflineModeIsEnabled:
-        mend = "unset HF_HUB_OFFLINE, or name a commit that is in the cache"
-        raise InputError("the hub may not be reached in offline mode", file=shown, field="uri", mend=mend) from None
+        hint = "unset HF_HUB_OFFLINE, or name a commit that is in the cache"
+        raise InputError("the hub may not be reached in offline mode", file=shown, field="uri", hint=hint) from None
     except (OSError, errors.HTTPError) as error:
         first = str(error).strip().partition("\n")[0]
-        problem, mend = f"the hub could not be read ({first})", "check the connection, and try again"
-        raise InputError(problem, file=shown, field="uri", mend=mend) from None
+        problem, hint = f"the hub could not be read ({first})", "check the connection, and try again"
+        raise InputError(problem, file=shown, field="uri", hint=hint) from None

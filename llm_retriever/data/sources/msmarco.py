@@ -54,7 +54,7 @@ class MsMarcoDirectory:
         return bool(queries and (qrels or triples))
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """Queries and judgments first: they are small, so that what is wrong with them shows early."""
+        """Yields queries and judgments first: they are small, so that what is wrong with them shows early."""
         if not self.queries:
             raise self._missing("queries.train.tsv")
         for path in self.queries:
@@ -72,11 +72,11 @@ class MsMarcoDirectory:
         return InputError(
             "no such file",
             file=f"{self.shown}/{name}",
-            mend="an MS MARCO source has collection.tsv, queries.<split>.tsv and qrels.<split>.tsv",
+            hint="an MS MARCO source has collection.tsv, queries.<split>.tsv and qrels.<split>.tsv",
         )
 
     def _queries(self, file: SourceFile, bad: BadLines) -> Iterator[QueryRow]:
-        """Queries; they may repeat, because `queries.dev.small.tsv` is a part of `queries.dev.tsv`."""
+        """Yields queries; they may repeat, because `queries.dev.small.tsv` is a part of `queries.dev.tsv`."""
         for place, cells in _cells(file, bad, QUERY_IDS):
             with bad.tolerated(cells.line, kind="query", row_id=cells.id):
                 yield QueryRow(place, checked_id(cells.id, "qid", place), _text(cells.text, place), True)
@@ -105,11 +105,11 @@ class MsMarcoDirectory:
 
 
 def _by_kind(directory: Path) -> tuple[list[Path], dict[Path, str], dict[Path, str]]:
-    """The files of queries, those of judgments and those of triples of ids, both with their splits."""
-    found = sorted(path for path in directory.iterdir() if path.is_file() and path.name.endswith(TABLES))
-    qrels = {path: split for path in found if (split := split_in_name(path))}
-    queries = [path for path in found if QUERIES.search(path.name) and path not in qrels]
-    triples = {path: match["split"] for path in found if (match := ID_TRIPLES.fullmatch(path.name))}
+    """Sorts out the files of queries, those of judgments and those of triples of ids, both with their splits."""
+    paths = sorted(path for path in directory.iterdir() if path.is_file() and path.name.endswith(TABLES))
+    qrels = {path: split for path in paths if (split := split_in_name(path))}
+    queries = [path for path in paths if QUERIES.search(path.name) and path not in qrels]
+    triples = {path: match["split"] for path in paths if (match := ID_TRIPLES.fullmatch(path.name))}
     return queries, qrels, triples
 
 
@@ -123,7 +123,7 @@ class Cells(NamedTuple):
 
 
 def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tuple[Place, Cells]]:
-    """Lines of an id, a tab and a text, or of the columns that a header names.
+    """Reads lines of an id, a tab and a text, or of the columns that a header names.
 
     Raises:
         InputError: A line has fewer columns than the header.
@@ -139,8 +139,7 @@ def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tu
         columns = line.split("\t", len(header) - 1)
         with bad.tolerated(line):
             if len(columns) < len(header):
-                problem = f"{len(columns)} columns where the header has {len(header)}"
-                raise InputError(problem, file=place.file, line=place.line, mend="correct the line")
+                raise place.error(f"{len(columns)} columns where the header has {len(header)}", hint="correct the line")
             by_name = dict(zip(header, columns, strict=True))
             text = next(by_name[name] for name in TEXTS if name in by_name)
             name = next(by_name[name] for name in ids if name in by_name).strip()
@@ -148,20 +147,19 @@ def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tu
 
 
 def _header(line: str, ids: tuple[str, ...]) -> list[str]:
-    """The plain names of a first line's columns, where it names an id and a text; [] where it is no header."""
+    """Plain names of a first line's columns, where it names an id and a text; [] where it is no header."""
     names = [plain(cell) for cell in line.split("\t")]
     return names if set(names) & set(ids) and set(names) & set(TEXTS) else []
 
 
 def _triples(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
-    """The relevant pairs of (qid, relevant pid, other pid), each once: there are hundreds of lines of a pair."""
+    """Yields the relevant pairs of (qid, relevant pid, other pid), each once: there are hundreds of lines of a pair."""
     seen: set[tuple[str, str]] = set()
     for place, line in lines(file, bad):
         columns = line.split()
         with bad.tolerated(line):
             if len(columns) != 3:
-                mend = "write qid, relevant pid and other pid"
-                raise InputError(f"{len(columns)} columns", file=place.file, line=place.line, mend=mend)
+                raise place.error(f"{len(columns)} columns", hint="write qid, relevant pid and other pid")
             pair = (columns[0], columns[1])
             if pair not in seen:
                 seen.add(pair)
@@ -183,7 +181,7 @@ class Titles:
             self._database.execute("INSERT OR IGNORE INTO title VALUES (?, ?)", (passage_id, title))
 
     def get(self, passage_id: str) -> str:
-        """The title of a passage, or an empty one."""
+        """Returns the title of a passage, or an empty one."""
         row = self._database.execute("SELECT title FROM title WHERE id = ?", (passage_id,)).fetchone()
         return row[0] if row else ""
 

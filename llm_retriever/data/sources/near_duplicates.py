@@ -1,4 +1,4 @@
-"""Texts that say nearly the same: MinHash over word shingles, banded so that only likely pairs are compared.
+"""Finds texts that say nearly the same: MinHash over word shingles, banded so that only likely pairs are compared.
 
 Where a script writes no spaces, a shingle is of characters.
 
@@ -17,6 +17,7 @@ from llm_retriever.data.scripts import words
 
 HASHES = 64
 BANDS = 16
+"""Of 4 hashes each: most pairs meet in a band from a similarity of about (1/16)^(1/4) = 0.5 on (Leskovec et al., MMDS, 3.4)."""
 _DRAW = np.random.default_rng(20_240_417)
 _FACTORS = _DRAW.integers(1, 2**63, (HASHES, 1), dtype=np.uint64) | np.uint64(1)
 _TERMS = _DRAW.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)
@@ -55,7 +56,7 @@ class NearDuplicates:
 
 
 class Resembling:
-    """Tells whether a text says nearly the same as one of a few known ones, by the exact Jaccard similarity.
+    """Recognises texts that say nearly the same as one of a few known ones, by the exact Jaccard similarity.
 
     Args:
         texts: The known ones.
@@ -74,31 +75,31 @@ class Resembling:
 
     def __contains__(self, text: str) -> bool:
         """Whether a known text is that similar; letter case and punctuation play no part."""
-        found = self._shingles(text)
-        return any(self._is_similar(found, known) for known in self._known)
+        shingles = self._shingles(text)
+        return any(self._is_similar(shingles, known) for known in self._known)
 
     def _shingles(self, text: str) -> list[tuple[str, ...]]:
-        found = words(text.lower())
-        return list(zip(*(found[i:] for i in range(self._shingle)), strict=False)) or [tuple(found)]
+        tokens = words(text.lower())
+        return list(zip(*(tokens[i:] for i in range(self._shingle)), strict=False)) or [tuple(tokens)]
 
-    def _is_similar(self, found: list[tuple[str, ...]], known: set[tuple[str, ...]]) -> bool:
+    def _is_similar(self, shingles: list[tuple[str, ...]], known: set[tuple[str, ...]]) -> bool:
         # A share of at most 1 - similarity may be missing: most texts are done with after a few shingles.
-        allowed, missing = (1 - self._similarity) * len(found), set[tuple[str, ...]]()
-        for one in found:
+        allowed, missing = (1 - self._similarity) * len(shingles), set[tuple[str, ...]]()
+        for one in shingles:
             if one not in known:
                 missing.add(one)
                 if len(missing) > allowed + 1e-9:
                     return False
-        shared = len(set(found)) - len(missing)
+        shared = len(set(shingles)) - len(missing)
         return shared >= self._similarity * (len(known) + len(missing)) - 1e-9
 
 
 def _signature(text: str, shingle: int) -> np.ndarray:
     """The minima of a text's shingles under the hash functions, uint64 [HASHES]."""
-    found = np.array([zlib.crc32(word.encode()) for word in words(text.lower())] or [0], np.uint64)
-    length = max(1, len(found) - shingle + 1)
+    hashes = np.array([zlib.crc32(word.encode()) for word in words(text.lower())] or [0], np.uint64)
+    length = max(1, len(hashes) - shingle + 1)
     shingles = np.zeros(length, np.uint64)
-    for offset in range(min(shingle, len(found))):
-        shingles = (shingles * _SHINGLE_FACTOR) ^ found[offset : offset + length]
+    for offset in range(min(shingle, len(hashes))):
+        shingles = (shingles * _SHINGLE_FACTOR) ^ hashes[offset : offset + length]
     mixed = shingles * _FACTORS + _TERMS
     return (mixed ^ (mixed >> np.uint64(31))).min(axis=1)

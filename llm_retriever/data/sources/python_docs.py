@@ -102,7 +102,7 @@ class Entry(NamedTuple):
     thing: Documented
 
     def text(self) -> str:
-        """The passage: signature and body; the summary only where it is no query."""
+        """Text of the passage: signature and body; the summary only where it is no query."""
         summary = "" if self.thing.makes_a_query else self.thing.summary
         return normalise(
             " ".join(part for part in (self.thing.signature.rstrip(" …") + ".", summary, self.thing.body) if part)
@@ -110,18 +110,18 @@ class Entry(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """What the collection is made of: Python and the installed ones of `PACKAGES`, with their versions."""
-    found = {"edition": EDITION, "python": platform.python_version()}
+    """Versions of what the collection is made of: Python and the installed ones of `PACKAGES`."""
+    versions = {"edition": EDITION, "python": platform.python_version()}
     for name in dict.fromkeys(package.partition(".")[0] for package in PACKAGES):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def rows(bad: BadLines) -> Iterator[Row]:
-    """The rows of the collection; the same for the same versions."""
+    """Yields the rows of the collection; the same for the same versions."""
     entries = _entries()
     split = _splits(entries)
     for number, entry in enumerate(entries, start=1):
@@ -134,7 +134,7 @@ def rows(bad: BadLines) -> Iterator[Row]:
 
 
 def _entries() -> list[Entry]:
-    found: list[Entry] = []
+    entries: list[Entry] = []
     summaries = NearDuplicates(shingle=1, similarity=0.75)
     passages = NearDuplicates(shingle=3, similarity=0.5)
     with _no_garbage_collection(), Progress("read documentation", ENOUGH_PASSAGES, "passages") as progress:
@@ -142,11 +142,11 @@ def _entries() -> list[Entry]:
             for entry in _selection(list(_of_package(package))):
                 summary, body = entry.thing.summary, entry.thing.body
                 if summaries.adds(summary or body) and passages.adds(f"{summary} {body}"):
-                    found.append(entry)
-            progress.update(len(found) - progress.done)
-            if len(found) >= ENOUGH_PASSAGES:
+                    entries.append(entry)
+            progress.update(len(entries) - progress.done)
+            if len(entries) >= ENOUGH_PASSAGES:
                 break
-    return found
+    return entries
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _selection(entries: list[Entry]) -> list[Entry]:
-    """A package's share of the collection, drawn by name: mostly what makes queries, and not too much of one package."""
+    """Draws a package's share of the collection by name: mostly what makes queries, and not too much of one package."""
     entries = list({entry.thing.name: entry for entry in reversed(entries)}.values())[::-1]
     asked = _drawn([entry for entry in entries if entry.thing.makes_a_query], MOST_OF_A_PACKAGE)
     others = [entry for entry in entries if not entry.thing.makes_a_query and len(entry.text().split()) >= 8]
@@ -183,7 +183,7 @@ def _draw(text: str) -> bytes:
 
 
 def _of_package(package: str) -> Iterator[Entry]:
-    """The documented things of a package, or of the standard library (``""``)."""
+    """Lists the documented things of a package, or of the standard library (``""``)."""
     top, _, inner = package.partition(".")
     root = _root(top)
     if root is None:
@@ -199,7 +199,7 @@ def _of_package(package: str) -> Iterator[Entry]:
 
 
 def _public_name(top: str, path: Path) -> str:
-    """The name of a file's module without its private parts, behind which public names are often implemented."""
+    """Name of a file's module without its private parts, behind which public names are often implemented."""
     parts = path.with_suffix("").parts
     if parts[-1] in NOT_DOCUMENTATION or parts[-1].startswith("test_") or (not top and parts[0].startswith("_")):
         return ""
@@ -207,7 +207,7 @@ def _public_name(top: str, path: Path) -> str:
 
 
 def _root(top: str) -> Path | None:
-    """Where the standard library or a package lies; a package is located, not imported."""
+    """Directory of the standard library or a package; a package is located, not imported."""
     if not top:
         return Path(sysconfig.get_paths()["stdlib"])
     spec = importlib.util.find_spec(top)
@@ -224,17 +224,17 @@ def _python_files(start: Path) -> Iterator[Path]:
 
 
 def _splits(entries: list[Entry]) -> dict[str, str]:
-    """Split by group: groups are drawn for test, then for dev, until these have their queries; the rest is for training."""
+    """Assigns splits by group: groups are drawn for test, then for dev, until these have their queries; the rest trains."""
     sizes: dict[str, int] = {}
     for entry in entries:
         sizes[entry.group] = sizes.get(entry.group, 0) + entry.thing.makes_a_query
     split = dict.fromkeys(sizes, "train")
     drawn = sorted((group for group, size in sizes.items() if 0 < size <= LARGEST_EVALUATION_GROUP), key=_draw)
-    for name, wanted in EVALUATION_QUERIES.items():
+    for name, target in EVALUATION_QUERIES.items():
         filled = 0
-        while drawn and filled < wanted:
+        while drawn and filled < target:
             group = drawn.pop(0)
-            if filled + sizes[group] <= wanted * 1.05:
+            if filled + sizes[group] <= target * 1.05:
                 split[group] = name
                 filled += sizes[group]
     return split

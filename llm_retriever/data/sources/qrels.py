@@ -1,4 +1,4 @@
-"""Qrels in columns: which column is the query, which the passage and which the grade.
+"""Reads qrels in columns: finds which column is the query, which the passage and which the grade.
 
 A header line says it by its names, in any order, and further columns are passed over. Without a header, three columns are BEIR's
 (query, passage, grade) and four are TREC's (query, 0 or Q0, passage, grade). Whatever else could be read in two ways ends
@@ -20,8 +20,8 @@ from llm_retriever.errors import InputError
 QUERY, PASSAGE, GRADE = "query-id", "corpus-id", "score"
 ITERATION = ("0", "Q0", "q0")
 """What TREC's second column holds in practice: nobody reads it."""
-HEADER_MEND = "begin the file with a header line of the columns' names, as query-id, corpus-id and score"
-COLUMNS_MEND = "write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC), in every line"
+HEADER_HINT = "begin the file with a header line of the columns' names, as query-id, corpus-id and score"
+COLUMNS_HINT = "write query id, passage id and grade (BEIR), or query id, 0, passage id and grade (TREC), in every line"
 QRELS_SUFFIXES = (*TABLES, *SUFFIXES)
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 IN_A_NAME = re.compile(r"(?:^|(?<=[\d._-]))qrels?(?=[._-]|$)", re.IGNORECASE)
@@ -38,7 +38,7 @@ NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 
 class _Layout(NamedTuple):
-    """Where query, passage and grade stand among the columns of a line."""
+    """Positions of query, passage and grade among the columns of a line."""
 
     width: int
     query: int
@@ -51,7 +51,7 @@ _BEIR, _TREC = _Layout(3, 0, 1, 2), _Layout(4, 0, 2, 3)
 
 
 def split_in_name(path: Path) -> str:
-    """The split that the name of qrels tells beside that word: ``dev.small`` of ``qrels.dev.small.tsv.gz``; "" if none.
+    """Split in the name of qrels, beside that word: ``dev.small`` of ``qrels.dev.small.tsv.gz``; "" if none.
 
     >>> [split_in_name(Path(name)) for name in ("qrels.dl19.txt", "2019qrels-pass.txt", "qrels.tsv", "queries.dev.tsv")]
     ['dl19', '2019-pass', '', '']
@@ -63,7 +63,7 @@ def split_in_name(path: Path) -> str:
 
 
 def judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Row]:
-    """Judgments of a file of any kind.
+    """Reads judgments of a file of any kind.
 
     Raises:
         InputError: It holds none, a line is unusable, or it does not tell which column is which.
@@ -74,7 +74,7 @@ def judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Row]:
 
 
 def record_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
-    """Judgments of JSON, CSV or parquet, whose fields are found by their names as in a header.
+    """Reads judgments of JSON, CSV or parquet, whose fields are found by their names as in a header.
 
     Raises:
         InputError: A record has a grade that is none, or does not tell which field is which.
@@ -92,7 +92,7 @@ def record_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Ju
 
 
 def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:
-    """Judgments of a file whose columns are separated by tabs or other white space.
+    """Reads judgments of a file whose columns are separated by tabs or other white space.
 
     Raises:
         InputError: A line has other columns or a grade that is none, or the file does not tell which column is which.
@@ -115,12 +115,12 @@ def tsv_judgments(file: SourceFile, split: str, bad: BadLines) -> Iterator[Judgm
         raise InputError(
             "the second of three columns is 0 or Q0 throughout, as in TREC's qrels, whose grades are missing then",
             file=file.shown,
-            mend=f"add the grades as a fourth column; if it is a passage's id, {HEADER_MEND}",
+            hint=f"add the grades as a fourth column; if it is a passage's id, {HEADER_HINT}",
         )
 
 
 def _layout(cells: list[str], place: Place) -> _Layout | None:
-    """The layout of a file by its first line, None where that line tells nothing.
+    """Finds the layout of a file by its first line, None where that line does not show it.
 
     Raises:
         InputError: It is a header that does not name the columns.
@@ -144,38 +144,32 @@ def _is_header(cells: list[str]) -> bool:
 
 def _column(role: str, cells: list[str], place: Place) -> int:
     for names in NAMES[role]:
-        found = [number for number, cell in enumerate(cells) if plain(cell) in names]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            problem = "several columns of the header are called so: " + ", ".join(cells[number] for number in found)
-            raise InputError(
-                problem, file=place.file, line=place.line, field=role, mend="leave one of them, or rename the others"
-            )
-    raise InputError(
-        f"no column of the header is called so; it has {', '.join(cells)}",
-        file=place.file,
-        line=place.line,
+        columns = [number for number, cell in enumerate(cells) if plain(cell) in names]
+        if len(columns) == 1:
+            return columns[0]
+        if columns:
+            problem = "several columns of the header are called so: " + ", ".join(cells[number] for number in columns)
+            raise place.error(problem, field=role, hint="leave one of them, or rename the others")
+    raise place.error(
+        f"the header has no such column; it has {', '.join(cells)}",
         field=role,
-        mend=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
+        hint=f"name the columns {QUERY}, {PASSAGE} and {GRADE}",
     )
 
 
 def _check_iteration(cells: list[str], place: Place) -> None:
     """Raises InputError where the second of four columns is not TREC's: what follows is another order, not a bad line."""
     if len(cells) == _TREC.width and cells[1] not in ITERATION:
-        raise InputError(
+        raise place.error(
             f"four columns without a header, of which the second is {cells[1]!r} and not 0 or Q0 as in TREC's qrels",
-            file=place.file,
-            line=place.line,
-            mend=HEADER_MEND,
+            hint=HEADER_HINT,
         )
 
 
 def _judgment(cells: list[str], layout: _Layout | None, split: str, place: Place) -> JudgmentRow:
     if layout is None or len(cells) != layout.width:
-        named = f"give it the {layout.width} columns of the header" if layout and layout.has_header else COLUMNS_MEND
-        raise InputError(f"{len(cells)} columns", file=place.file, line=place.line, mend=named)
+        named = f"give it the {layout.width} columns of the header" if layout and layout.has_header else COLUMNS_HINT
+        raise place.error(f"{len(cells)} columns", hint=named)
     query = checked_id(cells[layout.query], QUERY, place)
     passage = checked_id(cells[layout.passage], PASSAGE, place)
     grade = grade_of(cells[layout.grade], file=place.file, line=place.line, field=GRADE)
@@ -183,7 +177,7 @@ def _judgment(cells: list[str], layout: _Layout | None, split: str, place: Place
 
 
 def some_judgments(file: SourceFile, rows: Iterator[Row], bad: BadLines) -> Iterator[Row]:
-    """The rows themselves.
+    """Yields the rows themselves.
 
     Raises:
         InputError: There was none in the whole file.
@@ -193,4 +187,4 @@ def some_judgments(file: SourceFile, rows: Iterator[Row], bad: BadLines) -> Iter
         none = False
         yield row
     if none and bad.count == before:
-        raise InputError("holds no judgment", file=file.shown, mend="add judgments, or remove the file")
+        raise InputError("holds no judgment", file=file.shown, hint="add judgments, or remove the file")

@@ -1,4 +1,4 @@
-"""Reading the files of a source record by record: JSON lines and arrays, separated values and parquet, plain or gzipped.
+"""Reads the files of a source record by record: JSON lines and arrays, separated values and parquet, plain or gzipped.
 
 A line that cannot be used goes to `BadLines`, which ends the step or sets the line aside.
 """
@@ -34,14 +34,14 @@ ARRAY_OF = re.compile(rb"\s*\[\s*([\[{])")
 CHUNK = 1 << 20
 LONGEST_RECORD = 1 << 26
 """Characters."""
-JSON_MEND = "write one JSON object a line"
-ARRAY_MEND = "correct the array, or write one JSON object a line"
+JSON_HINT = "write one JSON object a line"
+ARRAY_HINT = "correct the array, or write one JSON object a line"
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 csv.field_size_limit(LONGEST_RECORD)
 
 
 class SourceFile(NamedTuple):
-    """A file of a source: where it lies now, and what its owner calls it (they differ for a copy from s3://)."""
+    """A file of a source: its present path, and its owner's name for it (they differ for a copy from s3://)."""
 
     path: Path
     shown: str
@@ -110,7 +110,7 @@ class BadLines:
 
 
 def lines(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, str]]:
-    """The lines of a UTF-8 text file that are not blank, without their ends; a byte-order mark is dropped.
+    """Yields the lines of a UTF-8 text file that are not blank, without their ends; a byte-order mark is dropped.
 
     Raises:
         InputError: The file is missing or empty, or a line is not UTF-8.
@@ -123,15 +123,15 @@ def lines(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, str]]:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 problem = f"not valid UTF-8 (byte {error.start + 1})"
-                mend = "save the file as UTF-8"
-                bad.set_aside(InputError(problem, file=file.shown, line=number, mend=mend), raw)
+                hint = "save the file as UTF-8"
+                bad.set_aside(InputError(problem, file=file.shown, line=number, hint=hint), raw)
                 continue
             finally:
                 empty = False
             if text.strip():
                 yield place, text
     if empty:
-        raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+        raise InputError("the file is empty", file=file.shown, hint="give the file its lines")
 
 
 def _opened(file: SourceFile, bad: BadLines) -> IO[bytes]:
@@ -147,20 +147,20 @@ def _readable(stream: IO[bytes], file: SourceFile) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _refused(file: SourceFile) -> Iterator[None]:
-    """Turns what a file system or a packer says of a file into errors that tell the mend."""
+    """Turns a file system's or a packer's errors about a file into errors with a hint."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError("no such file", file=file.shown, mend="add it to the source") from None
+        raise InputError("no such file", file=file.shown, hint="add it to the source") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"not a whole gzip file ({error})", file=file.shown, mend="copy it again") from None
+        raise InputError(f"not a whole gzip file ({error})", file=file.shown, hint="copy it again") from None
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
-        raise InputError(problem, file=file.shown, mend="check its permissions and the disk") from None
+        raise InputError(problem, file=file.shown, hint="check its permissions and the disk") from None
 
 
 def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The records of a file, one object each; for parquet the line is the row.
+    """Yields the records of a file, one object each; for parquet the line is the row.
 
     Raises:
         InputError: The file is missing, empty or not of its kind, or a value is not a JSON object.
@@ -170,11 +170,11 @@ def records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, 
             yield place, value
         else:
             problem = f"not a JSON object but {type(value).__name__}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, mend=JSON_MEND), json.dumps(value))
+            bad.set_aside(place.error(problem, hint=JSON_HINT), json.dumps(value))
 
 
 def values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """What a file holds: a JSON value a line or a place of an array, or an object a row of parquet or of CSV with a header.
+    """Yields the values of a file: JSON values by line or by place of an array, rows of parquet or CSV as objects.
 
     Raises:
         InputError: The file is missing, empty or not of its kind.
@@ -197,19 +197,19 @@ def _line_values(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]
             yield place, value
 
 
-def _not_json(error: Exception, place: Place, mend: str = JSON_MEND) -> InputError:
+def _not_json(error: Exception, place: Place, hint: str = JSON_HINT) -> InputError:
     reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return InputError(f"not valid JSON ({reason})", file=place.file, line=place.line, mend=mend)
+    return place.error(f"not valid JSON ({reason})", hint=hint)
 
 
 def _is_array(file: SourceFile, bad: BadLines) -> bool:
     with _opened(file, bad) as stream, _refused(file):
-        found = ARRAY_OF.match(stream.read(4096).removeprefix(b"\xef\xbb\xbf"))
-    return bool(found)
+        match = ARRAY_OF.match(stream.read(4096).removeprefix(b"\xef\xbb\xbf"))
+    return bool(match)
 
 
 def _array_items(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """The items of a JSON array, parsed one by one; memory holds the longest of them."""
+    """Yields the items of a JSON array, parsed one by one; memory holds the longest of them."""
     with _text_of(file, bad) as stream, _refused(file):
         array = _Array(stream, file)
         array.take("[")
@@ -222,7 +222,7 @@ def _array_items(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, Any]]
 
 
 class _Array:
-    """A JSON array that is read on as far as its next item takes."""
+    """A JSON array that is read as far as its next item takes."""
 
     def __init__(self, stream: IO[str], file: SourceFile) -> None:
         self._stream, self._file = stream, file
@@ -230,7 +230,7 @@ class _Array:
         self._decode = json.JSONDecoder().raw_decode
 
     def next_character(self) -> str:
-        """The next one that is no white space; "" at the end of the file."""
+        """Returns the next one that is no white space; "" at the end of the file."""
         while True:
             space = WHITE_SPACE.match(self._text, self._at)
             self._go(space.end() if space else self._at)
@@ -240,15 +240,15 @@ class _Array:
                 return ""
 
     def take(self, expected: str) -> str:
-        """Goes past the next character, which is one of those expected."""
-        found = self.next_character()
-        if not found or found not in expected:
-            raise self.error(f"{' or '.join(expected)} was expected" if found else "the file ends within the array")
+        """Skips the next character, which is one of those expected."""
+        character = self.next_character()
+        if not character or character not in expected:
+            raise self.error(f"{' or '.join(expected)} was expected" if character else "the file ends within the array")
         self._go(self._at + 1)
-        return found
+        return character
 
     def item(self) -> tuple[Place, Any]:
-        """Goes past the next value."""
+        """Returns the next value."""
         self.next_character()
         place = Place(self._file.shown, self._line)
         while True:
@@ -256,7 +256,7 @@ class _Array:
                 value, end = self._decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 if isinstance(error, RecursionError) or not self._reads_on():
-                    raise _not_json(error, place, ARRAY_MEND) from None
+                    raise _not_json(error, place, ARRAY_HINT) from None
                 continue
             if end == len(self._text) and self._reads_on():  # A number may go on there.
                 continue
@@ -264,16 +264,16 @@ class _Array:
             return place, value
 
     def error(self, problem: str) -> InputError:
-        """An error at the present line."""
+        """Returns an error at the present line."""
         problem = f"not a valid JSON array ({problem})"
-        return InputError(problem, file=self._file.shown, line=self._line, mend=ARRAY_MEND)
+        return InputError(problem, file=self._file.shown, line=self._line, hint=ARRAY_HINT)
 
     def _go(self, end: int) -> None:
         self._line += self._text.count("\n", self._at, end)
         self._at = end
 
     def _reads_on(self) -> bool:
-        """Reads as much as there is already, so that an item of any length is parsed only a few times."""
+        """Reads as much as was read already, so that an item of any length is parsed only a few times."""
         size = len(self._text) - self._at
         more = self._stream.read(max(CHUNK, size)) if size < LONGEST_RECORD else ""
         self._text, self._at = self._text[self._at :] + more, 0
@@ -282,7 +282,7 @@ class _Array:
 
 @contextlib.contextmanager
 def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
-    """A file as UTF-8 text without a byte-order mark.
+    """Opens a file as UTF-8 text without a byte-order mark.
 
     Raises:
         InputError: It is not UTF-8.
@@ -291,31 +291,31 @@ def _text_of(file: SourceFile, bad: BadLines) -> Iterator[IO[str]]:
         try:
             yield text
         except UnicodeDecodeError:
-            raise InputError("not valid UTF-8", file=file.shown, mend="save the file as UTF-8") from None
+            raise InputError("not valid UTF-8", file=file.shown, hint="save the file as UTF-8") from None
 
 
 def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, str]]]:
-    """The rows of a CSV file by the names in its header."""
+    """Yields the rows of a CSV file by the names in its header."""
     with _text_of(file, bad) as text, _refused(file):
         rows = csv.reader(text, strict=True)
         try:
             header = [name.strip() for name in next(rows, [])]
             if not any(header):
-                raise InputError("the file is empty", file=file.shown, mend="give the file its lines")
+                raise InputError("the file is empty", file=file.shown, hint="give the file its lines")
             if len(set(header)) < len(header):
                 problem = f"several columns are called alike: {', '.join(header)}"
-                raise InputError(problem, file=file.shown, line=1, mend="give every column a name of its own")
+                raise InputError(problem, file=file.shown, line=1, hint="give every column a name of its own")
             for row in rows:
                 place = Place(file.shown, rows.line_num)
                 if len(row) == len(header):
                     yield place, dict(zip(header, row, strict=True))
                 elif any(row):
                     problem = f"{len(row)} columns where the header has {len(header)}"
-                    mend = "put texts that hold commas or line ends into double quotes"
-                    bad.set_aside(InputError(problem, file=file.shown, line=place.line, mend=mend), row)
+                    hint = "put texts that hold commas or line ends into double quotes"
+                    bad.set_aside(InputError(problem, file=file.shown, line=place.line, hint=hint), row)
         except csv.Error as error:
             raise InputError(
-                f"not valid CSV ({error})", file=file.shown, line=rows.line_num, mend="write the file anew"
+                f"not valid CSV ({error})", file=file.shown, line=rows.line_num, hint="write the file anew"
             ) from None
 
 
@@ -327,7 +327,7 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
         raise InputError(
             "reading parquet needs pyarrow",
             file=file.shown,
-            mend="install llm-retriever[hub], or convert to JSON lines",
+            hint="install llm-retriever[hub], or convert to JSON lines",
         ) from None
     bad.read.add(file.path)
     number = 0
@@ -339,16 +339,16 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
                     yield Place(file.shown, number), record
     except UnicodeDecodeError:
         problem = f"a text in one of the 1,024 rows from {number + 1} on is not valid UTF-8"
-        raise InputError(problem, file=file.shown, mend="write the file anew") from None
+        raise InputError(problem, file=file.shown, hint="write the file anew") from None
     except (arrow.ArrowException, ValueError, OverflowError) as error:
         first = str(error).partition("\n")[0]
-        raise InputError(f"not a whole parquet file ({first})", file=file.shown, mend="copy it again") from None
+        raise InputError(f"not a whole parquet file ({first})", file=file.shown, hint="copy it again") from None
     if not number:
-        raise InputError("the file is empty", file=file.shown, mend="give the file its rows")
+        raise InputError("the file is empty", file=file.shown, hint="give the file its rows")
 
 
 def unread(directory: Path, read: Container[Path]) -> list[str]:
     """Names of the files in a directory and its folders that look like data and were not opened, relative to it."""
-    found = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
-    names = [path.relative_to(directory) for path in found if DATA.fullmatch(path.name)]
+    paths = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
+    names = [path.relative_to(directory) for path in paths if DATA.fullmatch(path.name)]
     return sorted(name.as_posix() for name in names if not any(NO_DATA.fullmatch(part) for part in name.parts))

@@ -1,4 +1,4 @@
-"""The three kinds of rows every source is read into: normalised, checked one by one, and knowing where they come from.
+"""The kinds of rows that every source is read into: normalised, checked one by one, with their place in the source.
 
 What concerns several rows together (ids that repeat, judgments of unknown passages) is checked in
 `llm_retriever.data.preparation`.
@@ -29,15 +29,19 @@ class EmptyTextError(InputError):
 
 
 class Place(NamedTuple):
-    """Where a row comes from: a file as its owner knows it, and a 1-based line."""
+    """Place of a row in its source: a file as its owner knows it, and a 1-based line."""
 
     file: str
     line: int
 
+    def error(self, problem: str, *, field: str | None = None, hint: str = "") -> InputError:
+        """Builds the error about a row of this place; arguments are those of `InputError`."""
+        return InputError(problem, file=self.file, line=self.line, field=field, hint=hint)
+
 
 @functools.lru_cache(maxsize=1024)
 def plain(name: str) -> str:
-    """A column's name without letter case and punctuation: `Corpus-ID` is `corpusid`."""
+    """Strips a column's name of letter case and punctuation: `Corpus-ID` is `corpusid`."""
     return "".join(character for character in name.lower() if character.isalnum())
 
 
@@ -47,7 +51,7 @@ QUERY_IDS = ("id", "queryid", "qid", "topicid")
 
 
 def id_field(record: Iterable[str], names: tuple[str, ...]) -> str:
-    """The field of a record that holds its id; `_id` where there is none."""
+    """Name of the field that holds a record's id; `_id` where there is none."""
     if "_id" in record:
         return "_id"
     by_plain = {plain(name): name for name in record}
@@ -88,7 +92,7 @@ class JudgmentRow(NamedTuple):
 
 
 class TeacherRow(NamedTuple):
-    """What a teacher, such as a cross-encoder, scores a passage for a query, in its own unit."""
+    """A teacher's score of a passage for a query, as of a cross-encoder, in its own unit."""
 
     place: Place
     query_id: str
@@ -113,7 +117,7 @@ def normalise(text: str) -> str:
 
 
 def content_id(kind: str, *texts: str) -> str:
-    """An id made of content, so that the same text has the same id in every line and every run.
+    """Makes an id of content, so that the same text has the same id in every line and every run.
 
     Args:
         kind: ``p`` for passages, ``q`` for queries.
@@ -127,15 +131,14 @@ def passage_row(
     place: Place,
     *,
     text_field: str = "text",
-    title_field: str = "title",
     may_repeat: bool = False,
 ) -> PassageRow:
-    """The passage in a record; one without an id gets one of its content, and may come again.
+    """Parses the passage in a record; one without an id gets one of its content, and may come again.
 
     Raises:
         InputError: Id, title or text cannot be used.
     """
-    title = title_of(record, place, title_field)
+    title = title_of(record, place)
     text = text_of(record, text_field, place, title)
     field = id_field(record, PASSAGE_IDS)
     if record.get(field) is None:
@@ -145,7 +148,7 @@ def passage_row(
 
 
 def identifier(record: dict[str, Any], field: str, place: Place) -> str:
-    """The id in a field of a record; a whole number counts as its digits.
+    """Parses the id in a field of a record; a whole number counts as its digits.
 
     Raises:
         InputError: It is missing, of another type, empty, or would break the columns of a TREC run.
@@ -159,22 +162,20 @@ def identifier(record: dict[str, Any], field: str, place: Place) -> str:
 
 
 def checked_id(value: str, field: str, place: Place) -> str:
-    """The id itself, when it can stand in a TREC run.
+    """Returns the id itself, when it can stand in a TREC run.
 
     Raises:
         InputError: It is empty, too long for Lucene, or holds white space, control characters or half a character.
     """
     if not value:
-        raise InputError("the id is empty", file=place.file, line=place.line, field=field, mend="give it an id")
+        raise place.error("the id is empty", field=field, hint="give it an id")
     if 4 * len(value) > LONGEST_ID:
         _check_length(value, field, place)
     if NOT_IN_AN_ID.search(value):
-        raise InputError(
+        raise place.error(
             f"the id {value!r} holds white space or control characters",
-            file=place.file,
-            line=place.line,
             field=field,
-            mend="write ids without them: a TREC run separates its columns by white space",
+            hint="write ids without them: a TREC run separates its columns by white space",
         )
     if not value.isprintable():
         _check_encodable(value, field, place)
@@ -182,7 +183,7 @@ def checked_id(value: str, field: str, place: Place) -> str:
 
 
 def text_of(record: dict[str, Any], field: str, place: Place, title: str = "") -> str:
-    """The normalised text in a field of a record; beside a title it may be empty, as in TREC-COVID.
+    """Returns the normalised text in a field of a record; beside a title it may be empty, as in TREC-COVID.
 
     Raises:
         InputError: It is missing, not a text, or empty without a title.
@@ -194,7 +195,7 @@ def text_of(record: dict[str, Any], field: str, place: Place, title: str = "") -
 
 
 def checked_text(value: str, field: str, place: Place) -> str:
-    """The text normalised.
+    """Returns the text normalised.
 
     Raises:
         InputError: Nothing is left, or it holds half a character.
@@ -206,7 +207,7 @@ def checked_text(value: str, field: str, place: Place) -> str:
             file=place.file,
             line=place.line,
             field=field,
-            mend="remove the line or give it a text",
+            hint="remove the line or give it a text",
         )
     if not text.isprintable():
         _check_encodable(text, field, place)
@@ -214,7 +215,7 @@ def checked_text(value: str, field: str, place: Place) -> str:
 
 
 def title_of(record: dict[str, Any], place: Place, field: str = "title") -> str:
-    """The normalised title of a record; missing, null and ``-`` mean that there is none.
+    """Returns the normalised title of a record; missing, null and ``-`` mean that there is none.
 
     Raises:
         InputError: It is there and not a text.
@@ -231,49 +232,39 @@ def title_of(record: dict[str, Any], place: Place, field: str = "title") -> str:
 
 
 def checked_split(name: str, file: str) -> str:
-    """The name of a split, when it can be a file name.
+    """Returns the name of a split, when it can be a file name.
 
     Raises:
         InputError: It cannot.
     """
     if not SPLIT_NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot name a split", file=file, mend="name the file with letters, digits, '.', '_' and '-'"
+            f"{name!r} cannot name a split", file=file, hint="name the file with letters, digits, '.', '_' and '-'"
         )
     return name
 
 
 def _present(record: dict[str, Any], field: str, place: Place) -> Any:
     if record.get(field) is None:
-        raise InputError(
+        raise place.error(
             "the field is missing",
-            file=place.file,
-            line=place.line,
             field=field,
-            mend=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
+            hint=f"add it; the record has {', '.join(sorted(map(str, record))) or 'no fields'}",
         )
     return record[field]
 
 
-def _wrong_type(value: Any, wanted: str, field: str, place: Place) -> InputError:
-    return InputError(
-        f"must be {wanted}, not {type(value).__name__}",
-        file=place.file,
-        line=place.line,
-        field=field,
-        mend="correct it",
-    )
+def _wrong_type(value: Any, expected: str, field: str, place: Place) -> InputError:
+    return place.error(f"must be {expected}, not {type(value).__name__}", field=field, hint="correct it")
 
 
 def _check_length(value: str, field: str, place: Place) -> None:
     length = len(value.encode("utf-8", "surrogatepass"))
     if length > LONGEST_ID:
-        raise InputError(
+        raise place.error(
             f"the id {value[:20]!r}… has {length:,} bytes; Lucene, which BM25 is searched with, holds at most {LONGEST_ID:,}",
-            file=place.file,
-            line=place.line,
             field=field,
-            mend="give it a shorter one",
+            hint="give it a shorter one",
         )
 
 
@@ -281,10 +272,6 @@ def _check_encodable(text: str, field: str, place: Place) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            "holds half a character (a lone surrogate)",
-            file=place.file,
-            line=place.line,
-            field=field,
-            mend="write the character whole",
+        raise place.error(
+            "holds half a character (a lone surrogate)", field=field, hint="write the character whole"
         ) from None

@@ -38,22 +38,22 @@ class TevatronDirectory:
 
     def __init__(self, directory: Path, shown: str) -> None:
         self.directory, self.shown = directory, shown
-        found = files_with_records(directory)
-        self.corpus = [path for path in found if is_corpus(path, directory)]
-        self.queries = [path for path in found if path not in self.corpus]
+        paths = files_with_records(directory)
+        self.corpus = [path for path in paths if is_corpus(path, directory)]
+        self.queries = [path for path in paths if path not in self.corpus]
         self.repeats = True
 
     @classmethod
     def recognises(cls, directory: Path) -> bool:
         """Whether the first record of a file has Tevatron's positives."""
-        found = [path for path in files_with_records(directory) if not is_corpus(path, directory)]
-        return any(field in first_record(path) for path in found[:3] for field in POSITIVES)
+        paths = [path for path in files_with_records(directory) if not is_corpus(path, directory)]
+        return any(field in first_record(path) for path in paths[:3] for field in POSITIVES)
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """The rows of every query line together, then the corpus."""
+        """Yields the rows of every query line together, then the corpus."""
         if not self.queries:
-            mend = "a Tevatron source has queries with positives, one JSON object a line"
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=mend)
+            hint = "a Tevatron source has queries with positives, one JSON object a line"
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=hint)
         for path in self.queries:
             split = split_of(path, self.directory)
             for place, record in records(source_file(path, self.directory, self.shown), bad):
@@ -69,15 +69,15 @@ class TevatronDirectory:
 
 
 def _example(record: dict[str, Any], split: str, place: Place) -> list[Row]:
-    """All rows of a line, or none of them where one is unusable."""
+    """Returns all rows of a line, or none of them where one is unusable."""
     query_id = identifier(record, "query_id", place)
     query = text_of(record, "query_text" if "query_text" in record else "query", place)
     rows: list[Row] = [QueryRow(place, query_id, query, True)]
     passages, positives = _passages(record, place), _positive_ids(record, place)
     if split == "train" and not positives:
         field = next((name for name in POSITIVES if name in record), POSITIVES[0])
-        mend = "give it a positive, or remove the line"
-        raise InputError("the query has no positive passage", file=place.file, line=place.line, field=field, mend=mend)
+        hint = "give it a positive, or remove the line"
+        raise place.error("the query has no positive passage", field=field, hint=hint)
     rows += passages
     rows += [JudgmentRow(place, split, query_id, passage, 1) for passage in positives]
     return rows
@@ -107,13 +107,12 @@ def _list(record: dict[str, Any], field: str, place: Place) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        problem = f"must be a list, not {type(value).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="correct it")
+        raise place.error(f"must be a list, not {type(value).__name__}", field=field, hint="correct it")
     return value
 
 
 def _object(entry: Any, field: str, place: Place) -> dict[str, Any]:
     if not isinstance(entry, dict):
         problem = f"must hold objects, not {type(entry).__name__}"
-        raise InputError(problem, file=place.file, line=place.line, field=field, mend="write {docid, title, text}")
+        raise place.error(problem, field=field, hint="write {docid, title, text}")
     return entry

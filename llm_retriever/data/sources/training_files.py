@@ -1,4 +1,4 @@
-"""Which files hold training examples, and of which split: shared by the layouts that have them query by query."""
+"""Finds the files that hold training examples, and their splits: for the layouts that have them query by query."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SPLITS = {
 
 
 def files_with_records(directory: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """JSON, CSV and parquet files in a directory and its folders, by name; hidden ones and cards are left out."""
-    found = (path for path in directory.rglob("*") if path.is_file() and path.name.endswith(suffixes))
-    return sorted(path for path in found if not any(map(NO_DATA.fullmatch, path.relative_to(directory).parts)))
+    """Lists JSON, CSV and parquet files in a directory and its folders, by name, without hidden ones and cards."""
+    paths = (path for path in directory.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+    return sorted(path for path in paths if not any(map(NO_DATA.fullmatch, path.relative_to(directory).parts)))
 
 
 def is_corpus(path: Path, directory: Path) -> bool:
@@ -33,24 +33,24 @@ def is_corpus(path: Path, directory: Path) -> bool:
 
 
 def split_of(path: Path, directory: Path) -> str:
-    """The split that a file's name tells (``train-00000-of-00002.parquet``, ``test/1.jsonl``), else train."""
+    """Split in a file's name (``train-00000-of-00002.parquet``, ``test/1.jsonl``), else train."""
     words = re.split(r"[-_./]", path.relative_to(directory).as_posix().lower())
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
 
 
 def source_file(path: Path, directory: Path, shown: str) -> SourceFile:
-    """The file, with the name its owner knows it by."""
+    """Names a file as its owner knows it."""
     return SourceFile(path, f"{shown}/{path.relative_to(directory).as_posix()}")
 
 
 def first_record(path: Path) -> dict[str, Any]:
-    """The first record of a file, to recognise a layout by its fields; empty where it is none."""
+    """Reads the first record of a file, to recognise a layout by its fields; empty where it has none."""
     value = first_value(path)
     return value if isinstance(value, dict) else {}
 
 
 def first_value(path: Path) -> Any:
-    """The first value of a file; None where it cannot be read."""
+    """Reads the first value of a file; None where it cannot be read."""
     try:
         return next((value for _, value in values(SourceFile(path, path.name), BadLines(0, path))), None)
     except InputError:

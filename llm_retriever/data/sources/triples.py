@@ -1,4 +1,4 @@
-"""Examples of texts as sentence-transformers writes them, and MS MARCO's triples: a query, a positive, and negatives.
+"""Reads examples of texts as sentence-transformers writes them, and MS MARCO's triples: query, positive, negatives.
 
 - {anchor, positive, negative}, {query, answer}, {question, positive, negative_1, negative_2, …}: JSON, CSV or parquet; a field
   may hold a list of texts, and `scores` (a teacher's, of the positives, then the negatives) may stand beside them;
@@ -23,7 +23,7 @@ POSITIVES = ("positive", "positives", "pos", "answer")
 NEGATIVE = ("negative", "neg")
 SCORES = ("scores", "score")
 TABLES = (".tsv", ".tsv.gz")
-MEND = "write for instance {anchor, positive, negative}, one JSON object a line"
+HINT = "write for instance {anchor, positive, negative}, one JSON object a line"
 
 
 class TriplesDirectory:
@@ -39,11 +39,11 @@ class TriplesDirectory:
         return bool(tables) or any(_is_example(first_value(path)) for path in files_with_records(directory)[:3])
 
     def rows(self, bad: BadLines) -> Iterator[Row]:
-        """The rows of every example together."""
-        found = files_with_records(self.directory, (*SUFFIXES, *TABLES))
-        if not found:
-            raise InputError("no such file", file=f"{self.shown}/train.jsonl", mend=MEND)
-        for path in found:
+        """Yields the rows of every example together."""
+        paths = files_with_records(self.directory, (*SUFFIXES, *TABLES))
+        if not paths:
+            raise InputError("no such file", file=f"{self.shown}/train.jsonl", hint=HINT)
+        for path in paths:
             split, file = split_of(path, self.directory), source_file(path, self.directory, self.shown)
             read = _table(file, bad) if path.name.endswith(TABLES) else values(file, bad)
             for place, value in read:
@@ -65,7 +65,7 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _example(value: Any, place: Place, bad: BadLines) -> Example:
-    """The example in a JSON value.
+    """Parses the example in a JSON value.
 
     Raises:
         InputError: It is none.
@@ -76,13 +76,13 @@ def _example(value: Any, place: Place, bad: BadLines) -> Example:
     if isinstance(value, list):
         texts = texts_of(value, "set", place)
         if len(texts) < 2:
-            raise InputError(f"{len(texts)} texts are no example", file=place.file, line=place.line, mend=MEND)
+            raise place.error(f"{len(texts)} texts are no example", hint=HINT)
         return Example(texts[0], texts[1:2], texts[2:])
     query = _first(value, QUERIES) if isinstance(value, dict) else ""
     positive = _first(value, POSITIVES) if query else ""
     if not positive:
         had = f"an object with {', '.join(value) or 'no fields'}" if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"no example, but {had}", file=place.file, line=place.line, mend=MEND)
+        raise place.error(f"no example, but {had}", hint=HINT)
     negatives = [name for name in value if plain(name).startswith(NEGATIVE) and "score" not in name.lower()]
     scores = _first(value, SCORES)
     scores = scores if scores and isinstance(value[scores], list) else ""
@@ -95,20 +95,22 @@ def _of_fields(
 ) -> Example:
     answers = _texts(record[positive], positive, place)
     others = [text for name in negatives for text in _texts(record[name], name, place)]
-    found = scores_of(record[scores] if scores else None, len(answers) + len(others), scores, place)
+    teacher_scores = scores_of(record[scores] if scores else None, len(answers) + len(others), scores, place)
     fields = (query, positive, negatives[0] if negatives else NEGATIVE[0])
-    return Example(record[query], answers, others, found[: len(answers)], found[len(answers) :], fields)
+    return Example(
+        record[query], answers, others, teacher_scores[: len(answers)], teacher_scores[len(answers) :], fields
+    )
 
 
 def _texts(value: Any, field: str, place: Place) -> list[str]:
-    """A text, or a list of them; an empty cell of a table, which is "", is none."""
+    """Reads a text, or a list of them; an empty cell of a table, which is "", is none."""
     if isinstance(value, str):
         return [value] if value else []
     return texts_of(value, field, place)
 
 
 def _table(file: Any, bad: BadLines) -> Iterator[tuple[Place, Any]]:
-    """Lines of tab-separated texts as lists, or as records where the first line names the columns."""
+    """Yields lines of tab-separated texts as lists, or as records where the first line names the columns."""
     header: list[str] = []
     for number, (place, line) in enumerate(lines(file, bad)):
         cells = line.split("\t")
@@ -117,6 +119,6 @@ def _table(file: Any, bad: BadLines) -> Iterator[tuple[Place, Any]]:
             continue
         if header and len(cells) != len(header):
             problem = f"{len(cells)} columns where the header has {len(header)}"
-            bad.set_aside(InputError(problem, file=place.file, line=place.line, mend="correct the line"), line)
+            bad.set_aside(place.error(problem, hint="correct the line"), line)
             continue
         yield place, dict(zip(header, cells, strict=True)) if header else cells

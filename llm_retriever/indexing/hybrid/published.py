@@ -1,4 +1,4 @@
-"""What hybrid search needs beside a retriever and its index: the fusion, and Lucene's index of the same collection.
+"""Publishes hybrid search beside a retriever and its index: the fusion, and Lucene's index of the same collection.
 
     hybrid/hybrid.json    the fusion, how deep both systems were searched, BM25's parameters, checksums of lucene/
     hybrid/lucene/        as mine_negatives left it
@@ -24,7 +24,7 @@ from llm_retriever.stores.opening import open_store
 
 FOLDER, FILE = "hybrid", "hybrid.json"
 FORMAT = 1
-MEND = "evaluate again, or name another version"
+HINT = "evaluate again, or name another version"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Published:
     """The content of `hybrid.json`.
 
     Attributes:
-        fusion: Of the two rankings.
+        fusion: Fusion of the two rankings.
         card: Digest of the card of the retriever that it was chosen for.
         collection: Fingerprint of what Lucene's index holds.
         depth: Passages of either system that are fused.
@@ -54,7 +54,7 @@ class Published:
     language: str = ENGLISH
 
     def write(self, directory: Path, lucene: Path) -> None:
-        """Writes the folder; Lucene's files get a second name, or are copied.
+        """Writes the folder; Lucene's files are hard links or copies.
 
         Args:
             directory: To make.
@@ -72,10 +72,10 @@ class Published:
         Raises:
             InputError: It is not one.
         """
-        return _parsed(files.read_json(directory / FILE, mend=MEND), directory / FILE)
+        return _parsed(files.read_json(directory / FILE, hint=HINT), directory / FILE)
 
     def check(self, directory: Path, card: str, collection: str) -> None:
-        """Compares what was read from a folder with its files, and with the retriever and the index that it is used with.
+        """Compares the folder's content with its files, and with the retriever and index that it is used with.
 
         Args:
             directory: The folder.
@@ -85,10 +85,10 @@ class Published:
         Raises:
             InputError: A file is missing or has other bytes, or it belongs to another retriever or collection.
         """
-        for field, wanted in (("card", card), ("collection", collection)):
-            if getattr(self, field) != wanted:
+        for field, expected in (("card", card), ("collection", collection)):
+            if getattr(self, field) != expected:
                 of = "retriever" if field == "card" else field
-                raise InputError(f"is of another {of}", file=directory / FILE, field=field, mend=MEND)
+                raise InputError(f"is of another {of}", file=directory / FILE, field=field, hint=HINT)
         check_lucene(directory / LUCENE_FOLDER, self.files)
 
 
@@ -105,24 +105,24 @@ def _parsed(content: Any, file: Path | str) -> Published:
     try:
         names = [field.name for field in dataclasses.fields(Published) if field.name != "fusion"]
         weight = Fusion.weight if content["weight"] is None else float(content["weight"])
-        found = Published(Fusion(content["fusion"], weight), **{name: content[name] for name in names})
-        known = found.language in get_args(Language)
-        k1_and_b = float(found.bm25["k1"]), float(found.bm25["b"])
+        published = Published(Fusion(content["fusion"], weight), **{name: content[name] for name in names})
+        known = published.language in get_args(Language)
+        k1_and_b = float(published.bm25["k1"]), float(published.bm25["b"])
         usable = (
             known
-            and found.fusion.kind in ("convex", "rrf")
+            and published.fusion.kind in ("convex", "rrf")
             and 0 <= weight <= 1
-            and min(found.depth, found.bm25_depth) > 0
+            and min(published.depth, published.bm25_depth) > 0
         )
     except (KeyError, TypeError, ValueError):
         usable = False
     if not usable or content.get("format") != FORMAT:
-        raise InputError("does not say how to search", file=file, mend=MEND)
-    return dataclasses.replace(found, bm25=dict(zip(("k1", "b"), k1_and_b, strict=True)))
+        raise InputError("does not say how to search", file=file, hint=HINT)
+    return dataclasses.replace(published, bm25=dict(zip(("k1", "b"), k1_and_b, strict=True)))
 
 
 def published_in(version: str) -> Published | None:
-    """What a published version says of hybrid search; None where it has none.
+    """Reads a published version's hybrid search; None where it has none.
 
     Args:
         version: Its URI, a directory or s3:// prefix.

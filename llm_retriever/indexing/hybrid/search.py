@@ -1,6 +1,6 @@
-"""Hybrid search with a published version: the ranking of the evaluation's system `hybrid`, for any question.
+"""Searches a published version with hybrid search: the ranking of the evaluation's system `hybrid`, for any question.
 
-from llm_retriever.hybrid.search import HybridSearcher
+from llm_retriever.indexing.hybrid.search import HybridSearcher
 
 HybridSearcher.load("build/published/versions/NAME").search(["how old is the bridge"], k=10)
 """
@@ -30,7 +30,7 @@ class HybridSearcher:
         encoder: Encodes the questions.
         index: Filled by that encoder.
         directory: Folder `hybrid` of an evaluation of that retriever on the index's collection.
-        threads: Of Lucene; 0 = one per processor.
+        threads: Threads of Lucene; 0 = one per processor.
 
     Raises:
         InputError: The folder is of another retriever or collection, or is damaged; or there is no Java.
@@ -55,7 +55,7 @@ class HybridSearcher:
         Args:
             version: Its directory or s3:// prefix, `REGISTRY/versions/NAME`.
             precision: Arithmetic of the retriever.
-            threads: Of Lucene; 0 = one per processor.
+            threads: Threads of Lucene; 0 = one per processor.
 
         Raises:
             InputError: It is no version, or has nothing for hybrid search.
@@ -76,25 +76,25 @@ class HybridSearcher:
         self.close()
 
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[tuple[str, float]]]:
-        """The first `k` passages of every question with their fused scores, best first.
+        """Returns the first `k` passages of every question with their fused scores, best first.
 
         Both systems are searched as deep as the evaluation did, whatever `k` is: the scores depend on it. So ask many
         questions at once.
         """
         if not queries:
             return []
-        told = self._published
-        vectors = self._encoder.encode_queries(list(queries), length=told.query_length)
-        scores, ids = self._index.search(vectors, told.depth)
+        published = self._published
+        vectors = self._encoder.encode_queries(list(queries), length=published.query_length)
+        scores, ids = self._index.search(vectors, published.depth)
         texts = {str(number): text for number, text in enumerate(queries)}
-        rankings = self._lucene.search(texts, told.bm25_depth, bm25(**told.bm25))
-        dense = (Ranked.of(found, values.tolist()) for found, values in zip(ids, scores, strict=True))
-        lexical = (_first(ranking, told.depth) for _, ranking in rankings)
+        rankings = self._lucene.search(texts, published.bm25_depth, bm25(**published.bm25))
+        dense = (Ranked.of(passages, values.tolist()) for passages, values in zip(ids, scores, strict=True))
+        lexical = (_first(ranking, published.depth) for _, ranking in rankings)
         both = zip(dense, lexical, strict=True)
-        return [list(told.fusion.best(united(*pair), k).items()) for pair in both]
+        return [list(published.fusion.best(united(*pair), k).items()) for pair in both]
 
 
 def _first(ranking: Ranking, depth: int) -> Ranked:
-    """The first passages by score, then by id, both descending, as an evaluation takes them from BM25's run."""
+    """Picks the first passages by score, then by id, both descending, as an evaluation takes them from BM25's run."""
     best = sorted(((score, passage) for passage, score in ranking), reverse=True)[:depth]
     return Ranked.of([passage for _, passage in best], [score for score, _ in best])

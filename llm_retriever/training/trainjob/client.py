@@ -1,4 +1,4 @@
-"""What a step asks of the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
+"""A step's requests to the Kubernetes API: TrainJobs, their pods, and the pods' logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POD_NAMES = ("POD_NAME", "KFP_POD_NAME")
 REQUEST_SECONDS = 60
 _AS_SENT: dict[str, Any] = {"_preload_content": False, "_request_timeout": REQUEST_SECONDS}
 """Asks for an answer's bytes: the library's own classes refuse what its version does not know."""
-_MENDS = {
+_HINTS = {
     400: "if it names a field: that is one of Kubeflow Trainer 2.3, install this version or a later one",
     403: "give the step's account the role llm-retriever-train-jobs of manifests/base/rbac.yaml",
     404: "install Kubeflow Trainer 2.3 or later in the cluster",
@@ -43,6 +43,8 @@ class Client:
 
     def __init__(self, objects: Any, core: Any, namespace: str) -> None:
         self._objects, self._core, self.namespace = objects, core, namespace
+        where = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
+        self._jobs: dict[str, Any] = {**where, "_request_timeout": REQUEST_SECONDS}
 
     @classmethod
     def connect(cls) -> Client:
@@ -55,7 +57,7 @@ class Client:
             from kubernetes import client, config
         except ImportError:
             raise InputError(
-                "the Kubernetes client is not installed", field="nodes", mend="install kubernetes"
+                "the Kubernetes client is not installed", field="nodes", hint="install kubernetes"
             ) from None
         try:
             config.load_incluster_config()
@@ -68,7 +70,7 @@ class Client:
                 raise InputError(
                     "several nodes need a cluster, and there is neither a pod's service account nor a kubeconfig",
                     field="nodes",
-                    mend="run the step in the cluster, set KUBECONFIG, or use nodes=1",
+                    hint="run the step in the cluster, set KUBECONFIG, or use nodes=1",
                 ) from None
         return cls(client.CustomObjectsApi(), client.CoreV1Api(), namespace)
 
@@ -95,23 +97,15 @@ class Client:
         from kubernetes.client import ApiException
 
         try:
-            self._objects.create_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                manifest,
-                field_validation="Strict",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            self._objects.create_namespaced_custom_object(body=manifest, field_validation="Strict", **self._jobs)
         except ApiException as error:
             if error.status == 409:
                 raise FileExistsError(f"the TrainJob cannot be created: {message_of(error)}") from None
             if error.status >= 500:
                 raise OSError(f"the TrainJob cannot be created: {message_of(error)}") from None
-            mend = _MENDS.get(error.status, "correct the setting that the message names")
+            hint = _HINTS.get(error.status, "correct the setting that the message names")
             raise InputError(
-                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", mend=mend
+                f"the cluster refuses the TrainJob: {message_of(error)}", field="nodes", hint=hint
             ) from None
 
     def of_training(self, training: str) -> list[dict[str, Any]]:
@@ -119,50 +113,32 @@ class Client:
         from kubernetes.client import ApiException
 
         try:
-            answer = self._objects.list_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                label_selector=f"{TRAINING_LABEL}={training}",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            chosen = f"{TRAINING_LABEL}={training}"
+            answer = self._objects.list_namespaced_custom_object(label_selector=chosen, **self._jobs)
         except ApiException as error:
-            mend = _MENDS.get(error.status)
-            if mend is None:
+            hint = _HINTS.get(error.status)
+            if hint is None:
                 raise
-            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", mend=mend) from None
+            raise InputError(f"TrainJobs cannot be listed: {message_of(error)}", field="nodes", hint=hint) from None
         return list(answer["items"])
 
     def get(self, name: str) -> dict[str, Any]:
-        """A TrainJob; `ApiException` as the cluster answers it."""
-        found: dict[str, Any] = self._objects.get_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=REQUEST_SECONDS
-        )
-        return found
+        """Returns a TrainJob; raises the cluster's `ApiException`."""
+        job: dict[str, Any] = self._objects.get_namespaced_custom_object(name=name, **self._jobs)
+        return job
 
     def adopt(self, name: str, own: Own) -> None:
         """Makes this step's pod the owner of a TrainJob that an earlier pod created."""
         if own.references:
             patch = {"metadata": {"ownerReferences": own.references}}
-            self._objects.patch_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, patch, _request_timeout=REQUEST_SECONDS
-            )
+            self._objects.patch_namespaced_custom_object(name=name, body=patch, **self._jobs)
 
     def delete(self, name: str) -> None:
-        """Removes a TrainJob, which stays to be seen until its pods have ended; one that is gone is no error."""
+        """Deletes a TrainJob, which stays visible until its pods have ended; one that is gone is no error."""
         from kubernetes.client import ApiException
 
         try:
-            self._objects.delete_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                self.namespace,
-                PLURAL,
-                name,
-                propagation_policy="Foreground",
-                _request_timeout=REQUEST_SECONDS,
-            )
+            self._objects.delete_namespaced_custom_object(name=name, propagation_policy="Foreground", **self._jobs)
         except ApiException as error:
             if error.status != 404:
                 raise
@@ -175,28 +151,22 @@ class Client:
         return sorted(json.loads(answer.data)["items"], key=lambda pod: pod["metadata"].get("creationTimestamp") or "")
 
     def warnings(self, name: str) -> list[str]:
-        """What the cluster has to say about the making of a TrainJob's pods, oldest first."""
-        found = []
+        """Returns the cluster's warnings about the creation of a TrainJob's pods, oldest first."""
+        events = []
         # TrainJob and JobSet share a name; the JobSet adds the group of pods and its number for the Job.
         for owner in (name, f"{name}-{REPLICATED_JOB}-0"):
             chosen = f"type=Warning,involvedObject.name={owner}"
             answer = self._core.list_namespaced_event(self.namespace, field_selector=chosen, **_AS_SENT)
-            found += json.loads(answer.data)["items"]
-        found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in found]
+            events += json.loads(answer.data)["items"]
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in events]
 
     def log(self, pod: str, **options: Any) -> str:
         """The log of a node's pod; "" where there is none (yet)."""
         from kubernetes.client import ApiException
 
         try:
-            answer = self._core.read_namespaced_pod_log(
-                pod,
-                self.namespace,
-                container=CONTAINER,
-                **_AS_SENT,
-                **options,
-            )
+            answer = self._core.read_namespaced_pod_log(pod, self.namespace, container=CONTAINER, **_AS_SENT, **options)
         except ApiException as error:
             if error.status in (400, 404):
                 return ""
@@ -205,7 +175,9 @@ class Client:
 
 
 def message_of(error: Any) -> str:
-    """What the API says about a refused request, in one line."""
+    """Returns the API's reason for a refused request, in one line; for a request that did not get there, the error's name."""
+    if not hasattr(error, "status"):
+        return type(error).__name__
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""Following a TrainJob to its end: the first node's log, what ails the pods, and how it came out.
+"""Follows a TrainJob to its end: prints the first node's log, reports pods in trouble, raises what made it fail.
 
 A node that is lost ends the training: the others would wait for it, and one that is started again alone would not find them.
 The step's own retry starts all of them anew, from the last checkpoint.
@@ -52,10 +52,10 @@ class Follower:
 
     Args:
         client: The cluster.
-        name: Of the TrainJob.
-        number: Of its nodes.
-        refused: Raises what a node has found wrong with its input, if any.
-        failure: What a node has left about its failure; "" = nothing.
+        name: Name of the TrainJob.
+        number: Number of its nodes.
+        refused: Raises the InputError that a node has left, if any.
+        failure: Returns a node's report of its failure; "" = none.
         adopt: Makes the TrainJob this step's; called until it succeeds.
     """
 
@@ -98,12 +98,10 @@ class Follower:
             try:
                 job, pods = self._client.get(self._name), self._client.pods(self._name)
                 self._reached = time.monotonic()
-            except ApiException as error:
-                if error.status == 404:
+            except (ApiException, HTTPError) as error:
+                if getattr(error, "status", None) == 404:
                     raise RuntimeError(f"the TrainJob {self._name} was deleted by someone else") from None
                 self._endure(message_of(error))
-            except HTTPError as error:
-                self._endure(type(error).__name__)
             else:
                 self._try(functools.partial(self._show_log, pods), "the first node's log cannot be read")
                 if self._look(job, pods):
@@ -128,8 +126,8 @@ class Follower:
         if self._failed:
             self._conclude(*self._failed, pods)
         elif not suspended:
-            self._refuse_replaced(staying)
-            self._refuse_missing(pods)
+            self._check_not_replaced(staying)
+            self._check_all_created(pods)
         return False
 
     def _take(self) -> None:
@@ -138,16 +136,14 @@ class Follower:
             self._adopt = None
 
     def _try(self, action: Callable[[], None], problem: str) -> None:
-        """Does what a later poll can do as well; where the API fails, that is only told."""
+        """Runs an action that a later poll can repeat; an API failure is only reported."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             action()
-        except ApiException as error:
+        except (ApiException, HTTPError) as error:
             self._tell(f"{problem}: {message_of(error)}")
-        except HTTPError as error:
-            self._tell(f"{problem}: {type(error).__name__}")
 
     def _endure(self, message: str) -> None:
         if time.monotonic() - self._reached > UNREACHABLE_SECONDS:
@@ -155,7 +151,7 @@ class Follower:
         self._tell(f"the Kubernetes API does not answer: {message}")
 
     def _examine(self, pods: list[dict[str, Any]]) -> None:
-        """Tells what ails the nodes, and gives up where it does not heal."""
+        """Reports what is wrong with the nodes, and gives up on what does not heal."""
         seen, now = set(), time.monotonic()
         for pod in pods:
             node = f"node {states.index(pod)}"
@@ -167,7 +163,7 @@ class Follower:
                 words = f"{node}: {trouble.problem}" + (f" ({message})" if message else "")
                 self._tell(words)
                 if now - self._since.setdefault(key, now) >= trouble.patience:
-                    raise InputError(words, field=trouble.field, mend=trouble.mend)
+                    raise InputError(words, field=trouble.field, hint=trouble.hint)
         self._since = {key: since for key, since in self._since.items() if key in seen}
 
     def _note_failure(self, failed: dict[str, str] | None, staying: list[dict[str, Any]]) -> None:
@@ -191,7 +187,7 @@ class Follower:
             self._refused()
             raise _failed(f"{words}{self._last_words(pods)}", pods)
 
-    def _refuse_replaced(self, staying: list[dict[str, Any]]) -> None:
+    def _check_not_replaced(self, staying: list[dict[str, Any]]) -> None:
         """Gives up when a node was replaced while others went on."""
         names = {states.index(pod): pod["metadata"]["name"] for pod in staying}
         known = {index: name for index, name in names.items() if index in self._pods}
@@ -200,8 +196,8 @@ class Follower:
             raise ProcessFailedError(f"node {replaced[0]} was lost")
         self._pods = names if replaced else self._pods | names
 
-    def _refuse_missing(self, pods: list[dict[str, Any]]) -> None:
-        """Tells why pods are not made, and gives up where that does not heal: a quota, an admission, no controller."""
+    def _check_all_created(self, pods: list[dict[str, Any]]) -> None:
+        """Reports why pods are not created, and gives up where that does not heal: a quota, an admission, no controller."""
         now = time.monotonic()
         if len(pods) >= self._number:
             self._missing = None
@@ -216,7 +212,7 @@ class Follower:
             raise InputError(
                 f"the cluster has made {len(pods)} of {self._number} pods{said}",
                 field="nodes",
-                mend="ask for fewer or smaller nodes, or have the namespace's quota or policy changed",
+                hint="ask for fewer or smaller nodes, or have the namespace's quota or policy changed",
             )
 
     def _tell(self, line: str) -> None:
@@ -243,12 +239,12 @@ class Follower:
     def _last_words(self, pods: list[dict[str, Any]]) -> str:
         """What a node has left in the store, or the end of a failed pod's log; the first that tells a cause."""
         left = self._failure()
-        found = [f":\n{left}"] if left else []
+        words = [f":\n{left}"] if left else []
         for text in self._logs(pods) if not is_cause(left) else ():
             if is_cause(text):
                 return text
-            found.append(text)
-        return found[0] if found else ""
+            words.append(text)
+        return words[0] if words else ""
 
     def _logs(self, pods: list[dict[str, Any]]) -> Iterator[str]:
         """The ends of the logs of failed pods, of the one that failed first at first."""

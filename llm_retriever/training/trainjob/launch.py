@@ -1,4 +1,4 @@
-"""The step's side of a training on several nodes: inputs to the store, a TrainJob, its result from the store."""
+"""A step's side of a training on several nodes: uploads its inputs, runs a TrainJob, fetches the result."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _train(client: Client, place: Store, task: dict[str, Any], nodes: Nodes) -> 
         raise InputError(
             "the step does not know its own image",
             field="node_image",
-            mend="say which image the nodes run (run_gpu_image, where the pipeline is compiled or submitted)",
+            hint="say which image the nodes run (run_gpu_image, where the pipeline is compiled or submitted)",
         )
     for attempt in range(1, CREATIONS + 1):
         try:
@@ -102,7 +102,7 @@ def _trained(client: Client, place: Store, task: dict[str, Any], nodes: Nodes, o
         client,
         name,
         nodes.number,
-        refused=lambda: refuse(place),
+        refused=lambda: raise_refusal(place),
         failure=lambda: _failure(place),
         adopt=adopt,
     )
@@ -173,23 +173,23 @@ def _delete(client: Client, name: str) -> None:
         print(f"the TrainJob {name} could not be deleted: {type(error).__name__}", file=sys.stderr, flush=True)
 
 
-def refuse(place: Store) -> None:
+def raise_refusal(place: Store) -> None:
     """Raises the `InputError` that a node has left, if one has and the store can be read."""
     for left in _left(place, REFUSAL):
         raise InputError(**json.loads(left))
 
 
 def _failure(place: Store) -> str:
-    """What a node has left about its failure: one that tells the cause, if any does."""
+    """Returns a node's report of its failure, the one that tells the cause if any does."""
     left = [text.rstrip() for text in _left(place, FAILURES)]
     return next(filter(follow.is_cause, left), left[0] if left else "")
 
 
 def _left(place: Store, key: str) -> list[str]:
-    """The texts of this key and below it; none where the store is away, which must not hide what happened to the training."""
+    """Texts below a key; none where the store cannot be reached, which must not hide what happened to the training."""
     try:
         keys = [key] if place.exists(key) else [entry.key for entry in place.list(key)]
-        return [place.read(found).decode("utf-8", errors="replace") for found in keys]
+        return [place.read(name).decode("utf-8", errors="replace") for name in keys]
     except Exception as error:
         print(f"{place.uri_of(key)} cannot be read: {type(error).__name__}", file=sys.stderr, flush=True)
         return []

@@ -1,4 +1,4 @@
-"""The TrainJob of a training: what Kubeflow Trainer is told, as a plain dictionary.
+"""Renders the TrainJob of a training, a Kubeflow Trainer resource, as a plain dictionary.
 
 Fields as `trainer.kubeflow.org/v1alpha1` has them since Trainer 2.3. The runtime (a ClusterTrainingRuntime with a torch
 policy) contributes the pods' template and torchrun's variables; `runtimePatches` adds what the step's own pod has.
@@ -32,9 +32,9 @@ class Own:
     """The step's own pod, whose place in the cluster the nodes share.
 
     Attributes:
-        name: Of the pod; "" = the step runs outside the cluster.
-        uid: Of the pod.
-        image: Of its main container.
+        name: Name of the pod; "" = the step runs outside the cluster.
+        uid: UID of the pod.
+        image: Image of its main container.
         account: Its service account.
         placement: Its node selector, tolerations and pull secrets, as a pod's specification names them.
     """

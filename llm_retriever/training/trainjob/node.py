@@ -1,4 +1,4 @@
-"""What every node of a TrainJob runs: inputs from the store, its share of the processes, the result to the store.
+"""The program of every node of a TrainJob: inputs from the store, its share of the processes, the result to the store.
 
     python -m llm_retriever.training.trainjob.node s3://bucket/prefix
 
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.stores.opening import MANIFEST, Store, open_store, publish
-from llm_retriever.training.launching import launch_share, told
+from llm_retriever.training.launching import launch_share
 from llm_retriever.training.trainjob.launch import DRAFT, FAILURES, LOG, REFUSAL, RESULT, TASK
 
 
@@ -31,7 +31,7 @@ def main(uri: str) -> int:
         _train(place, rank)
     except InputError as error:
         print(f"node {rank}: {error}", file=sys.stderr, flush=True)
-        _leave(place, REFUSAL, json.dumps(told(error)))
+        _leave(place, REFUSAL, json.dumps(error.fields()))
         return EXIT_BAD_INPUT
     except Exception as error:
         text = f"node {rank}: {type(error).__name__}: {error}"
@@ -68,7 +68,7 @@ def _job(task: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def _leave(place: Store, key: str, text: str) -> None:
-    """Tells the step; where even that fails, the pod's log has to do."""
+    """Leaves a text for the step; where even that fails, the pod's log has to do."""
     with contextlib.suppress(Exception):
         place.write(key, text.encode())
 

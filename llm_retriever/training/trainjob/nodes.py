@@ -1,4 +1,4 @@
-"""What a training step asks for where it trains on several nodes."""
+"""The nodes of a training on several machines, as the settings of a step ask for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Nodes:
         image: Their image; "" = that of the step's own pod.
         runtime: Name of a ClusterTrainingRuntime with a torch policy.
         account: Their service account; "" = that of the step's own pod.
-        labels: Of the TrainJob.
+        labels: Labels of the TrainJob.
     """
 
     number: int
@@ -59,9 +59,9 @@ def nodes_of(settings: Any) -> Nodes | None:
     """
     if settings.nodes == 1:
         return None
-    _refuse_unfit(settings)
-    _refuse_too_small(settings)
-    _refuse_undivided(settings)
+    _check_settings(settings)
+    _check_pod_size(settings)
+    _check_batch_sizes(settings)
     return Nodes(
         number=settings.nodes,
         processes=settings.node_gpus,
@@ -75,39 +75,39 @@ def nodes_of(settings: Any) -> Nodes | None:
     )
 
 
-def _refuse_unfit(settings: Any) -> None:
+def _check_settings(settings: Any) -> None:
     if not settings.checkpoint_uri.startswith("s3://"):
         raise InputError(
             "several nodes share nothing but an object store",
             field="checkpoint_uri",
-            mend="give s3://bucket/prefix, or use nodes=1",
+            hint="give s3://bucket/prefix, or use nodes=1",
         )
     if settings.precision == "auto":
         raise InputError(
-            "a step that only watches cannot see what its nodes compute in", field="precision", mend="say bf16 or fp32"
+            "a step that only watches its nodes cannot see their arithmetic", field="precision", hint="say bf16 or fp32"
         )
     for name in ("processes", "gpus"):
         if getattr(settings, name) not in (0, "0", ""):
             raise InputError(
                 "the step's own pod trains nothing where several nodes do",
                 field=name,
-                mend="use 0; node_gpus counts the GPUs of each node",
+                hint="use 0; node_gpus counts the GPUs of each node",
             )
 
 
-def _refuse_too_small(settings: Any) -> None:
+def _check_pod_size(settings: Any) -> None:
     if float(settings.node_cpus.removesuffix("m")) == 0:
-        raise InputError("a node needs processors", field="node_cpus", mend="give for instance 32")
+        raise InputError("a node needs processors", field="node_cpus", hint="give for instance 32")
     number, unit = re.fullmatch(r"([\d.]+)(\w*)", settings.node_memory).groups()  # type: ignore[union-attr]
     if float(number) * _UNITS[unit] < LEAST_MEMORY:
         raise InputError(
             f"{settings.node_memory} is too little memory for a node",
             field="node_memory",
-            mend="give for instance 256Gi",
+            hint="give for instance 256Gi",
         )
 
 
-def _refuse_undivided(settings: Any) -> None:
+def _check_batch_sizes(settings: Any) -> None:
     world = settings.nodes * settings.node_gpus
     for batch_size in _batch_sizes(settings):
         if batch_size % world:
@@ -115,7 +115,7 @@ def _refuse_undivided(settings: Any) -> None:
                 f"{batch_size} examples cannot be divided among {world} processes "
                 f"({settings.nodes} nodes of {settings.node_gpus})",
                 field="batch_size",
-                mend=f"use a multiple of {world}, or fewer nodes or GPUs of each",
+                hint=f"use a multiple of {world}, or fewer nodes or GPUs of each",
             )
 
 
@@ -130,24 +130,24 @@ def _batch_sizes(settings: Any) -> Iterator[int]:
 
 
 def _labels(text: str) -> dict[str, str]:
-    """`a=b, c=d` as a dictionary."""
-    found = {}
+    """Parses `a=b, c=d`."""
+    labels = {}
     for part in (part.strip() for part in text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if part and not (equals and name):
             raise InputError(
                 f"{part!r} is not of the form key=value",
                 field="node_labels",
-                mend="write for instance kueue.x-k8s.io/queue-name=training",
+                hint="write for instance kueue.x-k8s.io/queue-name=training",
             )
         if part and not (_LABEL_KEY.fullmatch(name) and _LABEL_VALUE.fullmatch(value)):
             raise InputError(
                 f"{part!r} is no label of Kubernetes",
                 field="node_labels",
-                mend="use letters, digits, dots, hyphens and underscores, at most 63 of them",
+                hint="use letters, digits, dots, hyphens and underscores, at most 63 of them",
             )
         if name.startswith(_RESERVED):
-            raise InputError(f"{name} is set by the step itself", field="node_labels", mend="leave it out")
+            raise InputError(f"{name} is set by the step itself", field="node_labels", hint="leave it out")
         if part:
-            found[name] = value
-    return found
+            labels[name] = value
+    return labels

@@ -1,4 +1,4 @@
-"""What the state of a TrainJob's pods means: how they ended, and what ails them."""
+"""The state of a TrainJob's pods: how their containers ended, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Trouble(NamedTuple):
     Attributes:
         problem: What is wrong with the node.
         field: The setting at fault.
-        mend: What to do about it.
+        hint: What to do about it.
         patience: Seconds that it may last before the step gives up; infinite = it is only told.
     """
 
     problem: str
     field: str
-    mend: str
+    hint: str
     patience: float
 
 
@@ -56,7 +56,7 @@ TROUBLES = {
 
 
 def index(pod: dict[str, Any]) -> str:
-    """Which node a pod is."""
+    """Index of the node that a pod is; "?" where the pod does not say."""
     metadata = pod["metadata"]
     return str({**metadata.get("annotations", {}), **metadata.get("labels", {})}.get(INDEX, "?"))
 
@@ -66,7 +66,7 @@ def _statuses(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def terminations(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """How a pod's containers ended, now or before their last start."""
+    """Yields how a pod's containers ended, now or before their last start."""
     for status in _statuses(pod):
         for state in ("state", "lastState"):
             ended = (status.get(state) or {}).get("terminated")
@@ -75,7 +75,7 @@ def terminations(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def exits(pod: dict[str, Any]) -> list[int]:
-    """Exit codes of containers that have not ended well."""
+    """Non-zero exit codes of a pod's containers."""
     return [ended["exitCode"] for ended in terminations(pod) if ended["exitCode"]]
 
 
@@ -96,14 +96,14 @@ def has_ended(pod: dict[str, Any]) -> bool:
 
 
 def troubles(pod: dict[str, Any]) -> Iterator[tuple[Trouble, str]]:
-    """What ails a pod, and Kubernetes' words for it."""
+    """Yields what is wrong with a pod, and Kubernetes' words for it."""
     for reason, message in _reasons(pod):
         if reason in TROUBLES:
             yield TROUBLES[reason], message
 
 
 def _reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every reason that Kubernetes gives for the state of a pod, and its explanation."""
+    """Yields every reason that Kubernetes gives for the state of a pod, and its explanation."""
     status = pod.get("status", {})
     yield status.get("reason", ""), status.get("message", "")
     for condition in status.get("conditions") or []:

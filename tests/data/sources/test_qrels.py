@@ -70,8 +70,8 @@ def test_columns_are_read_by_the_header_or_as_beirs_and_trecs(tmp_path: Path, na
 REFUSED = {
     "an annotator without a header": (["11\t2\t1\t5", "10\t2\t1\t5"], 1, "four columns without a header"),
     "an annotator 0 at first": (["11\t0\t1\t5", "10\t2\t1\t5"], 2, "the second is '2' and not 0 or Q0"),
-    "no grade": (["query-id\tcorpus-id", "1\t2"], 1, 'field "score": no column of the header is called so'),
-    "no query": (["user\tcorpus-id\tscore", "1\t2\t1"], 1, 'field "query-id": no column of the header is called so'),
+    "no grade": (["query-id\tcorpus-id", "1\t2"], 1, 'field "score": the header has no such column'),
+    "no query": (["user\tcorpus-id\tscore", "1\t2\t1"], 1, 'field "query-id": the header has no such column'),
     "two grades": (["qid\tpid\tgrade\tscore", "1\t2\t1\t5"], 1, 'field "score": several columns'),
     "two passages": (["qid\tpid\tdocid\tgrade", "1\t2\t3\t1"], 1, 'field "corpus-id": several columns'),
     "a short line": (["qid\tpid\tgrade\tannotator", "1\t2\t1"], 2, "3 columns; give it the 4 columns of the header"),
@@ -81,14 +81,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_columns_that_could_be_read_in_two_ways_are_refused_with_file_line_and_mend(tmp_path: Path, name: str) -> None:
+def test_columns_that_could_be_read_in_two_ways_are_refused_with_file_line_and_hint(tmp_path: Path, name: str) -> None:
     lines, number, problem = REFUSED[name]
     with pytest.raises(InputError) as caught:
         read(tmp_path, lines)
     place = f"{tmp_path}/source/qrels/test.tsv" + (f":{number}" if number else "")
     assert str(caught.value).startswith(f"{place}: ")
     assert problem in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert not (tmp_path / "collection").exists()
 
 

@@ -162,7 +162,7 @@ def test_where_the_pods_are_gone_what_a_node_left_in_the_store_is_told(trains, j
 
 def test_bad_input_in_a_node_is_bad_input_here_before_it_is_tried_again(trains, job):
     place = open_store(f"{job['run']['mirror']}/trainjob")
-    told = {"problem": "the text is empty", "file": "corpus.jsonl", "line": 17, "field": "text", "mend": "give one"}
+    told = {"problem": "the text is empty", "file": "corpus.jsonl", "line": 17, "field": "text", "hint": "give one"}
     trains.created = lambda made: place.write("refusal.json", json.dumps(told).encode())
     ended = {"terminated": {"exitCode": 2, "finishedAt": "2026-01-02T03:05:00Z"}}
     trains.moments = [Moment(pods=[pod("n-0", 0, container(lastState=ended, restartCount=1))])]
@@ -253,7 +253,7 @@ def test_an_end_without_a_result_is_a_failure(cluster, job):
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "mend"),
+    ("status", "said", "hint"),
     [
         (
             403,
@@ -263,11 +263,11 @@ def test_an_end_without_a_result_is_a_failure(cluster, job):
         (422, "spec.trainer.env: reserved", "correct the setting that the message names"),
     ],
 )
-def test_a_refused_creation_is_told_in_the_clusters_words(status, said, mend, cluster, job):
+def test_a_refused_creation_is_told_in_the_clusters_words(status, said, hint, cluster, job):
     cluster.refusal = (status, said)
     with pytest.raises(InputError) as caught:
         launched(job)
-    assert str(caught.value) == f'field "nodes": the cluster refuses the TrainJob: {said}; {mend}'
+    assert str(caught.value) == f'field "nodes": the cluster refuses the TrainJob: {said}; {hint}'
 
 
 def test_without_a_cluster_the_step_says_so(job, tmp_path, monkeypatch):
@@ -346,8 +346,8 @@ STEP = """
 import json, sys
 from components.entrypoint import _stop
 import signal
-from llm_retriever.trainjob import follow
-from llm_retriever.trainjob.launch import launch_on_nodes
+from llm_retriever.training.trainjob import follow
+from llm_retriever.training.trainjob.launch import launch_on_nodes
 from tests.training.trainjob.test_launch import NODES
 signal.signal(signal.SIGTERM, _stop)
 follow.POLL_SECONDS = 0.02

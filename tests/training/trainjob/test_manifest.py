@@ -178,7 +178,7 @@ def test_a_published_batch_that_the_nodes_cannot_share_is_refused_before_anythin
 
 def test_the_documented_command_passes_the_checks_and_fits_the_quota():
     text = (ROOT / "docs" / "multi-node.md").read_text()
-    (command,) = re.findall(r"^python -m pipelines submit .*?(?<!\\)$", text, re.M | re.DOTALL)
+    (command,) = re.findall(r"^llm-retriever submit .*?(?<!\\)$", text, re.M | re.DOTALL)
     words = shlex.split(command.replace("\\\n", " "))
     given = parameters_of(words[words.index("--preset") + 1], *(word for word in words if "=" in word))
     presets.check(given)

@@ -24,7 +24,7 @@ from llm_retriever.errors import InputError
 def work(job):
     rank, act = int(os.environ["RANK"]), job["settings"]["act"]
     if act == "refuse" and rank == 3:
-        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", mend="give it a text")
+        raise InputError("the text is empty", file="corpus.jsonl", line=17, field="text", hint="give it a text")
     if act == "fail" and rank == 3:
         raise ArithmeticError("no such luck")
     if act != "write":

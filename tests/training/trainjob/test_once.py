@@ -125,7 +125,7 @@ def test_the_input_that_a_node_refuses_is_told_though_another_node_ended_first(t
         "file": None,
         "line": None,
         "field": "learning_rate",
-        "mend": "",
+        "hint": "",
     }
     polls = []
 

@@ -1,4 +1,4 @@
-"""What of a model and of a GPU decides the cost of a run: dimensions, rates, memory."""
+"""Shapes of models and GPUs that decide the cost of a run: dimensions, rates, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_retriever.models.gguf_files import SUFFIX, configuration
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the model steps run on: its dense bf16 matrix rate in FLOP/s, and its memory in bytes."""
+    """The GPU of the model steps: its dense bf16 matrix rate in FLOP/s, and its memory in bytes."""
 
     rate: float
     memory: float
@@ -69,7 +69,7 @@ class Shape:
 
     @property
     def parameters(self) -> float:
-        """All of them, without norms."""
+        """All parameters, without norms."""
         return self.body + self.table * (1 if self.tied else 2)
 
     def adapter(self, rank: int, targets: tuple[str, ...]) -> float:
@@ -127,7 +127,7 @@ def _whole_shape(given: Mapping[str, Any]) -> Shape:
         raise InputError(
             f"the shape of {backbone!r} is not known",
             field="backbone",
-            mend=f"use a directory with config.json, a GGUF file, or one of {', '.join(SHAPES)}",
+            hint=f"use a directory with config.json, a GGUF file, or one of {', '.join(SHAPES)}",
         )
     return _configured(json.loads(config.read_text(encoding="utf-8")))
 
@@ -136,16 +136,16 @@ def _of_gguf(path: Path) -> Shape:
     return _configured({**configuration(path, str(path)), "dtype": "float32"})
 
 
-def _configured(told: Mapping[str, Any]) -> Shape:
-    heads = told["num_attention_heads"]
-    width = told.get("head_dim") or told["hidden_size"] // heads
+def _configured(config: Mapping[str, Any]) -> Shape:
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
     return Shape(
-        layers=told["num_hidden_layers"],
-        hidden=told["hidden_size"],
-        inner=told["intermediate_size"],
-        vocabulary=told["vocab_size"],
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        inner=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
         query_width=heads * width,
-        key_width=told.get("num_key_value_heads", heads) * width,
-        tied=bool(told.get("tie_word_embeddings")),
-        stored=4 if (told.get("dtype") or told.get("torch_dtype")) == "float32" else 2,
+        key_width=config.get("num_key_value_heads", heads) * width,
+        tied=bool(config.get("tie_word_embeddings")),
+        stored=4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2,
     )

@@ -1,0 +1,8 @@
+"""`python -m llm_retriever` is `llm-retriever`."""
+
+import sys
+
+from llm_retriever.console.commands import program
+
+if __name__ == "__main__":
+    sys.exit(program())
