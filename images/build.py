@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from llm_retriever import __version__, files
-from pipelines.chain import STEPS
+from pipelines.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
 REFERENCES = ROOT / "components" / "images.json"

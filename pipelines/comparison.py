@@ -74,14 +74,14 @@ def overrides_of(variants: Sequence[Variant], number: int) -> dict[str, dict[str
 class _Layout:
     """The tasks of the pipeline; variants with the same backbone share its tasks."""
 
-    def __init__(self, given: Mapping[str, Any], variants: Sequence[Variant]) -> None:
-        self.given, self.variants = given, variants
+    def __init__(self, form: Mapping[str, Any], variants: Sequence[Variant]) -> None:
+        self.given, self.variants = form, variants
         self.backbones: list[tuple[dict[str, Any], Any]] = []
-        self.fingerprint = self._fingerprinted(given["backbone"])
+        self.fingerprint = self._fingerprinted(form["backbone"])
         seen = {"source_fingerprint": self.fingerprint.outputs["corpus_fingerprint"]}
-        corpus = on_cpu(preparation.prepare_corpus(**stage(given, "corpus", **seen)), "corpus")
+        corpus = on_cpu(preparation.prepare_corpus(**stage(form, "corpus", **seen)), "corpus")
         self.collection = corpus.outputs["collection"]
-        mined = mining.mine_for_variants(collection=self.collection, **stage(given, "mine"))
+        mined = mining.mine_for_variants(collection=self.collection, **stage(form, "mine"))
         self.data = on_gpu(mined, "mine").outputs["data"]
 
     def compared(self) -> Compared:

@@ -60,11 +60,11 @@ def compile_objects(
     Raises:
         InputError: Kubernetes would refuse one of the names.
     """
-    given, overrides = pods.applied(pipeline, told.pods, told.settings), told.form
-    name = given.pipeline_spec.pipeline_info.name
+    with_pods, overrides = pods.applied(pipeline, told.pods, told.settings), told.form
+    name = with_pods.pipeline_spec.pipeline_info.name
     options = compiler.KubernetesManifestOptions(
         pipeline_name=name,
-        pipeline_version_name=version or f"{name}-{_digest(given, overrides)}",
+        pipeline_version_name=version or f"{name}-{_digest(with_pods, overrides)}",
         namespace=namespace,
         include_pipeline_manifest=True,
     )
@@ -72,7 +72,7 @@ def compile_objects(
         if not OBJECT_NAME.fullmatch(text):
             hint = "use lower-case letters, digits, - and ., at most 253, beginning and ending with a letter or digit"
             raise InputError(f"{text!r} cannot name an object of Kubernetes", field=flag, hint=hint)
-    return _compiled(given, target, overrides, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+    return _compiled(with_pods, target, overrides, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 
 
 def _digest(pipeline: Any, overrides: dict[str, Any]) -> str:

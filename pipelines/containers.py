@@ -47,9 +47,9 @@ def runner(network: str = "none") -> local.DockerRunner:
     """
     reached = VARIABLES if network != "none" else ()
     store = {name: os.environ[name] for name in reached if name in os.environ}
-    given = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
+    options = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
     try:
-        return local.DockerRunner(**{**RESTRICTIONS, **given})
+        return local.DockerRunner(**{**RESTRICTIONS, **options})
     except ImportError:
         raise InputError(
             "running in images needs the package docker", field="--in-images", hint="pip install docker"

@@ -14,8 +14,8 @@ def preset(processor: Path = Path("/proc/cpuinfo"), *, compared: bool = False) -
 
     The flags are those that `llm_retriever.precision` goes by, without the seconds that torch takes to import.
     """
-    told = processor.read_text(encoding="utf-8") if processor.is_file() else ""
-    if _NATIVE.search(told):
+    cpuinfo = processor.read_text(encoding="utf-8") if processor.is_file() else ""
+    if _NATIVE.search(cpuinfo):
         chosen = COMPARED if compared else BF16
         return chosen, f"This processor multiplies bf16 in hardware: preset {chosen}."
     return FP32, f"This processor does not multiply bf16 in hardware: preset {FP32}, with fewer layers and updates."

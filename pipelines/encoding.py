@@ -35,23 +35,23 @@ def encode_in_parts(parts: int) -> Any:
     taken += [parameter.replace(default=inspect.Parameter.empty) for parameter in _FORM.values()]
 
     def encode(*values: Any) -> None:
-        given = dict(zip([*artifacts, *_FORM], values, strict=True))
+        form = dict(zip([*artifacts, *_FORM], values, strict=True))
         with dsl.ParallelFor(list(range(parts)), "parts") as part:
-            settings = stage(given, "index", PartSettings, part=part, parts=parts)
-            read = {name: given[name] for name in artifacts}
+            settings = stage(form, "index", PartSettings, part=part, parts=parts)
+            read = {name: form[name] for name in artifacts}
             on_gpu(encoding.encode_corpus(**read, **settings), "index")
 
     return dsl.pipeline(name="encode-in-parts")(with_signature(encode, inspect.Signature(taken)))
 
 
-def encoded_in_parts(given: Mapping[str, Any], encode: Any, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
+def encoded_in_parts(form: Mapping[str, Any], encode: Any, retriever: Any, collection: Any) -> list[dsl.PipelineTask]:
     """Adds the task of this pipeline inside another one; none where one pod encodes everything.
 
     Args:
-        given: The parameters of the other pipeline.
+        form: The parameters of the other pipeline.
         encode: The pipeline of `encode_in_parts`, which must be called outside of pipelines.
         retriever: Encodes.
         collection: The corpus.
     """
-    own = {name: given[name] for name in _FORM}
+    own = {name: form[name] for name in _FORM}
     return [encode(retriever=retriever, collection=collection, **own)] if encode else []

@@ -62,9 +62,9 @@ def answer_of(command: list[str]) -> Path:
 
 def note_inputs(command: list[str]) -> None:
     """Keeps a step's message beside its outputs, so that it can be rerun on the same artifacts."""
-    told = answer_of(command).with_name(EXECUTOR_INPUT)
-    told.parent.mkdir(parents=True, exist_ok=True)
-    told.write_text(command[-1])
+    message_file = answer_of(command).with_name(EXECUTOR_INPUT)
+    message_file.parent.mkdir(parents=True, exist_ok=True)
+    message_file.write_text(command[-1])
 
 
 def step_name(command: list[str], journal: Journal) -> str:

@@ -21,7 +21,7 @@ from components.supervision import DEFAULT_RESTARTS, RESTARTS
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
 from llm_retriever.settings.options import POD_SETTINGS
-from pipelines import chain
+from pipelines import steps
 
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
@@ -30,12 +30,12 @@ SHARED_MEMORY_VOLUME = "dshm"
 OLD_REQUESTS = ("cpuRequest", "memoryRequest", "memoryLimit")
 GPU_COUNT = "{{$.inputs.parameters['gpus']}}"
 """Kubeflow's driver replaces this by the component's own parameter, if that is a text; a number it drops without a word."""
-REQUESTS = {stage: step.requests for stage, step in chain.STAGES.items()}
+REQUESTS = {stage: step.requests for stage, step in steps.STAGES.items()}
 """Processors and memory that a stage requests."""
-STAGES = tuple(chain.STAGES)
-GPU_STAGES = tuple(stage for stage, step in chain.STAGES.items() if "gpus" in parameters(step.settings))
+STAGES = tuple(steps.STAGES)
+GPU_STAGES = tuple(stage for stage, step in steps.STAGES.items() if "gpus" in parameters(step.settings))
 """Stages whose pods are placed as those with a GPU, also when they ask for none."""
-STAGE_OF = {name: step.stage for name, step in chain.STEPS.items()}
+STAGE_OF = {name: step.stage for name, step in steps.STEPS.items()}
 """Which stage a component belongs to."""
 TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 

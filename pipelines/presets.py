@@ -104,10 +104,10 @@ def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**base, **own, **nested}
 
 
-def _parameters(given: dict[str, Any], path: Path) -> dict[str, Any]:
+def _parameters(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Checks the names in a file; one that no pipeline has would otherwise be left out as those of other pipelines are."""
     try:
-        return {name: form.typed(name, value) for name, value in form.unfolded(given).items()}
+        return {name: form.typed(name, value) for name, value in form.unfolded(content).items()}
     except InputError as error:
         raise InputError(error.problem, file=path, field=error.field, hint=error.hint) from None
 
@@ -122,17 +122,17 @@ def parsed(known: Iterable[str], assignments: list[str]) -> dict[str, Any]:
     Raises:
         InputError: A text is not of this form, there is no such name, or the value has another type.
     """
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             hint = "write for instance adapt_method=none"
             raise InputError(f"{assignment!r} is not of the form key=value", hint=hint)
-        given[name] = text
-    objects = {name: _json(name, text) for name, text in given.items() if name.endswith("_options")}
-    flat = form.unfolded({**given, **objects})
+        values[name] = text
+    objects = {name: _json(name, text) for name, text in values.items() if name.endswith("_options")}
+    flat = form.unfolded({**values, **objects})
     names = set(known)
-    return {name: value if name not in given else _typed(name, value, names) for name, value in flat.items()}
+    return {name: value if name not in values else _typed(name, value, names) for name, value in flat.items()}
 
 
 def _typed(name: str, text: str, known: Collection[str]) -> Any:
@@ -158,13 +158,13 @@ def _check_measures(settings: EvaluationSettings) -> None:
         chosen_measures(settings)
 
 
-def _check_pods(given: dict[str, Any]) -> None:
-    told = form.folded(given).pods
+def _check_pods(parameters: dict[str, Any]) -> None:
+    told = form.folded(parameters).pods
     for stage in pods.STAGES:
         try:
             pods.settings_of(stage, told)
         except InputError as error:
-            names = [n for n, flat in form.flat_names().items() if n in given and flat.place is None]
+            names = [n for n, flat in form.flat_names().items() if n in parameters and flat.place is None]
             own = [n for n in names if form.flat_names()[n].key == error.field and stage in form.flat_names()[n].stages]
             raise InputError(error.problem, field=own[0] if own else error.field, hint=error.hint) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_retriever import files
 from llm_retriever.files.markdown import table
 from llm_retriever.settings import Parameter, parameters
-from pipelines.chain import FOLDER, STEPS, component_of
+from pipelines.steps import FOLDER, STEPS, component_of
 
 
 def readme(name: str) -> str:

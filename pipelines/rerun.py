@@ -20,7 +20,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 from llm_retriever.stores.opening import LocalStore, open_store
-from pipelines import chain
+from pipelines import steps
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
 from pipelines.pods import counted
@@ -33,9 +33,9 @@ ASKED_FOR = ("production_uri", "production_shards_uri")
 """Settings that the rest of the pipeline answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
     artifact: (name.replace("_", "-"), artifact)
-    for name in chain.CHAIN
-    for artifact in chain.STEPS[name].outputs
-    if any(artifact in step.inputs for step in chain.STEPS.values())
+    for name in steps.CHAIN
+    for artifact in steps.STEPS[name].outputs
+    if any(artifact in step.inputs for step in steps.STEPS.values())
 }
 """Which task of train_retriever makes an artifact, and under which name."""
 
@@ -70,7 +70,7 @@ class Rerunnable:
         return {name: kinds[str(spec.type)] for name, spec in artifacts.items() if str(spec.type) in kinds}
 
 
-STEPS = {name: Rerunnable(chain.component_of(name), chain.STEPS[name].stage) for name in chain.CHAIN}
+STEPS = {name: Rerunnable(steps.component_of(name), steps.STEPS[name].stage) for name in steps.CHAIN}
 
 
 def step_of(name: str) -> Rerunnable:

@@ -13,10 +13,10 @@ from kfp import dsl
 from components.definition import with_arguments, with_signature
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from pipelines.chain import Seen, looked_at, trained
 from pipelines.encoding import encode_in_parts
 from pipelines.form import RECIPE, meanings
 from pipelines.pods import counted
-from pipelines.steps import Seen, looked_at, trained
 from pipelines.train_retriever import FORM
 
 RECIPE_HELP = (
@@ -38,8 +38,8 @@ def _form() -> inspect.Signature:
 
 def _inner_form() -> inspect.Signature:
     seen = [inspect.Parameter(name, _KIND, annotation=kind) for name, kind in SEEN.items()]
-    given = [parameter.replace(default=inspect.Parameter.empty) for parameter in FORM.parameters.values()]
-    return inspect.Signature([*seen, *given])
+    required = [parameter.replace(default=inspect.Parameter.empty) for parameter in FORM.parameters.values()]
+    return inspect.Signature([*seen, *required])
 
 
 def retrain_of(parts: int) -> Any:
@@ -52,18 +52,18 @@ def retrain_of(parts: int) -> Any:
 
     def train_when_changed(*values: Any) -> None:
         """Trains, judges and promotes, if there is anything new."""
-        given = dict(zip(inner.parameters, values, strict=True))
-        seen = Seen(*(given.pop(name) for name in Seen._fields))
+        form_values = dict(zip(inner.parameters, values, strict=True))
+        seen = Seen(*(form_values.pop(name) for name in Seen._fields))
         with dsl.If(seen.changed == True, "sources-changed"):  # noqa: E712 - Kubeflow's own comparison
-            trained(given, seen, encode)
+            trained(form_values, seen, encode)
 
     within: Any = dsl.pipeline(name="train-when-changed")(with_signature(train_when_changed, inner))
 
     def retrain(*values: Any) -> None:
         """Trains a retriever anew when the corpus or backbone has changed, and replaces the one in production if it is better."""
-        given = dict(zip(form.parameters, values, strict=True))
-        recipe = given.pop(RECIPE)
-        within(**looked_at(given, given["promote_uri"], recipe)._asdict(), **given)
+        form_values = dict(zip(form.parameters, values, strict=True))
+        recipe = form_values.pop(RECIPE)
+        within(**looked_at(form_values, form_values["promote_uri"], recipe)._asdict(), **form_values)
 
     documented = with_arguments(meanings(FORM.parameters) | {RECIPE: RECIPE_HELP})(with_signature(retrain, form))
     return counted(dsl.pipeline(name="retrain")(documented))
@@ -72,28 +72,28 @@ def retrain_of(parts: int) -> Any:
 retrain = retrain_of(parts=1)
 
 
-def with_recipe(given: Mapping[str, Any], images: Collection[str] = ()) -> dict[str, Any]:
+def with_recipe(parameters: Mapping[str, Any], images: Collection[str] = ()) -> dict[str, Any]:
     """Adds the recipe to a run's parameters: a digest of all that decides what the run makes.
 
     Args:
-        given: What differs from the form's defaults.
+        parameters: What differs from the form's defaults.
         images: Images of the steps; new code counts as a change.
     """
-    everything = {name: parameter.default for name, parameter in FORM.parameters.items()} | dict(given)
+    everything = {name: parameter.default for name, parameter in FORM.parameters.items()} | dict(parameters)
     made = {name: value for name, value in everything.items() if name != RECIPE and name not in NOT_IN_RECIPE}
-    return {RECIPE: files.digest([sorted(made.items()), sorted(images)]), **given}
+    return {RECIPE: files.digest([sorted(made.items()), sorted(images)]), **parameters}
 
 
-def check_published(given: Mapping[str, Any]) -> None:
+def check_published(parameters: Mapping[str, Any]) -> None:
     """Raises InputError for a run without a place that says what has been judged before.
 
     Args:
-        given: What differs from the defaults.
+        parameters: What differs from the defaults.
 
     Raises:
         InputError: There is none.
     """
-    if not given.get("promote_uri"):
+    if not parameters.get("promote_uri"):
         raise InputError(
             "retraining needs published versions to compare with, and a place for its records",
             field="promote_uri",

@@ -76,11 +76,11 @@ def explained(failure: Failure, served: Callable[[str], str], status: RunStatus,
         except (InputError, OSError) as error:
             obstacle = "" if line else f" (not read: {error})"
     reason = failure.message if not _PLAIN_EXIT.fullmatch(failure.message) else ""
-    told = [f"  {part}" for part in (line, reason) if part] or [f"  {failure.message or 'no message is known'}"]
+    parts = [f"  {part}" for part in (line, reason) if part] or [f"  {failure.message or 'no message is known'}"]
     where = [f"kubectl logs -n {status.namespace} {failure.pod} -c main"] if failure.pod else []
     where += [place + obstacle] if place else []
     missing = "  its log lies below the pipeline root: give --pipeline-root URI"
-    return [*told, *[f"  all of it: {text}" for text in where]] if where else [*told, missing]
+    return [*parts, *[f"  all of it: {text}" for text in where]] if where else [*parts, missing]
 
 
 def _log_place(failure: Failure, status: RunStatus, root: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from kfp import dsl
 
 from components.definition import with_arguments, with_signature
+from pipelines.chain import looked_at, trained
 from pipelines.encoding import encode_in_parts
 from pipelines.form import SETTINGS, meanings, signature
 from pipelines.pods import counted
-from pipelines.steps import looked_at, trained
 
 STAGES = tuple(stage for stage in SETTINGS if stage != "compare")
 FORM = signature(STAGES)
@@ -28,9 +28,9 @@ def train_retriever_of(parts: int) -> Any:
 
     def train_retriever(*values: Any) -> None:
         """Turns a corpus with queries into an evaluated LLM dense retriever, and publishes it when it is better."""
-        given = dict(zip(FORM.parameters, values, strict=True))
+        form = dict(zip(FORM.parameters, values, strict=True))
         # Production is measured and refreshed by the runs of a schedule alone: this may be a trial on another corpus.
-        trained(given, looked_at(given)._replace(fingerprint="", production_uri=""), encode)
+        trained(form, looked_at(form)._replace(fingerprint="", production_uri=""), encode)
 
     documented = with_arguments(meanings(FORM.parameters))(with_signature(train_retriever, FORM))
     return counted(dsl.pipeline(name="train-retriever")(documented))

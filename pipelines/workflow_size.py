@@ -141,8 +141,8 @@ def check_size(
     if measured.deciding(compressed=compressed) <= ROOM:
         return
     heaviest = sorted(measured.tasks.keys() - {ROOT}, key=lambda path: -measured.tasks[path])[:3]
-    given = hint or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
-    raise InputError(_problem(measured, what, compressed), field=field, file=file, hint=given)
+    advice = hint or f"give fewer parameters and inputs to its tasks, above all to {', '.join(heaviest)}"
+    raise InputError(_problem(measured, what, compressed), field=field, file=file, hint=advice)
 
 
 def check_variants(

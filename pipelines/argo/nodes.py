@@ -71,14 +71,14 @@ class Nodes:
     def of(cls, pipeline: Pipeline, *, cached: bool = False, items: int = 1) -> Nodes:
         """Builds the nodes of a whole run with one attempt at everything; attributes as of the class."""
         nodes = cls(pipeline, cached, items)
-        given = [
+        inputs = [
             argument("component", dumps(pipeline.component(ROOT))),
             _defaulted("runtime-config", runtime_config(pipeline)),
             _defaulted("driver-type", "ROOT_DAG"),
             *map(_defaulted, ("task", "task-name", "parent-dag-id", "iteration-index")),
         ]
         nodes._retried(ROOT, pipeline.run, "DAG", "entrypoint", [])
-        nodes._driver(ROOT, f"{pipeline.run}(0).root-driver", "system-dag-driver", given)
+        nodes._driver(ROOT, f"{pipeline.run}(0).root-driver", "system-dag-driver", inputs)
         nodes._dag("", f"{pipeline.run}(0).root", ROOT, pipeline.parameters)
         return nodes
 
@@ -93,8 +93,8 @@ class Nodes:
         own = task_values(task, values)
         executor = self.pipeline.executor(task["componentRef"]["name"])
         if "importer" in executor:
-            given = [*self._described(task), argument("importer", dumps(executor["importer"]))]
-            self._retried(path, name, "Pod", "system-importer", given, self._ended(name))
+            inputs = [*self._described(task), argument("importer", dumps(executor["importer"]))]
+            self._retried(path, name, "Pod", "system-importer", inputs, self._ended(name))
         elif "parameterIterator" in task:
             self._loop(path, name, task, own)
         else:
@@ -114,19 +114,19 @@ class Nodes:
         """A task that is no loop, or one iteration: its driver, and what the driver starts."""
         component = task["componentRef"]["name"]
         executor = self.pipeline.executor(component)
-        given = [*self._described(task), argument("task-name", path), _defaulted("iteration-index", str(index))]
+        inputs = [*self._described(task), argument("task-name", path), _defaulted("iteration-index", str(index))]
         if "container" not in executor:
-            given += [_defaulted("runtime-config"), _defaulted("driver-type", "DAG")]
-            self._driver(path, f"{name}-driver", "system-dag-driver", given)
+            inputs += [_defaulted("runtime-config"), _defaulted("driver-type", "DAG")]
+            self._driver(path, f"{name}-driver", "system-dag-driver", inputs)
             if runs:
                 self._dag(path, name, component, own)
         else:
             config = self.pipeline.pod_config(component)
-            given.append(argument("container", dumps(executor["container"])))
-            given.append(_defaulted("kubernetes-config", "" if config is None else dumps(config)))
+            inputs.append(argument("container", dumps(executor["container"])))
+            inputs.append(_defaulted("kubernetes-config", "" if config is None else dumps(config)))
             cached = self.cached and bool(task.get("cachingOptions", {}).get("enableCache"))
             patch = pod_patch(self.pipeline, path, component, own, around) if runs and not cached else ""
-            self._driver(path, f"{name}-driver", "system-container-driver", given, patch, cached)
+            self._driver(path, f"{name}-driver", "system-container-driver", inputs, patch, cached)
             if runs:
                 self._executor(path, name, task, patch, cached)
         if not runs:
@@ -134,20 +134,20 @@ class Nodes:
 
     def _executor(self, path: str, name: str, task: Json, patch: str, cached: bool) -> None:
         """What a container's driver starts; from the cache nothing is started."""
-        given = [argument("pod-spec-patch", patch), *executor_parameters(self.pipeline, task)]
+        inputs = [argument("pod-spec-patch", patch), *executor_parameters(self.pipeline, task)]
         decision = _defaulted("cached-decision", dumps(cached))
-        self._retried(path, name, "DAG", "system-container-executor", [*given, decision])
+        self._retried(path, name, "DAG", "system-container-executor", [*inputs, decision])
         inner = f"{name}(0).executor"
         if cached:
             self._node(path, inner, "Skipped", "system-container-impl", [])
         else:
-            self._retried(path, inner, "Pod", "system-container-impl", given, self._ended(inner))
+            self._retried(path, inner, "Pod", "system-container-impl", inputs, self._ended(inner))
 
     def _loop(self, path: str, name: str, task: Json, own: Json) -> None:
         component, iterator = task["componentRef"]["name"], task["parameterIterator"]
         self._retried(path, name, "DAG", f"{component}-{name}-iterator", [PARENT])
-        given = [*self._described(task), argument("task-name", path)]
-        self._driver(path, f"{name}(0).iteration-driver", "system-dag-driver", given)
+        inputs = [*self._described(task), argument("task-name", path)]
+        self._driver(path, f"{name}(0).iteration-driver", "system-dag-driver", inputs)
         group, template = f"{name}(0).iteration-iterations", f"{component}-iteration"
         runs = condition_holds(task, own)
         self._node(path, group, "TaskGroup" if runs else "Skipped", template, [])
@@ -159,7 +159,7 @@ class Nodes:
             self._once(f"{path}/{number}", f"{one}(0).iteration-item", task, values, own, number)
 
     def _driver(
-        self, path: str, name: str, template: str, given: list[Json], patch: str | None = None, cached: bool = False
+        self, path: str, name: str, template: str, inputs: list[Json], patch: str | None = None, cached: bool = False
     ) -> None:
         """A driver's nodes; `patch` is None for the driver of a pipeline."""
         if patch is None:
@@ -170,17 +170,17 @@ class Nodes:
             argument(key, value) | {"valueFrom": {"path": f"/tmp/outputs/{key}", "default": ""}}  # noqa: S108
             for key, value in returned.items()
         ]
-        self._retried(path, name, "Pod", template, given, {"parameters": parameters, **self._ended(name)})
+        self._retried(path, name, "Pod", template, inputs, {"parameters": parameters, **self._ended(name)})
 
     def _retried(
-        self, path: str, name: str, kind: str, template: str, given: list[Json], returned: Json | None = None
+        self, path: str, name: str, kind: str, template: str, inputs: list[Json], returned: Json | None = None
     ) -> None:
         """A node and the one of type Retry above it."""
-        self._node(path, name, "Retry", template, given, returned)
-        self._node(path, f"{name}(0)", kind, template, given, returned)
+        self._node(path, name, "Retry", template, inputs, returned)
+        self._node(path, f"{name}(0)", kind, template, inputs, returned)
 
     def _node(
-        self, path: str, name: str, kind: str, template: str, given: list[Json], returned: Json | None = None
+        self, path: str, name: str, kind: str, template: str, inputs: list[Json], returned: Json | None = None
     ) -> None:
         key = self._id(name)
         node: Json = {
@@ -201,7 +201,7 @@ class Nodes:
         }
         node |= {"hostNodeName": "node-0123456789", "taskResultSynced": True} if kind == "Pod" else {}
         node |= {"outboundNodes": [self._id(f"{name}/out")]} if kind == "DAG" else {}
-        node |= {"inputs": {"parameters": given}} if given else {}
+        node |= {"inputs": {"parameters": inputs}} if inputs else {}
         node |= {"outputs": returned} if returned else {}
         self.found[key] = node
         self.tasks.setdefault(path, []).append(key)

@@ -142,8 +142,8 @@ def _placement(config: Json, around: Mapping[str, Any]) -> Json:
     """Which nodes a pod may run on, and for how long."""
     selector, tolerations = config.get("nodeSelector", {}), []
     for item in config.get("tolerations", []):
-        given = _value(item["tolerationJson"], around) if "tolerationJson" in item else item
-        tolerations += given if isinstance(given, list) else [given]
+        toleration = _value(item["tolerationJson"], around) if "tolerationJson" in item else item
+        tolerations += toleration if isinstance(toleration, list) else [toleration]
     labels = _value(selector["nodeSelectorJson"], around) if "nodeSelectorJson" in selector else selector.get("labels")
     seconds = int(config.get("activeDeadlineSeconds", 0))
     return {"nodeSelector": labels, "tolerations": tolerations, "activeDeadlineSeconds": seconds}

@@ -134,26 +134,26 @@ def _entries(pipeline: Pipeline, name: str, task: Json, iteration_of: str = "") 
     """
     component = task["componentRef"]["name"]
     executor, shared = pipeline.executor(component), pipeline.shared_name(component)
-    given = [_reference("component", f"components-{shared}"), argument("task", dumps(task)), PARENT]
+    inputs = [_reference("component", f"components-{shared}"), argument("task", dumps(task)), PARENT]
     if "importer" in executor:
-        given.append(_reference("importer", f"implementations-{shared}"))
-        return [{"name": name, "template": "system-importer", **_parameters(*given), **_depends(task)}]
-    given.append(argument("task-name", iteration_of or name))
+        inputs.append(_reference("importer", f"implementations-{shared}"))
+        return [{"name": name, "template": "system-importer", **_parameters(*inputs), **_depends(task)}]
+    inputs.append(argument("task-name", iteration_of or name))
     if iteration_of:
-        given.append(argument("iteration-index", "{{inputs.parameters.iteration-index}}"))
+        inputs.append(argument("iteration-index", "{{inputs.parameters.iteration-index}}"))
     if "container" in executor:
-        given.append(_reference("container", f"implementations-{shared}"))
+        inputs.append(_reference("container", f"implementations-{shared}"))
         if pipeline.pod_config(component) is not None:
-            given.append(_reference("kubernetes-config", f"kubernetes-{component}"))
+            inputs.append(_reference("kubernetes-config", f"kubernetes-{component}"))
     kind = "container" if "container" in executor else "dag"
-    driver = {"name": f"{name}-driver", "template": f"system-{kind}-driver", **_parameters(*given)}
+    driver = {"name": f"{name}-driver", "template": f"system-{kind}-driver", **_parameters(*inputs)}
     waits = {} if iteration_of or _is_exit(task) else _depends(task)
     return [driver | waits, _executor(pipeline, name, task) if kind == "container" else _nested(name, task)]
 
 
 def _executor(pipeline: Pipeline, name: str, task: Json) -> Json:
     """Builds the task that Argo runs in a pod as the driver says."""
-    given = [
+    inputs = [
         argument("pod-spec-patch", _output(name, "pod-spec-patch")),
         argument("cached-decision", _output(name, "cached-decision")) | {"default": "false"},
     ]
@@ -164,7 +164,7 @@ def _executor(pipeline: Pipeline, name: str, task: Json) -> Json:
         "name": name,
         "template": f"{prefix}{retried}system-container-executor",
         "depends": f"{name}-driver.Succeeded",
-        **_parameters(*given, *executor_parameters(pipeline, task)),
+        **_parameters(*inputs, *executor_parameters(pipeline, task)),
         **_when(name, task),
     }
 
@@ -184,8 +184,8 @@ def _loop(pipeline: Pipeline, name: str, task: Json) -> dict[str, Json]:
     """Builds both templates of a loop: of all its iterations, and of one."""
     component = task["componentRef"]["name"]
     shared = _reference("component", f"components-{pipeline.shared_name(component)}")
-    given = _parameters(shared, PARENT, argument("task", dumps(task)), argument("task-name", name))
-    driver = {"name": "iteration-driver", "template": "system-dag-driver", **given}
+    inputs = _parameters(shared, PARENT, argument("task", dumps(task)), argument("task-name", name))
+    driver = {"name": "iteration-driver", "template": "system-dag-driver", **inputs}
     all_, one = _loop_name(name, task), f"{component}-iteration"
     count = {"withSequence": {"count": _output("iteration", "iteration-count")}}
     started = _started("iteration", one, [argument("iteration-index", "{{item}}")]) | _when("iteration", task) | count
@@ -216,8 +216,8 @@ def _template(name: str, entries: list[Json], inputs: tuple[str, ...]) -> Json:
     return {"name": name, "inputs": declared, "outputs": {}, "metadata": SIDECAR, "dag": {"tasks": entries}}
 
 
-def _parameters(*given: Json) -> Json:
-    return {"arguments": {"parameters": list(given)}}
+def _parameters(*inputs: Json) -> Json:
+    return {"arguments": {"parameters": list(inputs)}}
 
 
 def _reference(name: str, shared: str) -> Json:

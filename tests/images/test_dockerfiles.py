@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from images import build, requirements
-from pipelines.chain import STEPS
+from pipelines.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 KINDS = sorted(build.KINDS)

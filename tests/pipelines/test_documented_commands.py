@@ -20,8 +20,8 @@ from pipelines.choice import choose
 from tests.pipelines.api_server import STARTED, Moment, Request, Server, serving
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-OURS = "llm-retriever "
+DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md")))
+OURS = r"(?:\.venv/bin/)?llm-retriever "
 CREATING = {
     ("experiment", "create"): "/experiments",
     ("pipeline", "create"): "/pipelines/upload",

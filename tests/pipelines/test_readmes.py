@@ -8,8 +8,8 @@ import inspect
 import pytest
 
 from llm_retriever.settings import Place, parameters
-from pipelines.chain import FOLDER, STEPS
 from pipelines.readmes import readme
+from pipelines.steps import FOLDER, STEPS
 
 
 @pytest.mark.parametrize("step", STEPS)

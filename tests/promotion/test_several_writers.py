@@ -12,7 +12,7 @@ import pytest
 
 from components.promote.__main__ import STEP
 from llm_retriever.errors import InputError
-from llm_retriever.promotion import promote
+from llm_retriever.promotion.promote import _ATTEMPTS
 from llm_retriever.promotion.versions import main
 from llm_retriever.stores.registry import Registry, Version
 from tests.promotion.conftest import Run, in_production
@@ -65,7 +65,7 @@ def test_a_run_that_always_comes_late_ends_with_2_and_its_version_stays(
     s3: S3Server, place: str, three: list[Version], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two, _ = three
-    late, turn = Run(tmp_path / "late", 0.9, seed=9), [one, two] * promote._ATTEMPTS
+    late, turn = Run(tmp_path / "late", 0.9, seed=9), [one, two] * _ATTEMPTS
 
     def always(request: dict[str, Any]) -> None:
         if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("production.json"):
