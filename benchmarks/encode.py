@@ -21,8 +21,9 @@ import torch
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import method
-from llm_retriever.models.batches import padded, pool
+from llm_retriever.models.batches import padded
 from llm_retriever.models.card import Lineage, RetrieverCard
+from llm_retriever.models.pooling import pool
 
 Rows = list[list[int]]
 

@@ -28,10 +28,10 @@ def image(kind: Literal["cpu", "gpu"]) -> str:
     return str(json.loads(REFERENCES.read_text())[kind])
 
 
-def container(step: Step[Any], kind: Literal["cpu", "gpu"]) -> dsl.ContainerSpec:
+def container(step: Step[Any]) -> dsl.ContainerSpec:
     """The container of a step: everything it is told arrives in the executor input."""
     return dsl.ContainerSpec(
-        image=image(kind),
+        image=image(step.images[0]),
         command=["python", "-m", f"components.{step.name}"],
         args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
     )

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Generic, NoReturn
+from typing import Annotated, Any, Generic, Literal, NoReturn
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -26,6 +26,7 @@ from components import supervision
 from components.outputs import check_outputs
 from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.files.layouts import OUTPUTS, Layout, Page
 from llm_retriever.files.names import slug
 from llm_retriever.processes.devices import claim_gpus
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
@@ -74,6 +75,11 @@ class Step(Generic[SettingsClass]):
         results: Name and meaning of the output parameters.
         collected: Name and meaning of the inputs of which there may be any number. Kubeflow gives each artifact of
             `evaluation` as an input of its own, named by `collected_name`; by hand it is `--evaluations NAME=PATH …`.
+        images: The images that have what it needs, `cpu` or `gpu`; a pipeline takes the first.
+        requests: Processors and memory that its pod asks for; those of the first step of a stage hold for all of it.
+        gpus: GPUs that its pod asks for, where it has the setting `gpus`.
+        cached: Whether its inputs say all that it does: Kubeflow may take its outputs from an earlier run.
+        layouts: How its earlier outputs are known, so that it may replace them, where `files.layouts` does not know them.
         restarts: Whether it works for long: its program then starts the work as a process of its own, and that again after
             a crash that may pass.
         memory_settings: What lowers the memory that it needs, where a setting of a training is none of its own.
@@ -88,6 +94,11 @@ class Step(Generic[SettingsClass]):
     collected: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stage: str = ""
     stage_settings: type | None = None
+    images: tuple[Literal["cpu", "gpu"], ...] = ("cpu",)
+    requests: tuple[str, str] = ("1", "4Gi")
+    gpus: str = "1"
+    cached: bool = True
+    layouts: Mapping[str, Layout | Page] = dataclasses.field(default_factory=dict)
     restarts: bool = False
     memory_settings: tuple[str, ...] = ()
 
@@ -188,7 +199,7 @@ class Step(Generic[SettingsClass]):
         run.collected = {name: _named_paths(_flag(name) + "s", getattr(options, name)) for name in self.collected}
         read = {_flag(name): path for name, path in inputs.items()}
         read |= {f"{_flag(n)}s {one}": path for n, found in run.collected.items() for one, path in found.items()}
-        check_outputs(read, run.outputs, as_dict(settings))
+        check_outputs(read, run.outputs, as_dict(settings), {**OUTPUTS, **self.layouts})
         self._work(run)
         for name, value in run.results.items():
             print(f"{name}: {value}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.files.layouts import ELSEWHERE, OUTPUTS, UNKNOWN
+from llm_retriever.files.layouts import ELSEWHERE, OUTPUTS, UNKNOWN, Layout, Page
 
 READ = ("uri", "source", "encoder", "encoders", "runs", "zero_shot", "production_uri")
 """Settings that name what a step reads."""
@@ -20,13 +20,19 @@ GROWING = ("shards_uri", "encoder_shards_uri", "production_shards_uri", "checkpo
 """Settings that name where it, or another run, writes; an output may lie there, but must not hold it."""
 
 
-def check_outputs(inputs: Mapping[str, Path], outputs: Mapping[str, Path], settings: Mapping[str, Any]) -> None:
+def check_outputs(
+    inputs: Mapping[str, Path],
+    outputs: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    layouts: Mapping[str, Layout | Page] = OUTPUTS,
+) -> None:
     """Raises InputError for outputs that would erase something, before any work.
 
     Args:
         inputs: Paths by flag.
         outputs: Paths by name.
         settings: Values by name; local paths are found in those that name places.
+        layouts: How an earlier output is known, by name; one of another name is never replaced.
 
     Raises:
         InputError: It names the flag, the path, and what is in danger.
@@ -35,7 +41,7 @@ def check_outputs(inputs: Mapping[str, Path], outputs: Mapping[str, Path], setti
     for name, path in outputs.items():
         flag = "--" + name.replace("_", "-")
         _check_place(flag, path)
-        OUTPUTS.get(name, UNKNOWN).check(path, argument=flag)
+        layouts.get(name, UNKNOWN).check(path, argument=flag)
         for other, place in inputs.items():
             _check_apart(flag, path, other, place)
         for setting, places in named.items():

@@ -16,22 +16,12 @@ import sys
 from pathlib import Path
 
 from llm_retriever import __version__, files
+from pipelines.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
 REFERENCES = ROOT / "components" / "images.json"
 KINDS: dict[str, tuple[str, ...]] = {
-    "cpu": ("fingerprint_sources", "prepare_corpus", "mine_negatives", "compare", "promote"),
-    "gpu": (
-        "fetch_backbone",
-        "mine_negatives",
-        "adapt_backbone",
-        "tune_retriever",
-        "encode_corpus",
-        "build_index",
-        "evaluate",
-        "mine_for_variants",
-        "run_variant",
-    ),
+    kind: tuple(name for name, step in STEPS.items() if kind in step.images) for kind in ("cpu", "gpu")
 }
 """The steps that run in an image."""
 IMPORTED = {

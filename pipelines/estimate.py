@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_retriever.methods import ADAPTATIONS, METHODS, TUNED_FOR, overridden
+from llm_retriever.methods import ADAPTATIONS, METHODS, overridden
 from llm_retriever.methods.types import Method
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
 from pipelines import artifacts
@@ -31,10 +31,6 @@ from pipelines.variants import Variant, of_backbone, of_variant
 __all__ = ["GPUS", "SHAPES", "UTILISATION", "Cost", "Gpu", "Workload", "as_table", "estimate", "estimate_comparison"]
 
 UTILISATION = 0.4
-PROMPTS = 40
-"""Tokens of Llama2Vec's two prompts, beside the text."""
-BAG = 16
-"""Embedding tokens of Llama2Vec, whose logits are computed."""
 ENCODER = Shape(12, 768, 2048, 30_522, 768, 768, tied=True)
 """Stands for a published encoder: as many parameters as BERT-base."""
 ENCODER_LENGTH = 256
@@ -224,25 +220,11 @@ def _adaptation(run: _Run) -> list[Cost]:
 def _adapted(run: _Run, name: str, inputs: list[str], outputs: list[str]) -> Cost:
     recipe = overridden(ADAPTATIONS[name][run.given["adapt_recipe"]], run.settings("adapt", AdaptationSettings))
     training, shape = run.training("adapt", recipe), run.shape
-    length, labels, examples = _rows(run.work, name, recipe)
+    length, labels, examples = recipe.rows(run.work)
     count = training.examples(examples)
     flop = count * (length * training_flop(shape, training, length) + labels * head_flop(shape, training))
     memory = training_memory(shape, training, training.micro_batch * length, training.micro_batch * labels)
-    return run.trained(f"adapt_backbone ({name}, for {TUNED_FOR[name]})", training, inputs, outputs, flop, memory)
-
-
-def _rows(work: Workload, name: str, recipe: Any) -> tuple[float, float, float]:
-    """Tokens of a row, tokens of it whose logits are computed, and how many rows there are."""
-    passage = work.passage(recipe.passage_length)
-    if name == "ql":
-        query = work.query(recipe.query_length)
-        return passage + query, query if recipe.loss_on == "query" else passage + query, work.queries
-    if name == "ebae_ebar":
-        return passage + PROMPTS, BAG + (passage if recipe.ar_weight else 0), work.passages
-    if name == "mntp":
-        blocks = work.passages * (work.passage_tokens or recipe.passage_length) / recipe.passage_length
-        return recipe.passage_length, recipe.corruption_ratio * recipe.passage_length, blocks
-    return 2 * passage, 0.0, work.passages
+    return run.trained(f"adapt_backbone ({name}, for {recipe.tuned_for})", training, inputs, outputs, flop, memory)
 
 
 def _tuning(run: _Run) -> list[Cost]:

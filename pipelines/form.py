@@ -19,35 +19,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings import (
-    AdaptationSettings,
-    BackboneSettings,
-    CompareSettings,
-    CorpusSettings,
-    EvaluationSettings,
-    IndexSettings,
-    MiningSettings,
-    Parameter,
-    PartSettings,
-    Place,
-    PromotionSettings,
-    TuningSettings,
-    parameters,
-)
+from llm_retriever.settings import Parameter, PartSettings, Place, parameters
 from llm_retriever.settings.options import OPTIONS, as_type, checked_options, option_names
 from llm_retriever.settings.variant import VARIANT_STAGES, variant_options
+from pipelines import steps
 from pipelines.pods import GPU_STAGES, REQUESTS, STAGES, PodSettings
 
 SETTINGS: dict[str, type] = {
-    "corpus": CorpusSettings,
-    "backbone": BackboneSettings,
-    "mine": MiningSettings,
-    "adapt": AdaptationSettings,
-    "tune": TuningSettings,
-    "index": IndexSettings,
-    "eval": EvaluationSettings,
-    "promote": PromotionSettings,
-    "compare": CompareSettings,
+    stage: step.settings
+    for stage, step in steps.STAGES.items()
+    if any(parameter.place is not Place.STEP for parameter in parameters(step.settings).values())
 }
 """Settings class of every stage that people can tell something."""
 RUN = "run"
@@ -64,9 +45,9 @@ OF_A_VARIANT = tuple(VARIANT_STAGES)
 POD_OF_A_VARIANT = "tune"
 """The stage whose pods those of variants are like, GPUs, processors and memory."""
 GPUS_HELP = "GPUs of the pod: 0 (it computes on the processor), 1, 2, 4, 8 or 16."
-DEFAULTS = {"mine_gpus": "0", **dict.fromkeys(("adapt_gpus", "tune_gpus", "index_gpus", "eval_gpus"), "1")}
+DEFAULTS = {f"{stage}_gpus": steps.STAGES[stage].gpus for stage in GPU_STAGES}
 """Where a cluster must be told what a machine can see for itself."""
-MODEL_STAGES = (*GPU_STAGES, "backbone")
+MODEL_STAGES = tuple(stage for stage, step in steps.STAGES.items() if step.images[0] == "gpu")
 _OTHERS = tuple(stage for stage in STAGES if stage not in GPU_STAGES)
 OF_ALL_PODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run_gpu_type": ("gpu_type", STAGES),

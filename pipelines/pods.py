@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -22,8 +21,8 @@ from components.supervision import DEFAULT_RESTARTS, RESTARTS
 from llm_retriever.errors import InputError
 from llm_retriever.settings import build, nearest, parameters
 from llm_retriever.settings.options import POD_SETTINGS
+from pipelines import steps
 
-COMPONENTS = Path(__file__).parents[1] / "components"
 RETRY_SECONDS = 7 * 24 * 3600
 """No failed pod is started again so long after the first start: anything shorter than the step itself means no retry at all."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -31,26 +30,12 @@ SHARED_MEMORY_VOLUME = "dshm"
 OLD_REQUESTS = ("cpuRequest", "memoryRequest", "memoryLimit")
 GPU_COUNT = "{{$.inputs.parameters['gpus']}}"
 """Kubeflow's driver replaces this by the component's own parameter, if that is a text; a number it drops without a word."""
-REQUESTS = {
-    "fingerprint": ("1", "4Gi"),
-    "corpus": ("2", "8Gi"),
-    "backbone": ("4", "16Gi"),
-    "mine": ("4", "8Gi"),
-    "adapt": ("8", "64Gi"),
-    "tune": ("8", "64Gi"),
-    "index": ("8", "32Gi"),
-    "eval": ("8", "32Gi"),
-    "compare": ("1", "4Gi"),
-    "promote": ("1", "4Gi"),
-}
+REQUESTS = {stage: step.requests for stage, step in steps.STAGES.items()}
 """Processors and memory that a stage requests."""
-STAGES = tuple(REQUESTS)
-GPU_STAGES = ("mine", "adapt", "tune", "index", "eval")
+STAGES = tuple(steps.STAGES)
+GPU_STAGES = tuple(stage for stage, step in steps.STAGES.items() if "gpus" in parameters(step.settings))
 """Stages whose pods are placed as those with a GPU, also when they ask for none."""
-STAGE_OF: dict[str, str] = {
-    path.parent.name: importlib.import_module(f"components.{path.parent.name}.__main__").STEP.stage
-    for path in sorted(COMPONENTS.glob("*/component.py"))
-}
+STAGE_OF = {name: step.stage for name, step in steps.STEPS.items()}
 """Which stage a component belongs to."""
 TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 

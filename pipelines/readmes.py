@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from typing import Any
-
-from components.entrypoint import Step
 from llm_retriever import files
 from llm_retriever.files.markdown import table
 from llm_retriever.settings import Parameter, parameters
-
-FOLDER = Path(__file__).parents[1] / "components"
-
-
-def steps() -> list[str]:
-    """Lists all steps, by the name of their folder."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
+from pipelines.steps import FOLDER, STEPS, component_of
 
 
 def readme(name: str) -> str:
     """Renders the README of one step, in Markdown."""
-    step: Step[Any] = importlib.import_module(f"components.{name}.__main__").STEP
-    component = getattr(importlib.import_module(f"components.{name}.component"), name)
-    summary = component.description.split("\n\n")[0]
+    step = STEPS[name]
+    summary = component_of(name).description.split("\n\n")[0]
     sections = [
         f"# {name}\n\n{summary}\n",
         _table(
@@ -68,5 +56,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for step_name in steps():
+    for step_name in STEPS:
         files.write_text(FOLDER / step_name / "README.md", readme(step_name))

@@ -15,23 +15,16 @@ from typing import Any
 
 from kfp import dsl
 
-from components.adapt_backbone.component import adapt_backbone
-from components.build_index.component import build_index
 from components.definition import with_arguments, with_signature
-from components.evaluate.component import evaluate
-from components.fetch_backbone.component import fetch_backbone
-from components.mine_negatives.component import mine_negatives
-from components.prepare_corpus.component import prepare_corpus
-from components.promote.component import promote
-from components.tune_retriever.component import tune_retriever
 from llm_retriever.errors import InputError
 from llm_retriever.settings import parameters
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, option_names
 from llm_retriever.stores.opening import LocalStore, open_store
+from pipelines import steps
 from pipelines.form import SETTINGS, flat_name, flat_names, meanings, signature, typed
 from pipelines.journal import EXECUTOR_INPUT
 from pipelines.pods import counted
-from pipelines.stages import on_cpu, on_gpu, stage
+from pipelines.stages import placed, stage
 
 PREFIX = "rerun_"
 FROM_STEPS = {"source_fingerprint": "", "production_uri": "", "production_shards_uri": ""}
@@ -39,14 +32,10 @@ FROM_STEPS = {"source_fingerprint": "", "production_uri": "", "production_shards
 ASKED_FOR = ("production_uri", "production_shards_uri")
 """Settings that the rest of the pipeline answers in a whole run, and the form of a rerun asks for."""
 PRODUCERS = {
-    "collection": ("prepare-corpus", "collection"),
-    "backbone": ("fetch-backbone", "backbone"),
-    "training_set": ("mine-negatives", "training_set"),
-    "bm25_runs": ("mine-negatives", "bm25_runs"),
-    "adapted": ("adapt-backbone", "adapted"),
-    "retriever": ("tune-retriever", "retriever"),
-    "index": ("build-index", "index"),
-    "evaluation": ("evaluate", "evaluation"),
+    artifact: (name.replace("_", "-"), artifact)
+    for name in steps.CHAIN
+    for artifact in steps.STEPS[name].outputs
+    if any(artifact in step.inputs for step in steps.STEPS.values())
 }
 """Which task of train_retriever makes an artifact, and under which name."""
 
@@ -58,12 +47,15 @@ class Rerunnable:
     Attributes:
         component: What Kubeflow sees of it.
         prefix: Prefix of its parameters in the pipelines.
-        cached: Whether its inputs say all that its outputs depend on; not so where it reads or writes something outside.
     """
 
     component: Any
     prefix: str
-    cached: bool = True
+
+    @property
+    def cached(self) -> bool:
+        """Whether its inputs say all that its outputs depend on; in a whole run a fingerprint says what lies outside."""
+        return "source_fingerprint" not in parameters(self.settings)
 
     @property
     def settings(self) -> type:
@@ -78,16 +70,7 @@ class Rerunnable:
         return {name: kinds[str(spec.type)] for name, spec in artifacts.items() if str(spec.type) in kinds}
 
 
-STEPS = {
-    "prepare_corpus": Rerunnable(prepare_corpus, "corpus", cached=False),
-    "fetch_backbone": Rerunnable(fetch_backbone, "backbone", cached=False),
-    "mine_negatives": Rerunnable(mine_negatives, "mine"),
-    "adapt_backbone": Rerunnable(adapt_backbone, "adapt"),
-    "tune_retriever": Rerunnable(tune_retriever, "tune"),
-    "build_index": Rerunnable(build_index, "index"),
-    "evaluate": Rerunnable(evaluate, "eval"),
-    "promote": Rerunnable(promote, "promote", cached=False),
-}
+STEPS = {name: Rerunnable(steps.component_of(name), steps.STEPS[name].stage) for name in steps.CHAIN}
 
 
 def step_of(name: str) -> Rerunnable:
@@ -117,11 +100,7 @@ def rerun_of(name: str) -> Any:
             for artifact, kind in step.inputs.items()
         }
         task = step.component(**imported, **stage(given, step.prefix, **_answers(step, given)))
-        gpus = f"{step.prefix}_gpus"
-        if gpus in given:
-            on_gpu(task, step.prefix)
-        else:
-            on_cpu(task, step.prefix)
+        placed(task, step.prefix)
         if not step.cached:
             task.set_caching_options(False)
 

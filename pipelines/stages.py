@@ -13,7 +13,7 @@ from llm_retriever.settings.options import OPTIONS, option_names
 from llm_retriever.stores.secret import SECRET_FOLDER, STORE_SECRET
 from llm_retriever.training.trainjob.manifest import POD_LABELS
 from pipelines.form import SETTINGS, flat_name
-from pipelines.pods import REQUESTS, SHARED_MEMORY_VOLUME, PodSettings
+from pipelines.pods import GPU_STAGES, REQUESTS, SHARED_MEMORY_VOLUME, PodSettings
 
 
 def stage(given: Mapping[str, Any], prefix: str, settings: type | None = None, **others: Any) -> dict[str, Any]:
@@ -56,3 +56,8 @@ def on_gpu(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
     size = PodSettings.shared_memory
     kubernetes.empty_dir_mount(task, SHARED_MEMORY_VOLUME, "/dev/shm", medium="Memory", size_limit=size)  # noqa: S108
     return task
+
+
+def placed(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
+    """A task of a stage with what its pod asks of the cluster."""
+    return on_gpu(task, prefix) if prefix in GPU_STAGES else on_cpu(task, prefix)

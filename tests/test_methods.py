@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,12 @@ from llm_retriever.methods import (
     METHODS,
     NEW_TOKENS,
     QUERY_LIKELIHOOD,
-    TUNED_FOR,
+    ContrastiveRecipe,
     Lora,
     Method,
     PromptTemplate,
+    Schedule,
+    descriptor,
     overridden,
     with_embedding,
     with_read_out,
@@ -47,8 +49,18 @@ def test_the_settings_offer_exactly_the_methods_of_the_table():
 
 
 def test_every_adaptation_is_for_a_method_of_the_table():
-    assert set(TUNED_FOR) == set(ADAPTATIONS)
-    assert set(TUNED_FOR.values()) <= set(METHODS)
+    assert {descriptor(name).tuned_for for name in ADAPTATIONS} <= set(METHODS)
+
+
+def test_every_setting_that_leaves_something_to_the_recipe_is_in_a_recipe():
+    """Or it would be taken in silence."""
+    known = {f.name for recipes in ADAPTATIONS.values() for f in fields(recipes["default"])}
+    known |= {f.name for f in fields(Schedule)} | {f"lora_{f.name}" for f in fields(Lora)}
+    tuning = known | {f.name for part in (Method, ContrastiveRecipe) for f in fields(part)}
+    for settings, names in ((AdaptationSettings, known), (TuningSettings, tuning)):
+        left = {n for n, p in parameters(settings).items() if "the recipe's" in p.help}
+        assert left <= names, left - names
+        assert "learning_rate" in left
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

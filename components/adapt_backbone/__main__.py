@@ -25,6 +25,8 @@ def run(step: StepRun[AdaptationSettings]) -> None:
 STEP = Step(
     name="adapt_backbone",
     stage="adapt",
+    images=("gpu",),
+    requests=("8", "64Gi"),
     settings=AdaptationSettings,
     run=run,
     inputs={

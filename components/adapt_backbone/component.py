@@ -17,4 +17,4 @@ def adapt_backbone(
     curves: Output[HTML],
 ) -> dsl.ContainerSpec:
     """Stage one: prepares the backbone for embedding, by query-likelihood modelling or not at all."""
-    return container(STEP, "gpu")
+    return container(STEP)

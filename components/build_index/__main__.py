@@ -17,6 +17,8 @@ def run(step: StepRun[IndexSettings]) -> None:
 STEP = Step(
     name="build_index",
     stage="index",
+    images=("gpu",),
+    requests=("8", "32Gi"),
     settings=IndexSettings,
     run=run,
     inputs={

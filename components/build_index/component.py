@@ -15,4 +15,4 @@ def build_index(
     index: Output[Artifact],
 ) -> dsl.ContainerSpec:
     """Encodes the corpus in shards and describes them as a searchable index."""
-    return container(STEP, "gpu")
+    return container(STEP)

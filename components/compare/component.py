@@ -27,7 +27,7 @@ def comparing(variants: Sequence[str]) -> Any:
 
     def compare(*given: Any) -> dsl.ContainerSpec:
         """Puts the evaluations of several variants side by side and tests their differences."""
-        return container(STEP, "cpu")
+        return container(STEP)
 
     return dsl.container_component(with_settings(STEP)(with_signature(compare, signature)))
 

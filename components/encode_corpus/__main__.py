@@ -19,6 +19,7 @@ def run(step: StepRun[PartSettings]) -> None:
 STEP = Step(
     name="encode_corpus",
     stage="index",
+    images=("gpu",),
     settings=PartSettings,
     stage_settings=IndexSettings,
     run=run,

@@ -15,4 +15,4 @@ def encode_corpus(
     encoded: Output[Artifact],
 ) -> dsl.ContainerSpec:
     """Encodes one part of the corpus straight to `shards_uri`, where build_index takes the shards from."""
-    return container(STEP, "gpu")
+    return container(STEP)

@@ -24,6 +24,8 @@ def run(step: StepRun[EvaluationSettings]) -> None:
 STEP = Step(
     name="evaluate",
     stage="eval",
+    images=("gpu",),
+    requests=("8", "32Gi"),
     settings=EvaluationSettings,
     run=run,
     inputs={

@@ -21,4 +21,4 @@ def evaluate(
     metrics: Output[Metrics],
 ) -> dsl.ContainerSpec:
     """Searches the evaluation queries, compares with the baselines, and writes the report."""
-    return container(STEP, "gpu")
+    return container(STEP)

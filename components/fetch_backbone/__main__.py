@@ -16,6 +16,8 @@ def run(step: StepRun[BackboneSettings]) -> None:
 STEP = Step(
     name="fetch_backbone",
     stage="backbone",
+    images=("gpu",),
+    requests=("4", "16Gi"),
     settings=BackboneSettings,
     run=run,
     inputs={"collection": "Collection that a scratch: backbone is trained on (prepare_corpus)."},

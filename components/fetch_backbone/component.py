@@ -14,4 +14,4 @@ def fetch_backbone(
     backbone: Output[Model],
 ) -> dsl.ContainerSpec:
     """Brings the causal LM that everything starts from, or makes a small one from the collection."""
-    return container(STEP, "gpu")
+    return container(STEP)

@@ -25,6 +25,7 @@ def run(step: StepRun[FingerprintSettings]) -> None:
 STEP = Step(
     name="fingerprint_sources",
     stage="fingerprint",
+    cached=False,
     settings=FingerprintSettings,
     run=run,
     results={

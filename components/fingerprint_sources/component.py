@@ -17,4 +17,4 @@ def fingerprint_sources(
     production_uri: OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Looks at the corpus and the backbone, never from the cache, so that the steps that read them notice changes."""
-    return container(STEP, "cpu")
+    return container(STEP)

@@ -28,6 +28,7 @@ def run(step: StepRun[MiningSettings]) -> None:
 STEP = Step(
     name="mine_for_variants",
     stage="mine",
+    images=("gpu",),
     settings=MiningSettings,
     run=run,
     restarts=True,

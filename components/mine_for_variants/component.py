@@ -15,4 +15,4 @@ def mine_for_variants(
     picture: Output[HTML],
 ) -> dsl.ContainerSpec:
     """Mines negatives as mine_negatives does; every input of a task counts, so variants get one artifact of all data."""
-    return container(STEP, "gpu")
+    return container(STEP)

@@ -19,6 +19,9 @@ def run(step: StepRun[MiningSettings]) -> None:
 STEP = Step(
     name="mine_negatives",
     stage="mine",
+    images=("gpu", "cpu"),
+    requests=("4", "8Gi"),
+    gpus="0",
     settings=MiningSettings,
     run=run,
     inputs={"collection": "The output of prepare_corpus; it must have a split `train`."},

@@ -16,4 +16,4 @@ def mine_negatives(
     picture: Output[HTML],
 ) -> dsl.ContainerSpec:
     """Finds hard negatives for every training query with BM25 and a dense encoder, and makes the sparse baseline runs."""
-    return container(STEP, "gpu")
+    return container(STEP)

@@ -21,6 +21,7 @@ def run(step: StepRun[CorpusSettings]) -> None:
 STEP = Step(
     name="prepare_corpus",
     stage="corpus",
+    requests=("2", "8Gi"),
     settings=CorpusSettings,
     run=run,
     outputs={

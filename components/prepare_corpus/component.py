@@ -14,4 +14,4 @@ def prepare_corpus(
     statistics: Output[Markdown],
 ) -> dsl.ContainerSpec:
     """Turns a source into a validated, de-duplicated, fingerprinted collection."""
-    return container(STEP, "cpu")
+    return container(STEP)

@@ -27,6 +27,7 @@ def run(step: StepRun[PromotionSettings]) -> None:
 STEP = Step(
     name="promote",
     stage="promote",
+    cached=False,
     settings=PromotionSettings,
     run=run,
     inputs={

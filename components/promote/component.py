@@ -18,4 +18,4 @@ def promote(
     promoted: OutputPath(bool),
 ) -> dsl.ContainerSpec:
     """Decides whether the retriever replaces the one in production, and publishes it."""
-    return container(STEP, "cpu")
+    return container(STEP)

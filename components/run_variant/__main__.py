@@ -20,6 +20,7 @@ def run(step: StepRun[VariantSettings]) -> None:
 STEP = Step(
     name="run_variant",
     stage="tune",
+    images=("gpu",),
     settings=VariantSettings,
     run=run,
     restarts=True,

@@ -16,4 +16,4 @@ def run_variant(
     retriever: Output[Model],
 ) -> dsl.ContainerSpec:
     """One variant of a comparison: adapts the backbone, tunes the retriever, builds the index and evaluates."""
-    return container(STEP, "gpu")
+    return container(STEP)

@@ -24,6 +24,8 @@ def run(step: StepRun[TuningSettings]) -> None:
 STEP = Step(
     name="tune_retriever",
     stage="tune",
+    images=("gpu",),
+    requests=("8", "64Gi"),
     settings=TuningSettings,
     run=run,
     inputs={

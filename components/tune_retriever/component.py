@@ -17,4 +17,4 @@ def tune_retriever(
     curves: Output[HTML],
 ) -> dsl.ContainerSpec:
     """Stage two: contrastive tuning with hard and in-batch negatives."""
-    return container(STEP, "gpu")
+    return container(STEP)

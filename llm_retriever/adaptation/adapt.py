@@ -35,12 +35,6 @@ from llm_retriever.training.weights import attach_lora, load_backbone, save_mode
 
 LOG_FILE = "training_log.json"
 PROBES = 8
-OBJECTIVES = {"ql": "query_likelihood", "ebae_ebar": "ebae_ebar", "mntp": "mntp", "simcse": "simcse"}
-"""Module of every adaptation; its `objective(task)` gives what is trained."""
-MASKED = BY_LENGTH = ("ql", "ebae_ebar")
-"""Adaptations that tell the model which token sees which, and those whose rows differ in length."""
-BY_ROWS = (*BY_LENGTH, "mntp")
-"""Adaptations that can let some rows through the model at a time."""
 
 
 def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
@@ -50,7 +44,7 @@ def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
 
 def resolved_method(settings: AdaptationSettings) -> Method:
     """The row of the retrieval method whose prompts are trained."""
-    row = methods.method(methods.TUNED_FOR[settings.method], settings.recipe)
+    row = methods.method(methods.descriptor(settings.method).tuned_for, settings.recipe)
     return methods.with_embedding(row, settings.embedding)
 
 
@@ -202,9 +196,9 @@ def work(job: dict[str, Any]) -> None:
     recipe, row = resolved_recipe(settings), resolved_method(settings)
     tokenizer = AutoTokenizer.from_pretrained(paths["backbone"])
     task = Task(recipe, row, tokenizer, paths["collection"], paths["training_set"], run.seed)
-    found = objective(settings.method, task)
+    found = objective(task)
     model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=found.head, attention=row.attention)
-    if settings.method in MASKED:
+    if recipe.reads_embedding:
         check_attention_mask(model)
     if recipe.tune == "lora":
         model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
@@ -215,14 +209,15 @@ def work(job: dict[str, Any]) -> None:
         log.save(job["log"])
 
 
-def objective(method: str, task: Task) -> Objective:
-    """The objective of an adaptation, by its name; rows that differ in length go through the model by length.
+def objective(task: Task) -> Objective:
+    """The objective that a recipe is of; rows that differ in length go through the model by length.
 
-    After memory ran out (`passes.divisor`) fewer of them do so at once, except in SimCSE, which pairs a row with itself.
+    After memory ran out (`passes.divisor`) fewer of them do so at once, except where the loss compares them.
     """
-    found: Objective = importlib.import_module(f"llm_retriever.adaptation.{OBJECTIVES[method]}").objective(task)
-    in_parts = BY_ROWS if divisor() > 1 else BY_LENGTH
-    return dataclasses.replace(found, loss=ByLength(found.loss)) if method in in_parts else found
+    module, order = task.recipe.module, task.recipe.order
+    found: Objective = importlib.import_module(f"llm_retriever.adaptation.{module}").objective(task)
+    in_parts = order == "by length" or (order == "as it is" and divisor() > 1)
+    return dataclasses.replace(found, loss=ByLength(found.loss)) if in_parts else found
 
 
 def _probe(found: Objective) -> list[list[int]]:

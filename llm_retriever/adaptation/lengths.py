@@ -9,28 +9,15 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever.errors import InputError
-from llm_retriever.methods import AdaptationRecipe, EbaeEbarRecipe, Method, QueryLikelihoodRecipe
-from llm_retriever.models.prompts import opening_ids, plain_ids, prefix_ids
+from llm_retriever.methods import AdaptationRecipe, Method
+from llm_retriever.models.prompts import opening_ids, plain_ids
 
 logger = logging.getLogger(__name__)
 
 
 def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str, int]:
-    """Most tokens of each part of a row that stand at positions of their own, by what the part is called.
-
-    The two prompts of EBAE and EBAR share their positions, so the longer one counts.
-    """
-    if isinstance(recipe, QueryLikelihoodRecipe):
-        embedding = len(method.passage.embedding_tokens)
-        return {"passage_length": recipe.passage_length, "embedding tokens": embedding, "query": recipe.query_length}
-    if isinstance(recipe, EbaeEbarRecipe):
-        opening = len(opening_ids(tokenizer))
-        prefix = prefix_ids(tokenizer, method.passage)
-        suffixes = plain_ids(tokenizer, [method.passage.suffix, method.query.suffix])
-        tokens = (len(template.embedding_tokens) for template in (method.passage, method.query))
-        prompts = [len(suffix) + more for suffix, more in zip(suffixes, tokens, strict=True)]
-        return {"passage_length": recipe.passage_length, "head": opening + len(prefix), "prompt": max(prompts)}
-    return {"passage_length": recipe.passage_length}
+    """Most tokens of each part of a row that stand at positions of their own, by what the part is called."""
+    return recipe.parts(method, len(opening_ids(tokenizer)), lambda text: len(plain_ids(tokenizer, [text])[0]))
 
 
 def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
@@ -44,7 +31,7 @@ def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> N
     found = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
     total = sum(found.values())
     if most is None or total <= most:
-        if window and total > window and isinstance(recipe, QueryLikelihoodRecipe | EbaeEbarRecipe):
+        if window and total > window and recipe.reads_embedding:
             logger.warning(
                 "in this training all layers see rows of up to %d tokens, also beyond their window of %d", total, window
             )

@@ -21,7 +21,8 @@ from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.data.collection import CORPUS_FILE, Collection
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, SimcseRecipe
-from llm_retriever.models.batches import pad_id, padded, pool
+from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 
@@ -72,13 +73,13 @@ class PassageCollator:
         """Makes a batch.
 
         Returns:
-            `input_ids` and `attention_mask` (1 on real tokens) int64 [B, width]; unless the vector is the last token's,
-            `pooled` int64 [B], the tokens that it is the mean of.
+            `input_ids` and `attention_mask` (1 on real tokens) int64 [B, width]; where the pooling reads
+            only a part, `pooled` int64 [B], so many last tokens.
         """
         rows = self.passages.batch(texts)
         batch = padded(rows, self.pad, "right")
-        if self.pooling != "last":
-            batch["pooled"] = torch.tensor([self.passages.pooled(row, self.pooling) for row in rows])
+        if POOLINGS[self.pooling].counted:
+            batch["pooled"] = torch.tensor([self.passages.pooled(row, POOLINGS[self.pooling].reads) for row in rows])
         return batch
 
 
@@ -108,10 +109,11 @@ class SimcseLoss:
 
     Args:
         temperature: τ.
+        pooling: Of the retrieval method.
     """
 
-    def __init__(self, temperature: float) -> None:
-        self.temperature = temperature
+    def __init__(self, temperature: float, pooling: str) -> None:
+        self.temperature, self.pooling = temperature, pooling
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch as `PassageCollator` makes it, a scalar; the model is in training mode."""
@@ -133,7 +135,7 @@ class SimcseLoss:
         hidden = model(
             input_ids=twice["input_ids"], attention_mask=twice["attention_mask"], use_cache=False
         ).last_hidden_state
-        vectors = pool(hidden, twice["attention_mask"], normalise=True, pooled=twice.get("pooled"))
+        vectors = pool(hidden, twice["attention_mask"], self.pooling, twice.get("pooled"), normalise=True)
         first, second = vectors.chunk(2)
         return first, second
 
@@ -166,7 +168,7 @@ def objective(task: Task) -> Objective:
     return Objective(
         dataset=PassageDataset(Collection.open(task.collection), task.method.title_joiner),
         collate=PassageCollator(task.method, task.tokenizer, recipe.passage_length),
-        loss=SimcseLoss(recipe.temperature),
+        loss=SimcseLoss(recipe.temperature, task.method.pooling),
         head=False,
         prepare=lambda model: set_attention_dropout(model, recipe.dropout),
     )

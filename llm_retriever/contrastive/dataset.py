@@ -18,6 +18,7 @@ from llm_retriever.data.lines import JsonLines
 from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import Method
 from llm_retriever.models.batches import pad_id, padded
+from llm_retriever.models.pooling import POOLINGS
 from llm_retriever.models.prompts import PromptEncoder, passage_text
 
 CACHED_PASSAGES = 100_000
@@ -110,7 +111,7 @@ class GroupCollator:
     def __init__(self, method: Method, tokenizer: Any, lookup: PassageLookup) -> None:
         self.queries = PromptEncoder(tokenizer, method.query, method.query_length, setting="query_length")
         self.passages = PromptEncoder(tokenizer, method.passage, method.passage_length, setting="passage_length")
-        self.joiner, self.lookup, self.pooling = method.title_joiner, lookup, method.pooling
+        self.joiner, self.lookup, self.pooling = method.title_joiner, lookup, POOLINGS[method.pooling]
         self.pad = pad_id(tokenizer)
         self._cache: dict[str, np.ndarray] = {}
 
@@ -119,8 +120,8 @@ class GroupCollator:
 
         Returns:
             `query_ids`, `query_mask` int64 [B, width]; `passage_ids`, `passage_mask` int64 [B·g, width], where row i·g
-            is the positive of query i; unless the vector is the last token's, `query_pooled` int64 [B] and
-            `passage_pooled` int64 [B·g], the tokens that it is the mean of. `passage_numbers` int64 [B·g] and
+            is the positive of query i; where the pooling reads only a part, `query_pooled` int64 [B] and
+            `passage_pooled` int64 [B·g], so many last tokens. `passage_numbers` int64 [B·g] and
             `positive_numbers` int64 [B, most positives of a query], a number for each passage's id, filled up with -1;
             `teacher` float32 [B, g], where all groups have a teacher's scores.
         """
@@ -131,8 +132,8 @@ class GroupCollator:
     def _side(self, name: str, encoder: PromptEncoder, rows: list[list[int]]) -> dict[str, Tensor]:
         batch = padded(rows, self.pad, "right")
         side = {f"{name}_ids": batch["input_ids"], f"{name}_mask": batch["attention_mask"]}
-        if self.pooling != "last":
-            side[f"{name}_pooled"] = torch.tensor([encoder.pooled(row, self.pooling) for row in rows])
+        if self.pooling.counted:
+            side[f"{name}_pooled"] = torch.tensor([encoder.pooled(row, self.pooling.reads) for row in rows])
         return side
 
     def _passage_ids(self, ids: Sequence[str]) -> list[list[int]]:

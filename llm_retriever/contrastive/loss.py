@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.methods import Method
-from llm_retriever.models.batches import pool
+from llm_retriever.models.pooling import pool
 from llm_retriever.training.chunks import agreed, chunked, limits_of
 from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
@@ -104,7 +104,11 @@ class ContrastiveLoss:
     """
 
     def __init__(self, method: Method) -> None:
-        self.masked, self.normalise = method.attention == "bidirectional", method.normalise
+        self.masked, self.normalise, self.pooling = (
+            method.attention == "bidirectional",
+            method.normalise,
+            method.pooling,
+        )
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
         self.teacher_temperature, self.prefixes = method.tuning.distillation_temperature, method.tuning.prefixes
@@ -142,8 +146,8 @@ class ContrastiveLoss:
             return loss
         return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
-    def encode(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Encodes right-padded rows, float32 [rows, dimension]; `pooled` as in `batches.pool`.
+    def encode(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Encodes right-padded rows, float32 [rows, dimension]; `counts` as in `pooling.pool`.
 
         Rows of like length go through the model together, at most `gradient_cache` of them where there is one, and fewer
         after memory ran out (`passes.divisor`); the pool of negatives stays the same.
@@ -153,8 +157,8 @@ class ContrastiveLoss:
         parts = []
         for chunk in chunks:
             rows, width = torch.tensor(chunk, device=ids.device), max(lengths[row] for row in chunk)
-            counts = None if pooled is None else pooled[rows]
-            parts.append(self._chunk(model, ids[rows, :width], mask[rows, :width], counts))
+            some = None if counts is None else counts[rows]
+            parts.append(self._chunk(model, ids[rows, :width], mask[rows, :width], some))
         order = torch.tensor([row for chunk in chunks for row in chunk], device=ids.device)
         return torch.cat(parts)[order.argsort()]
 
@@ -162,15 +166,15 @@ class ContrastiveLoss:
         """Number of rows that go through the model together, at most; 0 = as many as it takes."""
         return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
 
-    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
+    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
         if self.gradient_cache or self.divisor > 1:
-            return checkpointed(self._vectors, model, ids, mask, pooled)
-        return self._vectors(model, ids, mask, pooled)
+            return checkpointed(self._vectors, model, ids, mask, counts)
+        return self._vectors(model, ids, mask, counts)
 
-    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
+    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
         seen = mask if self.masked else None
         hidden = model(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state
-        return pool(hidden, mask, self.normalise, pooled)
+        return pool(hidden, mask, self.pooling, counts, normalise=self.normalise)
 
 
 def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -180,5 +184,5 @@ def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None
         torch.cat([functional.pad(side, (0, width - side.shape[1])) for side in sides])
         for sides in ((batch[f"query_{name}"], batch[f"passage_{name}"]) for name in ("ids", "mask"))
     )
-    pooled = torch.cat([batch["query_pooled"], batch["passage_pooled"]]) if "query_pooled" in batch else None
-    return ids, mask, pooled
+    counts = torch.cat([batch["query_pooled"], batch["passage_pooled"]]) if "query_pooled" in batch else None
+    return ids, mask, counts

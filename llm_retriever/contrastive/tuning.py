@@ -22,7 +22,7 @@ from llm_retriever.data.training_queries import write_training_queries
 from llm_retriever.data.training_set import EXAMPLES_FILE, TrainingSet, check
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
-from llm_retriever.methods import TUNED_FOR, Method, method, overridden, with_embedding, with_read_out
+from llm_retriever.methods import ADAPTATIONS, Method, descriptor, method, overridden, with_embedding, with_read_out
 from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
@@ -178,8 +178,9 @@ def _check_embedding_tokens(row: Method, backbone: Path) -> None:
 
 
 def _trains(stage: Stage, row: Method) -> bool:
-    """Whether a stage has trained this method's embedding tokens; MNTP and SimCSE have none of their own."""
-    return stage.stage in ("ql", "ebae_ebar") and TUNED_FOR[stage.stage] == row.name
+    """Whether a stage has trained this method's embedding tokens."""
+    known = descriptor(stage.stage) if stage.stage in ADAPTATIONS else None
+    return known is not None and known.reads_embedding and known.tuned_for == row.name
 
 
 def work(job: dict[str, Any]) -> None:

@@ -45,13 +45,13 @@ def table() -> str:
 
 def _line(row: Row) -> tuple[str, ...]:
     wiring = row.wiring
-    pooling = wiring.pooling if isinstance(wiring, Wiring) else _LLM_POOLING[wiring.pooling]
+    pooling = wiring.pooling if isinstance(wiring, Wiring) else _LLM_POOLING.get(wiring.pooling, wiring.pooling)
     models = " + ".join(part.id + ("" if part.revision else "*") for part in row.parts)
     lengths = str(wiring.query_length), str(wiring.passage_length)
     return (row.name, pooling, "yes" if wiring.normalise else "no", *lengths, models)
 
 
-_LLM_POOLING = {"last": "last", "embedding": "embedding tokens", "text": "mean over text"}
+_LLM_POOLING = {"embedding": "embedding tokens", "text": "mean over text"}
 
 
 def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever import files
 from llm_retriever.encoders.batched import BatchedEncoder, fitting
 from llm_retriever.encoders.interface import Side, Vectors
-from llm_retriever.encoders.pooling import pooled, token_types
 from llm_retriever.encoders.prompt_template import PromptTokenizer
 from llm_retriever.encoders.rows import Row, Wiring
 from llm_retriever.encoders.weights import Tower, load_tower
 from llm_retriever.errors import InputError
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.loading import chosen_device
+from llm_retriever.models.pooling import pool
 from llm_retriever.precision import DTYPES, Arithmetic
 
 if TYPE_CHECKING:
@@ -147,8 +148,20 @@ class PublishedEncoder(BatchedEncoder):
         batch = {name: tensor.to(tower.model.device) for name, tensor in batch.items()}
         with fitting(batch["input_ids"].numel()):
             hidden = tower.model(**batch).last_hidden_state
-            vectors = tower.heads(pooled(hidden, batch["attention_mask"], wiring.pooling, self._skip[side]))
+            vectors = tower.heads(pool(hidden, batch["attention_mask"], wiring.pooling, skip=self._skip[side]))
         return (functional.normalize(vectors, dim=-1) if wiring.normalise else vectors).cpu().numpy()
+
+
+def token_types(ids: Tensor, mask: Tensor, separator: int) -> Tensor:
+    """Token types of a pair, int64 [rows, width]: 1 on what follows the first separator, 0 before it and on padding.
+
+    Args:
+        ids: [rows, width].
+        mask: [rows, width].
+        separator: Id of the token that ends the first text of the pair, and belongs to it.
+    """
+    ends = (ids == separator).long()
+    return ((ends.cumsum(dim=1) - ends > 0) & mask.bool()).long()
 
 
 def _most_tokens(model: Any) -> int | None:

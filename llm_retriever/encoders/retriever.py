@@ -21,9 +21,10 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import PromptTemplate
 from llm_retriever.models import prompts
 from llm_retriever.models.attention import check_bidirectional, set_attention
-from llm_retriever.models.batches import pad_id, padded, pool
+from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
 
@@ -50,7 +51,7 @@ class Retriever(BatchedEncoder):
         card: Prompt, read-out and lengths.
 
     Raises:
-        InputError: The card asks for a bidirectional model, and this one cannot be.
+        InputError: The card asks for a bidirectional model, and this one cannot be; or for a pooling that is not known.
 
     Attributes:
         card: The card; its digest names the vectors' space.
@@ -64,6 +65,10 @@ class Retriever(BatchedEncoder):
     """
 
     def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
+        if card.pooling not in POOLINGS:
+            raise InputError(
+                f"{card.pooling!r} is no pooling", field="pooling", hint=f"use one of {', '.join(POOLINGS)}"
+            )
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
         set_attention(model, card.attention)
@@ -186,12 +191,13 @@ class Retriever(BatchedEncoder):
         ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
         with fitting(ids.numel()):
             output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
-        pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
-        return pool(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
+        counts = self._counts(side, rows).to(mask.device) if POOLINGS[self.card.pooling].counted else None
+        vectors = pool(output.last_hidden_state, mask, self.card.pooling, counts, normalise=self.card.normalise)
+        return vectors.cpu().numpy()
 
-    def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _counts(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         encoder = self._encoders.setdefault(side, self.prompt(side))
-        return torch.tensor([encoder.pooled(row, self.card.pooling) for row in rows])
+        return torch.tensor([encoder.pooled(row, POOLINGS[self.card.pooling].reads) for row in rows])
 
 
 def _check_weights(directory: Path, card: RetrieverCard) -> None:

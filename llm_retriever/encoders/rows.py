@@ -8,7 +8,6 @@ from typing import Literal
 from llm_retriever.encoders.interface import Side
 from llm_retriever.methods import Method
 
-Pooling = Literal["cls", "mean", "weighted mean", "last"]
 Title = Literal["joined", "pair", "typed pair"]
 
 
@@ -56,7 +55,7 @@ class Wiring:
 
     Attributes:
         query_length, passage_length: Tokens, special ones and prefix included.
-        pooling: `cls` = first token; `mean`; `weighted mean` = weights 1, 2, … by position; `last` token.
+        pooling: A row of `llm_retriever.models.pooling`: `cls`, `mean`, `weighted mean`, `last`.
         normalise: Scale to length 1; the inner product is the cosine then.
         title: How a passage's title goes in: `joined` = title, `joiner`, text as one string; `pair` = the tokenizer's pair
             of title and text (`[CLS] title [SEP] text [SEP]`), all of token type 0; `typed pair` = the same, the text of
@@ -74,7 +73,7 @@ class Wiring:
 
     query_length: int
     passage_length: int
-    pooling: Pooling = "cls"
+    pooling: str = "cls"
     normalise: bool = False
     title: Title = "joined"
     joiner: str = " "

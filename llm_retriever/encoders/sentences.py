@@ -6,20 +6,16 @@ Layout: sentence-transformers 6, `modules.json` with a Transformer, a Pooling, a
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 from llm_retriever import files
-from llm_retriever.encoders.rows import Head, Part, Pooling, Row, Wiring
+from llm_retriever.encoders.rows import Head, Part, Row, Wiring
 from llm_retriever.errors import InputError
 from llm_retriever.models.model_files import CONFIG_FILE
+from llm_retriever.models.pooling import POOLINGS
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
-_POOLINGS: dict[str, Pooling] = {
-    "cls": "cls",
-    "mean": "mean",
-    "weightedmean": "weighted mean",
-    "lasttoken": "last",
-}
+_POOLINGS = {row.exported: name for name, row in POOLINGS.items() if not row.counted}
 _OLD_POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -116,14 +112,14 @@ def _transformer(directory: Path) -> dict[str, Any]:
     return content
 
 
-def _pooling(file: Path) -> tuple[Pooling, bool]:
+def _pooling(file: Path) -> tuple[str, bool]:
     """Pooling, and whether a prefix's tokens take part."""
     content = _json(file)
     modes = [mode for key, mode in _OLD_POOLINGS.items() if content.get(key)]
     named = content.get("pooling_mode", modes[0] if len(modes) == 1 else modes)
     mode = named if isinstance(named, str) else "+".join(named or ["no pooling"])
     if mode not in _POOLINGS:
-        known = ", ".join(get_args(Pooling))
+        known = ", ".join(_POOLINGS.values())
         raise InputError(f"{mode!r} is not known here", file=file, field="pooling_mode", hint=f"{known} are")
     include = bool(content.get("include_prompt", True))
     if not include and mode == "cls":

@@ -17,14 +17,13 @@ from typing import Any
 from llm_retriever.evaluation.systems import DenseSystem
 from llm_retriever.indexing.shards import Manifest
 from llm_retriever.indexing.stored import row_bytes
+from llm_retriever.methods import ADAPTATIONS, descriptor
 from llm_retriever.models.card import RetrieverCard, Stage
 
 SECONDS_PER_HOUR = 3600
 PRETRAINING = "pretraining"
 """The stage that makes a backbone from scratch; the totals leave it out, as those of published backbones do."""
 FORWARD, BACKWARD, FROZEN_BACKWARD = 2, 4, 2
-TEXTS_OF_AN_EXAMPLE = {"simcse": 2}
-"""How often a text goes through the model, where that is not once."""
 
 
 def table(card: RetrieverCard, tuned: DenseSystem) -> dict[str, Any]:
@@ -86,7 +85,8 @@ def tokens_at_most(stage: Stage) -> int | None:
         return int(settings["tokens"])
     if "passage_length" not in settings:
         return None
-    passages = int(settings.get("passages_per_query", TEXTS_OF_AN_EXAMPLE.get(stage.stage, 1)))
+    views = descriptor(stage.stage).views if stage.stage in ADAPTATIONS else 1
+    passages = int(settings.get("passages_per_query", views))
     return stage.examples * (int(settings.get("query_length", 0)) + passages * int(settings["passage_length"]))
 
 

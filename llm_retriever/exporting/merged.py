@@ -13,9 +13,9 @@ from transformers import AutoModel, AutoTokenizer
 from llm_retriever.encoders.retriever import Retriever, Side, Vectors
 from llm_retriever.errors import InputError
 from llm_retriever.exporting.probes import SIDES, Source
-from llm_retriever.models.batches import pool
 from llm_retriever.models.card import weights_digest
 from llm_retriever.models.loading import quiet
+from llm_retriever.models.pooling import POOLINGS, pool
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.training.weight_files import SHARD_BYTES
 
@@ -54,6 +54,7 @@ def vectors(retriever: Retriever, directory: Path, texts: dict[Side, list[str]])
 def _vector(model: Any, encoder: PromptEncoder, text: str, card: Any) -> Vectors:
     row = encoder.ids(text)
     ids = torch.tensor([row], device=model.device)
-    mask, pooled = torch.ones_like(ids), torch.tensor([encoder.pooled(row, card.pooling)], device=model.device)
+    counts = torch.tensor([encoder.pooled(row, POOLINGS[card.pooling].reads)], device=model.device)
+    mask = torch.ones_like(ids)
     hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return pool(hidden, mask, card.normalise, pooled)[0].cpu().numpy()
+    return pool(hidden, mask, card.pooling, counts, normalise=card.normalise)[0].cpu().numpy()

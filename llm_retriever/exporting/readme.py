@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from llm_retriever import files
+from llm_retriever.exporting.probes import refusal
 from llm_retriever.exporting.sentences import VERSION
 from llm_retriever.methods import PromptTemplate
 from llm_retriever.models.card import RetrieverCard
@@ -95,6 +96,8 @@ def _ids_of(template: PromptTemplate) -> str:
 def _read_out(card: RetrieverCard) -> str:
     vector = "torch.nn.functional.normalize(vector, dim=0)" if card.normalise else "vector"
     counted = f"{card.pooling} in whole" if card.pooling == "text" and card.query.tokenise == "whole" else card.pooling
+    if counted not in _COUNTS:
+        raise refusal(f"there are no lines of code for the pooling {card.pooling!r}")
     return f"""\
     count = {_COUNTS[counted]}
     with torch.inference_mode():

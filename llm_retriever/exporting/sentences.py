@@ -22,6 +22,7 @@ from llm_retriever.exporting.probes import SIDES, Source, check_same_ids, refusa
 from llm_retriever.methods import PromptTemplate
 from llm_retriever.models.batches import pad_id
 from llm_retriever.models.card import RetrieverCard
+from llm_retriever.models.pooling import POOLINGS
 from llm_retriever.models.prompts import plain_ids
 
 VERSION = "6.2"
@@ -36,6 +37,8 @@ tokenizer begins only the string, and not every piece, with a space, it has to b
 def check_expressible(card: RetrieverCard) -> None:
     """Raises InputError with the reason, where sentence-transformers cannot express the card's prompts or pooling."""
     query, passage = card.query, card.passage
+    if not POOLINGS[card.pooling].exported:
+        raise refusal(f"sentence-transformers has no pooling like {card.pooling!r}")
     if query.between is not None or passage.between is not None:
         raise refusal("sentence-transformers cannot put a text in twice")
     if (query.suffix, query.embedding_tokens) != (passage.suffix, passage.embedding_tokens):
@@ -175,9 +178,8 @@ def _transformer(card: RetrieverCard) -> dict[str, Any]:
 
 
 def _pooling(card: RetrieverCard, dimension: int) -> dict[str, Any]:
-    mean = card.pooling == "text"
-    mode = "mean" if mean else "lasttoken"
-    return {"embedding_dimension": dimension, "pooling_mode": mode, "include_prompt": not mean}
+    row = POOLINGS[card.pooling]
+    return {"embedding_dimension": dimension, "pooling_mode": row.exported, "include_prompt": row.reads != "text"}
 
 
 def _prompts(card: RetrieverCard, prompts: dict[Side, str]) -> dict[str, Any]:

@@ -1,20 +1,28 @@
 """The table of methods and their published recipes: data, not branches."""
 
-from llm_retriever.methods.adaptation import ADAPTATIONS, EBAE_EBAR, MNTP, QUERY_LIKELIHOOD, SIMCSE, TUNED_FOR
+from llm_retriever.methods.adaptation import (
+    ADAPTATIONS,
+    EBAE_EBAR,
+    MNTP,
+    QUERY_LIKELIHOOD,
+    SEQUENCES,
+    SIMCSE,
+    EbaeEbarRecipe,
+    MntpRecipe,
+    QueryLikelihoodRecipe,
+    SimcseRecipe,
+    descriptor,
+)
+from llm_retriever.methods.overrides import is_unset, overridden
 from llm_retriever.methods.retrieval import METHODS, NEW_TOKENS, method, with_embedding, with_read_out
 from llm_retriever.methods.types import (
     ALL_PROJECTIONS,
     AdaptationRecipe,
     ContrastiveRecipe,
-    EbaeEbarRecipe,
     Lora,
     Method,
-    MntpRecipe,
     PromptTemplate,
-    QueryLikelihoodRecipe,
     Schedule,
-    SimcseRecipe,
-    overridden,
 )
 
 __all__ = [
@@ -25,8 +33,8 @@ __all__ = [
     "MNTP",
     "NEW_TOKENS",
     "QUERY_LIKELIHOOD",
+    "SEQUENCES",
     "SIMCSE",
-    "TUNED_FOR",
     "AdaptationRecipe",
     "ContrastiveRecipe",
     "EbaeEbarRecipe",
@@ -37,6 +45,8 @@ __all__ = [
     "QueryLikelihoodRecipe",
     "Schedule",
     "SimcseRecipe",
+    "descriptor",
+    "is_unset",
     "method",
     "overridden",
     "with_embedding",

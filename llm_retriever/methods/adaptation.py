@@ -1,4 +1,4 @@
-"""The table of stage-one recipes, by adaptation and by `paper`, `released` and `default`.
+"""The table of stage-one objectives: the recipe class of each is its descriptor; recipes are `paper`, `released`, `default`.
 
 Sources: LLM-QL (Zhang et al., code Trustworthy-Information-Access/llm-ql); Llama2Vec (arXiv 2312.15503, code
 FlagOpen/FlagEmbedding, research/LLARA/pretrain); LLM2Vec (arXiv 2404.05961, code McGill-NLP/llm2vec).
@@ -6,22 +6,149 @@ FlagOpen/FlagEmbedding, research/LLARA/pretrain); LLM2Vec (arXiv 2404.05961, cod
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from llm_retriever.methods.retrieval import method
-from llm_retriever.methods.types import (
-    AdaptationRecipe,
-    EbaeEbarRecipe,
-    Lora,
-    MntpRecipe,
-    PromptTemplate,
-    QueryLikelihoodRecipe,
-    Schedule,
-    SimcseRecipe,
-)
+from llm_retriever.methods.types import AdaptationRecipe, Lora, Method, PromptTemplate, Rows, Schedule, Workload
 
-TUNED_FOR = {"ql": "llm-ql", "ebae_ebar": "llama2vec", "mntp": "llm2vec", "simcse": "llm2vec"}
-"""The retrieval method whose prompts and embedding tokens an adaptation trains."""
+_OF_LLM2VEC = "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryLikelihoodRecipe(AdaptationRecipe):
+    """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
+
+    Attributes:
+        document: Prompt of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
+            method that the model will be tuned for.
+        corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
+        corruption_unit: `word` (split on white space) or `token`.
+        attention_block: Whether query tokens see the passage only through [E] (Eq. 6).
+        positives: `all` = each query and positive is an example of every epoch; `one` = each query, with a positive drawn anew.
+        loss_on: `query` = the query and its closing end-of-sequence token (Eq. 8); `all` = every token but pads.
+        query_length: Tokens of the query part, its end-of-sequence token included.
+    """
+
+    module = "query_likelihood"
+    help = "ql = LLM-QL query-likelihood modelling"
+    length = "tokens of the document part, prompt included (the embedding tokens and the query part follow)"
+    tuned_for = "llm-ql"
+    reads_embedding = True
+    order = "by length"
+
+    document: PromptTemplate
+    corruption_ratio: float
+    corruption_unit: Literal["word", "token"]
+    attention_block: bool
+    positives: Literal["all", "one"]
+    loss_on: Literal["query", "all"]
+    query_length: int
+
+    def parts(self, method: Method, opening: int, tokens: Callable[[str], int]) -> dict[str, int]:
+        """Passage, [E] and query follow each other."""
+        embedding = len(method.passage.embedding_tokens)
+        return {"passage_length": self.passage_length, "embedding tokens": embedding, "query": self.query_length}
+
+    def rows(self, work: Workload) -> Rows:
+        """One for each training query."""
+        passage, query = work.passage(self.passage_length), work.query(self.query_length)
+        return Rows(passage + query, query if self.loss_on == "query" else passage + query, work.queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EbaeEbarRecipe(AdaptationRecipe):
+    """Llama2Vec: one text, then a prompt for itself (EBAE) and one for the following text (EBAR), invisible to each other.
+
+    The prompts are those of the retrieval method `llama2vec`: its passage prompt asks for the text itself, its
+    query prompt for the text that follows.
+
+    Attributes:
+        loss: `paper` = every target token at every embedding token, `-Σ log softmax(W h)` (Eq. 6); `released` = one
+            distribution from the element-wise maximum over the embedding tokens, mean over the unique target ids.
+        ar_weight: Weight of the ordinary next-token loss on the text itself; 0 = left out.
+        bag_weight: Weight of the sum of the two bag-of-words losses.
+        clean_targets: Whether stop words and punctuation are left out of the targets.
+        target_length: Tokens of a cleaned target, whatever the text is cut to; 0 = it is cut where the text is.
+        new_tokens: Embeddings that added tokens start with: the mean of all others, or random ones as of an untrained model.
+    """
+
+    module = "ebae_ebar"
+    help = "ebae_ebar = Llama2Vec"
+    length = "tokens of the text, its two prompts not included"
+    tuned_for = "llama2vec"
+    reads_embedding = True
+    order = "by length"
+
+    loss: Literal["paper", "released"]
+    ar_weight: float
+    bag_weight: float
+    clean_targets: bool
+    target_length: int
+    new_tokens: Literal["mean", "random"]
+
+    def parts(self, method: Method, opening: int, tokens: Callable[[str], int]) -> dict[str, int]:
+        """The two prompts share their positions, so the longer one counts."""
+        head = opening + sum(map(tokens, method.passage.prefix_pieces))
+        prompts = [tokens(w.suffix) + len(w.embedding_tokens) for w in (method.passage, method.query)]
+        return {"passage_length": self.passage_length, "head": head, "prompt": max(prompts)}
+
+    def rows(self, work: Workload) -> Rows:
+        """The text and 40 tokens of prompts; logits at 16 embedding tokens, and on the text where it is predicted too."""
+        passage = work.passage(self.passage_length)
+        return Rows(passage + 40, 16 + (passage if self.ar_weight else 0), work.passages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MntpRecipe(AdaptationRecipe):
+    """LLM2Vec, masked next-token prediction under bidirectional attention: token i is predicted at row i-1.
+
+    Attributes:
+        corruption_ratio: Probability that a token is to be predicted.
+        masking: `bert` = of those 80 % become the mask, 10 % a random token, 10 % stay; `all` = all become the mask.
+        mask_token: Text whose bare id is the mask.
+    """
+
+    module = "mntp"
+    help = _OF_LLM2VEC
+    length = "tokens of a block of concatenated passages"
+    tuned_for = "llm2vec"
+    order = "as it is"
+
+    corruption_ratio: float
+    masking: Literal["bert", "all"]
+    mask_token: str
+
+    def rows(self, work: Workload) -> Rows:
+        """Blocks of all passages together."""
+        length = self.passage_length
+        return Rows(length, self.corruption_ratio * length, work.passages * (work.passage_tokens or length) / length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimcseRecipe(AdaptationRecipe):
+    """LLM2Vec, unsupervised SimCSE: a text's two vectors under different dropout are each other's positives.
+
+    Attributes:
+        dropout: Of the attention, in training only.
+        temperature: τ.
+    """
+
+    module = "simcse"
+    help = _OF_LLM2VEC
+    length = "tokens of a passage, prompt included"
+    tuned_for = "llm2vec"
+    order = "whole"
+    views = 2
+
+    dropout: float
+    temperature: float
+
+    def rows(self, work: Workload) -> Rows:
+        """Both views of a passage; no logits."""
+        return Rows(2 * work.passage(self.passage_length), 0, work.passages)
+
 
 _QL_RELEASED = QueryLikelihoodRecipe(
     document=PromptTemplate(
@@ -123,9 +250,17 @@ SIMCSE: dict[str, SimcseRecipe] = {
     "released": replace(_SIMCSE, schedule=replace(_SIMCSE.schedule, decay_epochs=3)),
 }
 
-ADAPTATIONS: dict[str, dict[str, AdaptationRecipe]] = {
-    "ql": dict(QUERY_LIKELIHOOD),
-    "ebae_ebar": dict(EBAE_EBAR),
-    "mntp": dict(MNTP),
-    "simcse": dict(SIMCSE),
+ADAPTATIONS: dict[str, Mapping[str, AdaptationRecipe]] = {
+    "ql": QUERY_LIKELIHOOD,
+    "ebae_ebar": EBAE_EBAR,
+    "mntp": MNTP,
+    "simcse": SIMCSE,
 }
+"""The stage-one objectives, as the setting `method` names them."""
+SEQUENCES = ("mntp+simcse",)
+"""Objectives that may be trained one after the other."""
+
+
+def descriptor(name: str) -> type[AdaptationRecipe]:
+    """The descriptor of an objective."""
+    return type(ADAPTATIONS[name]["default"])

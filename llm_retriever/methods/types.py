@@ -1,20 +1,17 @@
 """What a row of the methods table consists of: prompts, read-out, recipes of both stages.
 
 A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). Each
-stage-one adaptation has a recipe of its own. The rows themselves are in `retrieval.py` (stage two) and `adaptation.py`
-(stage one).
+stage-one objective has a recipe class of its own (`AdaptationRecipe`). The rows themselves are in `retrieval.py` (stage two)
+and `adaptation.py` (stage one).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
-
-from llm_retriever.settings import is_unset
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 Tokenisation = Literal["whole", "pieces"]
-Pooling = Literal["last", "embedding", "text"]
 Attention = Literal["causal", "bidirectional"]
 Weights = Literal["full", "lora"]
 
@@ -94,105 +91,80 @@ class Schedule:
     gradient_checkpointing: bool = True
 
 
-@dataclass(frozen=True)
-class QueryLikelihoodRecipe:
-    """LLM-QL stage one: the passage, partly hidden, then [E], then the query that the model learns to generate.
+class Workload(Protocol):
+    """How much there is to train on, as an estimate knows it."""
+
+    @property
+    def passages(self) -> float:
+        """Of the corpus."""
+
+    @property
+    def queries(self) -> float:
+        """For training."""
+
+    @property
+    def passage_tokens(self) -> float:
+        """Mean tokens of a passage; 0 = not known."""
+
+    def passage(self, longest: int) -> float:
+        """Tokens of a passage that is cut at `longest`."""
+
+    def query(self, longest: int) -> float:
+        """Tokens of a query that is cut at `longest`."""
+
+
+class Rows(NamedTuple):
+    """What an epoch of stage one sends through the model: tokens of a row, those whose logits are computed, rows."""
+
+    tokens: float
+    labels: float
+    number: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationRecipe:
+    """The recipe of a stage-one objective. Its class is the objective's descriptor: all that is known without its module.
 
     Attributes:
-        document: Prompt of the passage in front of [E], the query part not included. [E] itself is that of the retrieval
-            method that the model will be tuned for.
-        corruption_ratio: Probability that a unit of the passage is replaced by `_` (document corruption).
-        corruption_unit: `word` (split on white space) or `token`.
-        attention_block: Whether query tokens see the passage only through [E] (Eq. 6).
-        positives: `all` = each query and positive is an example of every epoch; `one` = each query, with a positive drawn anew.
-        loss_on: `query` = the query and its closing end-of-sequence token (Eq. 8); `all` = every token but pads.
+        module: Module in `llm_retriever.adaptation` whose `objective(task)` makes examples, batches and loss.
+        help: What the objective is, for the help of the setting `method`; objectives that share a text share a clause.
+        length: What `passage_length` counts, for the help of that setting.
+        tuned_for: The retrieval method whose prompts and embedding tokens are trained.
+        reads_embedding: Whether rows hold the method's embedding tokens, and hide some tokens from others.
+        order: How a batch goes through the model: `by length` = rows of like length together, read at `logits_to_keep`; `as
+            it is` = the same, but only after memory ran out, because rows are of one length; `whole` = never in parts.
+        views: How often a text goes through the model for one example.
         tune: `full` or `lora`.
-        query_length: Tokens of the query part, its end-of-sequence token included.
-        passage_length: Tokens of the document part, prompt included.
+        passage_length: Tokens of a row, or of its passage.
     """
 
-    document: PromptTemplate
-    corruption_ratio: float
-    corruption_unit: Literal["word", "token"]
-    attention_block: bool
-    positives: Literal["all", "one"]
-    loss_on: Literal["query", "all"]
-    tune: Weights
-    query_length: int
-    passage_length: int
-    schedule: Schedule
-    lora: Lora
+    module: ClassVar[str]
+    help: ClassVar[str]
+    length: ClassVar[str]
+    tuned_for: ClassVar[str]
+    reads_embedding: ClassVar[bool] = False
+    order: ClassVar[Literal["by length", "as it is", "whole"]] = "whole"
+    views: ClassVar[int] = 1
 
-
-@dataclass(frozen=True)
-class EbaeEbarRecipe:
-    """Llama2Vec: one text, then a prompt for itself (EBAE) and one for the following text (EBAR), invisible to each other.
-
-    The prompts are those of the retrieval method `llama2vec`: its passage prompt asks for the text itself, its
-    query prompt for the text that follows.
-
-    Attributes:
-        loss: `paper` = every target token at every embedding token, `-Σ log softmax(W h)` (Eq. 6); `released` = one
-            distribution from the element-wise maximum over the embedding tokens, mean over the unique target ids.
-        ar_weight: Weight of the ordinary next-token loss on the text itself; 0 = left out.
-        bag_weight: Weight of the sum of the two bag-of-words losses.
-        clean_targets: Whether stop words and punctuation are left out of the targets.
-        passage_length: Tokens of the text, prompt not included.
-        target_length: Tokens of a cleaned target, whatever the text is cut to; 0 = it is cut where the text is.
-        new_tokens: Embeddings that added tokens start with: the mean of all others, or random ones as of an untrained model.
-    """
-
-    loss: Literal["paper", "released"]
-    ar_weight: float
-    bag_weight: float
-    clean_targets: bool
-    tune: Weights
-    passage_length: int
-    target_length: int
-    new_tokens: Literal["mean", "random"]
-    schedule: Schedule
-    lora: Lora
-
-
-@dataclass(frozen=True)
-class MntpRecipe:
-    """LLM2Vec, masked next-token prediction under bidirectional attention: token i is predicted at row i-1.
-
-    Attributes:
-        corruption_ratio: Probability that a token is to be predicted.
-        masking: `bert` = of those 80 % become the mask, 10 % a random token, 10 % stay; `all` = all become the mask.
-        mask_token: Text whose bare id is the mask.
-        passage_length: Tokens of a block of concatenated text.
-    """
-
-    corruption_ratio: float
-    masking: Literal["bert", "all"]
-    mask_token: str
     tune: Weights
     passage_length: int
     schedule: Schedule
     lora: Lora
 
+    def parts(self, method: Method, opening: int, tokens: Callable[[str], int]) -> dict[str, int]:
+        """Most tokens of each part of a row that stand at positions of their own, by what the part is called.
 
-@dataclass(frozen=True)
-class SimcseRecipe:
-    """LLM2Vec, unsupervised SimCSE: a text's two vectors under different dropout are each other's positives.
+        Args:
+            method: The tuned retrieval method.
+            opening: Tokens that every row begins with.
+            tokens: Counts the tokens of a text for itself.
+        """
+        return {"passage_length": self.passage_length}
 
-    Attributes:
-        dropout: Of the attention, in training only.
-        temperature: τ.
-        passage_length: Tokens of a text.
-    """
-
-    dropout: float
-    temperature: float
-    tune: Weights
-    passage_length: int
-    schedule: Schedule
-    lora: Lora
-
-
-AdaptationRecipe = QueryLikelihoodRecipe | EbaeEbarRecipe | MntpRecipe | SimcseRecipe
+    def rows(self, work: Workload) -> Rows:
+        """What an epoch sends through the model, for the estimate of its cost."""
+        length = self.views * work.passage(self.passage_length)
+        return Rows(length, length, work.passages)
 
 
 @dataclass(frozen=True)
@@ -234,8 +206,8 @@ class Method:
 
     Attributes:
         query, passage: Prompts.
-        pooling: `last` = last hidden state at the last token; `embedding` = mean over the embedding tokens; `text` =
-            mean over the text (its second copy where there are two) and all that follows it.
+        pooling: A row of `llm_retriever.models.pooling`: `last` = last hidden state at the last token; `embedding` = mean over
+            the embedding tokens; `text` = mean over the text (its second copy where there are two) and all that follows it.
         attention: `causal` or `bidirectional`.
         padding_side: Where the published code pads a batch; vectors do not depend on it, and here it is the right.
         normalise: Whether vectors have length 1; with the inner product as score this is cosine similarity.
@@ -250,30 +222,8 @@ class Method:
     query_length: int
     passage_length: int
     tuning: ContrastiveRecipe
-    pooling: Pooling = "last"
+    pooling: str = "last"
     attention: Attention = "causal"
     padding_side: Literal["left", "right"] = "left"
     normalise: bool = True
     title_joiner: str = " "
-
-
-Row = TypeVar("Row")
-
-
-def overridden(row: Row, settings: Any) -> Row:
-    """`row` (a recipe, schedule or adapter) with every field that `settings` sets.
-
-    Nested dataclasses are overridden too; `lora_rank` of the settings is the field `rank` of a `Lora`. The switches `on`
-    and `off` become booleans. Where the settings say how many epochs, the recipe's number of updates counts no more.
-    """
-    changes: dict[str, Any] = {}
-    if isinstance(row, Schedule) and not is_unset(getattr(settings, "epochs", -1)):
-        changes |= {"max_steps": -1, "decay_epochs": 0.0}
-    for field in dataclasses.fields(row):  # type: ignore[arg-type]
-        current = getattr(row, field.name)
-        wanted = getattr(settings, f"lora_{field.name}" if isinstance(row, Lora) else field.name, -1)
-        if isinstance(current, (Schedule, Lora, ContrastiveRecipe)):
-            changes[field.name] = overridden(current, settings)
-        elif not is_unset(wanted) and not dataclasses.is_dataclass(current):
-            changes[field.name] = wanted == "on" if isinstance(current, bool) else wanted
-    return replace(row, **changes)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""Pads rows of token ids into tensors, and pools hidden states into vectors."""
+"""Pads rows of token ids into tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -37,28 +36,6 @@ def padded(rows: Sequence[Sequence[int]], pad: int, side: str = "left", multiple
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = 1
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def pool(hidden: Tensor, mask: Tensor, normalise: bool, pooled: Tensor | None = None) -> Tensor:
-    """Pools the last hidden states to one vector a row.
-
-    Args:
-        hidden: Float [rows, width, dimension].
-        mask: [rows, width]; non-zero on real tokens, on whichever side the padding is.
-        normalise: Scale each vector to length 1.
-        pooled: int64 [rows]; the vector is the mean over so many of the last real tokens. None = the last one.
-
-    Returns:
-        float32 [rows, dimension].
-    """
-    if pooled is None:
-        last = mask.shape[1] - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
-        vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
-    else:
-        from_the_end = mask.flip(1).cumsum(dim=1).flip(1)
-        chosen = (mask.bool() & (from_the_end <= pooled[:, None])).float()
-        vectors = torch.einsum("rw,rwd->rd", chosen, hidden.float()) / pooled[:, None]
-    return functional.normalize(vectors, dim=-1) if normalise else vectors
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from llm_retriever import files
 from llm_retriever.files.checksums import sha256_of_large_file
 from llm_retriever.methods import Method, PromptTemplate
-from llm_retriever.methods.types import Attention, Pooling
+from llm_retriever.methods.types import Attention
 from llm_retriever.settings import UNSET_NUMBER
 
 CARD_FILE, MODEL_DIRECTORY = "retriever_card.json", "model"
@@ -83,7 +83,7 @@ class RetrieverCard:
     recipe: str
     query: PromptTemplate
     passage: PromptTemplate
-    pooling: Pooling
+    pooling: str
     attention: Attention
     padding_side: Literal["left", "right"]
     normalise: bool

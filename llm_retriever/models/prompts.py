@@ -80,25 +80,25 @@ class PromptEncoder:
             return self._around(self._body_ids(bodies))
         return [[*self.opening, *ids, *self.closing] for ids in self._whole(bodies)]
 
-    def pooled(self, row: Sequence[int], pooling: str) -> int:
-        """Counts the last tokens of a row that its vector is the mean of.
+    def pooled(self, row: Sequence[int], reads: str) -> int:
+        """Counts the last tokens of a row that its vector is made of.
 
         Args:
             row: Ids that this encoder made, of any length limit.
-            pooling: `last`, `embedding` or `text`, as in `llm_retriever.methods.Method`.
+            reads: `all`, `last`, `embedding` or `text`, as in `llm_retriever.models.pooling.Pooling`.
 
         Raises:
-            ValueError: The pooling is unknown, or does not go with this prompt.
+            ValueError: This prompt has no such tokens.
         """
-        if pooling == "last":
-            return 1
-        if pooling == "embedding" and self.closing:
+        if reads in ("all", "last"):
+            return len(row) if reads == "all" else 1
+        if reads == "embedding" and self.closing:
             return len(self.closing)
-        if pooling == "text":
+        if reads == "text":
             first, behind = self.body_span(row)
             bodies = behind - first - len(self._between or ())
             return max(1, bodies // self._copies + len(row) - behind)
-        raise ValueError(f"pooling {pooling!r} does not go with {self.template}")
+        raise ValueError(f"pooling {reads!r} does not go with {self.template}")
 
     def body_span(self, row: Sequence[int]) -> tuple[int, int]:
         """Returns the first position of the text in a row and the one behind its last; spans both copies where there are two.

@@ -5,12 +5,13 @@ made. Where a method's published recipe has an opinion (`llm_retriever.methods`)
 numbers, "" for texts, and the recipe decides.
 """
 
-from llm_retriever.settings.common import UNSET_NUMBER, UNSET_TEXT, Place
+from llm_retriever.methods.overrides import UNSET_NUMBER, UNSET_TEXT, is_unset
+from llm_retriever.settings.common import Place
 from llm_retriever.settings.corpus import BackboneSettings, CorpusSettings, FingerprintSettings
 from llm_retriever.settings.evaluation import CompareSettings, EvaluationSettings
 from llm_retriever.settings.index import EncodingSettings, IndexSettings, PartSettings
 from llm_retriever.settings.mining import MiningSettings
-from llm_retriever.settings.parameters import Parameter, as_dict, build, is_unset, nearest, parameters
+from llm_retriever.settings.parameters import Parameter, as_dict, build, nearest, parameters
 from llm_retriever.settings.promotion import PromotionSettings
 from llm_retriever.settings.training import AdaptationSettings, TuningSettings
 from llm_retriever.settings.variant import VariantSettings

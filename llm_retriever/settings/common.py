@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import math
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import CoreSchema, core_schema
 
-UNSET_NUMBER = -1
-UNSET_TEXT = ""
+from llm_retriever.methods.overrides import UNSET_NUMBER
+from llm_retriever.methods.retrieval import EmbeddingVariant
 
 
 class Place(enum.Enum):
@@ -30,6 +32,17 @@ class Place(enum.Enum):
     """Written into the pod when a pipeline is compiled: decides what a run costs, never what it makes."""
     STEP = "step"
     """Answered by an earlier step, or by how the pipeline is laid out."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a text that is one of the names of a table, as a `Literal` would if the names were not the table's."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """What pydantic makes of a `Literal`."""
+        return core_schema.literal_schema(list(self.names))
 
 
 IN_FORM, OF_RUN, OF_POD, OF_STEP = Place.FORM, Place.RUN, Place.POD, Place.STEP
@@ -130,7 +143,7 @@ PassageLength = Annotated[
     int, Field(ge=-1, description="Tokens of a passage, prompt included; -1 = the recipe's."), UNSET_OR_POSITIVE
 ]
 Embedding = Annotated[
-    Literal["", "eos", "eos4", "new4"],
+    EmbeddingVariant,
     Field(
         description="Embedding tokens instead of the method's: one end-of-sequence token, four of them, or four new tokens "
         "that stage one adds; both stages must agree. Empty = the method's."

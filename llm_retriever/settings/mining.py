@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llm_retriever.methods.overrides import UNSET_TEXT
 from llm_retriever.settings.common import (
     IN_FORM,
     OF_POD,
     UNSET_NUMBER,
     UNSET_OR_NOT_NEGATIVE,
-    UNSET_TEXT,
     Gpus,
     Precision,
     Seed,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever.errors import InputError
-from llm_retriever.settings.common import UNSET_NUMBER, UNSET_TEXT, Place
+from llm_retriever.settings.common import OneOf, Place
 
 SettingsClass = TypeVar("SettingsClass")
 
@@ -40,11 +40,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
-    help_text, choices, place = "", (), Place.OPTIONS
+    help_text, choices, place = "", tuple[str, ...](), Place.OPTIONS
     while typing.get_origin(hint) is Annotated:
         hint, *notes = typing.get_args(hint)
         help_text = next((note.description for note in notes if getattr(note, "description", None)), help_text)
         place = next((note for note in reversed(notes) if isinstance(note, Place)), place)
+        choices = next((tuple(note.names) for note in notes if isinstance(note, OneOf)), choices)
     if typing.get_origin(hint) is Literal:
         choices, hint = typing.get_args(hint), str
     return Parameter(name, typing.get_origin(hint) or hint, default, help_text, choices, place)
@@ -93,8 +94,3 @@ def _hint(message: str) -> str:
 def as_dict(settings: Any) -> dict[str, Any]:
     """The settings as plain JSON values, for manifests."""
     return dataclasses.asdict(settings)
-
-
-def is_unset(value: Any) -> bool:
-    """Whether a setting leaves the decision to the recipe."""
-    return value == UNSET_TEXT if isinstance(value, str) else value == UNSET_NUMBER

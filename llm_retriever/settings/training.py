@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from llm_retriever.methods.adaptation import ADAPTATIONS, SEQUENCES, descriptor
+from llm_retriever.methods.retrieval import METHODS, ReadOut
 from llm_retriever.settings.common import (
     DIMENSIONS,
     IN_FORM,
@@ -28,6 +30,7 @@ from llm_retriever.settings.common import (
     LoraRank,
     MaxSteps,
     MicroBatchSize,
+    OneOf,
     PassageLength,
     Precision,
     Processes,
@@ -132,16 +135,19 @@ class TrainingSettings:
     seed: Seed = 17
 
 
+_CLAUSES = dict.fromkeys(["none = leave the backbone as it is", *(descriptor(name).help for name in ADAPTATIONS)])
+_OBJECTIVES = f"{'; '.join(_CLAUSES)}."
+_LENGTHS = "".join(f"{name}: {descriptor(name).length}; " for name in ADAPTATIONS) + "-1 = the recipe's."
+
+
 @dataclasses.dataclass(frozen=True)
 class AdaptationSettings(TrainingSettings):
     """`adapt_backbone`: stage one, before any contrastive tuning."""
 
     method: Annotated[
-        Literal["none", "ql", "ebae_ebar", "mntp", "simcse", "mntp+simcse"],
-        Field(
-            description="none = leave the backbone as it is; ql = LLM-QL query-likelihood modelling; ebae_ebar = Llama2Vec; "
-            "mntp and simcse = LLM2Vec's masked next-token prediction and unsupervised contrast."
-        ),
+        str,
+        OneOf(("none", *ADAPTATIONS, *SEQUENCES)),
+        Field(description=_OBJECTIVES),
         IN_FORM,
     ] = "ql"
     corruption_ratio: Annotated[
@@ -177,9 +183,7 @@ class AdaptationSettings(TrainingSettings):
         int,
         Field(
             ge=-1,
-            description="ql: tokens of the document part, prompt included (the embedding tokens and the query part follow); "
-            "ebae_ebar: tokens of the text, its two prompts not included; mntp: tokens of a block of concatenated passages; "
-            "simcse: tokens of a passage, prompt included; -1 = the recipe's.",
+            description=_LENGTHS,
         ),
         UNSET_OR_POSITIVE,
     ] = UNSET_NUMBER
@@ -190,7 +194,8 @@ class TuningSettings(TrainingSettings):
     """`tune_retriever`: stage two, contrastive tuning with hard and in-batch negatives."""
 
     method: Annotated[
-        Literal["llm-ql", "llama2vec", "llm2vec", "repllama", "echo", "summarize"],
+        str,
+        OneOf(tuple(METHODS)),
         Field(description="Row of the methods table: prompts, embedding tokens, pooling, attention, recipe."),
         IN_FORM,
     ] = "llm-ql"
@@ -206,7 +211,7 @@ class TuningSettings(TrainingSettings):
         float, Field(ge=-1, description="Temperature of the contrastive loss; -1 = the recipe's."), UNSET_OR_POSITIVE
     ] = -1.0
     read_out: Annotated[
-        Literal["", "n2s", "s2s", "n2n"],
+        ReadOut,
         Field(
             description="llama2vec: whether queries and passages ask for the next text (n) or for themselves (s): query "
             "first; empty = the method's."

@@ -85,7 +85,10 @@ def test_the_paper_pools_over_the_text(backbone_directory, collection_directory)
 @pytest.mark.parametrize("recipe", ["default", "paper"])
 def test_two_views_differ_in_training_alone(backbone_directory, attention, recipe):
     model = bidirectional(backbone_directory, attn_implementation=attention)
-    batch, loss = batch_of(backbone_directory, TEXTS, recipe), SimcseLoss(0.05)
+    batch, loss = (
+        batch_of(backbone_directory, TEXTS, recipe),
+        SimcseLoss(0.05, methods.method("llm2vec", recipe).pooling),
+    )
     first, second = loss.views(model.train(), batch)
     torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
     set_attention_dropout(model, 0.3)
@@ -118,7 +121,7 @@ def test_checkpointed_layers_drop_the_same_again_in_the_backward_pass(backbone_d
             model.gradient_checkpointing_enable({"use_reentrant": False})
             assert model.is_gradient_checkpointing
         torch.manual_seed(1)
-        SimcseLoss(0.05)(model, batch).backward()
+        SimcseLoss(0.05, "last")(model, batch).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     plain, recomputed = gradients
     assert plain.norm() > 1e-3
@@ -136,11 +139,17 @@ def test_the_loss_is_that_of_a_plain_loop():
     for i in range(5):
         scores = torch.stack([functional.cosine_similarity(first[i], second[j], dim=0) / 0.05 for j in range(5)])
         losses.append(-(scores[i] - scores.exp().sum().log()))
-    torch.testing.assert_close(SimcseLoss(0.05).between(first, second), torch.stack(losses).mean(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        SimcseLoss(0.05, "last").between(first, second), torch.stack(losses).mean(), atol=1e-5, rtol=0
+    )
 
 
 def test_a_batch_is_scored_by_its_two_views(backbone_directory):
-    model, batch, loss = bidirectional(backbone_directory), batch_of(backbone_directory, TEXTS), SimcseLoss(0.05)
+    model, batch, loss = (
+        bidirectional(backbone_directory),
+        batch_of(backbone_directory, TEXTS),
+        SimcseLoss(0.05, "last"),
+    )
     set_attention_dropout(model.train(), 0.3)
     torch.manual_seed(2)
     value = loss(model, batch)
@@ -151,11 +160,11 @@ def test_a_batch_is_scored_by_its_two_views(backbone_directory):
 def results(backbone: Path, part: slice, *, distributed: bool) -> list[torch.Tensor]:
     """Loss and gradient of given views, and of the model with its dropout off."""
     views = random_views(4)[:, part].clone().requires_grad_()
-    between = SimcseLoss(0.05).between(*views)
+    between = SimcseLoss(0.05, "last").between(*views)
     between.backward()
     model = bidirectional(backbone).eval()
     trained = DistributedDataParallel(model) if distributed else model
-    value = SimcseLoss(0.05)(trained, batch_of(backbone, TEXTS[part]))
+    value = SimcseLoss(0.05, "last")(trained, batch_of(backbone, TEXTS[part]))
     value.backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     return [between.detach(), views.grad, value.detach(), gradient]

@@ -65,7 +65,7 @@ def test_one_process_gathers_nothing():
 
 
 def test_padding_on_the_right_without_a_mask_gives_the_vectors_of_left_padding_with_one(tmp_path: Path):
-    from llm_retriever.models.batches import pool
+    from llm_retriever.models.pooling import pool
 
     model = AutoModel.from_pretrained(write_backbone(tmp_path)).eval()
     rows = [[1, 5, 9, 2], [1, 7, 8, 30, 31, 32, 33, 2], [1, 2]]

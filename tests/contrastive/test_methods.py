@@ -21,7 +21,7 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.methods import METHODS, NEW_TOKENS, Method, PromptTemplate, method, with_embedding, with_read_out
-from llm_retriever.models.batches import pad_id, padded, pool
+from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import (
     EMBEDDING_TOKENS,
     Lineage,
@@ -31,6 +31,7 @@ from llm_retriever.models.card import (
     save_lineage,
     weights_digest,
 )
+from llm_retriever.models.pooling import pool
 from llm_retriever.models.prompts import PromptEncoder, plain_ids, symbol_ids
 from llm_retriever.settings import TuningSettings
 from llm_retriever.training.vocabulary import extended
@@ -139,12 +140,12 @@ def test_a_vector_depends_neither_on_its_batch_nor_on_the_padding(row, model, to
     np.testing.assert_allclose(retriever.encode_queries(TEXTS[::-1], batch_tokens=300)[::-1], alone, atol=1e-5)
     encoder = retriever.prompt("query")
     ids = encoder.batch(TEXTS)
-    pooled = None if row.pooling == "last" else torch.tensor([encoder.pooled(i, row.pooling) for i in ids])
+    counts = None if row.pooling == "last" else torch.tensor([encoder.pooled(i, row.pooling) for i in ids])
     for side in ("left", "right"):
         batch = padded(ids, pad_id(tokenizer), side, multiple_of=16)
         with torch.no_grad():
             hidden = model(**batch, use_cache=False).last_hidden_state
-        vectors = pool(hidden, batch["attention_mask"], row.normalise, pooled)
+        vectors = pool(hidden, batch["attention_mask"], row.pooling, counts, normalise=row.normalise)
         np.testing.assert_allclose(vectors.numpy(), alone, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_retriever import encoders
 from llm_retriever.data.collection import Passage
-from llm_retriever.encoders.pooling import pooled, token_types
+from llm_retriever.encoders.published import token_types
 from llm_retriever.errors import InputError
 from tests.encoders import models
 from tests.encoders.models import PASSAGES, QUERIES
@@ -128,18 +128,6 @@ def test_lengths_that_leave_no_room_or_that_the_model_cannot_read_are_refused(be
 def test_nothing_to_encode_gives_no_vectors(bert: Path) -> None:
     encoder = encoders.load(f"simlm={bert}")
     assert encoder.encode_queries([]).shape == encoder.encode_passages([]).shape == (0, models.HIDDEN)
-
-
-def test_weighted_and_masked_means_by_hand() -> None:
-    hidden = torch.tensor([[[1.0], [2.0], [4.0]], [[3.0], [5.0], [9.0]]])
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    torch.testing.assert_close(pooled(hidden, mask, "mean"), torch.tensor([[7 / 3], [4.0]]))
-    torch.testing.assert_close(pooled(hidden, mask, "weighted mean"), torch.tensor([[17 / 6], [13 / 3]]))
-    torch.testing.assert_close(pooled(hidden, mask, "mean", skip=1), torch.tensor([[3.0], [5.0]]))
-    # A text that is all prefix keeps its last token.
-    torch.testing.assert_close(pooled(hidden, mask, "mean", skip=7), torch.tensor([[4.0], [5.0]]))
-    torch.testing.assert_close(pooled(hidden, mask, "last"), torch.tensor([[4.0], [5.0]]))
-    torch.testing.assert_close(pooled(hidden, mask, "cls"), torch.tensor([[1.0], [3.0]]))
 
 
 def test_heads_are_the_checkpoints_and_exact(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from llm_retriever import methods
 from llm_retriever.data.collection import Passage
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.models.batches import padded, pool
+from llm_retriever.models.batches import padded
 from llm_retriever.models.card import CARD_FILE, Lineage, RetrieverCard, weights_digest
+from llm_retriever.models.pooling import pool
 from tests.conftest import passages, write_backbone
 
 TEXTS = [row["text"] for row in passages(24)] + ["a bridge", "bread " * 40]

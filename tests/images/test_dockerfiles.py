@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from images import build, requirements
+from pipelines.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 KINDS = sorted(build.KINDS)
@@ -62,9 +63,9 @@ def test_the_gpu_image_installs_the_lists_of_both_and_names_nothing_twice() -> N
 
 
 def test_each_step_is_checked_in_every_image_that_it_may_run_in() -> None:
-    for component in ROOT.glob("components/*/component.py"):
-        (kind,) = re.findall(r'container\(\w+, "(cpu|gpu)"\)', component.read_text())
-        assert component.parent.name in build.KINDS[kind]
+    assert {name for names in build.KINDS.values() for name in names} == set(STEPS)
+    assert all(name in build.KINDS[step.images[0]] for name, step in STEPS.items())
+    assert "mine_negatives" in {*build.KINDS["cpu"]} & {*build.KINDS["gpu"]}
 
 
 def test_the_build_context_holds_no_more_than_is_copied() -> None:

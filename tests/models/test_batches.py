@@ -5,11 +5,8 @@ from __future__ import annotations
 import doctest
 import random
 
-import pytest
-import torch
-
 from llm_retriever.models import batches
-from llm_retriever.models.batches import pad_id, padded, pool, token_batches
+from llm_retriever.models.batches import pad_id, padded, token_batches
 
 
 def test_padding_fills_the_named_side_up_to_the_longest_row():
@@ -28,47 +25,6 @@ def test_a_width_can_be_rounded_up():
 
 def test_the_mask_comes_from_lengths_so_a_real_token_may_have_the_pad_id():
     assert padded([[2, 9, 2], [2]], pad=2, side="right")["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_last_real_token_is_read_on_either_padding_side(side):
-    rows = [[1, 2, 3], [4], [5, 6]]
-    batch = padded(rows, pad=0, side=side)
-    hidden = batch["input_ids"].float().unsqueeze(-1).expand(-1, -1, 2)
-    assert pool(hidden, batch["attention_mask"], normalise=False)[:, 0].tolist() == [3, 4, 6]
-
-
-def test_normalised_vectors_have_length_one_and_are_float32():
-    hidden = torch.randn(3, 4, 8, dtype=torch.bfloat16)
-    vectors = pool(hidden, torch.ones(3, 4), normalise=True)
-    assert vectors.dtype == torch.float32
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_mean_is_over_so_many_last_real_tokens_on_either_padding_side(side):
-    rows, pooled = [[1, 2, 3, 6], [4], [5, 8]], [3, 1, 2]
-    batch = padded(rows, pad=9, side=side)
-    hidden = batch["input_ids"].float().unsqueeze(-1).expand(-1, -1, 2)
-    vectors = pool(hidden, batch["attention_mask"], normalise=False, pooled=torch.tensor(pooled))
-    expected = [sum(row[-count:]) / count for row, count in zip(rows, pooled, strict=True)]
-    torch.testing.assert_close(vectors[:, 0], torch.tensor(expected))
-    assert torch.equal(vectors[:, 0], vectors[:, 1])
-
-
-def test_the_mean_of_one_token_is_the_last_token():
-    hidden, mask = torch.randn(3, 5, 4), padded([[1] * 5, [1, 1], [1] * 3], pad=0)["attention_mask"]
-    one = torch.ones(3, dtype=torch.long)
-    torch.testing.assert_close(pool(hidden, mask, True, one), pool(hidden, mask, True))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_what_stands_on_the_pads_never_reaches_the_mean(side):
-    batch = padded([[1, 2, 3], [4]], pad=0, side=side)
-    mask, pooled = batch["attention_mask"], torch.tensor([2, 1])
-    hidden = torch.randn(2, 3, 4)
-    other = torch.where(mask.bool()[..., None], hidden, torch.tensor(1e6))
-    assert torch.equal(pool(hidden, mask, True, pooled), pool(other, mask, True, pooled))
 
 
 class Symbols:

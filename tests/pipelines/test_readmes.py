@@ -8,15 +8,16 @@ import inspect
 import pytest
 
 from llm_retriever.settings import Place, parameters
-from pipelines.readmes import FOLDER, readme, steps
+from pipelines.readmes import readme
+from pipelines.steps import FOLDER, STEPS
 
 
-@pytest.mark.parametrize("step", steps())
+@pytest.mark.parametrize("step", STEPS)
 def test_the_readme_is_current(step: str) -> None:
     assert (FOLDER / step / "README.md").read_text() == readme(step), "run `make readmes`"
 
 
-@pytest.mark.parametrize("step", steps())
+@pytest.mark.parametrize("step", STEPS)
 def test_what_kubeflow_sees_is_what_the_program_takes(step: str) -> None:
     declared = importlib.import_module(f"components.{step}.__main__").STEP
     component = getattr(importlib.import_module(f"components.{step}.component"), step)
