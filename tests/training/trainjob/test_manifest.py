@@ -25,7 +25,7 @@ from pipelines.choice import TRAINING, names_of
 from pipelines.form import defaults
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 KUBERNETES = "1.32"
 NODES = Nodes(
     number=4,
