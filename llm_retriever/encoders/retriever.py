@@ -24,6 +24,7 @@ from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import pad_id, padded, pool
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
+from llm_retriever.models.shared_prefix import PrefixSharing
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
 
@@ -66,6 +67,7 @@ class Retriever(BatchedEncoder):
     def __init__(self, model: Any, tokenizer: Any, card: RetrieverCard) -> None:
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
+        self._sharing = PrefixSharing()
         set_attention(model, card.attention)
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
@@ -184,9 +186,14 @@ class Retriever(BatchedEncoder):
         # On the right whatever the card says: models that count positions from the first column would count pads.
         batch = padded(rows, self._pad, "right")
         ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
-        with fitting(ids.numel()):
-            output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
         pooled = None if self.card.pooling == "last" else self._pooled(side, rows).to(mask.device)
+        with fitting(ids.numel()):
+            room = mask.sum(dim=1) - (1 if pooled is None else pooled)
+            length = self._sharing.length(ids, room) if self._maskless else 0
+            prefix = self._sharing.prefix(self.model, ids, length)
+            ids, mask = ids[:, prefix.length :], mask[:, prefix.length :]
+            seen = None if self._maskless else mask
+            output = self.model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids)))
         return pool(output.last_hidden_state, mask, self.card.normalise, pooled).cpu().numpy()
 
     def _pooled(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
