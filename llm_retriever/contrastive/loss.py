@@ -6,6 +6,8 @@ are trained beside them: Kusupati et al., Matryoshka Representation Learning (ar
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +17,12 @@ from torch.nn import functional
 
 from llm_retriever.methods import Method
 from llm_retriever.models.pooling import pool
-from llm_retriever.training.chunks import agreed, chunked, limits_of
+from llm_retriever.models.shared_prefix import NOTHING, PrefixSharing, SharedPrefix
+from llm_retriever.training.chunks import agreed, chunked, least_of_all, limits_of
 from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
+
+Group = tuple[list[int], SharedPrefix]
 
 
 def contrastive_loss(
@@ -112,7 +117,7 @@ class ContrastiveLoss:
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
         self.teacher_temperature, self.prefixes = method.tuning.distillation_temperature, method.tuning.prefixes
-        self.divisor = divisor()
+        self.divisor, self.sharing = divisor(), PrefixSharing()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
@@ -120,7 +125,8 @@ class ContrastiveLoss:
         Data parallelism averages gradients over the processes, each of which only has its own rows' share: the factor
         undoes the average.
         """
-        vectors = self.encode(model, *_both_sides(batch)).split([len(batch["query_ids"]), len(batch["passage_ids"])])
+        sides = [len(batch["query_ids"]), len(batch["passage_ids"])]
+        vectors = self.encode(model, *_both_sides(batch), sides).split(sides)
         loss = self._of(batch, *map(all_gather_with_grad, vectors))
         others = (dist.get_world_size() if dist.is_initialized() else 1) - 1
         return loss + others * (loss - loss.detach()) if others else loss
@@ -146,34 +152,71 @@ class ContrastiveLoss:
             return loss
         return loss + self.weight * distillation_loss(queries, passages, self.temperature, teacher)
 
-    def encode(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None = None) -> Tensor:
+    def encode(
+        self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None = None, sides: Sequence[int] = ()
+    ) -> Tensor:
         """Encodes right-padded rows, float32 [rows, dimension]; `counts` as in `pooling.pool`.
 
         Rows of like length go through the model together, at most `gradient_cache` of them where there is one, and fewer
-        after memory ran out (`passes.divisor`); the pool of negatives stays the same.
+        after memory ran out (`passes.divisor`); the pool of negatives stays the same. What all rows of a side begin with
+        goes through the model once.
+
+        Args:
+            model: The inner model, perhaps wrapped.
+            ids: int64 [rows, width].
+            mask: int64 [rows, width]; 1 on real tokens.
+            counts: int64 [rows], or None.
+            sides: Rows of each side, which lie one behind another; none = all rows are of one side.
         """
-        lengths = mask.sum(dim=1).tolist()
-        chunks = agreed(chunked(lengths, limits_of(model, ids.device, self._at_once(len(ids)))), ids.device)
+        lengths = mask.sum(dim=1)
+        groups = self._groups(model, ids, lengths - (1 if counts is None else counts), sides)
+        prefixes = {row: prefix for rows, prefix in groups for row in rows}
+        chunks = agreed(self._chunked(model, groups, lengths), ids.device)
         parts = []
         for chunk in chunks:
-            rows, width = torch.tensor(chunk, device=ids.device), max(lengths[row] for row in chunk)
+            rows, prefix = torch.tensor(chunk, device=ids.device), prefixes[chunk[0]]
+            columns = slice(prefix.length, int(lengths[rows].max()))
             some = None if counts is None else counts[rows]
-            parts.append(self._chunk(model, ids[rows, :width], mask[rows, :width], some))
+            parts.append(self._chunk(model, ids[rows, columns], mask[rows, columns], some, prefix))
         order = torch.tensor([row for chunk in chunks for row in chunk], device=ids.device)
         return torch.cat(parts)[order.argsort()]
+
+    def _chunked(self, model: Any, groups: list[Group], lengths: Tensor) -> list[list[int]]:
+        limits, chunks = limits_of(model, lengths.device, self._at_once(len(lengths))), []
+        for rows, prefix in groups:
+            found = chunked((lengths[rows] - prefix.length).tolist(), limits)
+            chunks += [[rows[place] for place in chunk] for chunk in found]
+        return chunks
+
+    def _groups(self, model: Any, ids: Tensor, room: Tensor, sides: Sequence[int]) -> list[Group]:
+        """Rows, each group with the prefix that it shares; without any prefix all rows are one group."""
+        rows = list(range(len(ids)))
+        if self.masked:
+            return [(rows, NOTHING)]
+        parts = [part.tolist() for part in torch.arange(len(ids)).split(list(sides) or [len(ids)])]
+        # All processes share as much, so that all call the model equally often.
+        lengths = least_of_all([self.sharing.length(ids[part], room[part]) for part in parts], ids.device)
+        found = zip(parts, lengths, strict=True)
+        prefixes = [self.sharing.prefix(model, ids[part], length) for part, length in found]
+        if not any(prefix.length for prefix in prefixes):
+            return [(rows, NOTHING)]
+        return list(zip(parts, prefixes, strict=True))
 
     def _at_once(self, rows: int) -> int:
         """Number of rows that go through the model together, at most; 0 = as many as it takes."""
         return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
 
-    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
+    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix) -> Tensor:
+        encode = functools.partial(self._vectors, prefix=prefix)
         if self.gradient_cache or self.divisor > 1:
-            return checkpointed(self._vectors, model, ids, mask, counts)
-        return self._vectors(model, ids, mask, counts)
+            return checkpointed(encode, model, ids, mask, counts)
+        return encode(model, ids, mask, counts)
 
-    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None) -> Tensor:
+    def _vectors(
+        self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix = NOTHING
+    ) -> Tensor:
         seen = mask if self.masked else None
-        hidden = model(input_ids=ids, attention_mask=seen, use_cache=False).last_hidden_state
+        hidden = model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids))).last_hidden_state
         return pool(hidden, mask, self.pooling, counts, normalise=self.normalise)
 
 

@@ -25,6 +25,7 @@ from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.models.pooling import POOLINGS, pool
+from llm_retriever.models.shared_prefix import PrefixSharing
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
 
@@ -71,6 +72,7 @@ class Retriever(BatchedEncoder):
             )
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
+        self._sharing = PrefixSharing()
         set_attention(model, card.attention)
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
@@ -189,9 +191,14 @@ class Retriever(BatchedEncoder):
         # On the right whatever the card says: models that count positions from the first column would count pads.
         batch = padded(rows, self._pad, "right")
         ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
-        with fitting(ids.numel()):
-            output = self.model(input_ids=ids, attention_mask=None if self._maskless else mask, use_cache=False)
         counts = self._counts(side, rows).to(mask.device) if POOLINGS[self.card.pooling].counted else None
+        with fitting(ids.numel()):
+            room = mask.sum(dim=1) - (1 if counts is None else counts)
+            length = self._sharing.length(ids, room) if self._maskless else 0
+            prefix = self._sharing.prefix(self.model, ids, length)
+            ids, mask = ids[:, prefix.length :], mask[:, prefix.length :]
+            seen = None if self._maskless else mask
+            output = self.model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids)))
         vectors = pool(output.last_hidden_state, mask, self.card.pooling, counts, normalise=self.card.normalise)
         return vectors.cpu().numpy()
 

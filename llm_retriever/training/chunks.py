@@ -92,6 +92,14 @@ def agreed(chunks: list[list[int]], device: torch.device) -> list[list[int]]:
     return _split(chunks, int(most))
 
 
+def least_of_all(numbers: list[int], device: torch.device) -> list[int]:
+    """The least of all processes, of each number; every process must have as many, and call this."""
+    found = torch.tensor(numbers, device=device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+    return [int(number) for number in found.tolist()]
+
+
 def _split(chunks: list[list[int]], number: int) -> list[list[int]]:
     """Halves the chunk with the most rows until there are `number`."""
     chunks = list(chunks)

@@ -112,12 +112,16 @@ def batch(rank: int, queries: int) -> dict[str, torch.Tensor]:
     return {name: value.flatten(0, 1) if rank < 0 else value[rank] for name, value in made.items()}
 
 
-def unequal(rank: int) -> dict[str, torch.Tensor]:
-    """Rows of 3 to 9 tokens for one process, of up to 150 for the other: fewer and more passes; both shares for -1."""
+def unequal(rank: int, prefix: int = 0) -> dict[str, torch.Tensor]:
+    """Rows of 3 to 9 tokens for one process, of up to 150 for the other: fewer and more passes; both shares for -1.
+
+    All passages, and the queries of the first process, begin with as many tokens as the prefix has.
+    """
     draw, found = random.Random(2), []
     for longest in (9, 150):
         rows = [[draw.randrange(4, 300) for _ in range(draw.randrange(3, longest))] for _ in range(24)]
-        found.append({"query": rows[:6], "passage": rows[6:]})
+        begun = [[*range(10, 10 + prefix), *row] for row in rows]
+        found.append({"query": rows[:6] if found else begun[:6], "passage": begun[6:]})
     shares = found if rank < 0 else [found[rank]]
     made = {}
     for side in ("query", "passage"):
@@ -149,6 +153,8 @@ def one_of_two(rank: int, backbone: str, directory: str) -> None:
     for name, loss in WAYS.items():
         found[name] = trained_once(nn.parallel.DistributedDataParallel(encoder()), loss, batch(rank, 3))
     llama = AutoModel.from_pretrained(backbone)
+    found["begun alike"] = trained_once(nn.parallel.DistributedDataParallel(llama), loss_of(), unequal(rank, 20))
+    llama = AutoModel.from_pretrained(backbone)
     llama.register_forward_pre_hook(lambda *_: passes.append(1))
     for _ in range(2):  # The second backward pass finds the buckets of the first one.
         passes.clear()
@@ -172,8 +178,9 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
     backbone = str(write_backbone(tmp_path / "backbone"))
     torch.multiprocessing.spawn(one_of_two, (backbone, str(tmp_path)), nprocs=2)
     expected = {name: trained_once(encoder(), loss, batch(-1, 3)) for name, loss in WAYS.items()}
-    expected["unequal"] = trained_once(AutoModel.from_pretrained(backbone), loss_of(), unequal(-1))
-    assert len({round(value.item(), 4) for value, _ in expected.values()}) == 5
+    for name, prefix in (("unequal", 0), ("begun alike", 20)):
+        expected[name] = trained_once(AutoModel.from_pretrained(backbone), loss_of(), unequal(-1, prefix))
+    assert len({round(value.item(), 4) for value, _ in expected.values()}) == 6
     calls = set()
     for rank in (0, 1):
         found, passes = torch.load(tmp_path / f"rank{rank}.pt")
