@@ -2,7 +2,7 @@
 
 import sys
 
-from llm_retriever.console.commands import program
+from llm_retriever.console import program
 
 if __name__ == "__main__":
     sys.exit(program())

@@ -13,9 +13,8 @@ import pytest
 import llm_retriever.encoders.__main__
 import llm_retriever.exporting.__main__
 import pipelines.__main__
-from llm_retriever import __version__
-from llm_retriever.console import commands
-from llm_retriever.console.completion import script
+from llm_retriever import __version__, console
+from llm_retriever.completion import script
 from llm_retriever.indexing import search
 from llm_retriever.processes import command_line
 from llm_retriever.promotion import versions
@@ -40,28 +39,28 @@ def completed(*words: str) -> set[str]:
 
 def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        commands.main([])
+        console.main([])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 100
     listed = re.findall(r"^  (\w+)  +\w", shown, re.M)
-    assert listed == list(commands.COMMANDS)
+    assert listed == list(console.COMMANDS)
 
 
 def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        commands.main(["--version"])
+        console.main(["--version"])
     assert capsys.readouterr().out == f"llm-retriever {__version__}\n"
 
 
-@pytest.mark.parametrize("name", commands.COMMANDS)
+@pytest.mark.parametrize("name", console.COMMANDS)
 def test_a_command_is_called_in_its_help_what_was_typed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        commands.main([name, "--help"])
+        console.main([name, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: llm-retriever {name} ")
 
 
 def test_every_command_of_the_pipelines_is_there_and_called_by_its_name() -> None:
-    own = {name for name, command in commands.COMMANDS.items() if command.module == commands.PIPELINES}
+    own = {name for name, command in console.COMMANDS.items() if command.module == console.PIPELINES}
     known = command_line.subparsers(pipelines.__main__.parser())
     assert set(known) == own | {"run-local"}
     assert known["run"] is known["run-local"]
@@ -73,7 +72,7 @@ def test_a_mistake_in_a_parameter_is_told_under_the_commands_name(
     monkeypatch.chdir(tmp_path)
     refused = 'field "mine_depth": 0 is refused; input should be greater than or equal to 1\n'
     for words in (["run", "--preset", "demo-cpu"], ["compare"], ["compile"]):
-        assert commands.main([*words, "mine_depth=0"]) == 2
+        assert console.main([*words, "mine_depth=0"]) == 2
         assert capsys.readouterr().err == f"llm-retriever {words[0]}: {refused}"
     assert pipelines.__main__.main(["compile", "mine_depth=0"]) == 2
     assert capsys.readouterr().err == f"pipelines: {refused}"
@@ -97,14 +96,14 @@ def test_bad_input_ends_a_command_as_it_ends_its_module(
     assert module.main(words) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"{module.PROGRAM.rpartition('.')[2]}: ")
-    assert commands.main([name, *words]) == 2
+    assert console.main([name, *words]) == 2
     assert capsys.readouterr().err == f"llm-retriever {name}: {told.partition(': ')[2]}"
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["run", "--nothing"], ["versions"], ["export", "--format", "x"]])
 def test_a_command_line_that_is_none_ends_with_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        commands.main(words)
+        console.main(words)
     name = "" if words == ["nothing"] else f" {words[0]}"
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"llm-retriever{name}: error: ")
 
@@ -120,22 +119,20 @@ def test_comparing_is_running_the_comparison() -> None:
 
 
 def test_no_help_loads_anything_heavy() -> None:
-    code = "import sys; from llm_retriever.console import commands\n"
-    code += "for name, command in commands.COMMANDS.items(): command.parser(name).format_help()\nprint(*sys.modules)"
+    code = "import sys; from llm_retriever import console\n"
+    code += "for name, command in console.COMMANDS.items(): command.parser(name).format_help()\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert HEAVY & set(done.stdout.split()) == set()
 
 
 def test_the_first_help_loads_neither_settings_nor_pipelines() -> None:
-    code = (
-        "import sys; from llm_retriever.console import commands; commands.parser().format_help(); print(*sys.modules)"
-    )
+    code = "import sys; from llm_retriever import console; console.parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"pydantic", "numpy", "pipelines", "llm_retriever.settings"} & set(done.stdout.split()) == set()
 
 
 def test_a_shell_completes_commands_their_commands_and_flags() -> None:
-    assert completed("") == set(commands.COMMANDS)
+    assert completed("") == set(console.COMMANDS)
     assert completed("co") == {"compare", "compile", "completion"}
     assert completed("versions", "ro") == {"rollback"}
     assert completed("versions", "rollback", "--pre") == {"--previous"}

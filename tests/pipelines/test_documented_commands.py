@@ -13,7 +13,7 @@ import pytest
 import yaml
 from kfp.cli.cli import cli
 
-from llm_retriever.console.commands import COMMANDS
+from llm_retriever.console import COMMANDS
 from pipelines import __main__ as program
 from pipelines import presets
 from pipelines.choice import choose

@@ -22,7 +22,7 @@ from llm_retriever.processes.command_line import subparsers
 PROG = "llm-retriever"
 ABOUT = "Turns a corpus into an evaluated, published dense retriever, on this machine or on Kubeflow."
 PIPELINES = "pipelines.__main__"
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent
 WITHIN = PACKAGE / "_kubeflow"
 """Where a wheel has `components` and `pipelines`."""
 LASTING = (["run"], ["compare"])
@@ -87,7 +87,7 @@ GROUPS = {
     },
     "this shell": {
         "completion": Command(
-            "llm_retriever.console.completion", "print a script that completes commands: bash, zsh", "pipelines"
+            "llm_retriever.completion", "print a script that completes commands: bash, zsh", "pipelines"
         ),
     },
 }

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from llm_retriever.console import commands
+from llm_retriever import console
 from llm_retriever.processes import command_line
 
-PROGRAM = "python -m llm_retriever.console.completion"
+PROGRAM = "python -m llm_retriever.completion"
 # zsh runs bash's completion functions, with the same arrays.
 SHELLS = {"bash": "", "zsh": "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"}
 SCRIPT = """\
@@ -59,8 +59,8 @@ def script(shell: str) -> str:
 
 def _known() -> Iterator[tuple[str, str, str]]:
     """The words before, and what may follow them: words, flags."""
-    yield "", *_taken(commands.parser())
-    for name, command in commands.COMMANDS.items():
+    yield "", *_taken(console.parser())
+    for name, command in console.COMMANDS.items():
         own = command.parser(name)
         yield name, *_taken(own)
         yield from ((f"{name} {word}", *_taken(found)) for word, found in command_line.subparsers(own).items())
