@@ -111,7 +111,7 @@ def test_without_an_earlier_version_there_is_nothing_to_go_back_to(uri: str, tmp
     Registry(uri).put_into_production(published(uri, tmp_path, "only"), {})
     with pytest.raises(InputError, match="no earlier model"):
         Registry(uri).roll_back()
-    with pytest.raises(InputError, match="no version before"):
+    with pytest.raises(InputError, match="no previous version"):
         Registry(uri).previous()
 
 
