@@ -50,6 +50,8 @@ from tests.evaluation.test_comparison import evaluation
 from tests.fuzz.mutations import DAMAGES, WITHIN, damage
 from tests.indexing.vectors import write_vectors
 
+pytestmark = pytest.mark.fuzz
+
 INPUTS = int(os.environ.get("LLM_RETRIEVER_FUZZ", "150"))
 SECONDS, KILOBYTES = 20, 2_000_000
 
