@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
-from array import array
 from typing import NamedTuple
 
 from llm_retriever.data.collection import ARTICLES_FILE, CORPUS_FILE, Collection
+from llm_retriever.data.lines import JsonItems
 from llm_retriever.data.scripts import is_unspaced
 from llm_retriever.errors import InputError
 from llm_retriever.models.prompts import passage_text
@@ -34,9 +32,9 @@ def consecutive_texts(collection: Collection, seed: int) -> TrainingDataset:
     Raises:
         InputError: It has none.
     """
-    dataset: TrainingDataset = NeighbourDataset(collection)
-    if not len(dataset):
-        dataset = PartsDataset(collection, seed)
+    dataset: TrainingDataset = (
+        NeighbourDataset(collection) if collection.has_articles else PartsDataset(collection, seed)
+    )
     if not len(dataset):
         raise InputError(
             f"no passage has two parts of {SHORTEST} characters",
@@ -60,26 +58,18 @@ class PartsDataset:
     """
 
     def __init__(self, collection: Collection, seed: int) -> None:
-        self.path, self.seed, self.epoch = collection.directory / CORPUS_FILE, seed, 0
-        self._starts, self._sizes = array("Q"), array("I")
-        start = 0
-        with self.path.open("rb") as lines:
-            for line in lines:
-                if boundaries(json.loads(line)["text"]):
-                    self._starts.append(start)
-                    self._sizes.append(len(line))
-                start += len(line)
+        self.seed, self.epoch = seed, 0
+        self._rows = JsonItems(collection.directory / CORPUS_FILE, lambda row: bool(boundaries(row["text"])))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Turns to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> TextPair:
-        with self.path.open("rb") as file:
-            row = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))
+        row = self._rows[item]
         text: str = row["text"]
         place = random.Random(f"{self.seed} {item} {self.epoch}").choice(boundaries(text))  # noqa: S311
         return TextPair(passage_text(row["title"], text[:place].rstrip()), text[place:].lstrip())
@@ -107,34 +97,22 @@ def _leaves(text: str, place: int, margin: int) -> bool:
 
 
 class NeighbourDataset:
-    """Every passage of an article with the one that follows it there; empty if the collection knows no articles.
+    """Every passage of an article with the one that follows it there.
 
-    The text is worded with its title, what follows without. Memory is 16 bytes a pair, and the look-up of the passages.
+    The text is worded with its title, what follows without. Memory is 12 bytes a pair, and the look-up of the passages.
 
     Args:
-        collection: Where passages and articles are.
+        collection: Where passages and articles are; it has articles.
     """
 
     def __init__(self, collection: Collection) -> None:
-        self.path = collection.directory / ARTICLES_FILE
-        self._starts, self._sizes, self._numbers = array("Q"), array("I"), array("I")
-        if not collection.has_articles:
-            return
-        start = 0
-        with self.path.open("rb") as lines:
-            for line in lines:
-                for number in range(len(json.loads(line)["passages"]) - 1):
-                    self._starts.append(start)
-                    self._sizes.append(len(line))
-                    self._numbers.append(number)
-                start += len(line)
+        self._rows = JsonItems(collection.directory / ARTICLES_FILE, lambda row: len(row["passages"]) - 1)
         self._lookup = collection.lookup()
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._rows)
 
     def __getitem__(self, item: int) -> TextPair:
-        with self.path.open("rb") as file:
-            ids = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))["passages"]
-        one, two = (self._lookup[ids[self._numbers[item] + step]] for step in (0, 1))
+        ids, first = self._rows[item]["passages"], self._rows.number(item)
+        one, two = self._lookup[ids[first]], self._lookup[ids[first + 1]]
         return TextPair(passage_text(one.title, one.text), two.text or two.title)

@@ -8,11 +8,8 @@ Source: Zhang et al. (LLM-QL), Eq. 6 (attention block) and Eq. 8 (loss).
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import random
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +21,7 @@ from torch.nn import functional
 
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.data.collection import Collection, PassageLookup
+from llm_retriever.data.lines import JsonItems
 from llm_retriever.data.scripts import is_unspaced
 from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.errors import InputError
@@ -50,7 +48,7 @@ class PairDataset:
     """The training set as one example for every query and positive of it, or for every query with a positive drawn anew.
 
     What is hidden follows from (seed, query id, passage id, epoch): every epoch hides something else, and a resumed run
-    hides what the uninterrupted one would have hidden. Lines are read when they are needed: memory is 16 bytes a pair.
+    hides what the uninterrupted one would have hidden. Lines are read when they are needed: memory is 12 bytes a pair.
 
     Args:
         directory: A training set whose lines have been checked.
@@ -59,31 +57,23 @@ class PairDataset:
     """
 
     def __init__(self, directory: Path, seed: int, one_positive: bool = False) -> None:
-        self.one_positive = one_positive
-        self.path, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, seed, 0
-        self._starts, self._sizes, self._positives = array("Q"), array("I"), array("I")
-        start = 0
-        with self.path.open("rb") as lines:
-            for line in lines:
-                for number in range(1 if one_positive else len(json.loads(line)["positives"])):
-                    self._starts.append(start)
-                    self._sizes.append(len(line))
-                    self._positives.append(number)
-                start += len(line)
+        self.one_positive, self.seed, self.epoch = one_positive, seed, 0
+        count = None if one_positive else lambda row: len(row["positives"])
+        self._rows = JsonItems(Path(directory) / EXAMPLES_FILE, count)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Turns to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> Pair:
-        with self.path.open("rb") as file:
-            row = json.loads(os.pread(file.fileno(), self._sizes[item], self._starts[item]))
-        positive = row["positives"][self._positives[item]]
+        row = self._rows[item]
         if self.one_positive:
             positive = random.Random(f"{self.seed} {row['query_id']} {self.epoch}").choice(row["positives"])  # noqa: S311
+        else:
+            positive = row["positives"][self._rows.number(item)]
         passage = positive["id"]
         return Pair(row["query"], passage, f"{self.seed} {row['query_id']} {passage} {self.epoch}")
 

@@ -5,11 +5,7 @@ Source: Gao et al. (SimCSE, arXiv 2104.08821), Eq. 4; BehnamGhader et al. (LLM2V
 
 from __future__ import annotations
 
-import json
-import os
-from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +15,7 @@ from torch.nn import functional
 
 from llm_retriever.adaptation.objective import Objective, Task
 from llm_retriever.data.collection import CORPUS_FILE, Collection
+from llm_retriever.data.lines import JsonItems
 from llm_retriever.errors import InputError
 from llm_retriever.methods import Method, SimcseRecipe
 from llm_retriever.models.batches import pad_id, padded
@@ -37,19 +34,13 @@ class PassageDataset:
     """
 
     def __init__(self, collection: Collection, joiner: str = " ") -> None:
-        self.path, self.joiner = Path(collection.directory) / CORPUS_FILE, joiner
-        self._offsets = array("Q", [0])
-        with self.path.open("rb") as lines:
-            for line in lines:
-                self._offsets.append(self._offsets[-1] + len(line))
+        self._rows, self.joiner = JsonItems(collection.directory / CORPUS_FILE), joiner
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._rows)
 
     def __getitem__(self, item: int) -> str:
-        start, end = self._offsets[item], self._offsets[item + 1]
-        with self.path.open("rb") as file:
-            row = json.loads(os.pread(file.fileno(), end - start, start))
+        row = self._rows[item]
         return passage_text(row["title"], row["text"], self.joiner)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llm_retriever.data.collection import PassageLookup
-from llm_retriever.data.lines import JsonLines
+from llm_retriever.data.lines import JsonItems
 from llm_retriever.data.training_set import EXAMPLES_FILE
 from llm_retriever.methods import Method
 from llm_retriever.models.batches import pad_id, padded
@@ -54,7 +54,7 @@ class ContrastiveDataset:
 
     def __init__(self, directory: Path, passages: int, seed: int) -> None:
         self.path, self.passages, self.seed, self.epoch = Path(directory) / EXAMPLES_FILE, passages, seed, 0
-        self._rows = JsonLines(self.path)
+        self._rows = JsonItems(self.path)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.data.lines import LINE_BYTES, JsonLines, LineReader
+from llm_retriever.data.lines import LINE_BYTES, JsonItems, LineReader
 
 
 def written(path: Path, *rows: Any, end: str = "\n") -> Path:
@@ -27,13 +27,20 @@ def test_a_line_of_any_length_is_read_from_where_it_begins(tmp_path: Path) -> No
 def test_lines_are_parsed_by_number(tmp_path: Path) -> None:
     rows = [{"parts": [1, 2]}, {"parts": []}, {"parts": ["ü"]}]
     for end in ("", "\n"):
-        lines = JsonLines(written(tmp_path / "rows.jsonl", *rows, end=end))
+        lines = JsonItems(written(tmp_path / "rows.jsonl", *rows, end=end))
         assert len(lines) == 3
         assert list(lines) == [lines[number] for number in range(3)] == rows
 
 
+def test_items_are_counted_in_their_lines(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", *({"parts": parts} for parts in ([1, 2], [], [3])))
+    items = JsonItems(path, lambda row: len(row["parts"]))
+    assert len(items) == 3
+    assert [items[item]["parts"][items.number(item)] for item in range(3)] == [1, 2, 3]
+
+
 def test_a_copy_of_another_process_opens_the_file_for_itself(tmp_path: Path) -> None:
-    lines = JsonLines(written(tmp_path / "rows.jsonl", "a", "b"))
+    lines = JsonItems(written(tmp_path / "rows.jsonl", "a", "b"))
     copy = pickle.loads(pickle.dumps(lines))
     del lines
     assert list(copy) == ["a", "b"]
@@ -41,4 +48,4 @@ def test_a_copy_of_another_process_opens_the_file_for_itself(tmp_path: Path) -> 
 
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").touch()
-    assert list(JsonLines(tmp_path / "rows.jsonl")) == []
+    assert list(JsonItems(tmp_path / "rows.jsonl")) == []
