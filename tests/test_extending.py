@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(project: Path, *arguments: str) -> str:
     """What a Python of the copied project prints."""
     path = os.pathsep.join((str(project), str(ROOT)))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "10000"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project, env=environment)
     assert done.returncode == 0, done.stderr
@@ -64,6 +64,7 @@ def test_the_page_counts_the_files_of_every_example() -> None:
     assert counted == {title: len({name for _, name, _ in BLOCK.findall(text) if name}) for title, _, text in SECTIONS}
 
 
+@pytest.mark.slow
 def test_the_objective_trains_and_is_told_of_where_settings_are(
     project: Path, backbone_directory: Path, collection_directory: Path, training_set_directory: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_objective_trains_and_is_told_of_where_settings_are(
     assert "next_token: tokens of a passage, prompt included;" in told
 
 
+@pytest.mark.slow
 def test_the_pooling_is_that_of_our_retrievers(project: Path, backbone_directory: Path) -> None:
     (code,) = [code for _, name, code in BLOCK.findall(PAGE) if not name]
     (project / "build").mkdir(exist_ok=True)
@@ -92,6 +94,7 @@ def test_the_pooling_is_that_of_our_retrievers(project: Path, backbone_directory
     np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_pooling_is_that_of_published_encoders(project: Path, tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
@@ -113,6 +116,7 @@ def test_the_step_runs_by_hand(project: Path, collection_directory: Path, tmp_pa
     assert whole == f"| 2 of 2 | {lengths[-1]} |"
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_into_the_pipeline(project: Path) -> None:
     python(project, "-m", "pipelines", "compile", "--output", "pipeline.yaml")
     pipeline, platform = yaml.safe_load_all((project / "pipeline.yaml").read_text())
