@@ -1,4 +1,4 @@
-"""Rows that share the prefix of their prompts, and attention on a processor, against the plain way: tuning and encoding.
+"""Shared prefixes, attention as products and adapters without casts against the plain way: tuning and encoding.
 
     python benchmarks/prefix_sharing.py BACKBONE COLLECTION TRAINING_SET [--queries 32] [--rounds 5]
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import AutoTokenizer
 
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
@@ -33,7 +34,8 @@ from llm_retriever.precision import dtype_of, resolve_precision
 from llm_retriever.training.train import TrainingRun
 from llm_retriever.training.weights import attach_lora, load_backbone
 
-WAYS = {"plain": False, "shared prefix": True}
+WAYS = {"plain": "", "prefix": "prefix", "products": "products", "no casts": "casts", "all": "prefix products casts"}
+"""What is on in each way: shared prefixes; attention as products; adapters that take bf16 as it comes."""
 
 
 def main() -> None:
@@ -51,8 +53,8 @@ def main() -> None:
     batches = made_batches(given, row)
     tokens = sum(int(batches[0][f"{side}_mask"].sum()) for side in ("query", "passage"))
     print(f"{given.precision}, {torch.get_num_threads()} threads, {tokens:,} tokens an update", flush=True)
-    compete("update", tuning(given, row), batches)
-    compete("encoding", encoding(given, row), batches)
+    compete("update", *tuning(given, row), batches)
+    compete("encoding", *encoding(given, row), batches)
 
 
 def made_batches(given: argparse.Namespace, row: Method) -> list[dict[str, torch.Tensor]]:
@@ -65,16 +67,20 @@ def made_batches(given: argparse.Namespace, row: Method) -> list[dict[str, torch
 
 
 @contextlib.contextmanager
-def way(shared: bool) -> Iterator[None]:
-    """Prefixes are shared, or not."""
+def way(model: Any, used: str) -> Iterator[None]:
+    """Runs a model in a way, by what is on."""
     before = dict(shared_prefix.OVERHEAD)
-    if not shared:
+    if "prefix" not in used:
         shared_prefix.OVERHEAD.clear()
+    model.set_attn_implementation("products" if "products" in used else "sdpa")
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = "casts" not in used
     yield
     shared_prefix.OVERHEAD.update(before)
 
 
-def tuning(given: argparse.Namespace, row: Method) -> Callable[[dict[str, torch.Tensor]], float]:
+def tuning(given: argparse.Namespace, row: Method) -> tuple[Any, Callable[[dict[str, torch.Tensor]], float]]:
     """One update; gives the loss."""
     model = load_backbone(given.backbone, TrainingRun("", given.precision), tune="lora", head=False)
     model = attach_lora(model, Lora(rank=32, alpha=64, dropout=0.0), seed=17).train()
@@ -90,10 +96,10 @@ def tuning(given: argparse.Namespace, row: Method) -> Callable[[dict[str, torch.
         optimizer.zero_grad()
         return value.item()
 
-    return update
+    return model.get_base_model(), update
 
 
-def encoding(given: argparse.Namespace, row: Method) -> Callable[[dict[str, torch.Tensor]], float]:
+def encoding(given: argparse.Namespace, row: Method) -> tuple[Any, Callable[[dict[str, torch.Tensor]], float]]:
     """The passages of a batch; gives the sum of all numbers."""
     card = RetrieverCard.of(row, Lineage(str(given.backbone)))
     retriever = Retriever.on_backbone(given.backbone, card, precision=given.precision)
@@ -104,16 +110,16 @@ def encoding(given: argparse.Namespace, row: Method) -> Callable[[dict[str, torc
         rows = [ids[real.bool()].tolist() for ids, real in pairs]
         return float(retriever.encode_rows("passage", rows, 16_384).sum())
 
-    return encode
+    return retriever.model, encode
 
 
-def compete(title: str, run: Callable[[Any], float], batches: list[Any]) -> None:
+def compete(title: str, model: Any, run: Callable[[Any], float], batches: list[Any]) -> None:
     """Lets the ways take turns, and prints their times and ratios."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     values: dict[str, float] = {}
     for batch in batches:
-        for name, shared in WAYS.items():
-            with way(shared):
+        for name, used in WAYS.items():
+            with way(model, used):
                 wall, processor = time.perf_counter(), time.process_time()
                 values[name] = run(batch)
                 spent[name].append((time.process_time() - processor, time.perf_counter() - wall))

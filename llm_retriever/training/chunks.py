@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llm_retriever.models.shared_prefix import PrefixSharing, SharedPrefix
 from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
@@ -121,7 +122,7 @@ class ByLength:
     """
 
     def __init__(self, loss: Callable[[Any, dict[str, Tensor]], Tensor]) -> None:
-        self.loss, self.divisor = loss, divisor()
+        self.loss, self.divisor, self.sharing = loss, divisor(), PrefixSharing()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch, each of whose tensors has one row an example, `attention_mask` [B, width] among them."""
@@ -134,14 +135,18 @@ class ByLength:
         order = torch.tensor([row for chunk in chunks for row in chunk], device=real.device)
         batch = {name: value[order] for name, value in batch.items()}
         sizes = [len(chunk) for chunk in chunks]
-        return self.loss(_Chunks(model, batch["attention_mask"], sizes, recompute=self.divisor > 1), batch)
+        chunks_model = _Chunks(model, batch["attention_mask"], sizes, self.sharing, recompute=self.divisor > 1)
+        return self.loss(chunks_model, batch)
 
 
 class _Chunks:
-    """Stands for a model: calls it once a chunk of consecutive rows, without the columns that are padding in all of them."""
+    """Stands for a model: calls it once a chunk of consecutive rows, without the columns that are padding in all of them.
 
-    def __init__(self, model: Any, real: Tensor, sizes: list[int], recompute: bool) -> None:
-        self._model, self._sizes, self._recompute = model, sizes, recompute
+    What all rows begin with goes through the model once, where nothing of it is read out.
+    """
+
+    def __init__(self, model: Any, real: Tensor, sizes: list[int], sharing: PrefixSharing, recompute: bool) -> None:
+        self._model, self._sizes, self._sharing, self._recompute = model, sizes, sharing, recompute
         self._right = bool((real[:, -1] == 0).any())
         lengths = real.sum(dim=1).tolist()
         ends = np.cumsum(sizes).tolist()
@@ -155,21 +160,34 @@ class _Chunks:
         total, tensors = sum(self._sizes), {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
         rest, logits, first = {k: v for k, v in inputs.items() if k not in tensors}, [], 0
         assert all(len(value) == total for value in tensors.values())  # noqa: S101
+        prefix = self._prefix(**tensors)
         for size, width in zip(self._sizes, self._widths, strict=True):
-            rows = {name: self._cut(value[first : first + size], width) for name, value in tensors.items()}
-            logits.append(self._logits(rows, rest))
+            rows = {
+                name: self._cut(value[first : first + size], width, prefix.length) for name, value in tensors.items()
+            }
+            logits.append(self._logits(rows, rest, prefix))
             first += size
         return SimpleNamespace(logits=torch.cat(logits, dim=-2))
 
-    def _logits(self, rows: dict[str, Tensor], rest: dict[str, Any]) -> Tensor:
+    def _prefix(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> SharedPrefix:
+        """What all rows begin with: causal in itself, before the first logits, and positions count on behind it."""
+        room = torch.zeros_like(input_ids[:, 0])
+        if self._right and attention_mask.ndim == 4 and set(others) == {"logits_to_keep"}:
+            room = others["logits_to_keep"].to(torch.int64).argmax(dim=1)
+        (length,) = least_of_all([self._sharing.length(input_ids, room)], input_ids.device)
+        return self._sharing.prefix(self._model, input_ids, length, logits_to_keep=1)
+
+    def _logits(self, rows: dict[str, Tensor], rest: dict[str, Any], prefix: SharedPrefix) -> Tensor:
         def read(model: Any, *tensors: Tensor) -> Tensor:
-            logits: Tensor = model(**dict(zip(rows, tensors, strict=True)), **rest).logits
+            inputs = {**rest, **dict(zip(rows, tensors, strict=True)), **prefix.inputs(len(tensors[0]))}
+            logits: Tensor = model(**inputs).logits
             return logits
 
         return checkpointed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
 
-    def _cut(self, value: Tensor, width: int) -> Tensor:
-        """Cuts [rows, width] or [rows, 1, width, width] to the chunk's own width."""
+    def _cut(self, value: Tensor, width: int, prefix: int) -> Tensor:
+        """Cuts [rows, width] or [rows, 1, width, width] to the chunk's own width, and to what stands behind a prefix."""
         columns = slice(0, width) if self._right else slice(value.shape[-1] - width, None)
-        kept = value[..., columns]
-        return (kept[..., columns, :] if value.ndim == 4 else kept).contiguous()
+        if value.ndim == 4:
+            return value[..., columns, columns][..., prefix:, :].contiguous()
+        return value[..., columns][..., prefix:].contiguous()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +28,7 @@ from llm_retriever.methods import Lora
 from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
 from llm_retriever.models.loading import quiet, whole
+from llm_retriever.models.product_attention import use_products
 from llm_retriever.models.projections import projections
 from llm_retriever.training.deepspeed import full_parameters, sharded_loading
 from llm_retriever.training.train import TrainingRun
@@ -59,6 +61,8 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
     with sharded_loading(run.deepspeed, run.precision):
         model = _load(directory, head=head, dtype=torch.bfloat16 if halved else torch.float32)
     set_attention(model, attention)
+    if run.precision == "bf16" and not torch.cuda.is_available():
+        use_products(model)
     if attention == "bidirectional":
         check_bidirectional(model)
     return model
@@ -106,8 +110,10 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         task_type="CAUSAL_LM" if has_head else "FEATURE_EXTRACTION",
     )
     adapted = get_peft_model(model, config)
-    # Without gradients at the input embeddings, checkpointed layers of a frozen base train nothing.
-    adapted.enable_input_require_grads()
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            # Under autocast the adapter would cast bf16 to fp32, which is cast back at once.
+            layer.cast_input_dtype_enabled = next(model.parameters()).dtype != torch.bfloat16
     return adapted
 
 

@@ -148,7 +148,7 @@ def ql_batch(tokenizer: Any, collection: Path, side: str, loss_on: str) -> dict[
     return collate([Pair("which river is old " * (1 + i % 9), passage, f"{i}") for i, passage in enumerate(ids)])
 
 
-@pytest.mark.parametrize(("side", "loss_on"), [("left", "query"), ("right", "all")])
+@pytest.mark.parametrize(("side", "loss_on"), [("left", "query"), ("right", "all"), ("right", "query")])
 @pytest.mark.parametrize("block", [True, False], ids=["block", "causal"])
 def test_query_likelihood_in_chunks_is_the_same(backbone_directory, collection_directory, side, loss_on, block):
     model = AutoModelForCausalLM.from_pretrained(backbone_directory)
@@ -158,6 +158,8 @@ def test_query_likelihood_in_chunks_is_the_same(backbone_directory, collection_d
     sizes = passes_of(model)
     found = gradients(model, ByLength(loss)(model, batch))
     assert len(sizes) > 1
+    shares = (side, loss_on) == ("right", "query")
+    assert (1 in sizes) == shares, "what all rows begin with goes through the model once, where no loss is on it"
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 

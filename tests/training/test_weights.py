@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, MixtralConfig
@@ -137,6 +138,35 @@ def test_a_frozen_base_is_loaded_in_bf16_and_its_adapter_in_fp32(backbone_direct
     dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
     assert dtypes == {False: torch.bfloat16, True: torch.float32}
     assert load_backbone(backbone_directory, run, tune="full", head=False).dtype == torch.float32
+
+
+def adapter_gradients(directory: Path, precision: str, *, checkpointed: bool = False, casts: bool | None = None):
+    """Gradients of an adapter without zeros, on a few random rows."""
+    run = replace(RUN, precision=precision)
+    model = attach_lora(load_backbone(directory, run, tune="lora", head=False), replace(LORA, dropout=0.0), seed=1)
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    draw, trained = torch.Generator().manual_seed(2), [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=draw)
+    for layer in model.modules():
+        if casts is not None and isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = casts
+    ids = torch.randint(4, 300, (3, 20), generator=draw)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        model.train()(input_ids=ids, use_cache=False).last_hidden_state.float().square().mean().backward()
+    return [parameter.grad for parameter in trained]
+
+
+def test_checkpointed_layers_of_a_frozen_base_train_the_adapter(backbone_directory):
+    expected = adapter_gradients(backbone_directory, "fp32")
+    assert all(gradient.any() for gradient in expected)
+    torch.testing.assert_close(adapter_gradients(backbone_directory, "fp32", checkpointed=True), expected)
+
+
+def test_an_adapter_that_takes_bf16_as_it_comes_has_the_same_gradients(backbone_directory):
+    found = adapter_gradients(backbone_directory, "bf16")
+    torch.testing.assert_close(found, adapter_gradients(backbone_directory, "bf16", casts=True), atol=0, rtol=0)
 
 
 def test_the_same_seed_makes_the_same_adapter(backbone_directory):
