@@ -17,7 +17,7 @@ LOGIT = 10
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained.
+    """The training of a model.
 
     Attributes:
         tune: `full` or `lora`.
@@ -41,11 +41,11 @@ class Training:
         return max(1, min(self.schedule.micro_batch_size, self.schedule.batch_size // self.gpus))
 
     def trained(self, shape: Shape) -> float:
-        """Parameters that are trained."""
+        """Number of trained parameters."""
         return shape.parameters if self.tune == "full" else shape.adapter(self.lora.rank, self.lora.targets)
 
     def examples(self, available: float) -> float:
-        """Training examples, of so many that there are."""
+        """Number of training examples, of `available` ones."""
         wanted = self.schedule.epochs * available
         return (
             min(wanted, self.schedule.max_steps * self.schedule.batch_size) if self.schedule.max_steps > 0 else wanted

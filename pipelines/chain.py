@@ -56,7 +56,7 @@ def trained(given: Mapping[str, Any], seen: Seen, encode: Any) -> None:
 
 
 def _answers(given: Mapping[str, Any], seen: Seen) -> dict[str, dict[str, Any]]:
-    """The settings of steps that are answered by what was looked at, by stage."""
+    """Settings of steps that follow from what was looked at, by stage."""
     production = {"production_uri": seen.production_uri, "production_shards_uri": given["index_shards_uri"]}
     return {
         "corpus": {"source_fingerprint": seen.corpus_fingerprint},

@@ -1,4 +1,4 @@
-"""What a run would take, from the arithmetic of its models: GPU-hours, memory, disk and S3, step by step.
+"""Estimates a run from the arithmetic of its models: GPU-hours, memory, disk and S3, step by step.
 
 `docs/estimate.md` has the formulas and what small runs measured; `benchmarks/estimate.py` measures.
 """
@@ -77,14 +77,14 @@ class _Run:
         return build(settings, {name: self.given[key] for name, key in names.items() if key in self.given})
 
     def training(self, prefix: str, recipe: Any) -> Training:
-        """How a stage trains; several nodes have GPUs of their own."""
+        """Training of a stage; several nodes have GPUs of their own."""
         nodes = int(self.given.get(f"{prefix}_nodes", 1))
         gpus = nodes * int(self.given[f"{prefix}_node_gpus"]) if nodes > 1 else int(self.given[f"{prefix}_gpus"])
         deepspeed = self.given[f"{prefix}_deepspeed"]
         return Training(recipe.tune, recipe.lora, recipe.schedule, deepspeed, max(1, gpus), self.number)
 
     def cost(self, step: str, inputs: Sequence[str], outputs: Sequence[str], **others: Any) -> Cost:
-        """A step that is handed some artifacts and makes others; what the launcher transfers is counted.
+        """Cost of a step that is handed some artifacts and makes others; what the launcher transfers is counted.
 
         Of the parts of one pod only what they do: the artifacts are the pod's.
         """
@@ -110,7 +110,7 @@ class _Run:
     def trained(
         self, step: str, training: Training, inputs: Sequence[str], outputs: Sequence[str], flop: float, memory: float
     ) -> Cost:
-        """A training step: two checkpoints lie on the disk at a time, and go to S3 where they are asked for there."""
+        """Cost of a training step: two checkpoints lie on the disk at a time, and go to S3 where they are asked for there."""
         checkpoint = training.trained(self.shape) * CHECKPOINT[training.deepspeed]
         hours = flop / (self.gpu.rate * UTILISATION * 3600) / training.gpus
         mirrored = str(self.given["run_checkpoint_uri"]).startswith("s3://")
@@ -121,7 +121,7 @@ class _Run:
 
 
 def estimate(given: Mapping[str, Any], work: Workload, gpu: Gpu) -> list[Cost]:
-    """Cost of every step of train_retriever, and of retrain where the source has changed.
+    """Estimates every step of train_retriever, and of retrain where the source has changed.
 
     Args:
         given: All parameters of the pipeline.
@@ -137,7 +137,7 @@ def estimate(given: Mapping[str, Any], work: Workload, gpu: Gpu) -> list[Cost]:
 
 
 def estimate_comparison(given: Mapping[str, Any], variants: Iterable[Variant], work: Workload, gpu: Gpu) -> list[Cost]:
-    """Cost of every step of compare_methods, at most: a variant takes what another one has finished before.
+    """Estimates every step of compare_methods, at most: a variant takes what another one has finished before.
 
     Args:
         given: All parameters of the pipeline.

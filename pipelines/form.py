@@ -1,4 +1,4 @@
-"""The names that people give a run's parameters by, and how each reaches its step.
+"""The flat names of a run's parameters, and how each reaches its step.
 
 Everything that a step can be told has one flat name, `tune_lora_rank`; commands, presets and variants take these. The form
 of a pipeline has those that people really set, and for the rest of a stage one JSON object, `tune_options`. What does not
@@ -67,7 +67,7 @@ _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 @dataclass(frozen=True)
 class FlatName:
-    """One thing that a run can be told.
+    """One parameter of a run.
 
     Attributes:
         name: As people write it.
@@ -86,7 +86,7 @@ class FlatName:
 
 @dataclass(frozen=True)
 class Told:
-    """What a run is told, sorted by how it reaches the steps.
+    """A run's parameters, sorted by how they reach the steps.
 
     Attributes:
         form: Values of the form's parameters, options folded into their objects.
@@ -117,29 +117,29 @@ def flat_name(stage: str, setting: str) -> str:
 
 @functools.cache
 def flat_names() -> dict[str, FlatName]:
-    """Everything that a run can be told, by name; in the order of the stages."""
-    found: dict[str, FlatName] = {}
+    """All parameters of a run, by name; in the order of the stages."""
+    names: dict[str, FlatName] = {}
     for stage, settings in SETTINGS.items():
         for key, parameter in parameters(settings).items():
             if parameter.place is not Place.STEP:
                 name = flat_name(stage, key)
-                stages = (*(found[name].stages if name in found else ()), stage)
+                stages = (*(names[name].stages if name in names else ()), stage)
                 text, default = GPUS_HELP if key == "gpus" else parameter.help, DEFAULTS.get(name, parameter.default)
                 given = Parameter(name, parameter.type, default, text, parameter.choices)
-                found[name] = FlatName(name, given, parameter.place, stages, key)
+                names[name] = FlatName(name, given, parameter.place, stages, key)
     of_pods = parameters(PodSettings)
     for stage in STAGES:
         for key, default in zip(("cpus", "memory"), REQUESTS[stage], strict=True):
             parameter = dataclasses.replace(of_pods[key], default=default)
-            found[f"{stage}_{key}"] = FlatName(f"{stage}_{key}", parameter, None, (stage,), key)
+            names[f"{stage}_{key}"] = FlatName(f"{stage}_{key}", parameter, None, (stage,), key)
     for name, (key, stages) in OF_ALL_PODS.items():
-        found[name] = FlatName(name, of_pods[key], None, stages, key)
-    found[PARTS] = FlatName(PARTS, parameters(PartSettings)["parts"], Place.STEP, ("index",), "parts")
-    return found
+        names[name] = FlatName(name, of_pods[key], None, stages, key)
+    names[PARTS] = FlatName(PARTS, parameters(PartSettings)["parts"], Place.STEP, ("index",), "parts")
+    return names
 
 
 def signature(stages: Iterable[str], whole: Collection[str] = ()) -> inspect.Signature:
-    """The form of a pipeline with these stages; parameters are sorted by stage, those of the run come last.
+    """Builds the form of a pipeline with these stages; parameters are sorted by stage, those of the run come last.
 
     Args:
         stages: In order.
@@ -167,7 +167,7 @@ def _taken(flat: FlatName) -> inspect.Parameter:
 
 
 def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str]:
-    """The help of a form's parameters; that of an object of options lists its keys with meaning and default.
+    """Builds the help of a form's parameters; that of an object of options lists its keys with meaning and default.
 
     Args:
         names: Of the form.
@@ -183,23 +183,23 @@ def meanings(names: Iterable[str], whole: Collection[str] = ()) -> dict[str, str
 def _options_help(stage: str, whole: Collection[str]) -> str:
     own = parameters(SETTINGS[stage])
     keys = variant_options(stage) if stage in whole else option_names(SETTINGS[stage])
-    told = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
-    return f'JSON object of any of these keys, shown with their defaults (-1 and "": the recipe\'s). {told}.'
+    listed = "; ".join(f"{key} = {json.dumps(own[key].default)}: {_short(own[key].help)}" for key in keys)
+    return f'JSON object of any of these keys, shown with their defaults (-1 and "": the recipe\'s). {listed}.'
 
 
 def _short(text: str) -> str:
-    """The beginning of a help: the form's help stands several times in the object in which Argo keeps a run."""
+    """Cuts a help to its beginning: the form's help stands several times in the object in which Argo keeps a run."""
     clause = re.split(r"\.(?: |$)", text, maxsplit=1)[0]
     return textwrap.shorten(clause, OPTION_WIDTH, placeholder=" …")
 
 
 def defaults() -> dict[str, Any]:
-    """Everything that a run can be told, with its default."""
+    """All parameters of a run, with their defaults."""
     return {name: flat.parameter.default for name, flat in flat_names().items()}
 
 
 def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat names for the keys of options; everything else as it is.
+    """Spells keys of options as flat names; everything else stays.
 
     Args:
         given: Flat names and objects of options; also what a pipeline has a parameter for may be a key of these.
@@ -226,7 +226,7 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
-    """A value of a flat name as its type.
+    """Converts a value of a flat name to its type.
 
     Args:
         name: The flat name.
@@ -248,7 +248,7 @@ def typed(name: str, value: Any, known: Iterable[str] | None = None) -> Any:
 
 
 def folded(flat: Mapping[str, Any], whole: Collection[str] = (), within: Collection[str] = ()) -> Told:
-    """Sorts what a run is told by how it reaches the steps; settings that are given their defaults again change nothing.
+    """Sorts a run's parameters by how they reach the steps; settings that are given their defaults again change nothing.
 
     What pods are given is kept even so: it may differ from what a preset gives them.
 
@@ -280,7 +280,7 @@ def folded(flat: Mapping[str, Any], whole: Collection[str] = (), within: Collect
 
 
 def with_accelerator(told: Told, given: Collection[str]) -> Told:
-    """The nodes of a TrainJob have the accelerator of the step's own pod, unless they are given one of their own.
+    """Gives the nodes of a TrainJob the accelerator of the step's own pod, unless they are given one of their own.
 
     Args:
         told: With what a preset gives the pods.

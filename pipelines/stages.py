@@ -1,4 +1,4 @@
-"""How a pipeline's parameters become the arguments of a step, and what a step's pod asks of the cluster."""
+"""Turns a pipeline's parameters into the arguments of a step, and requests what its pod needs of the cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.pods import GPU_STAGES, REQUESTS, SHARED_MEMORY_VOLUME, PodSettin
 
 
 def stage(given: Mapping[str, Any], prefix: str, settings: type | None = None, **others: Any) -> dict[str, Any]:
-    """Arguments of a step: its part of the form, and what the form does not have.
+    """Builds the arguments of a step: its part of the form, and what the form does not have.
 
     Args:
         given: The pipeline's parameters.
@@ -59,5 +59,5 @@ def on_gpu(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
 
 
 def placed(task: dsl.PipelineTask, prefix: str) -> dsl.PipelineTask:
-    """A task of a stage with what its pod asks of the cluster."""
+    """Requests for a task of a stage what its pod needs of the cluster."""
     return on_gpu(task, prefix) if prefix in GPU_STAGES else on_cpu(task, prefix)

@@ -31,5 +31,5 @@ for _step in STEPS.values():
 
 
 def component_of(name: str) -> Any:
-    """What Kubeflow sees of a step."""
+    """Returns a step's component."""
     return getattr(importlib.import_module(f"components.{name}.component"), name)

@@ -1,1 +1,1 @@
-"""Stage one: what is done to a causal LM before it is tuned to retrieve."""
+"""Stage one: adapts a causal LM before it is tuned to retrieve."""

@@ -1,4 +1,4 @@
-"""From a backbone to an adapted one: passed through as it is, or trained by one adaptation or several; lineage is kept."""
+"""Adapts a backbone: passes it through as it is, or trains it by one objective or several; lineage is kept."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ PROBES = 8
 
 
 def resolved_recipe(settings: AdaptationSettings) -> AdaptationRecipe:
-    """The recipe of the adaptation with everything that the settings override."""
+    """Returns the recipe of the adaptation with everything that the settings override."""
     return methods.overridden(methods.ADAPTATIONS[settings.method][settings.recipe], settings)
 
 
 def resolved_method(settings: AdaptationSettings) -> Method:
-    """The row of the retrieval method whose prompts are trained."""
+    """Returns the row of the retrieval method whose prompts are trained."""
     row = methods.method(methods.descriptor(settings.method).tuned_for, settings.recipe)
     return methods.with_embedding(row, settings.embedding)
 
@@ -85,7 +85,7 @@ def adapt(
 
 
 def check_backbone(stages: Sequence[AdaptationSettings], backbone: Path) -> None:
-    """Refuses, before weights are loaded, what is no backbone, and rows that are longer than it reads.
+    """Raises InputError, before weights are loaded, for what is no backbone, and for rows longer than it reads.
 
     Raises:
         InputError: Naming the setting to change.
@@ -98,7 +98,7 @@ def check_backbone(stages: Sequence[AdaptationSettings], backbone: Path) -> None
 def _planned(
     settings: AdaptationSettings, backbone: Path, collection: Path, training_set: Path, adapted: Path
 ) -> tuple[TrainingRun, str]:
-    """The run of one adaptation, and the digest of its training data; refuses data that cannot be trained on."""
+    """Resolves the run of one adaptation, and the digest of its training data; refuses data that cannot be trained on."""
     source = Collection.open(collection)
     data = _checked(training_set, source).digest
     inputs = (weights_digest(backbone), source.fingerprint, data)
@@ -114,7 +114,7 @@ def _adapted(
     training_set: Path,
     adapted: Path,
 ) -> TrainingLog:
-    """One adaptation; its checkpoints stay."""
+    """Trains one adaptation; its checkpoints stay."""
     lineage = load_lineage(backbone)
     with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
         random = getattr(resolved_recipe(settings), "new_tokens", "mean") == "random"
@@ -133,7 +133,7 @@ def _in_sequence(
     training_set: Path,
     adapted: Path,
 ) -> TrainingLog:
-    """Two adaptations, one after the other.
+    """Trains two adaptations, one after the other.
 
     What the first one made lies beside the output until the second one is complete, and so do its checkpoints in the
     store: where the disk is lost in between, it goes on from its last checkpoint.
@@ -189,7 +189,7 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
 
 
 def work(job: dict[str, Any]) -> None:
-    """One training process: loads, trains, saves; rank 0 writes the log."""
+    """Runs one training process: loads, trains, saves; rank 0 writes the log."""
     settings = steps.build(AdaptationSettings, job["settings"])
     run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
     paths = {name: Path(path) for name, path in job["paths"].items()}
@@ -210,7 +210,7 @@ def work(job: dict[str, Any]) -> None:
 
 
 def objective(task: Task) -> Objective:
-    """The objective that a recipe is of; rows that differ in length go through the model by length.
+    """Builds the objective of a recipe; rows that differ in length go through the model by length.
 
     After memory ran out (`passes.divisor`) fewer of them do so at once, except where the loss compares them.
     """
@@ -220,8 +220,8 @@ def objective(task: Task) -> Objective:
     return dataclasses.replace(found, loss=ByLength(found.loss)) if in_parts else found
 
 
-def _probe(found: Objective) -> list[list[int]]:
-    """Rows of a few examples, on which the saved model is compared with the trained one."""
-    batch = found.collate([found.dataset[item] for item in range(min(PROBES, len(found.dataset)))])
+def _probe(objective: Objective) -> list[list[int]]:
+    """Picks rows of a few examples, on which the saved model is compared with the trained one."""
+    batch = objective.collate([objective.dataset[item] for item in range(min(PROBES, len(objective.dataset)))])
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [ids[real.bool()].tolist() for ids, real in rows]

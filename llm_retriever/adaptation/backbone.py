@@ -1,4 +1,4 @@
-"""Bringing the causal LM that everything starts from: a directory, an s3:// prefix, the hub, a package, or from scratch.
+"""Fetches the causal LM that everything starts from: a directory, an s3:// prefix, the hub, a package, or from scratch.
 
 What arrives is a plain Hugging Face directory: configuration, safetensors weights, fast tokenizer, and `backbone.json` with
 its lineage. No code of the source runs, and a source is looked at before its weights are copied. Models are loaded only where
@@ -38,7 +38,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) -> None:
-    """Brings the backbone that the settings name into `output`, complete or not at all.
+    """Writes the backbone that the settings name to `output`, complete or not at all.
 
     Args:
         settings: Where it comes from.
@@ -61,9 +61,9 @@ def _brought(settings: BackboneSettings, collection_directory: Path, draft: Path
     if source.startswith(SCRATCH):
         return _from_scratch(settings, collection_directory, draft)
     if source in PACKAGED:
-        found = PACKAGED[source]
-        lineage = _from_gguf(found.path(), source, draft, settings, Lineage(source, found.version))
-        return dataclasses.replace(lineage, licence=found.licence, origin=found.origin)
+        package = PACKAGED[source]
+        lineage = _from_gguf(package.path(), source, draft, settings, Lineage(source, package.version))
+        return dataclasses.replace(lineage, licence=package.licence, origin=package.origin)
     if on_hub := _ON_HUB.fullmatch(source):
         return _from_hub_address(on_hub, settings, draft)
     if source.endswith(SUFFIX):
@@ -119,13 +119,13 @@ def _only_gguf(store: Store, source: str) -> str | None:
         InputError: There are several.
     """
     names = sorted(entry.key for entry in store.list())
-    found = [name for name in names if name.endswith(SUFFIX) and "/" not in name]
-    if not found or any(fnmatch(name, WEIGHTS) for name in names):
+    files = [name for name in names if name.endswith(SUFFIX) and "/" not in name]
+    if not files or any(fnmatch(name, WEIGHTS) for name in names):
         return None
-    if len(found) > 1:
-        shown = ", ".join(found)
+    if len(files) > 1:
+        shown = ", ".join(files)
         raise InputError(f"holds several models: {shown}", file=source, field="source", hint="name one of the files")
-    return found[0]
+    return files[0]
 
 
 def _from_scratch(settings: BackboneSettings, collection_directory: Path, draft: Path) -> Lineage:
@@ -145,10 +145,10 @@ def _from_store(settings: BackboneSettings, draft: Path) -> Lineage:
         return _from_gguf_in(store, gguf, settings, draft)
     model = ModelFiles(store, source)
     model.check()
-    wanted = model.wanted()
+    names = model.wanted()
     if isinstance(store, LocalStore):
         _check_weights(store.directory, model.weight_files(), source)
-    store.download("", draft, only=wanted.__contains__)
+    store.download("", draft, only=names.__contains__)
     return _lineage(draft, model, Lineage(source))
 
 

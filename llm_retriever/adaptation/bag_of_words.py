@@ -1,4 +1,4 @@
-"""A text as a bag of words: which of its tokens a vector is to predict, and how well it does.
+"""Bags of words: the tokens of a text that a vector is to predict, and the loss of that prediction.
 
 Source: Llama2Vec (arXiv 2312.15503), Eq. 6, and its code FlagOpen/FlagEmbedding, research/LLARA/pretrain.
 """
@@ -32,7 +32,7 @@ STOP_WORDS = frozenset(_WORDS.split())
 
 
 def content_words(text: str) -> str:
-    """The words of a text without punctuation, underscores and English stop words, joined by single spaces.
+    """Joins the words of a text by single spaces, without punctuation, underscores and English stop words.
 
     Example:
         >>> content_words("It's the river_bank, isn't it?")
@@ -48,13 +48,13 @@ def without_specials(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def content_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text's content words."""
-    found = plain_ids(tokenizer, [content_words(text) for text in texts])
-    return [without_specials(tokenizer, ids) for ids in found]
+    """Tokenises each text's content words."""
+    rows = plain_ids(tokenizer, [content_words(text) for text in texts])
+    return [without_specials(tokenizer, ids) for ids in rows]
 
 
 def stacked(bags: Sequence[Sequence[int]]) -> Tensor:
-    """Bags of ids as int64 [bags, ids of the largest, at least 1], filled up with `IGNORED`."""
+    """Stacks bags of ids to int64 [bags, ids of the largest, at least 1], filled up with `IGNORED`."""
     width = max(1, *(len(bag) for bag in bags))
     return torch.tensor([[*bag, *[IGNORED] * (width - len(bag))] for bag in bags], dtype=torch.long)
 
@@ -72,8 +72,8 @@ def unique_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar whose mean over the processes is the loss of all; 0 if every bag is empty.
     """
-    likelihood, given = _gathered(logits.amax(dim=1).float().log_softmax(dim=-1), targets)
-    sizes = given.sum(dim=1)
+    likelihood, mask = _gathered(logits.amax(dim=1).float().log_softmax(dim=-1), targets)
+    sizes = mask.sum(dim=1)
     return -_mean(likelihood.sum(dim=1) / sizes.clamp(min=1), sizes > 0)
 
 
@@ -91,14 +91,14 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar whose mean over the processes is the loss of all; 0 if every bag is empty.
     """
-    likelihood, given = _gathered(logits.float().log_softmax(dim=-1).mean(dim=1), targets)
-    return -_mean(likelihood, given)
+    likelihood, mask = _gathered(logits.float().log_softmax(dim=-1).mean(dim=1), targets)
+    return -_mean(likelihood, mask)
 
 
 def _gathered(likelihood: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of each target, 0 where there is none, and which of them there are; both [bags, width]."""
-    given = targets != IGNORED
-    return likelihood.gather(1, targets.clamp(min=0)) * given, given
+    """Log-likelihood of each target, 0 where there is none, and a mask of those there are; both [bags, width]."""
+    mask = targets != IGNORED
+    return likelihood.gather(1, targets.clamp(min=0)) * mask, mask
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:

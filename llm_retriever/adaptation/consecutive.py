@@ -27,7 +27,7 @@ class TextPair(NamedTuple):
 
 
 def consecutive_texts(collection: Collection, seed: int) -> TrainingDataset:
-    """The pairs of consecutive texts of a collection.
+    """Returns the pairs of consecutive texts of a collection.
 
     Raises:
         InputError: It has none.
@@ -65,7 +65,7 @@ class PartsDataset:
         return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the draws of an epoch, counted from 0."""
+        """Switches to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> TextPair:
@@ -76,14 +76,14 @@ class PartsDataset:
 
 
 def boundaries(text: str) -> list[int]:
-    """Where a text may be parted: ends of sentences, or else the space nearest its middle; [] if it is too short.
+    """Places where a text may be split: ends of sentences, or else the space nearest its middle; [] if it is too short.
 
     Where no spaces are written, the middle itself.
     """
     margin = max(SHORTEST, len(text) // 4)
-    found = [m.end() for m in SENTENCE_END.finditer(text) if _leaves(text, m.end(), margin)]
-    if found:
-        return found
+    ends = [m.end() for m in SENTENCE_END.finditer(text) if _leaves(text, m.end(), margin)]
+    if ends:
+        return ends
     middle = len(text) / 2
     spaces = [m.end() for m in SPACE.finditer(text) if _leaves(text, m.end(), SHORTEST)]
     if not spaces and is_unspaced(text) and _leaves(text, int(middle), SHORTEST):
@@ -92,7 +92,7 @@ def boundaries(text: str) -> list[int]:
 
 
 def _leaves(text: str, place: int, margin: int) -> bool:
-    """Whether both sides of a place in a text have `margin` characters; the space before it is not one of them."""
+    """Whether both sides of a place in a text have `margin` characters; the space before it counts for neither."""
     return place - 1 >= margin and len(text) - place >= margin
 
 

@@ -32,7 +32,7 @@ SHORTEST = 8
 
 
 class JointCollator:
-    """Words pairs of texts into rows of text, SELF and NEXT, with the bags of words to predict.
+    """Puts pairs of texts into rows of text, SELF and NEXT, with the bags of words to predict.
 
     Args:
         recipe: Length and targets.
@@ -84,7 +84,7 @@ class JointCollator:
         }
 
     def _places(self, starts: Tensor, self_start: Tensor, width: int) -> dict[str, Tensor]:
-        """What follows from where rows and their prompts begin, both int64 [B]."""
+        """Derives all that follows from the starts of rows and prompts, both int64 [B]."""
         next_start = self_start + len(self.self_branch)
         columns = torch.arange(width)
         positions = (columns - starts[:, None]).clamp(min=0)
@@ -100,7 +100,7 @@ class JointCollator:
         }
 
     def _cut(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
-        """Ids of texts, and their bags of ids; both cut at the same place, unless the recipe has a length of its own for bags."""
+        """Cuts texts and their bags of ids at the same place, unless the recipe has a length of its own for bags."""
         length, of_bag = self.recipe.passage_length, self.recipe.target_length
         bodies = [_start_of(text.strip(), CHARACTERS_PER_TOKEN * max(length, 2 * of_bag)) for text in texts]
         encoded = self.tokenizer(
@@ -150,7 +150,7 @@ class EbaeEbarLoss:
 
     @staticmethod
     def logits(model: Any, batch: dict[str, Tensor], before: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits at the embedding tokens and at some other positions; the head runs nowhere else.
+        """Computes logits at the embedding tokens and at some other positions; the head runs nowhere else.
 
         Args:
             model: A causal LM, perhaps wrapped by PEFT, DistributedDataParallel or DeepSpeed.
@@ -160,17 +160,17 @@ class EbaeEbarLoss:
         Returns:
             [positions, vocabulary], row after row of the batch; int64 [B, width], the number of each position in it.
         """
-        wanted = before.clone()
+        read = before.clone()
         for branch in ("self_places", "next_places"):
-            wanted.scatter_(1, batch[branch], value=True)
+            read.scatter_(1, batch[branch], value=True)
         outputs = model(
             input_ids=batch["input_ids"],
             attention_mask=masks.check(joint_mask(model, batch)),
             position_ids=batch["position_ids"],
-            logits_to_keep=wanted,
+            logits_to_keep=read,
             use_cache=False,
         )
-        return outputs.logits, (wanted.flatten().cumsum(0) - 1).view(wanted.shape)
+        return outputs.logits, (read.flatten().cumsum(0) - 1).view(read.shape)
 
 
 def joint_mask(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -180,7 +180,7 @@ def joint_mask(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def objective(task: Task) -> Objective:
-    """EBAE and EBAR on consecutive texts of the collection; the training set is not used."""
+    """Builds EBAE and EBAR on consecutive texts of the collection; the training set is not used."""
     recipe = task.recipe
     assert isinstance(recipe, EbaeEbarRecipe)  # noqa: S101
     collate = JointCollator(recipe, task.method, task.tokenizer)
@@ -189,11 +189,11 @@ def objective(task: Task) -> Objective:
 
 
 def _branch(tokenizer: Any, template: PromptTemplate) -> list[int]:
-    """Ids of what follows the text in a prompt."""
+    """Ids of the prompt behind the text."""
     return [*plain_ids(tokenizer, [template.suffix])[0], *symbol_ids(tokenizer, template.embedding_tokens)]
 
 
 def _start_of(text: str, most: int) -> str:
-    """The start of a very long text, up to a space near there; all of it where there is none, as in Chinese."""
+    """Cuts a very long text to its start, up to a space near there; leaves it where there is none, as in Chinese."""
     end = text.rfind(" ", most - CHARACTERS_PER_TOKEN, most) if len(text) > most else -1
     return text if end < 0 else text[:end]

@@ -1,4 +1,4 @@
-"""How long a row of an adaptation can get, and whether the model has positions for it."""
+"""Checks the length of an adaptation's rows against the positions of the model."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def parts(recipe: AdaptationRecipe, method: Method, tokenizer: Any) -> dict[str,
 
 
 def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> None:
-    """Refuses, before weights are loaded, rows that are longer than the model can read; warns of lost windows.
+    """Raises InputError, before weights are loaded, for rows longer than the model can read; warns of lost windows.
 
     Raises:
         InputError: With the most that `passage_length` may be.
     """
     config = AutoConfig.from_pretrained(backbone).get_text_config()
     most, window = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
-    found = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
-    total = sum(found.values())
+    tokens = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
+    total = sum(tokens.values())
     if most is None or total <= most:
         if window and total > window and recipe.reads_embedding:
             logger.warning(
                 "in this training all layers see rows of up to %d tokens, also beyond their window of %d", total, window
             )
         return
-    others = "".join(f" + {number} ({name})" for name, number in found.items() if name != "passage_length")
+    others = "".join(f" + {number} ({name})" for name, number in tokens.items() if name != "passage_length")
     raise InputError(
-        f"the model reads at most {most} tokens, a row takes {found['passage_length']}{others}",
+        f"the model reads at most {most} tokens, a row takes {tokens['passage_length']}{others}",
         file=backbone,
         field="passage_length",
-        hint=_hint(found["passage_length"] - (total - most)),
+        hint=_hint(tokens["passage_length"] - (total - most)),
     )
 
 

@@ -1,4 +1,4 @@
-"""LLM2Vec stage one: masked next-token prediction, which teaches a causal LM to use attention in both directions.
+"""LLM2Vec stage one: masked next-token prediction, which trains a causal LM to attend in both directions.
 
 The collection is one long text, cut into blocks. Some tokens of a block are masked, and each is predicted at the position
 before it, where a causal LM has learnt to predict it; the rest of the block is seen from both sides.
@@ -82,7 +82,7 @@ class BlockDataset:
         return len(self.tokens) // self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the draws of an epoch, counted from 0."""
+        """Switches to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> Block:
@@ -91,7 +91,7 @@ class BlockDataset:
 
 
 def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
-    """Ids of texts, int32 [tokens], memory-mapped from a nameless file.
+    """Tokenises texts into one stream, int32 [tokens], memory-mapped from a nameless file.
 
     Each begins as it does when it is encoded, with the beginning-of-sequence token; where a tokenizer has none, each ends
     with the end-of-sequence token.
@@ -104,7 +104,7 @@ def token_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
 
 
 def shared_stream(texts: Iterator[str], tokenizer: Any) -> NDArray[np.int32]:
-    """As `token_stream`, made by the first process of every machine that trains, and read by the others there.
+    """Makes the stream of `token_stream` once on each machine; the other processes there read it.
 
     The ids lie in the launch's own directory, which vanishes with it. Every machine has a disk of its own.
 
@@ -146,24 +146,24 @@ def _write_ids(texts: Iterator[str], tokenizer: Any, file: IO[bytes]) -> None:
 
 
 def _mapped(file: IO[bytes]) -> NDArray[np.int32]:
-    """What an open file holds up to where it stands."""
+    """Maps an open file up to its present position."""
     return np.memmap(file, np.int32, mode="r") if file.tell() else np.empty(0, np.int32)
 
 
-def chosen_passages(collection: Collection, tokenizer: Any, wanted: int | None, seed: int) -> Iterator[Passage]:
-    """Passages of about `wanted` tokens, a little more rather than less, in the collection's order; None = all.
+def chosen_passages(collection: Collection, tokenizer: Any, target: int | None, seed: int) -> Iterator[Passage]:
+    """Picks passages of about `target` tokens, a little more rather than less, in the collection's order; None = all.
 
     Of a collection that holds more, runs of consecutive passages are drawn by seed. How much it holds is guessed from the
     tokens in the bytes of its first passages.
     """
     runs = -(-collection.passage_count // RUN)
-    needed = runs if wanted is None else math.ceil(MARGIN * runs * wanted / _tokens(collection, tokenizer)) + 1
+    needed = runs if target is None else math.ceil(MARGIN * runs * target / _tokens(collection, tokenizer)) + 1
     drawn = set(random.Random(f"{seed} passages").sample(range(runs), min(runs, needed)))  # noqa: S311
     return (passage for number, passage in enumerate(collection.passages()) if number // RUN in drawn)
 
 
 def _tokens(collection: Collection, tokenizer: Any) -> float:
-    """A guess at the collection's tokens."""
+    """Estimates the collection's tokens."""
     with (collection.directory / CORPUS_FILE).open("rb") as corpus:
         lines = list(itertools.islice(corpus, PASSAGES_AT_ONCE))
     rows = [json.loads(line) for line in lines]
@@ -230,7 +230,7 @@ class BlockCollator:
 
 
 def mask_id(tokenizer: Any, token: str) -> int:
-    """Id of the mask: a token that is nothing but `token`, without the space that a word begins with.
+    """Id of the mask: the token that is exactly `token`, without the space that a word begins with.
 
     SentencePiece vocabularies have two tokens for `_`, one with a space before it (`▁_`) and the bare one, which is
     taken, as in the released code. Where the bare one is not in the vocabulary under its own name, as a byte-level one
@@ -239,9 +239,9 @@ def mask_id(tokenizer: Any, token: str) -> int:
     Raises:
         InputError: It gives none, or several.
     """
-    found = tokenizer.get_vocab().get(token)
-    if found is not None:
-        return int(found)
+    known = tokenizer.get_vocab().get(token)
+    if known is not None:
+        return int(known)
     ids = plain_ids(tokenizer, [token])[0]
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise InputError(
@@ -268,7 +268,7 @@ class MaskedLoss:
         return self._total(model, batch, chosen, labels) / mean_count(labels).clamp_min(1e-6)
 
     def _total(self, model: Any, batch: dict[str, Tensor], chosen: Tensor, labels: Tensor) -> Tensor:
-        """Sum over the labels; the language-model head runs only where one is read."""
+        """Sums over the labels; the language-model head runs only where one is read."""
         before = functional.pad(chosen[:, 1:], (0, 1), value=False)
         outputs = model(
             input_ids=batch["input_ids"],
@@ -280,13 +280,13 @@ class MaskedLoss:
 
 
 def objective(task: Task) -> Objective:
-    """Masked next-token prediction on all passages of the collection."""
+    """Builds masked next-token prediction on all passages of the collection."""
     recipe = task.recipe
     assert isinstance(recipe, MntpRecipe)  # noqa: S101
     collate, joiner = BlockCollator(recipe, task.tokenizer), task.method.title_joiner
     collection, schedule = Collection.open(task.collection), recipe.schedule
-    wanted = schedule.batch_size * schedule.max_steps * recipe.passage_length if schedule.max_steps > 0 else None
-    passages = chosen_passages(collection, task.tokenizer, wanted, task.seed)
+    target = schedule.batch_size * schedule.max_steps * recipe.passage_length if schedule.max_steps > 0 else None
+    passages = chosen_passages(collection, task.tokenizer, target, task.seed)
     texts = (passage_text(p.title, p.text, joiner) for p in passages)
     dataset = BlockDataset(shared_stream(texts, task.tokenizer), recipe.passage_length, task.seed)
     return Objective(dataset, collate, MaskedLoss())

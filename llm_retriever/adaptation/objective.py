@@ -1,4 +1,4 @@
-"""What a stage-one adaptation is made of: its examples, their batches and its loss."""
+"""The parts of a stage-one objective: its examples, their batches and its loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_retriever.training.train import LossFunction, TrainingDataset
 
 @dataclass(frozen=True)
 class Task:
-    """What an adaptation is to be trained on.
+    """The inputs of an adaptation.
 
     Attributes:
         recipe: Resolved, of the adaptation's own kind.

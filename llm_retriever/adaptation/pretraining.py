@@ -1,4 +1,4 @@
-"""A backbone from nothing but the collection: a byte-level BPE tokenizer and a small Llama, pre-trained on its passages.
+"""Pre-trains a backbone from nothing but the collection: a byte-level BPE tokenizer and a small Llama.
 
 It lets the whole pipeline run, and adaptation and tuning show what they are worth, where no model can be downloaded. It is
 not a replacement for a real one.
@@ -118,7 +118,7 @@ def pretrain_from_scratch(size: str, collection: Collection, directory: Path, se
 
 
 def train_tokenizer(collection: Collection, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Learns a byte-level BPE vocabulary on the passages and the methods' prompts.
+    """Trains a byte-level BPE vocabulary on the passages and the methods' prompts.
 
     The words of the prompts and `_`, which stands for hidden words, stand in front of every text that will be encoded:
     they are given often enough to become one token each.
@@ -162,7 +162,7 @@ def _prompt_texts() -> list[str]:
 
 
 def _sampled_texts(collection: Collection, number: int) -> Iterator[str]:
-    """Every n-th passage, so that about `number` of them come from all over the collection."""
+    """Yields every n-th passage, so that about `number` of them come from all over the collection."""
     stride = max(1, collection.passage_count // number)
     progress = Progress("learn vocabulary", collection.passage_count, "passages")
     with progress:
@@ -172,7 +172,7 @@ def _sampled_texts(collection: Collection, number: int) -> Iterator[str]:
 
 
 def untrained(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama with random weights, fp32, its vocabulary rounded up to a multiple of 64."""
+    """Returns a Llama with random weights, fp32, its vocabulary rounded up to a multiple of 64."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -191,8 +191,8 @@ def untrained(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Llam
     )
 
 
-def token_stream(collection: Collection, tokenizer: PreTrainedTokenizerFast, wanted: int, seed: int) -> Ids:
-    """Ids of the passages one after the other, each as `<s> title text </s>`: about `wanted` ids, or all there are.
+def token_stream(collection: Collection, tokenizer: PreTrainedTokenizerFast, target: int, seed: int) -> Ids:
+    """Tokenises passages one after the other, each as `<s> title text </s>`: about `target` ids, or all there are.
 
     Of a collection that holds more, a random part of the passages is taken.
 
@@ -200,7 +200,7 @@ def token_stream(collection: Collection, tokenizer: PreTrainedTokenizerFast, wan
         1-dimensional; 2 bytes an id where the vocabulary allows.
     """
     kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    share, draw = _share(collection, tokenizer, wanted), random.Random(seed)  # noqa: S311
+    share, draw = _share(collection, tokenizer, target), random.Random(seed)  # noqa: S311
     chosen = (passage for passage in collection.passages() if draw.random() < share)
     parts: list[Ids] = []
     with Progress("tokenise passages", round(collection.passage_count * share), "passages") as progress:
@@ -212,11 +212,11 @@ def token_stream(collection: Collection, tokenizer: PreTrainedTokenizerFast, wan
     return np.tile(stream, -(-(BLOCK + 1) // len(stream))) if 0 < len(stream) <= BLOCK else stream
 
 
-def _share(collection: Collection, tokenizer: PreTrainedTokenizerFast, wanted: int) -> float:
-    """The share of the passages that holds about `wanted` tokens, guessed from the first ones."""
+def _share(collection: Collection, tokenizer: PreTrainedTokenizerFast, target: int) -> float:
+    """Estimates the share of the passages that holds about `target` tokens, from the first ones."""
     texts = [passage_text(p.title, p.text) for p in itertools.islice(collection.passages(), TEXTS_AT_ONCE)]
     mean = sum(len(ids) + 2 for ids in plain_ids(tokenizer, texts)) / len(texts)
-    return min(1.0, 1.05 * wanted / (mean * collection.passage_count))
+    return min(1.0, 1.05 * target / (mean * collection.passage_count))
 
 
 class Blocks:
@@ -235,7 +235,7 @@ class Blocks:
         return self.number
 
     def __getitem__(self, item: int) -> Tensor:
-        """int64 [BLOCK + 1]: the inputs and, shifted by one, what they predict."""
+        """Returns int64 [BLOCK + 1]: the inputs and, shifted by one, their targets."""
         start = random.Random(f"{self.seed} {item}").randrange(len(self.stream) - BLOCK)  # noqa: S311
         return torch.from_numpy(self.stream[start : start + BLOCK + 1].astype(np.int64))
 

@@ -65,7 +65,7 @@ class PairDataset:
         return len(self._rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the draws of an epoch, counted from 0."""
+        """Switches to the draws of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __getitem__(self, item: int) -> Pair:
@@ -79,7 +79,7 @@ class PairDataset:
 
 
 class PairCollator:
-    """Words pairs into rows of ids, with the place of [E] and the tokens to predict; both come from lengths alone.
+    """Puts pairs into rows of ids, with the place of [E] and the tokens to predict; both come from lengths alone.
 
     Args:
         recipe: Prompt, lengths, corruption, and what the loss is on.
@@ -120,7 +120,7 @@ class PairCollator:
         return self.assembled(self._documents(pairs), self.query_ids([pair.query for pair in pairs]))
 
     def assembled(self, documents: Sequence[list[int]], queries: Sequence[list[int]]) -> dict[str, Tensor]:
-        """The batch of worded document parts and of the query parts behind them, one of each a row."""
+        """Joins document parts and the query parts behind them to a batch, one of each a row."""
         rows = [[*d, *self.embedding, *q] for d, q in zip(documents, queries, strict=True)]
         batch = padded(rows, self.end, self.padding_side)
         width = batch["input_ids"].shape[1]
@@ -149,7 +149,7 @@ class PairCollator:
         ]
 
     def _has_no_words(self, text: str) -> bool:
-        """Whether a text is of a script that writes no spaces, of which a word would be all or nothing; says so once."""
+        """Whether a text's script writes no spaces, so that hiding a word would hide all or nothing; warns once."""
         found = is_unspaced(text)
         if found and not self._noted:
             self._noted = True
@@ -157,13 +157,13 @@ class PairCollator:
         return found
 
     def _hidden(self, row: list[int], draw: random.Random) -> list[int]:
-        """A document part with tokens of its passage hidden, and none of its prompt."""
+        """Hides tokens of a document part's passage, and none of its prompt."""
         first, behind = self.documents.body_span(row)
         body = corrupt_tokens(row[first:behind], self.recipe.corruption_ratio, draw, self.hidden)
         return [*row[:first], *body, *row[behind:]]
 
     def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
-        """Ids of query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""
+        """Tokenises query parts: each a piece of its own, cut, and closed by the end-of-sequence token."""
         encoded = plain_ids(self.tokenizer, [query.strip() for query in queries])
         return [[*ids[: self.recipe.query_length - 1], self.end] for ids in encoded]
 
@@ -190,7 +190,7 @@ def hidden_id(tokenizer: Any) -> int:
 
 
 def objective(task: Task) -> Objective:
-    """Query likelihood on the training set's positives."""
+    """Builds query likelihood on the training set's positives."""
     recipe = task.recipe
     assert isinstance(recipe, QueryLikelihoodRecipe)  # noqa: S101
     lookup = Collection.open(task.collection).lookup()
@@ -228,7 +228,7 @@ class QueryLikelihoodLoss:
 
 
 def target_logits(model: Any, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
-    """Logits that predict the targets, each read one position before its target; the head runs nowhere else.
+    """Computes logits of the targets, each read one position before its target; the head runs nowhere else.
 
     Args:
         model: A causal LM, perhaps wrapped by PEFT, DistributedDataParallel or DeepSpeed.

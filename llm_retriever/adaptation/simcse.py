@@ -45,7 +45,7 @@ class PassageDataset:
 
 
 class PassageCollator:
-    """Words passages as the retrieval method does, and pads them on the right, as every encoding does.
+    """Puts passages into the retrieval method's prompt, and pads them on the right, as every encoding does.
 
     Args:
         method: Prompt of passages and pooling.
@@ -75,7 +75,7 @@ class PassageCollator:
 
 
 class Gathered(torch.autograd.Function):
-    """Rows of all processes in the order of their ranks, through which gradients flow back to every process."""
+    """Gathers the rows of all processes in the order of their ranks; gradients flow back to every process."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """The sum of what all processes' losses ask of the own rows."""
+        """Sums the gradients of all processes' losses for the own rows."""
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
@@ -112,7 +112,7 @@ class SimcseLoss:
         return self.between(first, second)
 
     def between(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of this process's views, each float [B, dimension] and of length 1."""
+        """Computes the loss of this process's views, each float [B, dimension] and of length 1."""
         rank = 0
         if dist.is_initialized() and dist.get_world_size() > 1:
             rank, second = dist.get_rank(), Gathered.apply(second)
@@ -121,7 +121,7 @@ class SimcseLoss:
         return functional.cross_entropy(scores, own)
 
     def views(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Two vectors of each passage, of length 1, float32 [B, dimension] each; one pass, in which no row drops alike."""
+        """Encodes each passage twice, to length 1, float32 [B, dimension] each; one pass, in which no row drops alike."""
         twice = {name: torch.cat([value, value]) for name, value in batch.items()}
         hidden = model(
             input_ids=twice["input_ids"], attention_mask=twice["attention_mask"], use_cache=False
@@ -153,7 +153,7 @@ def set_attention_dropout(model: Any, dropout: float) -> None:
 
 
 def objective(task: Task) -> Objective:
-    """SimCSE on all passages of the collection."""
+    """Builds SimCSE on all passages of the collection."""
     recipe = task.recipe
     assert isinstance(recipe, SimcseRecipe)  # noqa: S101
     return Objective(

@@ -1,4 +1,4 @@
-"""Published dense encoders, and what they have in common with the retrievers that are made here."""
+"""Dense encoders: published ones, and the interface that they share with the retrievers that are made here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Encoder", "check", "load"]
 
 
 def check(name: str) -> None:
-    """Refuses what `load` cannot load, as far as that shows without the network.
+    """Raises InputError for what `load` cannot load, as far as that shows without the network.
 
     Args:
         name: As for `load`.

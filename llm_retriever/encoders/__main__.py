@@ -1,4 +1,4 @@
-"""The table for people, and the conversion of pickled weights.
+"""Prints the table of published encoders, and converts pickled weights.
 
 llm-retriever encoders list
 llm-retriever encoders convert DIR OUT
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def table() -> str:
-    """The table of published encoders, one line a row."""
+    """Formats the table of published encoders, one line a row."""
     rows = [_HEADINGS, *(_line(row) for row in TABLE.values())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS) - 1)]
     lines = ["  ".join([*(f"{row[i]:<{w}}" for i, w in enumerate(widths)), row[-1]]) for row in rows]
@@ -55,7 +55,7 @@ _LLM_POOLING = {"embedding": "embedding tokens", "text": "mean over text"}
 
 
 def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
-    """The command line."""
+    """Builds the command line."""
     parser = argparse.ArgumentParser(prog=prog, description="Published dense encoders.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="Print the table of published encoders.")

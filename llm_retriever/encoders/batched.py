@@ -1,4 +1,4 @@
-"""What all encoders do alike: batches of similar length under a token budget, progress, and no vector that is not finite."""
+"""Shared encoding: batches of similar length under a token budget, progress, and no vector that is not finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROCESSOR_BATCH_TOKENS = 2048
 
 
 class BatchedEncoder(ABC):
-    """An encoder that is told how to tokenise texts and how to turn one batch of token ids into vectors.
+    """An encoder whose subclasses tokenise texts and turn one batch of token ids into vectors.
 
     Attributes:
         table_row: `ROW` or `ROW@COMMIT` if `encoders.load` knew it by that alone, from the table; else empty.
@@ -41,19 +41,19 @@ class BatchedEncoder(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
 
     @abstractmethod
     def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded queries, at most `length` each."""
+        """Tokenises queries in their prompt, to at most `length` ids each."""
 
     @abstractmethod
     def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded passages, at most `length` each."""
+        """Tokenises passages in their prompt, to at most `length` ids each."""
 
     @abstractmethod
     def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors of one batch of tokenised texts of a side, float32 [rows, dimension]."""
+        """Encodes one batch of tokenised texts of a side, float32 [rows, dimension]."""
 
     def encode_queries(
         self,
@@ -63,7 +63,7 @@ class BatchedEncoder(ABC):
         batch_tokens: int = BATCH_TOKENS,
         progress: bool = False,
     ) -> Vectors:
-        """Vectors of queries.
+        """Encodes queries.
 
         Args:
             texts: The queries as they are; the encoder words them.
@@ -90,7 +90,7 @@ class BatchedEncoder(ABC):
         batch_tokens: int = BATCH_TOKENS,
         progress: bool = False,
     ) -> Vectors:
-        """Vectors of passages, float32 [passages, dimension]; a title is put in front as in training.
+        """Encodes passages, float32 [passages, dimension]; a title is put in front as in training.
 
         Arguments and errors are those of `encode_queries`. A whole corpus is better encoded by
         `llm_retriever.indexing.build.build_index`, which does not hold it in memory.
@@ -108,7 +108,7 @@ class BatchedEncoder(ABC):
     def encode_rows(
         self, side: Side, rows: Sequence[Sequence[int]], batch_tokens: int, report: Report = lambda batch, slots: None
     ) -> Vectors:
-        """Vectors of tokenised texts, float32 [rows, dimension], in the order of `rows`.
+        """Encodes tokenised texts, float32 [rows, dimension], in the order of `rows`.
 
         Args:
             side: `query` or `passage`.
@@ -127,7 +127,7 @@ class BatchedEncoder(ABC):
 
 @contextlib.contextmanager
 def fitting(tokens: int) -> Iterator[None]:
-    """Turns the end of a GPU's memory during a batch of so many tokens into an InputError that names the setting."""
+    """Turns out-of-memory errors of a GPU during a batch into an InputError that names the setting."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""Pickled weights into safetensors, without running code that a pickle may hold (`torch.load(weights_only=True)`)."""
+"""Converts pickled weights to safetensors, without running code that a pickle may hold (`torch.load(weights_only=True)`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everything that turns texts into vectors can do, whether this project tuned it or somebody published it."""
+"""The interface of all that turns texts into vectors, whether this project tuned it or somebody published it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for people."""
 
     @property
     def dimension(self) -> int:
@@ -47,15 +47,15 @@ class Encoder(Protocol):
         """SHA-256 over all that decides the vectors; an index refuses queries from another identity."""
 
     def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded queries, at most `length` each; None = `query_length`."""
+        """Tokenises queries in their prompt, to at most `length` ids each; None = `query_length`."""
 
     def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded passages, at most `length` each; None = `passage_length`."""
+        """Tokenises passages in their prompt, to at most `length` ids each; None = `passage_length`."""
 
     def encode_rows(
         self, side: Side, rows: Sequence[Sequence[int]], batch_tokens: int, report: Report = lambda batch, slots: None
     ) -> Vectors:
-        """Vectors of tokenised texts, float32 [rows, dimension], in the order of `rows`.
+        """Encodes tokenised texts, float32 [rows, dimension], in the order of `rows`.
 
         Args:
             side: `query` or `passage`.
@@ -65,9 +65,9 @@ class Encoder(Protocol):
         """
 
     def encode_queries(self, texts: Sequence[str], *, length: int | None = None, progress: bool = False) -> Vectors:
-        """Vectors of queries, float32 [texts, dimension]."""
+        """Encodes queries, float32 [texts, dimension]."""
 
     def encode_passages(
         self, passages: Sequence[Passage | str], *, length: int | None = None, progress: bool = False
     ) -> Vectors:
-        """Vectors of passages, float32 [passages, dimension]."""
+        """Encodes passages, float32 [passages, dimension]."""

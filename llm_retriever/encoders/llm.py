@@ -33,7 +33,7 @@ class PublishedRetriever(Retriever):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for people."""
         return self._name
 
 

@@ -1,4 +1,4 @@
-"""From a name to an encoder: a row of the table, a row with weights of one's own, or a directory that says what it is."""
+"""Resolves a name to an encoder: a row of the table, a row with weights of one's own, or a directory that describes itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILES = (
 
 
 def load(name: str, *, device: str | None, precision: str) -> Encoder:
-    """Loads what `name` stands for; see `llm_retriever.encoders.load`."""
+    """Loads the encoder of a name; see `llm_retriever.encoders.load`."""
     head, equals, places = name.partition("=")
     if equals and head in TABLE:
         row = TABLE[head]
@@ -53,7 +53,7 @@ def load(name: str, *, device: str | None, precision: str) -> Encoder:
 
 
 def check(name: str) -> None:
-    """Refuses what cannot be loaded, as far as that shows without the network; see `llm_retriever.encoders.check`."""
+    """Raises InputError for what cannot be loaded, so far as it shows offline; see `llm_retriever.encoders.check`."""
     head, equals, places = name.partition("=")
     if equals and head in TABLE:
         if "://" not in places:
@@ -62,9 +62,9 @@ def check(name: str) -> None:
         return
     head, at, revisions = name.partition("@")
     if head in TABLE:
-        given = revisions.split(",") if at else []
-        if given or not _packaged(TABLE[head]):
-            pinned(TABLE[head], given)
+        commits = revisions.split(",") if at else []
+        if commits or not _packaged(TABLE[head]):
+            pinned(TABLE[head], commits)
         return
     _check_exists(name)
     if "://" not in name:
@@ -95,7 +95,7 @@ def _wired(row: Row, directories: list[Path], device: str | None, precision: str
 
 @contextlib.contextmanager
 def _given(row: Row, places: list[str]) -> Iterator[list[Path]]:
-    """Directories of a row's parts, from one place for all of them or one for each."""
+    """Yields directories of a row's parts, from one place for all of them or one for each."""
     with contextlib.ExitStack() as stack:
         directories = [stack.enter_context(fetched(place)) for place in places]
         parts = [part.name for part in row.parts]
@@ -119,7 +119,7 @@ def _given(row: Row, places: list[str]) -> Iterator[list[Path]]:
 
 
 def published(row: Row, revisions: list[str]) -> list[Path]:
-    """Directories of a row's parts: of the package that has them, or downloaded at pinned commits.
+    """Finds directories of a row's parts: of the package that has them, or downloaded at pinned commits.
 
     Args:
         row: A row of the table.
@@ -134,13 +134,13 @@ def published(row: Row, revisions: list[str]) -> list[Path]:
 
 
 def _packaged(row: Row) -> Path | None:
-    """The directory of a row whose model an installed package has."""
-    found = importlib.util.find_spec(row.package) if row.package else None
-    return Path(found.origin).parent / "model" if found and found.origin else None
+    """Finds the directory of a row whose model an installed package has."""
+    spec = importlib.util.find_spec(row.package) if row.package else None
+    return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
 def pinned(row: Row, revisions: list[str]) -> list[str]:
-    """Commits of a row's parts; arguments are those of `published`.
+    """Resolves the commits of a row's parts; arguments are those of `published`.
 
     Raises:
         InputError: A commit is not known, or there are more than parts.
@@ -149,8 +149,8 @@ def pinned(row: Row, revisions: list[str]) -> list[str]:
         raise InputError(
             f"{row.name} has {len(row.parts)} models, not {len(revisions)}", field="encoder", hint=_pinned_form(row)
         )
-    given = [*revisions, *[""] * (len(row.parts) - len(revisions))]
-    commits = [revision or part.revision for part, revision in zip(row.parts, given, strict=True)]
+    named = [*revisions, *[""] * (len(row.parts) - len(revisions))]
+    commits = [revision or part.revision for part, revision in zip(row.parts, named, strict=True)]
     for part, revision in zip(row.parts, commits, strict=True):
         if not hub.COMMIT.fullmatch(revision):
             raise InputError(
@@ -163,7 +163,7 @@ def pinned(row: Row, revisions: list[str]) -> list[str]:
 
 
 def _pinned_form(row: Row) -> str:
-    """How a row is written with the commits of its parts; one that the table has may be left empty."""
+    """Formats a row with the commits of its parts; one that the table has may be left empty."""
     return f"{row.name}@" + ",".join(part.name.upper() for part in row.parts)
 
 
@@ -182,7 +182,7 @@ def _downloaded(row: Row, part: Part, revision: str) -> Path:
 
 
 def _described(name: str, directory: Path, device: str | None, precision: str) -> Encoder:
-    """An encoder by what lies in its directory."""
+    """Loads an encoder by what lies in its directory."""
     from llm_retriever.encoders.retriever import MODEL_DIRECTORY, Retriever
 
     _check_described(name, directory)

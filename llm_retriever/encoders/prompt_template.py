@@ -1,4 +1,4 @@
-"""Texts into token ids, for encoders of the BERT, T5 and GPT families.
+"""Tokenises texts in their prompts, for encoders of the BERT, T5 and GPT families.
 
 Retrievers made of LLMs word their texts through `llm_retriever.models.prompts`.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PromptTokenizer:
-    """Words the texts of one side. A text is tokenised as text: a literal `[SEP]` in it is not the separator.
+    """Tokenises the texts of one side as text: a literal `[SEP]` in one is not the separator.
 
     Args:
         tokenizer: The side's fast tokenizer.
@@ -36,11 +36,11 @@ class PromptTokenizer:
         self.brackets = [_single_id(tokenizer, token) for token in brackets] if brackets else None
 
     def queries(self, texts: Sequence[str], length: int) -> list[list[int]]:
-        """Ids of worded queries, at most `length` each."""
+        """Tokenises queries in their prompt, to at most `length` ids each."""
         return self._ids([self._string(text.strip()) for text in texts], length)
 
     def passages(self, passages: Sequence[Passage | str], length: int) -> list[list[int]]:
-        """Ids of worded passages with their titles, at most `length` each; of a pair the longer part is cut first."""
+        """Tokenises passages with their titles, to at most `length` ids each; of a pair the longer part is cut first."""
         titled = [("", p.strip()) if isinstance(p, str) else (p.title.strip(), p.text.strip()) for p in passages]
         if self.wiring.title == "joined":
             return self._ids([self._string(passage_text(*pair, self.wiring.joiner)) for pair in titled], length)
@@ -55,7 +55,7 @@ class PromptTokenizer:
         return rows
 
     def prefix_length(self) -> int:
-        """Tokens that a worded text begins with whatever the text is, where there is a prefix; else 0."""
+        """Number of the prefix's tokens that begin every row; 0 without a prefix."""
         if not self.prefix:
             return 0
         ids = self._ids([self.prefix], length=len(self.prefix) + 8)[0]

@@ -81,7 +81,7 @@ class PublishedEncoder(BatchedEncoder):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for people."""
         return self._name
 
     @property
@@ -96,7 +96,7 @@ class PublishedEncoder(BatchedEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """Device of the models."""
         return self.towers["query"].model.device
 
     @property
@@ -119,11 +119,11 @@ class PublishedEncoder(BatchedEncoder):
         return files.digest([dataclasses.asdict(self.wiring), [self.towers[side].digest for side in SIDES]])
 
     def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded queries, at most `length` each; None = `query_length`."""
+        """Tokenises queries in their prompt, to at most `length` ids each; None = `query_length`."""
         return self._worders["query"].queries(texts, self._length("query", length))
 
     def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded passages, at most `length` each; None = `passage_length`."""
+        """Tokenises passages in their prompt, to at most `length` ids each; None = `passage_length`."""
         return self._worders["passage"].passages(passages, self._length("passage", length))
 
     def _length(self, side: Side, length: int | None) -> int:
@@ -134,7 +134,7 @@ class PublishedEncoder(BatchedEncoder):
 
     @torch.inference_mode()
     def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors of one batch of tokenised texts of a side, float32 [rows, dimension].
+        """Encodes one batch of tokenised texts of a side, float32 [rows, dimension].
 
         Raises:
             InputError: The batch does not fit into the GPU's memory.
@@ -165,7 +165,7 @@ def token_types(ids: Tensor, mask: Tensor, separator: int) -> Tensor:
 
 
 def _most_tokens(model: Any) -> int | None:
-    """Tokens that a model has positions for; None = any number (T5)."""
+    """Number of tokens that a model has positions for; None = any number (T5)."""
     most = getattr(model.config, "max_position_embeddings", None)
     # RoBERTa and its kin count positions from after that of the padding token.
     first = getattr(getattr(model, "embeddings", None), "padding_idx", None)

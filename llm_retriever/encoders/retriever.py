@@ -111,7 +111,7 @@ class Retriever(BatchedEncoder):
     def on_backbone(
         cls, directory: str | Path, card: RetrieverCard, *, device: str | None = None, precision: str = "auto"
     ) -> Retriever:
-        """Uses a backbone that was never tuned, worded and read out by `card`: a baseline.
+        """Uses a backbone that was never tuned, with the prompts and pooling of `card`: a baseline.
 
         Its card is `card` with the backbone's own weights, so its vectors are not mistaken for those of another model.
         """
@@ -140,7 +140,7 @@ class Retriever(BatchedEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     @property
@@ -159,17 +159,17 @@ class Retriever(BatchedEncoder):
         return next((name for name, dtype in DTYPES.items() if dtype == self.model.dtype), "fp32")
 
     def tokenise_queries(self, texts: Sequence[str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded queries, at most `length` each."""
+        """Tokenises queries in their prompt, to at most `length` ids each."""
         return self.prompt("query", length).batch(texts)
 
     def tokenise_passages(self, passages: Sequence[Passage | str], *, length: int | None = None) -> list[list[int]]:
-        """Token ids of worded passages, at most `length` each."""
+        """Tokenises passages in their prompt, to at most `length` ids each."""
         joiner = self.card.title_joiner
         texts = [p if isinstance(p, str) else prompts.passage_text(p.title, p.text, joiner) for p in passages]
         return self.prompt("passage", length).batch(texts)
 
     def prompt(self, side: Side, length: int | None = None) -> prompts.PromptEncoder:
-        """What words the texts of a side, in at most `length` tokens; None = as in training.
+        """Returns the prompt encoder for queries or passages, of at most `length` tokens; None = as in training.
 
         Raises:
             InputError: The length does not suit the model, or leaves no room for a text.
@@ -183,7 +183,7 @@ class Retriever(BatchedEncoder):
 
     @torch.inference_mode()
     def embed(self, side: Side, rows: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors of one batch of tokenised texts of a side, float32 [rows, dimension].
+        """Encodes one batch of tokenised texts of a side, float32 [rows, dimension].
 
         Raises:
             InputError: The batch does not fit into the GPU's memory.
@@ -225,6 +225,6 @@ def _check_weights(directory: Path, card: RetrieverCard) -> None:
 
 
 def _loaded(directory: Path, device: str | None, precision: str) -> tuple[Any, Any]:
-    """Model without head, and tokenizer."""
+    """Loads model without head, and tokenizer."""
     model, _ = load_model(directory, precision)
     return model.to(chosen_device(device)), load_tokenizer(directory)

@@ -1,4 +1,4 @@
-"""What a row of the table of published encoders consists of: which models, how a text goes in, how a vector comes out."""
+"""The fields of the table of published encoders: models, prompts, pooling."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Wiring:
-    """From a text to its vector, for encoders of the BERT, T5 and GPT families; the score is the inner product.
+    """The way from a text to its vector, for encoders of the BERT, T5 and GPT families; the score is the inner product.
 
     Attributes:
         query_length, passage_length: Tokens, special ones and prefix included.
@@ -90,7 +90,7 @@ class Wiring:
     score: str = "inner_product"
 
     def prefix(self, side: Side) -> str:
-        """What stands before a text of a side."""
+        """String before a text of a side."""
         return self.query_prefix if side == "query" else self.passage_prefix
 
     def brackets(self, side: Side) -> tuple[str, str] | None:

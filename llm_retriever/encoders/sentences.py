@@ -1,4 +1,4 @@
-"""A sentence-transformers directory, as far as its modules can be understood; what cannot be is refused, not guessed.
+"""Reads a sentence-transformers directory, as far as its modules can be understood; what cannot be is refused, not guessed.
 
 Layout: sentence-transformers 6, `modules.json` with a Transformer, a Pooling, any number of Dense and at most one Normalize.
 """
@@ -39,7 +39,7 @@ _FALLBACK_LENGTH = 512
 
 
 def understood(directory: Path, name: str) -> tuple[Row, Wiring, Path]:
-    """What a sentence-transformers directory is, as a row with its wiring, and where its model lies.
+    """Reads a sentence-transformers directory as a row with its wiring, and finds its model.
 
     Args:
         directory: With `modules.json`.
@@ -71,24 +71,24 @@ def understood(directory: Path, name: str) -> tuple[Row, Wiring, Path]:
 
 
 def _modules(directory: Path) -> list[tuple[str, str]]:
-    """Kind and folder of each module, in order."""
+    """Reads kind and folder of each module, in order."""
     file = directory / MODULES
     rows = files.read_json(file)
     try:
-        found = [(str(row["type"]).rpartition(".")[2], str(row["path"])) for row in rows]
+        modules = [(str(row["type"]).rpartition(".")[2], str(row["path"])) for row in rows]
     except (TypeError, KeyError):
         raise InputError("not a list of modules", file=file) from None
-    kinds = [kind for kind, _ in found]
+    kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or not _follows(kinds[2:]):
         raise InputError(
             f"modules {', '.join(kinds)} are not known here",
             file=file,
             hint="Transformer, Pooling, Dense and a last Normalize are",
         )
-    for _, path in found:
+    for _, path in modules:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise InputError(f"the folder {path!r} is outside of the directory", file=file, field="path")
-    return found
+    return modules
 
 
 def _follows(kinds: list[str]) -> bool:
@@ -97,7 +97,7 @@ def _follows(kinds: list[str]) -> bool:
 
 
 def _transformer(directory: Path) -> dict[str, Any]:
-    """Settings of the Transformer module, with a `max_seq_length`."""
+    """Reads the settings of the Transformer module, with a `max_seq_length`."""
     file = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
     content = _json(file) if file else {}
     for key, value in content.items():
@@ -113,7 +113,7 @@ def _transformer(directory: Path) -> dict[str, Any]:
 
 
 def _pooling(file: Path) -> tuple[str, bool]:
-    """Pooling, and whether a prefix's tokens take part."""
+    """Reads the pooling, and whether a prefix's tokens take part."""
     content = _json(file)
     modes = [mode for key, mode in _OLD_POOLINGS.items() if content.get(key)]
     named = content.get("pooling_mode", modes[0] if len(modes) == 1 else modes)
@@ -140,7 +140,7 @@ def _head(directory: Path, path: str, model: str) -> Head:
 
 
 def _prompts(directory: Path) -> dict[str, str]:
-    """Prefix of each side, chosen as `encode_query` and `encode_document` choose it."""
+    """Reads the prefix of each side, chosen as `encode_query` and `encode_document` choose it."""
     content = _settings(directory)
     named = {key: text for key, text in (content.get("prompts") or {}).items() if text is not None}
     default = named.get(content.get("default_prompt_name") or "", "")

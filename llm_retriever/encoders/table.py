@@ -158,7 +158,7 @@ _LLM2VEC_SOURCE = "arXiv 2404.05961; McGill-NLP/llm2vec, llm2vec/llm2vec.py"
 
 
 def _llm2vec(before: str, after: str) -> Method:
-    """The instruction is kept out of the mean."""
+    """Wires LLM2Vec, whose instruction is kept out of the mean."""
     return replace(
         method("llm2vec", "released"),
         query=PromptTemplate(f"{before}{_LLM2VEC_QUERY} ", after, "whole", ()),

@@ -1,4 +1,4 @@
-"""A published model as its wiring needs it: the encoder within it, its heads, its adapters, and what its files are."""
+"""Loads a published model as its wiring needs it: the encoder within it, its heads, its adapters; digests of its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNUSED = re.compile(
 
 @dataclass(frozen=True)
 class Tower:
-    """One side's model.
+    """The model of one side.
 
     Attributes:
         model: Its output has `last_hidden_state`.
@@ -77,7 +77,7 @@ def load_tower(directory: Path, part: Part, heads: tuple[Head, ...], device: str
 
 
 def _pooler_names(part: Part) -> tuple[str, ...]:
-    """BERT's pooler, which some checkpoints lack and no row reads."""
+    """Names of BERT's pooler, which some checkpoints lack and no row reads."""
     return ("pooler.", f"{part.inner}.pooler.") if part.inner else ("pooler.",)
 
 
@@ -98,10 +98,10 @@ def _check_all_read(names: list[str], model: Any, heads: tuple[Head, ...], direc
 
 def _load_head(head: Head, directory: Path) -> nn.Module:
     place = directory / head.folder
-    found = _tensors(place, f"{head.weights}.")
-    wanted = {"weight", "bias"} if head.bias else {"weight"}
-    if set(found) != wanted:
-        missing = sorted(wanted - set(found))
+    tensors = _tensors(place, f"{head.weights}.")
+    names = {"weight", "bias"} if head.bias else {"weight"}
+    if set(tensors) != names:
+        missing = sorted(names - set(tensors))
         raise InputError(
             f"the weights lack {head.weights}.{missing[0]}, and vectors without it are worthless"
             if missing
@@ -109,9 +109,9 @@ def _load_head(head: Head, directory: Path) -> nn.Module:
             file=place,
             hint="give the complete checkpoint, saved as safetensors",
         )
-    size = found["weight"].shape
+    size = tensors["weight"].shape
     layer: nn.Module = nn.Linear(size[1], size[0], bias=head.bias) if head.kind == "linear" else nn.LayerNorm(size[0])
-    layer.load_state_dict(found)
+    layer.load_state_dict(tensors)
     return layer
 
 
@@ -139,7 +139,7 @@ def tokenizer_digest(directory: Path) -> str:
 
 
 def with_adapters(model: Any, directories: Sequence[Path]) -> Any:
-    """An inner model with LoRA adapters merged into it, one after the other.
+    """Merges LoRA adapters into an inner model, one after the other.
 
     Args:
         model: The base in fp32, without language-model head.
@@ -169,8 +169,8 @@ def _with_adapter(model: Any, directory: Path) -> Any:
         adapted = get_peft_model(model, config)
     state = {_inner_name(name): value for name, value in load_file(directory / ADAPTER_WEIGHTS).items()}
     outcome: Any = set_peft_model_state_dict(adapted, state)
-    wanted = [name for name in outcome.missing_keys if "lora_" in name]
-    for problem, names in (("lacks", wanted), ("has, and the base has no place for,", outcome.unexpected_keys)):
+    missing = [name for name in outcome.missing_keys if "lora_" in name]
+    for problem, names in (("lacks", missing), ("has, and the base has no place for,", outcome.unexpected_keys)):
         if names:
             raise InputError(
                 f"the adapter {problem} {names[0]}", file=directory, hint="give the base it was trained on"
@@ -179,12 +179,12 @@ def _with_adapter(model: Any, directory: Path) -> Any:
 
 
 def _inner_name(name: str) -> str:
-    """An adapter's name for a weight, seen from the inner model of the causal LM that it may have been trained on."""
+    """Maps a name in an adapter of the causal LM to that in one of its inner model; others stay as they are."""
     return name.replace("base_model.model.model.", "base_model.model.", 1)
 
 
 def no_weights(directory: Path, wanted: str = "model.safetensors") -> InputError:
-    """The error of a directory without safetensors, with the command that makes them where there are pickled weights."""
+    """Returns the error of a directory without safetensors, with the command that makes them where there are pickled weights."""
     pickled = any(directory.glob("*.bin"))
     return InputError(
         "its weights are pickled, and pickles can run code" if pickled else f"there is no {wanted}",

@@ -262,5 +262,5 @@ SEQUENCES = ("mntp+simcse",)
 
 
 def descriptor(name: str) -> type[AdaptationRecipe]:
-    """The descriptor of an objective."""
+    """Returns the descriptor of an objective."""
     return type(ADAPTATIONS[name]["default"])

@@ -1,4 +1,4 @@
-"""What a setting overrides in a recipe, and the values that leave the decision to it."""
+"""Overrides fields of a recipe by settings, but for the values that leave the decision to the recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_unset(value: Any) -> bool:
 
 
 def overridden(row: Row, settings: Any) -> Row:
-    """`row` (a recipe, schedule or adapter) with every field that `settings` sets.
+    """Returns `row` (a recipe, schedule or adapter) with every field that `settings` sets.
 
     Nested dataclasses are overridden too; `lora_rank` of the settings is the field `rank` of a `Lora`. The switches `on`
     and `off` become booleans. Where the settings say how many epochs, the recipe's number of updates counts no more.
@@ -28,9 +28,9 @@ def overridden(row: Row, settings: Any) -> Row:
         changes |= {"max_steps": -1, "decay_epochs": 0.0}
     for field in dataclasses.fields(row):  # type: ignore[arg-type]
         current = getattr(row, field.name)
-        given = getattr(settings, f"lora_{field.name}" if isinstance(row, Lora) else field.name, UNSET_NUMBER)
+        value = getattr(settings, f"lora_{field.name}" if isinstance(row, Lora) else field.name, UNSET_NUMBER)
         if isinstance(current, (Schedule, Lora, ContrastiveRecipe)):
             changes[field.name] = overridden(current, settings)
-        elif not is_unset(given) and not dataclasses.is_dataclass(current):
-            changes[field.name] = given == "on" if isinstance(current, bool) else given
+        elif not is_unset(value) and not dataclasses.is_dataclass(current):
+            changes[field.name] = value == "on" if isinstance(current, bool) else value
     return dataclasses.replace(row, **changes)  # type: ignore[type-var]

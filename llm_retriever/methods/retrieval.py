@@ -217,7 +217,7 @@ METHODS: dict[str, dict[str, Method]] = {
 
 
 def method(name: str, recipe: str = "default") -> Method:
-    """A row of the table.
+    """Returns a row of the table.
 
     Raises:
         InputError: There is no such method or no such recipe of it.
@@ -232,7 +232,7 @@ def method(name: str, recipe: str = "default") -> Method:
 
 
 def with_embedding(row: Method, variant: EmbeddingVariant) -> Method:
-    """The row read out at other embedding tokens (LLM-QL, Table 7); "" leaves it as it is.
+    """Returns the row read out at other embedding tokens (LLM-QL, Table 7); "" leaves it as it is.
 
     `eos` = one end-of-sequence token, `eos4` = four of them, `new4` = four tokens that stage one adds to the vocabulary;
     the vectors at several tokens are averaged.
@@ -245,7 +245,7 @@ def with_embedding(row: Method, variant: EmbeddingVariant) -> Method:
 
 
 def with_read_out(row: Method, read_out: ReadOut) -> Method:
-    """The row with other prompts for queries and passages; "" leaves it as it is.
+    """Returns the row with other prompts for queries and passages; "" leaves it as it is.
 
     `n2s` = queries ask for the next text, passages for themselves (Llama2Vec's own); `s2s` and `n2n` treat both alike.
     """

@@ -1,4 +1,4 @@
-"""What a row of the methods table consists of: prompts, read-out, recipes of both stages.
+"""The fields of the methods table: prompts, pooling, recipes of both stages.
 
 A retrieval method is how a text is worded and read out (`Method`) plus how the model is tuned (`ContrastiveRecipe`). Each
 stage-one objective has a recipe class of its own (`AdaptationRecipe`). The rows themselves are in `retrieval.py` (stage two)
@@ -20,7 +20,7 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How a text is put into a prompt.
+    """A prompt around a text.
 
     Attributes:
         prefix: What stands before the text, spaces included; several strings are tokenised each for itself (Echo).
@@ -47,7 +47,7 @@ class PromptTemplate:
 
     @property
     def prefix_pieces(self) -> tuple[str, ...]:
-        """What stands before the text, as it is tokenised."""
+        """Strings before the text, as they are tokenised."""
         return (self.prefix,) if isinstance(self.prefix, str) else self.prefix
 
 
@@ -63,7 +63,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast and in which batches a model is trained.
+    """Length, learning rate and batches of a training.
 
     Attributes:
         epochs: Passes over the training pairs.
@@ -92,15 +92,15 @@ class Schedule:
 
 
 class Workload(Protocol):
-    """How much there is to train on, as an estimate knows it."""
+    """Amounts of data to train on, as an estimate knows them."""
 
     @property
     def passages(self) -> float:
-        """Of the corpus."""
+        """Number of passages in the corpus."""
 
     @property
     def queries(self) -> float:
-        """For training."""
+        """Number of training queries."""
 
     @property
     def passage_tokens(self) -> float:
@@ -162,7 +162,7 @@ class AdaptationRecipe:
         return {"passage_length": self.passage_length}
 
     def rows(self, work: Workload) -> Rows:
-        """What an epoch sends through the model, for the estimate of its cost."""
+        """Rows that an epoch sends through the model, for the estimate of its cost."""
         length = self.views * work.passage(self.passage_length)
         return Rows(length, length, work.passages)
 
@@ -202,7 +202,7 @@ class ContrastiveRecipe:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: how a method words its texts, reads out the vector, and is tuned.
+    """A row of the table: a method's prompts, pooling and tuning.
 
     Attributes:
         query, passage: Prompts.

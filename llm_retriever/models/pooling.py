@@ -1,4 +1,4 @@
-"""The table of poolings: from the hidden states of a batch to one vector a text, of our retrievers and of published encoders."""
+"""The table of poolings, from the hidden states of a batch to one vector a text, of retrievers and published encoders alike."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class Pooling:
 
 
 def first(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The state at the first position, whatever the mask; rows are padded on the right."""
+    """Takes the state at the first position, whatever the mask; rows are padded on the right."""
     return hidden[:, 0].float()
 
 
 def last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The state at the last token, on whichever side the padding is."""
+    """Takes the state at the last token, on whichever side the padding is."""
     position = mask.shape[1] - 1 - mask.flip(1).to(torch.int64).argmax(dim=1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), position].float()
 
 
 def mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the states."""
+    """Averages the states."""
     return _weighted(hidden, mask.bool().float())
 
 
 def weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the states weighted by their position, from 1 (SGPT, arXiv 2202.08904, Eq. 2)."""
+    """Averages the states weighted by their position, from 1 (SGPT, arXiv 2202.08904, Eq. 2)."""
     position = torch.arange(mask.shape[1], device=mask.device)
     return _weighted(hidden, mask.bool().float() * (position + 1).float())
 
@@ -77,7 +77,7 @@ def pool(
     skip: int = 0,
     normalise: bool = False,
 ) -> Tensor:
-    """One vector a text.
+    """Pools to one vector a text.
 
     Args:
         hidden: Last hidden states, float [rows, width, dimension].

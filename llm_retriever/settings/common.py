@@ -1,4 +1,4 @@
-"""Settings that several steps share, and the values that mean "the recipe decides"."""
+"""Settings that several steps share, and the values that leave the decision to the recipe."""
 
 from __future__ import annotations
 

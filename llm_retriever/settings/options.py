@@ -20,35 +20,35 @@ POD_SETTINGS = "LLM_RETRIEVER_POD_SETTINGS"
 
 
 def option_names(settings: type) -> list[str]:
-    """The settings that are keys of the JSON object."""
+    """Names of the settings that are keys of the JSON object."""
     return [name for name, parameter in parameters(settings).items() if parameter.place is Place.OPTIONS]
 
 
-def checked_options(settings: type, given: Any, field: str, keys: Collection[str] | None = None) -> dict[str, Any]:
+def checked_options(settings: type, options: Any, field: str, keys: Collection[str] | None = None) -> dict[str, Any]:
     """Checks names and types of a JSON object of options; limits are checked where the settings are built.
 
     Args:
         settings: Settings class of the stage.
-        given: The object, as it was read.
+        options: The object, as it was read.
         field: What it is called where it was given, as `tune_options`.
         keys: Those that it may have; None = `option_names`.
 
     Raises:
         InputError: It is no object, a key is unknown or has a parameter of its own, or a value has another type.
     """
-    if not isinstance(given, Mapping):
-        raise InputError(f"{given!r} is no JSON object", field=field, hint='write for instance {"lora_rank": 64}')
+    if not isinstance(options, Mapping):
+        raise InputError(f"{options!r} is no JSON object", field=field, hint='write for instance {"lora_rank": 64}')
     known, keys = parameters(settings), option_names(settings) if keys is None else keys
-    for name in given:
+    for name in options:
         if name not in keys:
             apart = name in known and known[name].place in (Place.FORM, Place.RUN)
             problem = "has a parameter of its own" if apart else "is not a key of these options"
             raise InputError(problem, field=f"{field}.{name}", hint="give it there" if apart else nearest(name, keys))
-    return {name: as_type(value, known[name], f"{field}.{name}") for name, value in given.items()}
+    return {name: as_type(value, known[name], f"{field}.{name}") for name, value in options.items()}
 
 
 def as_type(value: Any, parameter: Parameter, field: str) -> Any:
-    """A JSON value as a setting's type; whole numbers may be written as floats, which is how Kubeflow hands them on.
+    """Converts a JSON value to a setting's type; whole numbers may be floats, which is how Kubeflow hands them on.
 
     Raises:
         InputError: It is of another type.
@@ -65,7 +65,7 @@ def as_type(value: Any, parameter: Parameter, field: str) -> Any:
 
 
 def pod_settings(environment: Mapping[str, str], own: Iterable[str]) -> dict[str, Any]:
-    """The settings that the pod's environment holds for a step; those of other steps are left out.
+    """Reads the settings that the pod's environment holds for a step; those of other steps are left out.
 
     Raises:
         InputError: The variable is no JSON object.

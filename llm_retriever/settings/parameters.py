@@ -1,4 +1,4 @@
-"""Settings classes as parameters: names, types, defaults, help; and from given values back to settings."""
+"""Converts settings classes to parameters (names, types, defaults, help), and values back to settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Parameter:
 
 
 def parameters(settings: type) -> dict[str, Parameter]:
-    """The settings of a class, in the order of its fields."""
+    """Lists the settings of a class, in the order of its fields."""
     hints = typing.get_type_hints(settings, include_extras=True)
     return {f.name: _parameter(f.name, hints[f.name], _default(f)) for f in dataclasses.fields(settings)}
 
@@ -80,7 +80,7 @@ def _check_finite(settings: Any) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to write instead of a name that is not known: the nearest one, or else one of all."""
+    """Suggests a name in place of one that is not known: the nearest one, or else one of all."""
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
@@ -92,5 +92,5 @@ def _hint(message: str) -> str:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """The settings as plain JSON values, for manifests."""
+    """Converts settings to plain JSON values, for manifests."""
     return dataclasses.asdict(settings)

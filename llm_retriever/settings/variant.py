@@ -93,7 +93,7 @@ class StageSettings:
 
 
 def variant_options(stage: str) -> list[str]:
-    """The settings of a stage that are keys of its JSON object: all that decide a result and are not shared.
+    """Names of a stage's settings that are keys of its JSON object: all that decide a result and are not shared.
 
     >>> [name in variant_options("tune") for name in ("learning_rate", "gpus", "checkpoint_uri")]
     [True, False, False]
@@ -103,7 +103,7 @@ def variant_options(stage: str) -> list[str]:
 
 
 def stage_settings(settings: VariantSettings) -> StageSettings:
-    """The settings of all stages, checked.
+    """Builds and checks the settings of all stages.
 
     Raises:
         InputError: A key is unknown, or a value is refused; the field is `tune_options.lora_rank`.
@@ -133,7 +133,7 @@ def _of_stage(settings: VariantSettings, stage: str) -> Any:
 
 
 def _built(kind: type, given: Mapping[str, tuple[str, Any]]) -> Any:
-    """Settings from values with the names of where they were given."""
+    """Builds settings from values with the names of where they were given."""
     try:
         return build(kind, {name: value for name, (_, value) in given.items()})
     except InputError as error:
