@@ -74,7 +74,7 @@ def adapt_once(act: str, job: dict[str, Any]) -> None:
     run = TrainingRun(title=act, deepspeed=settings.deepspeed, checkpoints=checkpoints, checkpoint_minutes=60)
     tokenizer = AutoTokenizer.from_pretrained(base)
     task = Task(recipe, row, tokenizer, Path(job["collection"]), Path(job["training_set"]), run.seed)
-    found = adaptation.objective(settings.method, task)
+    found = adaptation.objective(task)
     model = load_backbone(base, run, tune=recipe.tune, head=found.head, attention=row.attention)
     if recipe.tune == "lora":
         model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
@@ -155,7 +155,7 @@ def computes_what_was_trained(job: dict[str, Any], made: Path) -> None:
     loaded, notes = AutoModelForCausalLM.from_pretrained(made / "model", output_loading_info=True)
     assert not notes["missing_keys"]
     computed = load_file(made / "computed.safetensors")
-    saved = outputs(loaded, adaptation.objective(settings.method, task))
+    saved = outputs(loaded, adaptation.objective(task))
     for name, expected in computed.items():
         torch.testing.assert_close(saved[name], expected, atol=1e-5, rtol=0)
     if recipe.tune == "lora":
