@@ -142,7 +142,7 @@ def test_a_place_of_published_versions_is_required_but_for_a_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", "retrain", "--endpoint", "http://127.0.0.1:1"]) == 2
-    assert 'field "promote_uri": retraining compares with what is published' in capsys.readouterr().err
+    assert 'field "promote_uri": retraining needs published versions to compare with' in capsys.readouterr().err
     target = tmp_path / "retrain.yaml"
     assert main(["compile", "retrain", "--output", str(target)]) == 0
     form = next(yaml.safe_load_all(target.read_text()))["root"]["inputDefinitions"]["parameters"]

@@ -18,7 +18,7 @@ SYSTEMS = {"llm-ql": 0.6, "echo": 0.55, "BM25": 0.4, "un-tuned backbone": 0.1}
 
 def split(seed: int, **more: Any) -> dict[str, Any]:
     """One split of a `comparison.json`; the variants are `llm-ql`, the reference, and `echo`."""
-    from llm_retriever.evaluation.comparison import _as_json, pairs
+    from llm_retriever.evaluation.comparison import pairs
 
     per_query = {name: scores(mean, seed + i) for i, (name, mean) in enumerate(SYSTEMS.items())}
     others = {name: values for name, values in per_query.items() if name != "llm-ql"}
@@ -28,7 +28,7 @@ def split(seed: int, **more: Any) -> dict[str, Any]:
         "judgments": 55,
         "relevance_level": 1,
         "systems": {name: {"ndcg@10": value, "mrr@10": value / 3} for name, value in means.items()},
-        "comparisons": [_as_json(c) for c in compare("ndcg@10", per_query["llm-ql"], others)],
+        "comparisons": [c.as_json() for c in compare("ndcg@10", per_query["llm-ql"], others)],
         "pairs": pairs("ndcg@10", {name: per_query[name] for name in ("llm-ql", "echo")}),
         "per_query": per_query,
         "notes": [],
