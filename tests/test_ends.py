@@ -140,7 +140,6 @@ def test_what_is_no_json_is_bad_input(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("pooling", "cls"),
         ("pooling", None),
         ("attention", "left"),
         ("padding_side", "both"),

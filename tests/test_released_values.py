@@ -211,10 +211,9 @@ def test_simcse_has_the_released_loss_but_for_what_a_vector_is_the_mean_of(kind:
     """Without dropout. The authors' means are over whole rows, `<s>` and pads among them; the loss without pads is of texts
     that were encoded one by one."""
     tokenizer, model = backbone(kind, attention="bidirectional")
-    batch, loss = (
-        PassageCollator(method("llm2vec", "released"), tokenizer, 128)(texts()),
-        SimcseLoss(SIMCSE["released"].temperature),
-    )
+    row = method("llm2vec", "released")
+    batch = PassageCollator(row, tokenizer, 128)(texts())
+    loss = SimcseLoss(SIMCSE["released"].temperature, row.pooling)
     assert batch["input_ids"][0][batch["attention_mask"][0] == 1].tolist() == released.IDS[kind]["simcse"]["ids"]
     whole = {**batch, "pooled": batch["attention_mask"].sum(dim=1)}
     with torch.no_grad():
