@@ -137,7 +137,8 @@ def test_an_endpoint_that_has_answered_before_is_only_away(s3: S3Server, monkeyp
     store = open_store(f"s3://{passing.bucket}/x")
     assert store.list() == []
     passing.close()
-    with pytest.raises(TransferError, match="s3://models/x: the S3 endpoint does not answer any more"):
+    # A connection that was kept open may break off before a new one is refused.
+    with pytest.raises(TransferError, match="s3://models/x: the (S3 endpoint does not answer|connection broke off)"):
         store.list()
 
 
