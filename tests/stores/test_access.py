@@ -138,7 +138,7 @@ def test_an_endpoint_that_has_answered_before_is_only_away(s3: S3Server, monkeyp
     assert store.list() == []
     passing.close()
     # A connection that was kept open may break off before a new one is refused.
-    with pytest.raises(TransferError, match="s3://models/x: the (S3 endpoint does not answer|connection broke off)"):
+    with pytest.raises(TransferError, match=r"s3://models/x: the (S3 endpoint does not answer|connection broke off)"):
         store.list()
 
 
