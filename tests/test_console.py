@@ -108,6 +108,7 @@ def test_a_command_line_that_is_none_ends_with_code_2(words: list[str], capsys: 
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"llm-retriever{name}: error: ")
 
 
+@pytest.mark.slow
 def test_comparing_is_running_the_comparison() -> None:
     parser = pipelines.__main__.parser()
     short = parser.parse_args(["compare", "--variants", "ql-ablation", "tune_epochs=1"])

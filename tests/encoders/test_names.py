@@ -96,6 +96,7 @@ def test_a_name_that_cannot_be_used_is_refused_in_one_line(name: str, problem: s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_identity_is_that_of_wiring_and_weights_and_not_of_their_place(bert: Path, tmp_path: Path) -> None:
     shutil.copytree(bert, tmp_path / "copy")
     first = encoders.load(f"cocondenser={bert}").identity()
@@ -114,6 +115,7 @@ def test_weights_may_lie_in_a_bucket(bert: Path, s3: S3Server) -> None:
     np.testing.assert_array_equal(there.encode_passages(PASSAGES), here.encode_passages(PASSAGES))
 
 
+@pytest.mark.slow
 def test_retrievers_made_here_and_their_exports_are_encoders(tmp_path: Path) -> None:
     directory = write_retriever(tmp_path / "retriever")
     expected = Retriever.load(directory, precision="fp32")

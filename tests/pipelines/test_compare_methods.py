@@ -76,6 +76,7 @@ def overrides(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {v.name: constant(tasks[f"run-variant: {v.name}"], "overrides") for v in OWN_BACKBONE}
 
 
+@pytest.mark.slow
 def test_variants_have_one_task_each_and_share_the_rest(tasks: dict[str, dict[str, Any]]) -> None:
     assert sorted(tasks) == sorted(
         [
@@ -357,6 +358,7 @@ def test_commands_end_with_code_2_before_anything_starts(
     assert [path.name for path in tmp_path.iterdir()] == ["two.toml"]
 
 
+@pytest.mark.slow
 def test_parameters_may_follow_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.toml").write_text(TWO)
     target = tmp_path / "two.yaml"

@@ -90,6 +90,7 @@ def test_a_file_of_ones_own_is_laid_over_its_base(ours: str) -> None:
     assert settings["corpus"] == replace(base_settings["corpus"], **common)
 
 
+@pytest.mark.slow
 def test_the_settings_stand_in_the_compiled_pipeline(ours: str, tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
     parts = ["index_parts=2", "index_shards_uri=s3://bucket/shards"]
@@ -149,6 +150,7 @@ def test_what_is_written_is_what_kfps_own_functions_write() -> None:
     assert json_format.MessageToDict(ours.platform_spec) == json_format.MessageToDict(theirs.platform_spec)
 
 
+@pytest.mark.slow
 def test_what_only_costs_is_written_into_the_pods(tmp_path: Path) -> None:
     told = [
         "run_checkpoint_minutes=2",
@@ -322,6 +324,7 @@ def test_the_pod_of_a_variant_has_the_time_of_all_its_stages(text: str, seconds:
     assert int(found["run-variant"].get("activeDeadlineSeconds", 0)) == seconds
 
 
+@pytest.mark.slow
 def test_the_command_line_comes_before_a_preset_also_with_a_default(tmp_path: Path) -> None:
     (tmp_path / "ours.toml").write_text(
         '[cluster]\ngpu_type = "amd.com/gpu"\nnode_selector = { pool = "a" }\n[cluster.tune]\nmemory = "200Gi"\n'
@@ -336,6 +339,7 @@ def test_the_command_line_comes_before_a_preset_also_with_a_default(tmp_path: Pa
     assert theirs.settings == {stage: {"node_gpu_type": "amd.com/gpu"} for stage in ("adapt", "tune")}
 
 
+@pytest.mark.slow
 def test_more_parts_than_argo_can_hold_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["index_shards_uri=s3://bucket/shards", "--output", str(tmp_path / "p.yaml")]
     assert main(["compile", "index_parts=4", *words]) == 0

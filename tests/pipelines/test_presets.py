@@ -200,6 +200,7 @@ def test_presets_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
     assert "corpus_uri=demo:python-docs\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_preset_says_of_its_backbone_does_not_hold_for_another_one(tmp_path: Path) -> None:
     assert choose([], preset="demo-cpu").flat["backbone_layers"] == 6
     assert choose(["backbone=models/own"], preset="demo-cpu").flat["backbone_layers"] == 0

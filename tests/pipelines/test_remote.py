@@ -148,6 +148,7 @@ def test_a_server_that_wants_to_know_who_asks_is_told_apart_from_one_that_is_awa
     assert message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_can_be_submitted(server: Server) -> None:
     assert submit(server, "compare_methods", "--variants", "read-out", "corpus_uri=s3://bucket/corpus") == 0
     specification = only(server.asked("POST", "/runs"))["pipeline_spec"]["pipeline_spec"]

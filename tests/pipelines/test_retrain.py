@@ -150,6 +150,7 @@ def test_a_place_of_published_versions_is_required_but_for_a_form(
     assert len(form[RECIPE]["defaultValue"]) == 64
 
 
+@pytest.mark.slow
 def test_the_recipe_tells_apart_what_changes_the_result_and_not_what_it_costs() -> None:
     def recipe(*words: str) -> str:
         return str(choose(["retrain", "promote_uri=s3://bucket/published", *words]).told.form[RECIPE])
