@@ -109,11 +109,8 @@ class ContrastiveLoss:
     """
 
     def __init__(self, method: Method) -> None:
-        self.masked, self.normalise, self.pooling = (
-            method.attention == "bidirectional",
-            method.normalise,
-            method.pooling,
-        )
+        self.masked = method.attention == "bidirectional"
+        self.normalise, self.pooling = method.normalise, method.pooling
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
         self.teacher_temperature, self.prefixes = method.tuning.distillation_temperature, method.tuning.prefixes
@@ -212,9 +209,7 @@ class ContrastiveLoss:
             return checkpointed(encode, model, ids, mask, counts)
         return encode(model, ids, mask, counts)
 
-    def _vectors(
-        self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix = NOTHING
-    ) -> Tensor:
+    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix) -> Tensor:
         seen = mask if self.masked else None
         hidden = model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids))).last_hidden_state
         return pool(hidden, mask, self.pooling, counts, normalise=self.normalise)
