@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,21 @@ from tests.s3_server import s3, s3_process  # noqa: F401  (fixtures for every te
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+OURS = ("AWS_", "LLM_RETRIEVER_", "KFP_", "KUBEFLOW_", "CUDA_", "RANK", "WORLD_SIZE", "MASTER_", "DEEPSPEED_")
+"""What the names of the environment variables begin with that this project reads."""
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """Fails a test that leaves variables of this project behind, which would decide what the next one sees."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    yield
+    after = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    for name in after.keys() - before.keys():
+        del os.environ[name]
+    assert after == before, "the test leaves the environment changed"
+
 
 TOPICS = ["river", "engine", "poem", "planet", "bread", "bridge", "violin", "glacier", "harbour", "lantern"]
 FACTS = ["is old", "was built by hand", "can be seen at night", "needs water", "has a long history", "moves slowly"]

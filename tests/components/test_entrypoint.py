@@ -320,7 +320,8 @@ def test_no_gpu_asked_for_hides_those_that_are_there(tmp_path: Path, monkeypatch
 
 def test_the_keys_of_the_store_are_read_from_files_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # a name that was not there would not be taken away again
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "PATH"):
         (tmp_path / name).write_text(f"{name} of the secret\n")
@@ -331,5 +332,3 @@ def test_the_keys_of_the_store_are_read_from_files_of_the_pod(tmp_path: Path, mo
     assert os.environ["AWS_ENDPOINT_URL_S3"] == "AWS_ENDPOINT_URL_S3 of the secret"
     assert "AWS_DEFAULT_REGION" not in os.environ
     assert os.environ["PATH"] == before
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_retriever.stores.kept_results import KeptResults
+from tests.s3_server import S3Server
 
 NAME = "index-0123"
 
@@ -33,8 +34,8 @@ def test_what_is_kept_is_taken(tmp_path: Path) -> None:
     assert not kept.take("index-4567", tmp_path / "other")
 
 
-def test_it_works_in_a_bucket(s3: str, tmp_path: Path) -> None:
-    kept, result = KeptResults(f"{s3}/results"), written(tmp_path / "result")
+def test_it_works_in_a_bucket(s3: S3Server, tmp_path: Path) -> None:
+    kept, result = KeptResults(f"s3://{s3.bucket}/results"), written(tmp_path / "result")
     assert kept.keep(NAME, result)
     assert not kept.keep(NAME, written(tmp_path / "second", "two"))
     assert kept.take(NAME, tmp_path / "copy")
