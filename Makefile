@@ -55,8 +55,8 @@ readmes: $(VENV)/installed  ## write the components' READMEs and docs/api.md ane
 	$(BIN)/python -m pipelines.readmes
 	$(BIN)/python -m tests.api_reference
 
-bench: $(VENV)/installed    ## list the benchmarks and how to run them
-	@grep -h -A1 '^"""' benchmarks/*.py | grep -v '^--' ; echo "run: $(BIN)/python benchmarks/NAME.py --help"
+bench: $(VENV)/installed    ## measure against peers and the machine, docs/performance.md; ARGS="--only tune" does a part
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:                      ## remove runs, caches and checkpoints, but not .venv
 	rm -rf build .pytest_cache .ruff_cache .mypy_cache

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flat_search import timed, written
+from bench_search import written
+from measuring import timed
 
 from llm_retriever.indexing.faiss_kinds import KINDS, add_faiss, plan
 from llm_retriever.indexing.index import Index

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import commit, machine
 
 from llm_retriever import files
 from llm_retriever.metrics.conventions import BM25, p_value
@@ -64,7 +63,7 @@ def add(collection: str, method: str, run: Path, command: str) -> None:
         "method": method,
         "seed": seed,
         "command": command,
-        "commit": _output("git", "rev-parse", "--short=10", "HEAD"),
+        "commit": commit(ROOT),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "lineage": content["lineage"],
@@ -81,19 +80,6 @@ def _split(split: Mapping[str, Any]) -> dict[str, Any]:
     scores = {name: split["per_query"][name] for name in kept}
     rounded = {name: {query: round(value, 4) for query, value in row.items()} for name, row in scores.items()}
     return {"queries": split["queries"], "systems": kept, "per_query": rounded}
-
-
-def machine() -> str:
-    """Processor, cores and memory, in words."""
-    told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    name = re.search(r"model name\s*:\s*(.+)", told)
-    bf16 = "bf16 in hardware" if re.search(r"avx512_bf16|amx_bf16", told) else "no bf16 in hardware"
-    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores of {name[1] if name else 'a processor'}, {bf16}, {gibibytes:.0f} GiB"
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write() -> None:

@@ -7,12 +7,7 @@ step (LoRA on all projections, hard and in-batch negatives), and encoding passag
 AdamW. Rows are random ids with lengths like those of MS MARCO. The rate to compare with is that of one large matrix product
 in the same dtype on the same device.
 
-What is counted, with P weights in the layers' matrices and L layers whose heads have A columns together:
-    2 P per token and pass, once forward, once more for the gradients of activations, once more for those of weights: 6 P for
-    all weights, 4 P for LoRA, whose own matrices count 6, and 2 P for encoding;
-    4 A L per token and visible column (all before it) forward, for scores and weighted sums, and twice as much backward;
-    the head at the positions where it runs.
-Padding and what gradient checkpointing computes again count as nothing: the fraction is that of useful work.
+`roofline.operations` says what is counted.
 """
 
 from __future__ import annotations
@@ -26,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from roofline import operations
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -207,24 +203,10 @@ def timed(model: Any, loss: Callable[..., Tensor], batch: dict[str, Tensor], ste
     return best_of(steps, device, step)
 
 
-def counted(model: LlamaForCausalLM, rows: list[list[int]], passes: int, head: int = 0, adapter: int = 0) -> Work:
-    """The arithmetic at the top of this file.
-
-    Args:
-        model: Its layers' matrices are counted, an adapter's not.
-        rows: Under causal attention the i-th token of a row sees i columns.
-        passes: 1 = forward, 2 = and gradients of activations, 3 = and gradients of weights.
-        head: Positions that the language-model head runs at.
-        adapter: Weights of an adapter, all of whose gradients are computed.
-    """
-    config, lengths = model.config, [len(row) for row in rows]
-    named = {name: value.numel() for name, value in model.model.layers.named_parameters() if value.ndim == 2}
-    weights = sum(size for name, size in named.items() if "lora_" not in name)
-    columns = sum(length * (length + 1) // 2 for length in lengths)
-    width = config.num_attention_heads * (config.head_dim or config.hidden_size // config.num_attention_heads)
-    attention = 4 * width * config.num_hidden_layers * columns * (1 if passes == 1 else 3)
-    output = 2 * passes * head * config.vocab_size * config.hidden_size
-    return Work(sum(lengths), 2 * passes * weights * sum(lengths) + attention + output + 6 * adapter * sum(lengths))
+def counted(model: LlamaForCausalLM, rows: list[list[int]], **what: int) -> Work:
+    """Tokens and operations of rows."""
+    lengths = [len(row) for row in rows]
+    return Work(sum(lengths), operations(model.model, lengths, **what))
 
 
 if __name__ == "__main__":

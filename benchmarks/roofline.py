@@ -1,0 +1,60 @@
+"""Floating-point operations that a piece of work needs, and the rate at which the machine multiplies matrices of its shapes.
+
+With P weights in the layers' matrices and L layers whose heads have A columns together:
+    2 P per token and pass, once forward, once more for the gradients of activations, once more for those of weights: 6 P for
+    all weights, 4 P for LoRA, whose own matrices count 6, and 2 P for encoding;
+    4 A L per token and visible column (all before it) forward, for scores and weighted sums, and twice as much backward;
+    the head at the positions where it runs.
+Padding and what gradient checkpointing computes again count as nothing: the share of the rate is that of useful work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+ROWS = 2048
+"""Tokens of a product: as many as go through a layer at once, on a processor."""
+
+
+def operations(model: Any, lengths: Sequence[int], passes: int, head: int = 0, adapter: int = 0) -> float:
+    """What rows of tokens need.
+
+    Args:
+        model: A causal LM or its inner model; its layers' matrices are counted, an adapter's not.
+        lengths: Tokens of each row; under causal attention the i-th token sees i columns.
+        passes: 1 = forward, 2 = and gradients of activations, 3 = and gradients of weights.
+        head: Positions that the language-model head runs at.
+        adapter: Weights of an adapter, all of whose gradients are computed.
+    """
+    config = model.config
+    weights = sum(rows * columns for rows, columns in matrices(model))
+    columns = sum(length * (length + 1) // 2 for length in lengths)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 4 * size * config.num_attention_heads * config.num_hidden_layers * columns * (1 if passes == 1 else 3)
+    output = 2 * passes * head * config.vocab_size * config.hidden_size
+    return (2 * passes * weights + 6 * adapter) * sum(lengths) + attention + output
+
+
+def matrices(model: Any) -> list[tuple[int, int]]:
+    """Shapes of the layers' matrices."""
+    named = ((name, value.shape) for name, value in model.named_parameters() if ".layers." in f".{name}")
+    return [(shape[0], shape[1]) for name, shape in named if len(shape) == 2 and "lora_" not in name]
+
+
+def products(model: Any, dtype: torch.dtype, times: int = 3) -> Callable[[], dict[str, float]]:
+    """Work that only multiplies: a matrix of tokens with each matrix of the layers, in a dtype, some times."""
+    shapes = matrices(model) * times
+    left = {width: torch.randn(ROWS, width).to(dtype) for width in {shape[1] for shape in shapes}}
+    right = {shape: torch.randn(shape).to(dtype) for shape in set(shapes)}
+    needed = float(sum(2 * ROWS * rows * columns for rows, columns in shapes))
+
+    @torch.inference_mode()
+    def work() -> dict[str, float]:
+        for shape in shapes:
+            left[shape[1]] @ right[shape].T
+        return {"operations": needed}
+
+    return work
