@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from transformers import AutoTokenizer
 
 from llm_retriever import files, methods
@@ -26,14 +24,13 @@ from llm_retriever.models.attention import check_attention_mask
 from llm_retriever.models.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training.chunks import ByLength
-from llm_retriever.training.launching import launch, processes_of
+from llm_retriever.training.job import Job, train_in_processes
+from llm_retriever.training.launching import processes_of
 from llm_retriever.training.passes import divisor
 from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
-from llm_retriever.training.trainjob.nodes import nodes_of
 from llm_retriever.training.vocabulary import added_tokens, extended, new_token_ids
 from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
-LOG_FILE = "training_log.json"
 PROBES = 8
 
 
@@ -119,8 +116,8 @@ def _adapted(
     with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
         random = getattr(resolved_recipe(settings), "new_tokens", "mean") == "random"
         with extended(backbone, added_tokens(resolved_method(settings), backbone), random=random) as base:
-            log = _launched(settings, run, draft, backbone=base, collection=collection, training_set=training_set)
-        log.save(draft / LOG_FILE)
+            inputs = {"backbone": base, "collection": collection, "training_set": training_set}
+            log = train_in_processes(__name__, settings, run, draft, **inputs)
         save_lineage(draft, lineage.then(_stage(settings, run, data, log)))
     return log
 
@@ -157,28 +154,6 @@ def _checked(training_set: Path, source: Collection) -> TrainingSet:
     return examples
 
 
-def _launched(settings: AdaptationSettings, run: TrainingRun, draft: Path, **paths: Path) -> TrainingLog:
-    """Trains in as many processes as the settings say; the model is then in `draft`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        log_file = Path(scratch) / LOG_FILE
-        job = {
-            "settings": steps.as_dict(settings),
-            "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},
-            "paths": {name: str(Path(path).resolve()) for name, path in paths.items()},
-            "draft": str(draft.resolve()),
-            "log": str(log_file),
-        }
-        launch(
-            __name__,
-            job,
-            Path(scratch),
-            processes=processes_of(settings),
-            deepspeed=settings.deepspeed,
-            nodes=nodes_of(settings),
-        )
-        return TrainingLog.load(log_file)
-
-
 def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: TrainingLog) -> Stage:
     processes = processes_of(settings)
     used = {"precision": run.precision, "deepspeed": run.deepspeed, "seed": run.seed, "processes": processes}
@@ -190,9 +165,8 @@ def _stage(settings: AdaptationSettings, run: TrainingRun, data: str, log: Train
 
 def work(job: dict[str, Any]) -> None:
     """Runs one training process: loads, trains, saves; rank 0 writes the log."""
-    settings = steps.build(AdaptationSettings, job["settings"])
-    run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
-    paths = {name: Path(path) for name, path in job["paths"].items()}
+    given = Job.read(job, AdaptationSettings)
+    settings, run, paths = given.settings, given.run, given.paths
     recipe, row = resolved_recipe(settings), resolved_method(settings)
     tokenizer = AutoTokenizer.from_pretrained(paths["backbone"])
     task = Task(recipe, row, tokenizer, paths["collection"], paths["training_set"], run.seed)
@@ -204,9 +178,8 @@ def work(job: dict[str, Any]) -> None:
         model = attach_lora(model, recipe.lora, run.seed, trained_tokens=new_token_ids(tokenizer, row))
     found.prepare(model)
     log = train(model, found.dataset, found.collate, found.loss, recipe.schedule, run)
-    save_model(model, tokenizer, base=paths["backbone"], merged=Path(job["draft"]), probe=_probe(found))
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        log.save(job["log"])
+    save_model(model, tokenizer, base=paths["backbone"], merged=given.draft, probe=_probe(found))
+    given.save(log)
 
 
 def objective(task: Task) -> Objective:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever import files
-from llm_retriever import settings as steps
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.negative_sources import homogeneous
@@ -26,13 +23,13 @@ from llm_retriever.methods import ADAPTATIONS, Method, descriptor, method, overr
 from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
-from llm_retriever.training.launching import launch, processes_of
+from llm_retriever.training.job import Job, train_in_processes
+from llm_retriever.training.launching import processes_of
 from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
-from llm_retriever.training.trainjob.nodes import nodes_of
 from llm_retriever.training.vocabulary import added_tokens
 from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
-MODEL, ADAPTER, LOG_FILE = "model", "adapter", "training_log.json"
+MODEL, ADAPTER = "model", "adapter"
 
 
 def resolved_method(settings: TuningSettings) -> Method:
@@ -85,27 +82,11 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
-    with files.atomic_directory(retriever, layouts.RETRIEVER) as draft, tempfile.TemporaryDirectory() as scratch:
-        job: dict[str, Any] = {
-            "settings": steps.as_dict(settings),
-            "run": {**dataclasses.asdict(run), "checkpoints": str(run.checkpoints)},
-            "paths": {name: str(Path(path).resolve()) for name, path in paths.items()},
-            "draft": str(draft.resolve()),
-            "log": str(Path(scratch) / LOG_FILE),
-        }
-        processes = processes_of(settings)
-        launch(
-            __name__,
-            job,
-            Path(scratch),
-            processes=processes,
-            deepspeed=settings.deepspeed,
-            nodes=nodes_of(settings),
-        )
-        log = TrainingLog.load(job["log"])
-        log.save(draft / LOG_FILE)
+    with files.atomic_directory(retriever, layouts.RETRIEVER) as draft:
+        log = train_in_processes(__name__, settings, run, draft, **paths)
         write_training_queries(draft, (example.query for example in TrainingSet.open(training_set).examples()))
-        stage = Stage("contrastive", _stage_settings(row, run, processes), examples.digest, log.seconds, log.examples)
+        used = _stage_settings(row, run, processes_of(settings))
+        stage = Stage("contrastive", used, examples.digest, log.seconds, log.examples)
         digest = weights_digest(draft / MODEL)
         RetrieverCard.of(row, lineage.then(stage), weights=digest, versions=versions()).save(draft)
     discard_checkpoints(run)
@@ -185,9 +166,8 @@ def _trains(stage: Stage, row: Method) -> bool:
 
 def work(job: dict[str, Any]) -> None:
     """Runs one training process: loads, trains, saves; rank 0 writes the log."""
-    settings = steps.build(TuningSettings, job["settings"])
-    run = TrainingRun(**{**job["run"], "checkpoints": Path(job["run"]["checkpoints"])})
-    paths = {name: Path(path) for name, path in job["paths"].items()}
+    given = Job.read(job, TuningSettings)
+    settings, run, paths = given.settings, given.run, given.paths
     row = resolved_method(settings)
     tokenizer = AutoTokenizer.from_pretrained(paths["adapted"])
     collate = GroupCollator(row, tokenizer, Collection.open(paths["collection"]).lookup())
@@ -199,10 +179,9 @@ def work(job: dict[str, Any]) -> None:
         model = attach_lora(model, row.tuning.lora, run.seed)
     log = train(model, dataset, collate, ContrastiveLoss(row), row.tuning.schedule, run)
     probe = collate.queries.batch([dataset[item].query for item in range(min(8, len(dataset)))])
-    draft = Path(job["draft"])
-    save_model(model, tokenizer, base=paths["adapted"], merged=draft / MODEL, adapter=draft / ADAPTER, probe=probe)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        log.save(job["log"])
+    merged, adapter = given.draft / MODEL, given.draft / ADAPTER
+    save_model(model, tokenizer, base=paths["adapted"], merged=merged, adapter=adapter, probe=probe)
+    given.save(log)
 
 
 def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, Any]:
