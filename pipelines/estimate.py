@@ -253,12 +253,12 @@ def _indexing(run: _Run) -> list[Cost]:
 
 
 def _evaluation(run: _Run) -> list[Cost]:
-    """Queries, the un-tuned backbone where the corpus is small enough, published encoders, re-ranking."""
+    """Queries, the un-tuned backbone on as much of the corpus as it may encode, published encoders, re-ranking."""
     work, given, shape = run.work, run.given, run.shape
     query, passage = work.query(run.row.query_length), work.passage(run.row.passage_length)
-    untuned = work.passages <= given["eval_untuned_passages"]
-    flop = (1 + untuned) * work.evaluated * query * forward(shape, query)
-    flop += untuned * work.passages * passage * forward(shape, passage)
+    untuned = min(work.passages, given["eval_untuned_passages"])
+    flop = (2 if untuned else 1) * work.evaluated * query * forward(shape, query)
+    flop += untuned * passage * forward(shape, passage)
     if given["eval_encoders"] and work.passages <= given["eval_encoder_passages"]:
         encoders = len(given["eval_encoders"].split(","))
         length = work.passage(ENCODER_LENGTH)
@@ -267,7 +267,7 @@ def _evaluation(run: _Run) -> list[Cost]:
     flop += pairs * ((query + passage) * forward(shape, query + passage) + query * head_flop(shape))
     inputs = ["index", "retriever", "backbone", "adapted", "collection", "bm25_runs"]
     memory = encoding_memory(shape, given["index_batch_tokens"], run.number)
-    beside = sum(run.sizes.shards) if untuned else 0.0
+    beside = sum(run.sizes.shards) * untuned / work.passages
     return [run.cost("evaluate", inputs, ["evaluation"], flop=flop, gpu_bytes=memory, beside=beside)]
 
 

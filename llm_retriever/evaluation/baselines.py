@@ -62,19 +62,16 @@ def _note_shallow(bench: Bench, name: str, system: SparseSystem) -> None:
 
 
 def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: RetrieverCard) -> float | None:
-    """Encodes the corpus with the un-tuned backbone, where the corpus is small enough, and searches every split.
+    """Searches every split with the un-tuned backbone, which is worded, read out and cut as the tuned system is.
 
-    The backbone is worded, read out and cut as the tuned system is.
+    A corpus larger than the limit is searched in part: what is judged, and random others. Where passages are left out that
+    are not relevant, no relevant one falls to a lower rank, so that its figures are then upper bounds.
 
     Returns:
         Wall-clock seconds, encoding included; None when it was left out.
     """
-    limit, count = bench.settings.untuned_passages, bench.corpus.passage_count
-    if count > limit:
-        bench.notes.append(
-            f"The un-tuned backbone was not evaluated: {count:,} passages are more than the limit of {limit:,} "
-            "(untuned_passages)."
-        )
+    if not bench.settings.untuned_passages:
+        bench.notes.append("The un-tuned backbone was not evaluated: untuned_passages is 0.")
         return None
     missing = added_tokens(card, backbone)
     if missing:
@@ -87,9 +84,26 @@ def add_untuned(bench: Bench, backbone: Path, tuned: DenseSystem, card: Retrieve
     description = "the same backbone before any training, worded and read out like the retriever"
     untuned = Retriever.on_backbone(backbone, card, precision=bench.settings.precision)
     settings = IndexSettings(**inherited(tuned.index.manifest))
-    with encoded(untuned, bench.corpus, settings, tuned.query_length) as system:
-        bench.add_dense(BACKBONE, system, description=description)
+    with _bounded(bench) as corpus, encoded(untuned, corpus, settings, tuned.query_length) as system:
+        bench.add_dense(BACKBONE, system, description=description, passages=corpus.passage_count)
     return time.monotonic() - started
+
+
+@contextlib.contextmanager
+def _bounded(bench: Bench) -> Iterator[Collection]:
+    """The corpus, or as much of it as the un-tuned backbone may encode."""
+    limit, count = bench.settings.untuned_passages, bench.corpus.passage_count
+    if count <= limit:
+        yield bench.corpus
+        return
+    judged = {passage for split in bench.splits for grades in split.qrels.values() for passage in grades}
+    with tempfile.TemporaryDirectory(prefix="part-") as scratch:
+        part = bench.corpus.part(Path(scratch), max(0, limit - len(judged)), judged)
+        bench.notes.append(
+            f"The un-tuned backbone searched {part.passage_count:,} of {count:,} passages (untuned_passages): all judged ones, and "
+            "others drawn at random. Fewer passages only raise its figures: they are upper bounds."
+        )
+        yield part
 
 
 class Task(NamedTuple):

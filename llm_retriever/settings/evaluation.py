@@ -56,7 +56,8 @@ class EvaluationSettings:
         int,
         Field(
             ge=0,
-            description="Corpora up to this size are also encoded by the un-tuned backbone, as a baseline; 0 = never.",
+            description="Passages that the un-tuned backbone encodes as a baseline; of a larger corpus the judged ones and random "
+            "others, so that its figures are upper bounds; 0 = never.",
         ),
     ] = 100_000
     encoders: Annotated[

@@ -165,13 +165,31 @@ def test_training_queries_are_evaluated_on_demand_and_said_to_be_such(unspoilt_i
     assert "no baseline" in (tmp_path / "report.html").read_text()
 
 
-def test_a_large_corpus_is_not_encoded_by_the_untuned_backbone_which_is_noted(unspoilt_inputs, tmp_path):
-    metrics, content = run(unspoilt_inputs, tmp_path, untuned_passages=39)
-    assert "40 passages are more than the limit of 39" in content["notes"][0]
+def test_the_untuned_backbone_is_left_out_on_demand_which_is_noted(unspoilt_inputs, tmp_path):
+    metrics, content = run(unspoilt_inputs, tmp_path, untuned_passages=0)
+    assert content["notes"][0] == "The un-tuned backbone was not evaluated: untuned_passages is 0."
     assert list(content["splits"]["test"]["systems"]) == ["retriever", "hybrid", "BM25"]
     assert not any(name.endswith("_backbone") for name in metrics)
     assert content["notes"][0] in (tmp_path / "report.html").read_text()
     assert content["notes"][0] in (tmp_path / "summary.md").read_text()
+
+
+def test_of_a_large_corpus_the_untuned_backbone_searches_what_is_judged_and_some_more(
+    unspoilt_inputs, evaluated, tmp_path
+):
+    (_, whole), _ = evaluated
+    corpus = Collection.open(unspoilt_inputs["collection"])
+    judged = {passage for split in whole["splits"] for grades in corpus.qrels(split).values() for passage in grades}
+    _, part = run(unspoilt_inputs, tmp_path, depth=40, untuned_passages=len(judged) + 5)
+    searched = part["systems"]["backbone"]["passages"]
+    assert len(judged) < searched < whole["systems"]["backbone"]["passages"] == 40
+    assert part["notes"][0].startswith(f"The un-tuned backbone searched {searched} of 40 passages")
+    for split, content in part["splits"].items():
+        found = read_run(tmp_path / "evaluation" / "runs" / split / "backbone.trec")
+        assert {len(ranking) for ranking in found.values()} == {searched}
+        assert judged <= set().union(*found.values())
+        for metric, value in content["systems"]["backbone"].items():
+            assert value >= whole["splits"][split]["systems"]["backbone"][metric]
 
 
 def test_a_primary_metric_that_is_not_among_the_measures_is_added(unspoilt_inputs, tmp_path):
