@@ -134,8 +134,13 @@ def test_an_id_that_the_collection_lacks_is_named(written: Path, collection: Col
         assert (caught.value.line, caught.value.field) == (2, field)
 
 
-def test_a_good_training_set_passes_the_check(written: Path, collection: Collection) -> None:
+def test_a_good_training_set_passes_the_check_and_one_with_an_unknown_passage_does_not(
+    written: Path, collection: Collection
+) -> None:
     check(TrainingSet.open(written), collection)
+    unknown = with_second_line(written, json.dumps({**ROW, "positives": [{"id": "p999"}]}))
+    with pytest.raises(InputError, match="p999"):
+        check(unknown, collection)
 
 
 def test_a_file_cut_short_is_noticed(written: Path) -> None:

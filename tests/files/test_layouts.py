@@ -84,6 +84,9 @@ def test_what_killed_writers_left_is_nobodys(made: Path) -> None:
     (made / ".corpus.jsonl.0123456789ab.partial").write_text("half")
     (made / ".0123456789ab.lock").touch()
     layouts.COLLECTION.check(made)
+    (made / "corpus.jsonl.0123456789ab.partial").write_text("half")
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.0123456789ab\.partial"):
+        layouts.COLLECTION.check(made)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is open to root")

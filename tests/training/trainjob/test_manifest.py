@@ -96,6 +96,9 @@ def test_a_pod_with_what_the_trainjob_adds_is_accepted_by_kubernetes():
     pod["containers"][0]["resources"] = trainer["resourcesPerNode"]
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | {"name": "node"}, "spec": pod}
     kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+    pod["containers"][0]["commands"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="commands"):
+        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
 
 
 def test_no_variable_of_torchruns_and_no_secrets_value_is_in_it():
