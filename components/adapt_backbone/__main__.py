@@ -11,12 +11,12 @@ def run(step: StepRun[AdaptationSettings]) -> None:
     from llm_retriever import files
     from llm_retriever.adaptation.adapt import adapt
     from llm_retriever.models.card import load_lineage
-    from llm_retriever.training.curves import curves_html
+    from llm_retriever.reporting.training_page import training_html
 
     adapted = step.outputs["adapted"]
     backbone, collection, training_set = (step.inputs[name] for name in ("backbone", "collection", "training_set"))
     log = adapt(step.settings, backbone, collection, training_set, adapted)
-    files.write_text(step.outputs["curves"], curves_html(log, f"Stage one: {step.settings.method}"))
+    files.write_text(step.outputs["curves"], training_html(log, f"Stage one: {step.settings.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())
     stages = ", ".join(stage.stage for stage in load_lineage(adapted).stages)
     step.metadata["curves"] = {**log.metrics(), "stages": stages}

@@ -11,12 +11,12 @@ def run(step: StepRun[TuningSettings]) -> None:
     from llm_retriever import files
     from llm_retriever.contrastive.tuning import tune
     from llm_retriever.models.card import RetrieverCard
-    from llm_retriever.training.curves import curves_html
+    from llm_retriever.reporting.training_page import training_html
 
     retriever = step.outputs["retriever"]
     log = tune(step.settings, **step.inputs, retriever=retriever)
     card = RetrieverCard.load(retriever)
-    files.write_text(step.outputs["curves"], curves_html(log, f"Contrastive tuning, {card.method}"))
+    files.write_text(step.outputs["curves"], training_html(log, f"Contrastive tuning, {card.method}"))
     files.write_json(step.outputs["metrics"], log.metrics())
     step.metadata["curves"] = {**log.metrics(), "method": card.method, "recipe": card.recipe, "card": card.digest()}
 

@@ -100,8 +100,8 @@ def _bounded(bench: Bench) -> Iterator[Collection]:
     with tempfile.TemporaryDirectory(prefix="part-") as scratch:
         part = bench.corpus.part(Path(scratch), max(0, limit - len(judged)), judged)
         bench.notes.append(
-            f"The un-tuned backbone searched {part.passage_count:,} of {count:,} passages (untuned_passages): all judged ones, and "
-            "others drawn at random. Fewer passages only raise its figures: they are upper bounds."
+            f"The un-tuned backbone searched {part.passage_count:,} of {count:,} passages (untuned_passages): all judged ones, "
+            "and others drawn at random. Fewer passages only raise its figures: they are upper bounds."
         )
         yield part
 

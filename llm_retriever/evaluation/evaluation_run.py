@@ -17,8 +17,8 @@ from llm_retriever.metrics.measures import means
 from llm_retriever.metrics.runs import Run, write_run
 from llm_retriever.metrics.significance import ON_TIES, Comparison, compare, wins_and_losses
 from llm_retriever.reporting import report as report_page
+from llm_retriever.reporting.charts import signed
 from llm_retriever.reporting.examples import Examples, judge, most_different
-from llm_retriever.reporting.plots import signed
 from llm_retriever.settings import EvaluationSettings
 
 MANY_TIES = 0.5

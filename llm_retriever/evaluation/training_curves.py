@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_retriever import files
 from llm_retriever.models.card import RetrieverCard, load_lineage
-from llm_retriever.reporting.plots import thinned
+from llm_retriever.reporting.charts import thinned
 from llm_retriever.settings import EvaluationSettings
 
 if TYPE_CHECKING:

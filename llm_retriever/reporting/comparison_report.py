@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from llm_retriever.files.markdown import escaped, table
 from llm_retriever.metrics.conventions import BM25, hybrid_of, p_value
 from llm_retriever.progress import seconds_as_text
-from llm_retriever.reporting import frontier, plots, tables, verdict
+from llm_retriever.reporting import charts, tables, verdict
 from llm_retriever.reporting.costs_table import hours, large, size_as_text
 from llm_retriever.reporting.report import forest, pages, scatters
 
@@ -32,6 +34,11 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "pretraining_seconds": ("backbone from scratch", seconds_as_text),
 }
 """Columns of the table of costs, in order, and how their figures are written; one that no variant has is left out."""
+FRONTIERS = (
+    ("bytes_per_passage", "bytes per passage", False),
+    ("passages_per_second", "passages encoded per second", True),
+)
+"""Key among the costs of a variant, what the axis says, and whether more of it is better."""
 
 
 def render(comparison: Mapping[str, Any]) -> str:
@@ -54,7 +61,7 @@ def render(comparison: Mapping[str, Any]) -> str:
         zero_shot_splits=tables.zero_shot_splits(comparison),
         zero_shot_sentences=verdict.zero_shot(comparison, primary, reference),
         costs=cost_table(comparison),
-        frontiers=frontier.panels(comparison),
+        frontiers=frontier_panels(comparison),
     )
 
 
@@ -125,6 +132,18 @@ def _cost(key: str, value: float | None) -> str:
     return COSTS[key][1](value) if value else tables.NOTHING
 
 
+def frontier_panels(comparison: Mapping[str, Any]) -> list[Markup]:
+    """Plots each cost in which variants differ; quality is the primary metric on the first split."""
+    metric, (split, results) = comparison["primary_metric"], next(iter(comparison["splits"].items()))
+    drawn = []
+    for key, says, more_is_better in FRONTIERS:
+        costs_by_name = {name: costs[key] for name, costs in comparison["costs"].items() if costs.get(key)}
+        points = [charts.Point(name, cost, results["systems"][name][metric]) for name, cost in costs_by_name.items()]
+        if len(set(costs_by_name.values())) > 1:
+            drawn.append(charts.frontier_plot(points, says, f"{verdict.label(metric)}, {split}", more_is_better))
+    return drawn
+
+
 def summary_markdown(comparison: Mapping[str, Any]) -> str:
     """Renders headline, table and pairs of every split, and the costs."""
     primary, variants = comparison["primary_metric"], list(comparison["variants"])
@@ -164,7 +183,7 @@ def _zero_shot(comparison: Mapping[str, Any], primary: str) -> list[str]:
 
 def _pairs(split: Mapping[str, Any], variants: list[str]) -> list[str]:
     def text(cell: dict[str, Any] | None) -> str:
-        return "" if cell is None else f"{plots.signed(cell['difference'])} ({p_value(cell['p'])})"
+        return "" if cell is None else f"{charts.signed(cell['difference'])} ({p_value(cell['p'])})"
 
     rows = {row: [text(cell) for cell in cells] for row, cells in matrix(split, variants)}
     return _markdown(["", *variants], rows)

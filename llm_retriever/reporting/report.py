@@ -12,7 +12,7 @@ from markupsafe import Markup
 from llm_retriever.data.collection_report import what_was_changed
 from llm_retriever.metrics.conventions import HYBRID, RETRIEVER, SPACE, p_value
 from llm_retriever.progress import seconds_as_text
-from llm_retriever.reporting import heat_map, plots, tables, verdict
+from llm_retriever.reporting import charts, heat_map, tables, verdict
 from llm_retriever.reporting.costs_table import efficiency_rows, size_as_text
 from llm_retriever.reporting.examples import Example
 
@@ -41,7 +41,7 @@ def pages() -> jinja2.Environment:
         "short": _short,
         "value": _value,
         "bytes": size_as_text,
-        "signed": plots.signed,
+        "signed": charts.signed,
         "percent": percent,
         "p_value": p_value,
     }
@@ -103,7 +103,7 @@ def render(evaluation: Mapping[str, Any], manifest: Mapping[str, Any], examples:
 def forest(splits: Mapping[str, Any]) -> Markup | None:
     """The reference against all other systems; None where nothing is compared."""
     rows = [
-        plots.Difference(
+        charts.Difference(
             f"{name}: against {c['baseline']}" if len(splits) > 1 else f"against {c['baseline']}",
             c["mean_difference"],
             c["interval"] or (c["mean_difference"], c["mean_difference"]),
@@ -112,7 +112,7 @@ def forest(splits: Mapping[str, Any]) -> Markup | None:
         for name, split in splits.items()
         for c in split["comparisons"]
     ]
-    return Markup(plots.forest_plot(rows)) if rows else None  # noqa: S704
+    return charts.forest_plot(rows) if rows else None
 
 
 def scatters(
@@ -124,18 +124,18 @@ def scatters(
         shown = [c for c in split["comparisons"] if others is None or c["baseline"] in others]
         for comparison in shown[: SCATTERS if others is None else None]:
             ours, theirs = (split["per_query"][system] for system in (reference, comparison["baseline"]))
-            plot = plots.scatter_plot(
+            plot = charts.scatter_plot(
                 ((theirs[query], ours[query]) for query in ours),
                 f"{verdict.label(primary)} of {verdict.in_a_sentence(comparison['baseline'])}",
                 f"{verdict.label(primary)} of {verdict.in_a_sentence(reference)}",
             )
-            plotted.append({"split": name, "comparison": comparison, "plot": Markup(plot)})  # noqa: S704
+            plotted.append({"split": name, "comparison": comparison, "plot": plot})
     return plotted
 
 
 def _curves(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    drawn = [(c["title"], plots.curve_plot(c["points"], "update", "loss")) for c in evaluation.get("curves", ())]
-    return [(title, Markup(plot)) for title, plot in drawn if plot]  # noqa: S704
+    drawn = [(c["title"], charts.curve_plot(c["points"], "update", "loss")) for c in evaluation.get("curves", ())]
+    return [(title, plot) for title, plot in drawn if plot]
 
 
 def _hybrid_curve(evaluation: Mapping[str, Any]) -> Markup | None:
@@ -145,7 +145,7 @@ def _hybrid_curve(evaluation: Mapping[str, Any]) -> Markup | None:
     if len(points) < 2:
         return None
     what = f"{verdict.label(hybrid['metric'])} on {hybrid['chosen_on']}"
-    return Markup(plots.curve_plot(points, "weight of the retriever", what))  # noqa: S704
+    return charts.curve_plot(points, "weight of the retriever", what)
 
 
 def attention(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -153,13 +153,13 @@ def attention(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     analysis = evaluation.get("attention")
     if not analysis:
         return []
-    largest = heat_map.scale(analysis)
+    largest = heat_map.largest_attention(analysis)
     return [
         {
             "model": name,
             "share": model["embedding_share"],
-            "plot": Markup(  # noqa: S704
-                heat_map.heat_map(analysis["columns"], model["layers"], largest, f"Attention of the {name} by layer")
+            "plot": heat_map.heat_map(
+                analysis["columns"], model["layers"], largest, f"Attention of the {name} by layer"
             ),
         }
         for name, model in analysis["models"].items()
@@ -182,4 +182,4 @@ def _value(value: Any) -> str:
 
 def percent(share: float | None) -> str:
     """Formats a relative difference: ``+4.1 %``; a dash where there is none."""
-    return tables.NOTHING if share is None else f"{plots.signed(100 * share, 1)}{SPACE}%"
+    return tables.NOTHING if share is None else f"{charts.signed(100 * share, 1)}{SPACE}%"

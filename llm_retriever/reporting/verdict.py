@@ -17,7 +17,7 @@ from llm_retriever.metrics.conventions import (
     p_equals,
 )
 from llm_retriever.metrics.measures import parse_measures
-from llm_retriever.reporting.plots import signed
+from llm_retriever.reporting.charts import signed
 
 UNTUNED = "un-tuned backbone"
 IN_A_SENTENCE = {

@@ -56,8 +56,8 @@ class EvaluationSettings:
         int,
         Field(
             ge=0,
-            description="Passages that the un-tuned backbone encodes as a baseline; of a larger corpus the judged ones and random "
-            "others, so that its figures are upper bounds; 0 = never.",
+            description="Passages that the un-tuned backbone encodes as a baseline; of a larger corpus the judged ones and "
+            "random others, so that its figures are upper bounds; 0 = never.",
         ),
     ] = 100_000
     encoders: Annotated[
