@@ -12,7 +12,6 @@ import collections
 import hashlib
 import itertools
 import json
-import random
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from json.encoder import encode_basestring
@@ -216,31 +215,6 @@ class Collection:
     def lookup(self) -> PassageLookup:
         """Opens random access to the passages by id; reads the corpus once to find where they lie."""
         return PassageLookup(self.directory / CORPUS_FILE)
-
-    def part(self, directory: Path, number: int, judged: Container[str]) -> Collection:
-        """Writes a collection without queries: passages that are judged, and random others.
-
-        Args:
-            directory: An empty one, which it becomes.
-            number: Others are drawn from so many places of the corpus, with a fixed seed.
-            judged: Ids of passages that are kept in any case.
-        """
-        drawn = set(random.Random(0).sample(range(self.passage_count), min(number, self.passage_count)))  # noqa: S311
-        count, path = 0, directory / CORPUS_FILE
-        with path.open("w", encoding="utf-8") as corpus:
-            for position, passage in enumerate(self.passages()):
-                if position in drawn or passage.id in judged:
-                    corpus.write(passage_line(passage))
-                    count += 1
-        manifest = {
-            **self.manifest,
-            "counts": {"passages": count, "queries": 0},
-            "splits": {},
-            "files": {CORPUS_FILE: path.stat().st_size},
-            "fingerprint": fingerprint_of(directory, [CORPUS_FILE]),
-        }
-        files.write_json(directory / MANIFEST_FILE, manifest)
-        return Collection(directory, manifest)
 
     def _judgments(self, split: str) -> Iterator[tuple[str, str, int]]:
         if split not in self.splits:

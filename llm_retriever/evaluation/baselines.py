@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from llm_retriever import encoders
 from llm_retriever.data.collection import Collection
+from llm_retriever.data.part import part_of
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.encoders.table import TABLE
@@ -98,7 +99,7 @@ def _bounded(bench: Bench) -> Iterator[Collection]:
         return
     judged = {passage for split in bench.splits for grades in split.qrels.values() for passage in grades}
     with tempfile.TemporaryDirectory(prefix="part-") as scratch:
-        part = bench.corpus.part(Path(scratch), max(0, limit - len(judged)), judged)
+        part = part_of(bench.corpus, Path(scratch), max(0, limit - len(judged)), judged)
         bench.notes.append(
             f"The un-tuned backbone searched {part.passage_count:,} of {count:,} passages (untuned_passages): all judged ones, "
             "and others drawn at random. Fewer passages only raise its figures: they are upper bounds."
