@@ -45,10 +45,11 @@ class Inputs:
     def prepare(self) -> None:
         """Fetches the demo's backbone and prepares its collection, where there are none."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        if not self.backbone.exists():
-            _step("fetch_backbone", "--source", "smollm2-135m", "--layers", "6", "--backbone", self.backbone)
         if not self.collection.exists():
             _step("prepare_corpus", "--uri", "demo:python-docs", "--collection", self.collection)
+        if not self.backbone.exists():
+            chosen = ("--source", "smollm2-135m", "--layers", "6", "--collection", self.collection)
+            _step("fetch_backbone", *chosen, "--backbone", self.backbone)
 
     def flags(self) -> list[str]:
         """The same as a command line."""
