@@ -149,6 +149,6 @@ def machine() -> str:
 
 
 def commit(root: Path) -> str:
-    """The commit that is checked out."""
+    """The commit that is checked out; unknown where it is no checkout."""
     command = ["git", "rev-parse", "--short=10", "HEAD"]
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or "unknown"

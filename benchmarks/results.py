@@ -72,7 +72,7 @@ def add(collection: str, method: str, run: Path, command: str) -> None:
         "splits": {name: _split(split) for name, split in content["splits"].items()},
     }
     files.write_json(target, kept)
-    print(target.relative_to(ROOT))
+    print(target)
 
 
 def _split(split: Mapping[str, Any]) -> dict[str, Any]:

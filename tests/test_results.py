@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-_SPEC = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-results: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(results)
+from benchmarks import results
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_the_tables_of_a_page_are_made_of_what_is_kept(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = (results.ROOT / page).read_text(encoding="utf-8")
     assert results.MARKERS.search(text)
     assert results.MARKERS.sub(results._filled, text) == text
 
@@ -47,8 +41,6 @@ def evaluation(values: dict[str, list[float]], seed: int) -> dict[str, Any]:
 
 def test_runs_that_differ_in_their_seed_become_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "KEPT", tmp_path / "kept")
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "_output", lambda *_: "0123456789")
     draw = np.random.default_rng(1)
     lexical = list(draw.uniform(0.2, 0.6, 60))
     for method, shift in (("none", 0.0), ("ql", 0.1)):

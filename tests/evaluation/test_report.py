@@ -215,8 +215,8 @@ def test_the_attention_of_both_models_is_drawn_with_its_share(page, content):
     shares = [model["embedding_share"] for model in content["attention"]["models"].values()]
     for share in shares:
         assert f"{100 * share:.1f} % of the attention to the text before the query goes to [E]." in page.text
-    maps = [attributes for tag, attributes in page.tags if attributes.get("class") == "heat"]
-    assert [m["aria-label"] for m in maps] == [
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert [label for label in labels if label.startswith("Attention")] == [
         f"Attention of the {name} by layer" for name in content["attention"]["models"]
     ]
 
