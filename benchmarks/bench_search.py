@@ -70,8 +70,8 @@ def written(directory: Path, vectors: np.ndarray, dtype: str, shards: int) -> In
 
 def flat_ours(depth: int, inputs: Inputs) -> Step:
     """Searches one shard, every id decoded."""
-    queries, scratch = unit(QUERIES, DIMENSION, 1), tempfile.mkdtemp(dir=inputs.scratch)
-    index = written(Path(scratch) / "index", decoded(encoded(unit(PASSAGES, DIMENSION, 0), "fp32")), "fp32", 1)
+    queries = unit(QUERIES, DIMENSION, 1)
+    index = written(inputs.folder() / "index", decoded(encoded(unit(PASSAGES, DIMENSION, 0), "fp32")), "fp32", 1)
 
     def search() -> dict[str, Any]:
         _, ids = index.search(queries, depth)
@@ -94,7 +94,7 @@ def flat_peer(number: int, depth: int, inputs: Inputs) -> Step:
 
 def streamed(inputs: Inputs) -> Step:
     """Searches four shards in memory that does not hold them."""
-    directory = Path(tempfile.mkdtemp(dir=inputs.scratch)) / "index"
+    directory = inputs.folder() / "index"
     written(directory, unit(STREAMED, DIMENSION, 0), "fp32", 4)
     index, queries = Index.open(directory, CARD, memory_bytes=MEMORY), unit(QUERIES, DIMENSION, 1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -96,7 +95,7 @@ def tune_peer(inputs: Inputs) -> Step:
     """Tunes with sentence-transformers' trainer; its base model is in bf16 as well, its adapter in fp32."""
     from bench_encoding import retriever_of
 
-    row, export = recipe(inputs), tempfile.mkdtemp(dir=inputs.scratch)
+    row, export = recipe(inputs), inputs.folder()
     retriever = retriever_of(inputs, "fp32")
     retriever.card = replace(retriever.card, query_length=row.query_length, passage_length=row.passage_length)
     export_sentence_transformers(retriever, f"{export}/export")

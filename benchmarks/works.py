@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +59,12 @@ class Inputs:
         named: dict[str, Any] = {"backbone": self.backbone, "collection": self.collection, "scratch": self.scratch}
         named |= {"passages": self.passages, "updates": self.updates}
         return [f"--{name}={value}" for name, value in named.items()]
+
+    def folder(self) -> Path:
+        """A directory that lasts as long as this process."""
+        directory = Path(tempfile.mkdtemp(dir=self.scratch))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        return directory
 
     def texts(self, name: str, texts: list[str]) -> Path:
         """Texts as a file that a peer reads."""
