@@ -109,7 +109,7 @@ def tune_peer(inputs: Inputs) -> Step:
         prompts = {name: peer.prompts["query" if name == "query" else "document"] for name in columns}
         trainer = SentenceTransformerTrainer(
             model=peer,
-            args=arguments(row.tuning.schedule, len(columns["query"]), export, prompts),
+            args=arguments(row.tuning.schedule, len(columns["query"]), str(export), prompts),
             train_dataset=Dataset.from_dict(columns),
             loss=MultipleNegativesRankingLoss(peer, scale=1 / row.tuning.temperature),
         )
