@@ -33,6 +33,8 @@ from works import MATRIX, OURS, Inputs, Work
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE, PICTURE = (ROOT / "docs" / name for name in ("performance.json", "performance.md", "performance.svg"))
 PACKAGES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "pyserini", "pytrec-eval-terrier")
+LEAST_MEMORY = 100
+"""MiB that a peer takes for its work, where memory is worth comparing: what was loaded before does not count."""
 START, END = "<!-- bench -->\n", "<!-- end of bench -->"
 WORKS: tuple[Work, ...] = (*bench_encoding.WORKS, *bench_training.WORKS, *bench_search.WORKS)
 
@@ -55,7 +57,8 @@ def main() -> None:
         print("\n".join(f"{work.name:14} {work.title}" for work in chosen))
     elif given.serve:
         name, way = given.serve
-        serve(next(work for work in WORKS if work.name == name).ways[way].make(Inputs.of(given)))
+        chosen_way = next(work for work in WORKS if work.name == name).ways[way]
+        serve(lambda: chosen_way.make(Inputs.of(given)))
     else:
         inputs = Inputs.of(given)
         inputs.prepare()
@@ -84,12 +87,14 @@ def measured(work: Work, inputs: Inputs, rounds: int) -> dict[str, Any]:
     if peers:
         best = min(peers, key=lambda name: peers[name].median)
         row["against"], row["ratio"] = best, ratios(ways[best], ways[OURS])
-        row["memory"] = ways[OURS].answers[-1]["memory"] / ways[best].answers[-1]["memory"]
+        held, theirs = (ways[name].answers[-1]["memory"] for name in (OURS, best))
+        if theirs >= LEAST_MEMORY:
+            row["memory"] = held / theirs
     if MATRIX in ways:
         row["share"] = rate(ways[OURS]) / rate(ways[MATRIX])
     for way in ways.values():
         way.close()
-    row["agreement"] = work.agreement(row, inputs) if work.agreement else None
+    row["agreement"] = work.agreement(row, inputs) if work.agreement and peers else None
     print(shown(row), flush=True)
     return row
 

@@ -85,15 +85,16 @@ class Way:
         self._process.wait()
 
 
-def serve(work: Callable[[], Mapping[str, Any] | None]) -> None:
+def serve(make: Callable[[], Callable[[], Mapping[str, Any] | None]]) -> None:
     """Does a work for every line on standard input, and answers with its times.
 
     Args:
-        work: Is timed; what it returns, if anything, is added to the answer.
+        make: Sets the work up; the work is timed, and what it returns, if anything, is added to the answer.
     """
-    before = _fresh_peak()
     told = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
+    work = make()
+    before = _fresh_peak()
     with os.fdopen(told, "w") as answers:
         print(json.dumps({"ready": True}), file=answers, flush=True)
         for _ in sys.stdin:

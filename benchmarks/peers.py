@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 def main() -> None:
     """Loads the model and answers."""
     export, texts, vectors, backend, precision = sys.argv[1:]
-    model, passages = loaded(export, backend, precision), json.loads(Path(texts).read_text())
 
-    def encode() -> None:
-        np.save(vectors, model.encode_document(passages, normalize_embeddings=True, show_progress_bar=False))
+    def make() -> Callable[[], None]:
+        model, passages = loaded(export, backend, precision), json.loads(Path(texts).read_text())
+        settings = {"normalize_embeddings": True, "show_progress_bar": False}
+        return lambda: np.save(vectors, model.encode_document(passages, **settings))
 
-    serve(encode)
+    serve(make)
 
 
 def loaded(export: str, backend: str, precision: str) -> SentenceTransformer:
