@@ -28,7 +28,7 @@ import bench_encoding
 import bench_search
 import bench_training
 from measuring import Spread, Way, commit, machine, ratios, serve, take_turns
-from works import MATRIX, OURS, Inputs, Work
+from works import MATRIX, OURS, Here, Inputs, Work
 
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE, PICTURE = (ROOT / "docs" / name for name in ("performance.json", "performance.md", "performance.svg"))
@@ -57,8 +57,9 @@ def main() -> None:
         print("\n".join(f"{work.name:14} {work.title}" for work in chosen))
     elif given.serve:
         name, way = given.serve
-        chosen_way = next(work for work in WORKS if work.name == name).ways[way]
-        serve(lambda: chosen_way.make(Inputs.of(given)))
+        here = next(work for work in WORKS if work.name == name).ways[way]
+        assert isinstance(here, Here), f"{way} is started by its own command"
+        serve(lambda: here.make(Inputs.of(given)))
     else:
         inputs = Inputs.of(given)
         inputs.prepare()
@@ -74,11 +75,11 @@ def measured(work: Work, inputs: Inputs, rounds: int) -> dict[str, Any]:
     for name, way in work.ways.items():
         try:
             started = Way(way.command(work, name, inputs))
-            started.run()
+            started.run()  # warms up; what fails, fails here
             ways[name] = started
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
             print(f"  {name} is left out: {error}", file=sys.stderr)
-    take_turns(ways, rounds - 1 if rounds > 1 else 1)
+    take_turns(ways, rounds)
     row: dict[str, Any] = {"work": work.name, "title": work.title, "target": work.target, "goal": work.goal}
     row |= {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(ROOT)}
     row["versions"] = {name: version(name) for name in PACKAGES}

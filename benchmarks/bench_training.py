@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from bench_encoding import retriever_of
 from datasets import Dataset
 from roofline import operations, products
 from sentence_transformers import (
@@ -93,8 +94,6 @@ def tune_ours(inputs: Inputs) -> Step:
 
 def tune_peer(inputs: Inputs) -> Step:
     """Tunes with sentence-transformers' trainer; its base model is in bf16 as well, its adapter in fp32."""
-    from bench_encoding import retriever_of
-
     row, export = recipe(inputs), inputs.folder()
     retriever = retriever_of(inputs, "fp32")
     retriever.card = replace(retriever.card, query_length=row.query_length, passage_length=row.passage_length)

@@ -106,8 +106,8 @@ def serve(make: Callable[[], Callable[[], Mapping[str, Any] | None]]) -> None:
 
 
 def take_turns(ways: Mapping[str, Way], rounds: int) -> None:
-    """Runs all ways in turns, A B A B, once more than there are rounds."""
-    for _ in range(rounds + 1):
+    """Runs all ways in turns, A B A B."""
+    for _ in range(rounds):
         for way in ways.values():
             way.run()
 

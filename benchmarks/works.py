@@ -96,10 +96,6 @@ class There(NamedTuple):
 
     start: Callable[[Inputs], list[str]]
 
-    def make(self, inputs: Inputs) -> Callable[[], Mapping[str, Any] | None]:
-        """It is not run here."""
-        raise NotImplementedError
-
     def command(self, work: Work, way: str, inputs: Inputs) -> list[str]:
         """Starts it."""
         return self.start(inputs)

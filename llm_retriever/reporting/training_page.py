@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jinja2
-
 from llm_retriever.progress import seconds_as_text
 from llm_retriever.reporting.charts import curve_plot
+from llm_retriever.reporting.report import pages
 from llm_retriever.training.train import TrainingLog
 
 
@@ -23,9 +22,7 @@ def training_html(log: TrainingLog, title: str) -> str:
     smooth = list(zip((x for x, _ in lines["loss"]), _moving_average([y for _, y in lines["loss"]]), strict=True))
     plots = [curve_plot(lines["loss"], "update", "loss", smooth)]
     plots.append(curve_plot(lines["learning_rate"], "update", "learning rate"))
-    loader = jinja2.PackageLoader("llm_retriever.reporting", ".")
-    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return pages.get_template("training.html.jinja").render(title=title, facts=_facts(log), plots=filter(None, plots))
+    return pages().get_template("training.html.jinja").render(title=title, facts=_facts(log), plots=filter(None, plots))
 
 
 def _facts(log: TrainingLog) -> dict[str, str]:
