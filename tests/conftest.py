@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # KFP reads every compiled pipeline by PyYAML's Python parser; its C parser gives the same, ten times as fast.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OURS = ("AWS_", "LLM_RETRIEVER_", "KFP_", "KUBEFLOW_", "CUDA_", "RANK", "WORLD_SIZE", "MASTER_", "DEEPSPEED_")
 """What the names of the environment variables begin with that this project reads."""

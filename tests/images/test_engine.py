@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = (
     "llm_retriever",
     "components",
+    "pipelines",
     "images",
     "pyproject.toml",
     "setup.py",
@@ -32,7 +33,8 @@ COPIED = (
 )
 TAG = "test"
 PLANTED = "planted-secret-3f9b1c"
-pytestmark = pytest.mark.slow
+# What the first of them waits for: both images are built, all packages of them downloaded.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
