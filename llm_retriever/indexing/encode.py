@@ -17,12 +17,12 @@ from llm_retriever.encoders.batched import check_finite
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.encoding_plan import Cut
-from llm_retriever.indexing.prefetch import prefetched
 from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_width
 from llm_retriever.indexing.vector_reuse import Earlier, EarlierVectors
 from llm_retriever.indexing.writing import Piece, ShardWriter
+from llm_retriever.processes.prefetch import prefetched
 from llm_retriever.settings import EncodingSettings
 
 PASSAGES_AT_ONCE = 256

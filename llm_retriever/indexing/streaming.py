@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.prefetch import prefetched
 from llm_retriever.indexing.shards import HINT, Manifest
 from llm_retriever.indexing.stored import Floats, decoded
+from llm_retriever.processes.prefetch import prefetched
 
 Positions = NDArray[np.int64]
 

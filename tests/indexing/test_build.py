@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import itertools
 import json
 import shutil
 import subprocess
@@ -20,12 +18,10 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import corpus as corpus_module
-from llm_retriever.indexing import prefetch as ahead_module
 from llm_retriever.indexing.build import build_index, draft_directory, write_index
 from llm_retriever.indexing.corpus import encode_corpus, resolved
 from llm_retriever.indexing.encoding_plan import encoding_key
 from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.prefetch import prefetched
 from llm_retriever.indexing.shard_store import LocalPlace
 from llm_retriever.settings import CorpusSettings, IndexSettings
 from tests.conftest import write_beir
@@ -244,32 +240,6 @@ def test_no_more_than_a_few_windows_are_read_ahead_of_the_model(retriever, colle
     assert max(read - done for read, done in encoded) <= 5 * 5
 
 
-def test_an_error_of_the_reading_thread_reaches_the_caller():
-    def items():
-        yield 1
-        raise InputError("the second is broken")
-
-    found = prefetched(items())
-    assert next(found) == 1
-    with pytest.raises(InputError, match="the second is broken"):
-        next(found)
-
-
-def test_the_reading_thread_ends_when_its_reader_does():
-    ended = []
-
-    def items():
-        try:
-            yield from itertools.count()
-        finally:
-            ended.append(True)
-
-    found = prefetched(items())
-    assert next(found) == 0
-    found.close()
-    assert ended == [True]
-
-
 def test_a_collection_that_ends_early_is_refused(retriever, tmp_path):
     source = write_beir(tmp_path / "source", number=20)
     preparation.prepare(CorpusSettings(uri=str(source)), tmp_path / "collection")
@@ -280,9 +250,3 @@ def test_a_collection_that_ends_early_is_refused(retriever, tmp_path):
     with pytest.raises(InputError, match="3 passages early"):
         encode_corpus(retriever, corpus, LocalPlace(tmp_path / "place"), resolved(IN_SHARDS, retriever))
     assert not (tmp_path / "index").exists()
-
-
-def test_the_documented_example_runs():
-    results = doctest.testmod(ahead_module)
-    assert results.attempted > 0
-    assert results.failed == 0
