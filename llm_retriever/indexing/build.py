@@ -20,8 +20,7 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.files import layouts
 from llm_retriever.files.drafts import is_draft
-from llm_retriever.indexing.corpus import encode_corpus, of_all_copies, resolved, timings
-from llm_retriever.indexing.encoding_plan import encoding_key
+from llm_retriever.indexing.corpus import encode_corpus, encoding_key, of_all_copies, resolved, timings
 from llm_retriever.indexing.faiss_kinds import add_faiss, announce
 from llm_retriever.indexing.locate_retriever import encoder_entry
 from llm_retriever.indexing.passages import read_passages, write_passages

@@ -16,9 +16,9 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
-from llm_retriever.indexing.encoding_plan import WINDOW_PASSAGES, Cut, encoding_key, share
+from llm_retriever.indexing.encode import WINDOW_PASSAGES, Cut, share
 from llm_retriever.indexing.shard_store import Place, place_of
-from llm_retriever.indexing.shards import Shard
+from llm_retriever.indexing.shards import FORMAT, Shard
 from llm_retriever.indexing.vector_reuse import Earlier
 from llm_retriever.indexing.workers import Load, Work, encode_in_processes, encoded_shards, resolved_processes
 from llm_retriever.models.card import RetrieverCard
@@ -44,7 +44,7 @@ def encode_corpus(
     """Writes the vectors of all passages, or of one part of them, to a place as shards.
 
     What an earlier run finished there is kept. The bytes depend neither on the number of parts or processes nor on what
-    was interrupted where (see `llm_retriever.indexing.encoding_plan`).
+    was interrupted where (see `llm_retriever.indexing.encode`).
 
     Args:
         encoder: Encodes.
@@ -137,6 +137,21 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
     with files.atomic_directory(part, layouts.ENCODED) as draft:
         files.write_json(draft / PART_FILE, content)
     return content
+
+
+def encoding_key(encoder: Encoder, collection: Collection, settings: EncodingSettings, earlier: str = "") -> str:
+    """Names shards by a SHA-256 (hex) over all that decides their bytes, and nothing else.
+
+    Args:
+        encoder: Its identity counts.
+        collection: Its fingerprint counts.
+        settings: As resolved.
+        earlier: Digest of the index from which vectors are taken over, if any.
+    """
+    decisive = ("passage_length", "batch_tokens", "shard_passages", "dtype", "dimension", "precision")
+    values = {name: getattr(settings, name) for name in decisive}
+    content = [FORMAT, WINDOW_PASSAGES, encoder.identity(), collection.fingerprint, values, earlier]
+    return files.digest(content)
 
 
 def of_all_copies(settings: Settings, card: RetrieverCard) -> Settings:

@@ -1,11 +1,19 @@
-"""Sends a corpus through the model window by window: tokenised ahead, written behind, resumable per shard."""
+"""Sends a corpus through the model window by window: tokenised ahead, written behind, resumable per shard.
+
+Two cuts lie over the positions of the passages. *Windows* of 4096 passages are what is sorted by length and put into
+batches together. *Shards* are the files; their number and size is a setting. Windows start at multiples of their size,
+wherever shards begin and end: so a passage is always in a batch with the same others, and its vector has the same bits
+in whatever shard, process or part. (Padding changes a vector's last bits, and which kernels run depends on the shape of a
+batch. The same bits are promised for the same kind of processor or GPU, libraries and threads per process.) A window
+that a border cuts is encoded on both sides of it; with a shard size that is a multiple of the window's there is none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +24,6 @@ from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.encoders.batched import check_finite
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.encoding_plan import Cut
 from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_width
@@ -25,10 +32,65 @@ from llm_retriever.indexing.writing import Piece, ShardWriter
 from llm_retriever.processes.prefetch import prefetched
 from llm_retriever.settings import EncodingSettings
 
+WINDOW_PASSAGES = 4096
+"""Passages that are sorted by length together: enough for hardly any padding, few enough to be held in memory."""
 PASSAGES_AT_ONCE = 256
 
 Encoded = Callable[[int, int], None]
 """Called after each batch: passages of the shards to write that were encoded, and tokens."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A corpus in shards and windows.
+
+    Attributes:
+        passages: How many there are.
+        shard_passages: Passages per shard; the last one may hold fewer.
+        window_passages: Passages per window.
+
+    Example:
+        >>> cut = Cut(passages=10, shard_passages=4, window_passages=3)
+        >>> cut.shards, cut.shard(2), cut.windows([1])
+        (3, range(8, 10), [range(3, 6), range(6, 9)])
+        >>> cut.overlapping(range(3, 6))
+        range(0, 2)
+    """
+
+    passages: int
+    shard_passages: int
+    window_passages: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.passages // self.shard_passages)
+
+    def shard(self, number: int) -> range:
+        """Positions of a shard's passages."""
+        return self._span(number, self.shard_passages)
+
+    def windows(self, shards: Iterable[int]) -> list[range]:
+        """Windows that some shards touch, in order."""
+        size = self.window_passages
+        touched = {n for s in shards for n in range(self.shard(s).start // size, -(-self.shard(s).stop // size))}
+        return [self._span(number, size) for number in sorted(touched)]
+
+    def overlapping(self, window: range) -> range:
+        """Numbers of the shards that hold passages of a window."""
+        return range(window.start // self.shard_passages, -(-window.stop // self.shard_passages))
+
+    def _span(self, number: int, size: int) -> range:
+        return range(number * size, min((number + 1) * size, self.passages))
+
+
+def share(numbers: Sequence[int], index: int, of: int) -> list[int]:
+    """Picks one worker's share: fixed beforehand, so that it is the same after a kill and on another machine.
+
+    >>> share(range(7), 1, of=3)
+    [1, 4]
+    """
+    return list(numbers[index::of])
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from llm_retriever.errors import InputError
 from llm_retriever.indexing import near_ties
 from llm_retriever.indexing.approximate import Approximate
 from llm_retriever.indexing.shard_store import LocalShards
-from llm_retriever.indexing.shards import Manifest
+from llm_retriever.indexing.shards import Manifest, check_index
 from llm_retriever.indexing.stored import Floats, first_numbers
 from llm_retriever.indexing.streaming import MEMORY_BYTES, Positions, ShardedVectors
-from llm_retriever.indexing.wholeness import check_index
 from llm_retriever.models.card import RetrieverCard
 
 QUERIES_AT_ONCE = 4096

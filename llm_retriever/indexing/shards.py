@@ -1,6 +1,7 @@
 """A shard on disk: a NumPy matrix of vectors, and the passage ids of its rows as UTF-8 lines.
 
-Neither is ever read into memory as a whole: the matrix is mapped, and ids are decoded where a search hits them.
+Neither is ever read into memory as a whole: the matrix is mapped, and ids are decoded where a search hits them. An index
+is verified against its manifest byte by byte: cut, permuted, exchanged or spoilt files are found.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from pydantic import TypeAdapter
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files.checksums import sha256_of_large_file
-from llm_retriever.indexing.stored import DTYPES, row_width
+from llm_retriever.indexing.stored import DTYPES, decoded, row_width
+from llm_retriever.progress import Progress
 from llm_retriever.settings.index import IndexKind
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 KINDS = get_args(IndexKind)
 HINT = "build the index anew with build_index"
+ROWS_AT_ONCE = 65_536
+TOLD_FROM = 1_000_000
+"""Vectors of an index whose check takes long enough to report on."""
 DENSE = 6
 """Where at least one id in so many is wanted, decoding the whole file at once takes less time than one by one."""
 
@@ -247,3 +252,35 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise InputError("the shards do not add up to the count", file=path, field="count", hint=HINT)
     if (manifest.kind == "flat") != (manifest.faiss is None):
         raise InputError(f"an index of kind {manifest.kind} does not fit", file=path, field="faiss", hint=HINT)
+
+
+def check_index(manifest: Manifest, index: Path, shards: Path) -> None:
+    """Compares every file of an index with its manifest, and looks for vectors that are not finite.
+
+    Args:
+        manifest: Manifest of the index.
+        index: Directory of the manifest.
+        shards: Directory of the shards.
+
+    Raises:
+        InputError: A file is missing, has other bytes or another number of rows, or a number in it is not finite.
+    """
+    with Progress("check the index", manifest.count, "vectors", quiet=manifest.count < TOLD_FROM) as progress:
+        for shard in manifest.shards:
+            _check_shard(shard, shards, manifest)
+            progress.update(shard.count)
+    for beside in (manifest.faiss, manifest.passages):
+        if beside is not None and not beside.is_intact(index):
+            raise InputError("is missing or does not have its checksum", file=index / beside.file, hint=HINT)
+
+
+def _check_shard(shard: Shard, directory: Path, manifest: Manifest) -> None:
+    matrix = shard.matrix(directory, manifest.dimension, manifest.dtype)
+    shard.passage_ids(directory)
+    if damaged := shard.damaged(directory):
+        raise InputError("does not have its checksum", file=directory / damaged, hint=HINT)
+    for start in range(0, shard.count, ROWS_AT_ONCE):
+        finite = np.isfinite(decoded(matrix[start : start + ROWS_AT_ONCE])).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise InputError(f"the vector in row {row:,} is not finite", file=directory / shard.file, hint=HINT)

@@ -25,8 +25,7 @@ from typing import Any
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
-from llm_retriever.indexing.encode import Encoded, encode_shards
-from llm_retriever.indexing.encoding_plan import Cut, share
+from llm_retriever.indexing.encode import Cut, Encoded, encode_shards, share
 from llm_retriever.indexing.shard_store import Place
 from llm_retriever.indexing.shards import Shard
 from llm_retriever.indexing.vector_reuse import Earlier

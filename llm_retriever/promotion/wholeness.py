@@ -10,8 +10,7 @@ from llm_retriever.data.training_queries import read_training_queries
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.hybrid import published as hybrid
 from llm_retriever.indexing.shard_store import LocalShards, check_shards
-from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest
-from llm_retriever.indexing.wholeness import check_index
+from llm_retriever.indexing.shards import MANIFEST_FILE, Manifest, check_index
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, digest_of_weights
 from llm_retriever.models.model_files import ModelFiles, check_safetensors
 from llm_retriever.promotion.publication import SAME_RUN

@@ -35,8 +35,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation import comparison
 from llm_retriever.evaluation.systems import BM25Runs
 from llm_retriever.evaluation.variants import check_alike, open_evaluations
-from llm_retriever.indexing.shards import Manifest
-from llm_retriever.indexing.wholeness import check_index
+from llm_retriever.indexing.shards import Manifest, check_index
 from llm_retriever.methods import method
 from llm_retriever.metrics.content import sealed
 from llm_retriever.metrics.runs import read_run, write_run

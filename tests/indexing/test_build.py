@@ -19,8 +19,7 @@ from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import corpus as corpus_module
 from llm_retriever.indexing.build import build_index, draft_directory, write_index
-from llm_retriever.indexing.corpus import encode_corpus, resolved
-from llm_retriever.indexing.encoding_plan import encoding_key
+from llm_retriever.indexing.corpus import encode_corpus, encoding_key, resolved
 from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shard_store import LocalPlace
 from llm_retriever.settings import CorpusSettings, IndexSettings

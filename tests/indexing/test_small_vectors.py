@@ -17,10 +17,9 @@ from llm_retriever.indexing.build import build_index, write_index
 from llm_retriever.indexing.corpus import encode_part
 from llm_retriever.indexing.faiss_kinds import KINDS, plan
 from llm_retriever.indexing.index import Index
-from llm_retriever.indexing.shards import Manifest
+from llm_retriever.indexing.shards import Manifest, check_index
 from llm_retriever.indexing.stored import DTYPES, decoded, encoded, first_numbers, row_bytes
 from llm_retriever.indexing.vector_reuse import Earlier
-from llm_retriever.indexing.wholeness import check_index
 from llm_retriever.settings import IndexSettings, PartSettings
 from tests.indexing.vectors import by_definition, clustered, names, unit, write_vectors
 

@@ -12,9 +12,10 @@ from llm_retriever import files
 from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
-from llm_retriever.indexing import build, encoding_plan
+from llm_retriever.indexing import build
 from llm_retriever.indexing import passages as passages_module
 from llm_retriever.indexing.build import build_index, write_index
+from llm_retriever.indexing.corpus import encoding_key
 from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.passages import digests
 from llm_retriever.indexing.shards import Manifest, PassagesFile
@@ -124,9 +125,7 @@ def test_an_unchanged_corpus_is_not_encoded_at_all(retriever, earlier, collectio
 
 
 def test_shards_with_vectors_of_an_earlier_index_have_a_name_of_their_own(retriever, earlier, changed):
-    assert encoding_plan.encoding_key(retriever, changed, IN_SHARDS) != encoding_plan.encoding_key(
-        retriever, changed, IN_SHARDS, earlier.digest()
-    )
+    assert encoding_key(retriever, changed, IN_SHARDS) != encoding_key(retriever, changed, IN_SHARDS, earlier.digest())
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.indexing import corpus as corpus_module
-from llm_retriever.indexing import encoding_plan, shard_store
+from llm_retriever.indexing import encode, shard_store
 from llm_retriever.indexing.build import build_index, write_index
 from llm_retriever.indexing.corpus import encode_part
-from llm_retriever.indexing.encoding_plan import Cut, share
+from llm_retriever.indexing.encode import Cut, share
 from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shard_store import ABANDONED_SECONDS, LocalPlace, complete
 from llm_retriever.indexing.shards import Shard
@@ -231,7 +231,7 @@ def test_the_index_encodes_what_no_part_has(retriever_directory, retriever, coll
 
 def test_shards_of_other_settings_have_another_name(retriever, corpus):
     def key(**settings):
-        return encoding_plan.encoding_key(retriever, corpus, dataclasses.replace(IN_SHARDS, **settings))
+        return corpus_module.encoding_key(retriever, corpus, dataclasses.replace(IN_SHARDS, **settings))
 
     assert key() == key(processes=3) == key(shards_uri="s3://bucket/prefix")
     assert len({key(), key(dtype="fp16"), key(passage_length=99), key(batch_tokens=9), key(shard_passages=9)}) == 5
@@ -305,7 +305,7 @@ def test_vectors_in_half_precision_arithmetic_are_close(retriever_directory, ret
     np.testing.assert_allclose(half.encode_passages(texts), retriever.encode_passages(texts), atol=0.02)
 
 
-@pytest.mark.parametrize("module", [encoding_plan, shard_store])
+@pytest.mark.parametrize("module", [encode, shard_store])
 def test_the_documented_examples_run(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
