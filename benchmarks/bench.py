@@ -71,18 +71,12 @@ def main() -> None:
 def measured(work: Work, inputs: Inputs, rounds: int) -> dict[str, Any]:
     """Lets all ways of a work take turns; what docs/performance.json keeps of it."""
     print(f"{work.name}: {work.title}", flush=True)
-    ways = {}
-    for name, way in work.ways.items():
-        try:
-            started = Way(way.command(work, name, inputs))
-            started.run()  # warms up; what fails, fails here
-            ways[name] = started
-        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            print(f"  {name} is left out: {error}", file=sys.stderr)
+    ways, left_out = started(work, inputs)
     take_turns(ways, rounds)
     row: dict[str, Any] = {"work": work.name, "title": work.title, "target": work.target, "goal": work.goal}
     row |= {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(ROOT)}
     row["versions"] = {name: version(name) for name in PACKAGES}
+    row["left_out"] = left_out
     row["ways"] = {name: described(way) for name, way in ways.items()}
     peers = {name: Spread.of(way.seconds()) for name, way in ways.items() if name in work.peers}
     if peers:
@@ -98,6 +92,21 @@ def measured(work: Work, inputs: Inputs, rounds: int) -> dict[str, Any]:
     row["agreement"] = work.agreement(row, inputs) if work.agreement and peers else None
     print(shown(row), flush=True)
     return row
+
+
+def started(work: Work, inputs: Inputs) -> tuple[dict[str, Way], dict[str, str]]:
+    """Starts all ways of a work and lets them warm up; returns those that can do it, and what the others fail of."""
+    ways, left_out = {}, {}
+    for name, way in work.ways.items():
+        try:
+            ways[name] = Way(way.command(work, name, inputs))
+            ways[name].run()
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            print(f"  {name} is left out: {error}", file=sys.stderr)
+            left_out[name] = str(error)
+            if name in ways:
+                ways.pop(name).close()
+    return ways, left_out
 
 
 def described(way: Way) -> dict[str, Any]:
@@ -147,7 +156,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         ratio = f"**{Spread(*row['ratio']).shown()}**" if "ratio" in row else ""
         cells = [row["title"], row.get("against", ""), ratio, _number(row["target"]), _share(row.get("share"))]
-        cells += [_share(row["goal"]), _number(row.get("memory")), row["agreement"] or ""]
+        left_out = [f"without {name}: {problem}" for name, problem in row.get("left_out", {}).items()]
+        cells += [
+            _share(row["goal"]),
+            _number(row.get("memory")),
+            "; ".join(filter(None, [row["agreement"], *left_out])),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     made = sorted({f"{row['date']}, commit {row['commit']}, {row['machine']}" for row in rows})
     used = ", ".join(f"{name} {number}" for name, number in rows[-1]["versions"].items())

@@ -68,11 +68,16 @@ class Way:
         Returns:
             `seconds`; `processor`, seconds of all its processors; `memory`, MiB at its peak so far beyond what it held
             before its first work; and whatever the way adds.
+
+        Raises:
+            RuntimeError: It has ended, or calls its own result useless.
         """
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         self.answers.append(self.answer())
+        if problem := self.answers[-1].get("useless"):
+            raise RuntimeError(problem)
         return self.answers[-1]
 
     def seconds(self) -> list[float]:

@@ -26,10 +26,16 @@ def main() -> None:
     """Loads the model and answers."""
     export, texts, vectors, backend, precision = sys.argv[1:]
 
-    def make() -> Callable[[], None]:
+    def make() -> Callable[[], dict[str, str]]:
         model, passages = loaded(export, backend, precision), json.loads(Path(texts).read_text())
         settings = {"normalize_embeddings": True, "show_progress_bar": False}
-        return lambda: np.save(vectors, model.encode_document(passages, **settings))
+
+        def encode() -> dict[str, str]:
+            found = model.encode_document(passages, **settings)
+            np.save(vectors, found)
+            return {} if np.isfinite(found).all() else {"useless": "its vectors are not finite"}
+
+        return encode
 
     serve(make)
 

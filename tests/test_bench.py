@@ -59,6 +59,19 @@ def test_a_way_that_ends_is_told_of():
         measuring.Way([sys.executable, "-c", "import sys; sys.exit(3)"])
 
 
+def test_a_way_whose_result_is_useless_is_no_peer(tmp_path):
+    code = f"import sys; sys.path.insert(0, {BENCHMARKS!r}); from measuring import serve\n"
+    ways = {name: tmp_path / f"{name}.py" for name in ("good", "bad")}
+    for name, path in ways.items():
+        answer = {} if name == "good" else {"useless": "its vectors are not finite"}
+        path.write_text(f"{code}serve(lambda: lambda: {answer})")
+    commands = {name: works.There(lambda inputs, path=path: [sys.executable, str(path)]) for name, path in ways.items()}
+    work = works.Work("w", "a work", commands, 1.0, None, None)
+    running, left_out = bench.started(work, works.Inputs(*[tmp_path] * 3, 1, 1))
+    assert (list(running), left_out) == (["good"], {"bad": "its vectors are not finite"})
+    running["good"].close()
+
+
 def test_operations_are_those_that_are_counted_by_hand():
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaModel(LlamaConfig(vocab_size=32, num_key_value_heads=1, head_dim=4, **sizes))
@@ -95,4 +108,7 @@ def test_the_table_says_what_was_measured():
     assert (
         lines[2] == "| tuning | the peer | **2.71 (2.60-2.80)** | 2.50 | 48% | 50% | 0.31 | losses differ by 0.0001 |"
     )
+    row["left_out"] = {"another": "its vectors are not finite"}
+    said = bench.table([row]).splitlines()[2]
+    assert said.endswith("| losses differ by 0.0001; without another: its vectors are not finite |")
     assert lines[4:] == ["Measured on 2026-11-28, commit abc, 2 cores.", "Versions: torch 2.13.0."]
