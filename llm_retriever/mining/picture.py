@@ -12,6 +12,7 @@ from llm_retriever.mining.selection import SPARSE, TEACHER
 from llm_retriever.mining.statistics import SourceStatistics, Statistics
 from llm_retriever.mining.summary import DROPPED, NAMES, headline, method, rank_bounds, share
 from llm_retriever.reporting.charts import Bars, bar_plot
+from llm_retriever.reporting.report import pages
 
 BARS = 20
 SCORE_BARS = 40
@@ -24,15 +25,9 @@ def page(statistics: Statistics, recipe: Mapping[str, Any]) -> str:
         statistics: Complete.
         recipe: That of the manifest.
     """
-    import jinja2
-
-    loaders = [jinja2.PackageLoader(f"llm_retriever.{package}", ".") for package in ("mining", "reporting")]
-    pages = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    pages.undefined = jinja2.StrictUndefined
-    pages.globals["share"] = share
-    return pages.get_template("picture.html.jinja").render(
+    templates = pages()
+    templates.globals["share"] = share
+    return templates.get_template("mining.html.jinja").render(
         headline=headline(statistics),
         method=method(recipe),
         counts=statistics.counts,
