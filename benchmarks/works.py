@@ -49,7 +49,11 @@ class Inputs:
         """Fetches the demo's backbone and prepares its collection, where there are none."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         if not self.collection.exists():
-            _step("prepare_corpus", "--uri", "demo:python-docs", "--collection", self.collection)
+            statistics = self.scratch / "statistics.html"
+            _step(
+                "prepare_corpus",
+                *("--uri", "demo:python-docs", "--collection", self.collection, "--statistics", statistics),
+            )
         if not self.backbone.exists():
             chosen = ("--source", "smollm2-135m", "--layers", "6", "--collection", self.collection)
             _step("fetch_backbone", *chosen, "--backbone", self.backbone)
