@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 from pathlib import Path
@@ -191,6 +192,9 @@ def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the weights."""
-    named = ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed")
-    return {name: importlib.metadata.version(name) for name in named} | {"cuda": torch.version.cuda or ""}
+    """Versions of the packages that decide the weights, of those that are installed: DeepSpeed need not be."""
+    versions = {"cuda": torch.version.cuda or ""}
+    for name in ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

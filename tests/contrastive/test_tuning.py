@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import numpy as np
 import pytest
 import torch
 
+from llm_retriever.contrastive import tuning
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.tuning import resolved_method, tune
 from llm_retriever.data.collection import Collection
@@ -184,3 +187,16 @@ def test_a_directory_that_is_no_backbone_is_refused(inputs, tmp_path):
 def test_a_collapse_of_the_loss_leaves_nothing_behind(inputs, tmp_path):
     said = refused(inputs, tmp_path, settings={"learning_rate": 1e30, "max_steps": 6})
     assert '"learning_rate": the loss became nan' in said
+
+
+def test_a_card_names_no_version_of_a_package_that_is_not_installed(monkeypatch):
+    installed = importlib.metadata.version
+
+    def without_deepspeed(name: str) -> str:
+        if name == "deepspeed":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_deepspeed)
+    assert "deepspeed" not in tuning.versions()
+    assert tuning.versions()["torch"] == torch.__version__
