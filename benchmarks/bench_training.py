@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import two_prompts
 from bench_encoding import retriever_of
 from datasets import Dataset
 from roofline import operations, products
@@ -29,14 +30,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback
 from works import MATRIX, OURS, Here, Inputs, Work
 
-from llm_retriever.adaptation import bag_of_words
-from llm_retriever.adaptation.ebae_ebar import EbaeEbarLoss
 from llm_retriever.adaptation.query_likelihood import Pair, PairCollator, QueryLikelihoodLoss
 from llm_retriever.contrastive.dataset import Group, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.data.collection import Collection
 from llm_retriever.exporting.export import export_sentence_transformers
-from llm_retriever.methods import EBAE_EBAR, QUERY_LIKELIHOOD, Lora, Method, Schedule, method
+from llm_retriever.methods import QUERY_LIKELIHOOD, Lora, Method, Schedule, method
 from llm_retriever.models.prompts import passage_text
 from llm_retriever.precision import dtype_of, resolve_precision
 from llm_retriever.training.chunks import ByLength
@@ -47,8 +46,6 @@ QUERIES, PASSAGES, LEARNING_RATE, TEMPERATURE = 16, 8, 1e-4, 0.05
 LORA = Lora(rank=32, alpha=64, dropout=0.0)
 ROWS = 32
 """Of a step of stage one."""
-SELF, NEXT, EMBEDDING, TARGETS = 19, 18, 8, 60
-"""EBAE/EBAR: tokens of both prompts, of their ends that embed, and distinct tokens of a text."""
 Step = Callable[[], dict[str, Any]]
 
 
@@ -206,47 +203,20 @@ def likelihood_peer(inputs: Inputs) -> Step:
 
 
 def prompts_batch(inputs: Inputs) -> dict[str, Tensor]:
-    """A batch as `JointCollator` makes it, of random ids, 224 tokens of text each."""
-    torch.manual_seed(0)
-    vocabulary, text = AutoTokenizer.from_pretrained(inputs.backbone).vocab_size, 224
-    width = text + SELF + NEXT
-    return {
-        "input_ids": torch.randint(vocabulary, (ROWS // 2, width)),
-        "attention_mask": torch.ones(ROWS // 2, width, dtype=torch.long),
-        "position_ids": torch.cat([torch.arange(text + SELF), torch.arange(text, text + NEXT)]).expand(ROWS // 2, -1),
-        "self_start": torch.full((ROWS // 2,), text),
-        "next_start": torch.full((ROWS // 2,), text + SELF),
-        "self_places": torch.arange(text + SELF - EMBEDDING, text + SELF).expand(ROWS // 2, -1),
-        "next_places": torch.arange(width - EMBEDDING, width).expand(ROWS // 2, -1),
-        "self_targets": torch.randint(vocabulary, (ROWS // 2, TARGETS)),
-        "next_targets": torch.randint(vocabulary, (ROWS // 2, TARGETS)),
-        "targets": torch.zeros(ROWS // 2, width, dtype=torch.bool),
-    }
+    """Texts with both prompts, as many rows as there are prompts of a step."""
+    return two_prompts.batch(AutoTokenizer.from_pretrained(inputs.backbone).vocab_size, ROWS // 2)
 
 
 def joint_ours(inputs: Inputs) -> Step:
     """Both prompts in one pass over the text."""
-    model, batch = causal_model(inputs), prompts_batch(inputs)
-    loss = EbaeEbarLoss(replace(EBAE_EBAR["default"], ar_weight=0.0, bag_weight=1.0))
+    model, batch, loss = causal_model(inputs), prompts_batch(inputs), two_prompts.joint()
     return lambda: forward_and_backward(model, lambda model: loss(model, batch))
 
 
 def joint_peer(inputs: Inputs) -> Step:
     """An ordinary causal pass for each prompt."""
     model, batch = causal_model(inputs), prompts_batch(inputs)
-    ids, text = batch["input_ids"], int(batch["self_start"][0])
-    rows = {"self": ids[:, : text + SELF], "next": torch.cat([ids[:, :text], ids[:, text + SELF :]], dim=1)}
-
-    def loss(model: Any) -> Tensor:
-        found = [
-            bag_of_words.unique_loss(
-                model(input_ids=inputs, use_cache=False, logits_to_keep=EMBEDDING).logits, batch[f"{branch}_targets"]
-            )
-            for branch, inputs in rows.items()
-        ]
-        return torch.stack(found).sum()
-
-    return lambda: forward_and_backward(model, loss)
+    return lambda: forward_and_backward(model, lambda model: two_prompts.apart(model, batch))
 
 
 def agreement(tolerance: float, row: dict[str, Any], inputs: Inputs) -> str:

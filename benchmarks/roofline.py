@@ -44,12 +44,14 @@ def matrices(model: Any) -> list[tuple[int, int]]:
     return [(shape[0], shape[1]) for name, shape in named if len(shape) == 2 and "lora_" not in name]
 
 
-def products(model: Any, dtype: torch.dtype, times: int = 3) -> Callable[[], dict[str, float]]:
+def products(
+    model: Any, dtype: torch.dtype, times: int = 3, device: str = "cpu", tokens: int = ROWS
+) -> Callable[[], dict[str, float]]:
     """Work that only multiplies: a matrix of tokens with each matrix of the layers, in a dtype, some times."""
     shapes = matrices(model) * times
-    left = {width: torch.randn(ROWS, width).to(dtype) for width in {shape[1] for shape in shapes}}
-    right = {shape: torch.randn(shape).to(dtype) for shape in set(shapes)}
-    needed = float(sum(2 * ROWS * rows * columns for rows, columns in shapes))
+    left = {width: torch.randn(tokens, width, device=device).to(dtype) for width in {shape[1] for shape in shapes}}
+    right = {shape: torch.randn(shape, device=device).to(dtype) for shape in set(shapes)}
+    needed = float(sum(2 * tokens * rows * columns for rows, columns in shapes))
 
     @torch.inference_mode()
     def work() -> dict[str, float]:
