@@ -31,7 +31,10 @@ METRIC, RECALL = "ndcg@10", "recall@100"
 SYSTEMS = ("retriever", "hybrid", BM25, "backbone")
 BASELINE = "none"
 """The method without stage one, which the others are tested against."""
-MARKERS = re.compile(r"(<!-- results: (?P<collection>[\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+MARKERS = re.compile(
+    r"(<!-- results: (?P<collection>[\w-]+)(?: (?P<split>\w+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
+)
+"""Where a page has the tables of a collection, or the table of one of its splits."""
 
 
 def main() -> None:
@@ -90,23 +93,23 @@ def write() -> None:
 
 
 def _filled(found: re.Match[str]) -> str:
-    return f"{found[1]}{table(found['collection'])}{found[3]}"
+    return f"{found[1]}{table(found['collection'], found['split'])}{found[4]}"
 
 
-def table(collection: str) -> str:
-    """The Markdown table of a collection, a row a method, and the commands behind it."""
+def table(collection: str, split: str | None = None) -> str:
+    """The Markdown tables of a collection, a row a method; of one split, or of all."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / collection).glob("*.json"))]
     if not runs:
         return "No run yet.\n"
     methods = sorted({run["method"] for run in runs}, key=lambda name: (name != BASELINE, name))
     by_method = {name: [run for run in runs if run["method"] == name] for name in methods}
-    return "".join(_split_table(split, by_method) for split in runs[0]["splits"])
+    return "".join(_split_table(name, by_method) for name in runs[0]["splits"] if split in (None, name))
 
 
 def _split_table(split: str, by_method: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     first = next(iter(by_method.values()))[0]["splits"][split]
-    head = f"`{split}`, {first['queries']:,} queries | nDCG@10 | R@100 | hybrid nDCG@10 | p against none | hybrid, p against BM25"
-    lines = [f"| {head} | training, minutes | seeds |", f"|{'---|' * 8}"]
+    head = f"`{split}`, {first['queries']:,} queries | nDCG@10 | R@100 | against none | against BM25"
+    lines = [f"| {head} | hybrid nDCG@10 | against BM25 | training, minutes | seeds |", f"|{'---|' * 9}"]
     lines.append(_baseline("BM25", first, BM25))
     if "backbone" in first["systems"]:
         lines.append(_baseline("un-tuned backbone", first, "backbone"))
@@ -119,17 +122,14 @@ def _split_table(split: str, by_method: Mapping[str, Sequence[dict[str, Any]]]) 
         lexical = _p(splits, splits, "hybrid", BM25) if "hybrid" in first["systems"] else ""
         minutes = np.mean([run["costs"]["training_seconds"] for run in runs]) / 60
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        cells = [
-            _mean(splits, "retriever", METRIC),
-            _mean(splits, "retriever", RECALL),
-            _mean(splits, "hybrid", METRIC),
-        ]
-        lines.append(f"| {' | '.join([method, *cells, against, lexical, f'{minutes:.1f}', seeds])} |")
+        cells = [method, _mean(splits, "retriever", METRIC), _mean(splits, "retriever", RECALL), against]
+        cells += [_p(splits, splits, "retriever", BM25), _mean(splits, "hybrid", METRIC), lexical]
+        lines.append(f"| {' | '.join([*cells, f'{minutes:.1f}', seeds])} |")
     return "\n".join(lines) + "\n\n"
 
 
 def _baseline(name: str, split: Mapping[str, Any], system: str) -> str:
-    return f"| {name} | {split['systems'][system][METRIC]:.3f} | {split['systems'][system][RECALL]:.3f} | | | | | |"
+    return f"| {name} | {split['systems'][system][METRIC]:.3f} | {split['systems'][system][RECALL]:.3f} | | | | | | |"
 
 
 def _mean(splits: Iterable[Mapping[str, Any]], system: str, metric: str) -> str:

@@ -57,9 +57,12 @@ def test_runs_that_differ_in_their_seed_become_one_row(tmp_path: Path, monkeypat
     assert lines[2].startswith(f"| BM25 | {np.mean(lexical):.3f} | 0.500 |")
     none, ql = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[3:])
     assert none[0] == "none"
-    assert none[4] == ""
+    assert none[3] == ""
+    assert ql[3].startswith("+0.1")
+    assert ql[3].endswith("0.001")
     assert ql[4].startswith("+0.1")
-    assert ql[4].endswith("0.001")
+    assert results.table("made-up", "test") == results.table("made-up")
+    assert results.table("made-up", "dev") == ""
     assert ql[-1] == "1, 2, 3"
     assert "±" in ql[1]
     assert ql[-2] == "1.5"
