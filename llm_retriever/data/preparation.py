@@ -252,7 +252,7 @@ class Preparation:
     def split(self) -> None:
         """Holds out split dev where the source has nothing but train."""
         if self.row_index.splits() == ["train"] and self.settings.heldout_queries:
-            self.row_index.hold_out(self.settings.heldout_queries, self.settings.seed)
+            self.row_index.hold_out(self.settings.heldout_queries, self.settings.sample_seed)
 
     def write(self) -> None:
         """Writes all but the manifest, and thins the corpus out where a subset is wanted."""
@@ -306,7 +306,7 @@ class Preparation:
 
     def _thin_corpus(self) -> None:
         """Makes the corpus a subset: the judged passages, and others up to the number wanted."""
-        self.row_index.choose_passages(self.settings.max_passages, self.settings.seed)
+        self.row_index.choose_passages(self.settings.max_passages, self.settings.sample_seed)
         corpus = self.draft / collection.CORPUS_FILE
         whole = corpus.with_suffix(".whole")
         corpus.rename(whole)

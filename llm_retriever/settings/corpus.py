@@ -69,7 +69,13 @@ class CorpusSettings:
     max_passages: Annotated[
         int, Field(ge=0, description="Keep the judged passages and fill up with others to this many; 0 = keep all.")
     ] = 0
-    seed: Seed = 17
+    sample_seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Draws held-out queries and the passages of a subset; runs of any seed are measured on the same ones.",
+        ),
+    ] = 17
     source_fingerprint: SourceFingerprint = ""
 
 

@@ -43,7 +43,7 @@ def test_the_step_under_kubeflow_answers_with_fingerprint_and_counts(beir_source
         for name in ("collection", "statistics")
     }
     message = {
-        "inputs": {"parameterValues": {"uri": str(beir_source), "seed": 3}},
+        "inputs": {"parameterValues": {"uri": str(beir_source), "sample_seed": 3}},
         "outputs": {"outputFile": str(tmp_path / "run" / "output.json"), "artifacts": artifacts},
     }
     assert STEP.execute(["--executor-input", json.dumps(message)]) == 0

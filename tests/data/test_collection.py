@@ -119,13 +119,13 @@ def test_a_changed_grade_changes_the_fingerprint(beir_source: Path) -> None:
 
 def test_without_an_evaluation_split_training_queries_are_held_out_by_the_seed(beir_source: Path) -> None:
     (beir_source / "qrels" / "test.tsv").unlink()
-    made = prepared(beir_source, heldout_queries=5, seed=1)
+    made = prepared(beir_source, heldout_queries=5, sample_seed=1)
     held_out = set(made.queries("dev"))
     assert made.splits == ["train", "dev"]
     assert len(held_out) == 5
     assert not held_out & set(made.queries("train"))
-    assert set(prepared(beir_source, heldout_queries=5, seed=1).queries("dev")) == held_out
-    assert set(prepared(beir_source, heldout_queries=5, seed=2).queries("dev")) != held_out
+    assert set(prepared(beir_source, heldout_queries=5, sample_seed=1).queries("dev")) == held_out
+    assert set(prepared(beir_source, heldout_queries=5, sample_seed=2).queries("dev")) != held_out
 
 
 def test_at_most_a_fifth_of_the_training_queries_is_held_out(beir_source: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_subset_keeps_the_judged_passages_and_fills_up_by_the_seed(beir_source
     assert {f"p{i}" for i in (*range(5), *range(42, 47))} <= set(kept)
     assert kept == sorted(kept, key=lambda name: int(name[1:]))
     assert kept == [passage.id for passage in prepared(beir_source, max_passages=20).passages()]
-    assert kept != [passage.id for passage in prepared(beir_source, max_passages=20, seed=3).passages()]
+    assert kept != [passage.id for passage in prepared(beir_source, max_passages=20, sample_seed=3).passages()]
     assert prepared(beir_source, max_passages=3).passage_count == 10
 
 
