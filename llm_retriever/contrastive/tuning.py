@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training.job import Job, train_in_processes
 from llm_retriever.training.launching import processes_of
-from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, train, training_run
+from llm_retriever.training.train import TrainingLog, TrainingRun, discard_checkpoints, planned, train, training_run
 from llm_retriever.training.vocabulary import added_tokens
 from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
 MODEL, ADAPTER = "model", "adapter"
+GUESS = 0.005
+"""How near to guessing a loss counts as it, as a share."""
 
 
 def resolved_method(settings: TuningSettings) -> Method:
@@ -90,8 +94,32 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
         stage = Stage("contrastive", used, examples.digest, log.seconds, log.examples)
         digest = weights_digest(draft / MODEL)
         RetrieverCard.of(row, lineage.then(stage), weights=digest, versions=versions()).save(draft)
+    plan = planned(row.tuning.schedule, len(examples), processes_of(settings))
+    if warning := guesses(log, row, plan.micro_batch_size * plan.world):
+        print(warning, file=sys.stderr, flush=True)
     discard_checkpoints(run)
     return log
+
+
+def guesses(log: TrainingLog, row: Method, queries: int) -> str:
+    """Tells of a training that learnt nothing: its loss ends at the logarithm of the number of passages scored.
+
+    That is the loss of vectors which are all alike, as after too high a learning rate.
+
+    Args:
+        log: Of the training.
+        row: As it was trained.
+        queries: Scored against each other's passages.
+
+    Returns:
+        A warning, or nothing.
+    """
+    passages = queries * row.tuning.passages_per_query
+    end, guess = log.metrics().get("loss_end", 0.0), math.log(passages)
+    if row.tuning.distillation_weight or row.tuning.prefixes or abs(end - guess) > GUESS * guess:
+        return ""
+    told = f"the loss ends at {end:.3f}, which is that of guessing one of {passages:,} passages: nothing was learnt"
+    return f"warning: {told}; a lower learning_rate may help, or more updates"
 
 
 def check_teacher_scores(row: Method, examples: TrainingSet) -> None:

@@ -189,6 +189,14 @@ def test_a_collapse_of_the_loss_leaves_nothing_behind(inputs, tmp_path):
     assert '"learning_rate": the loss became nan' in said
 
 
+def test_a_training_that_learns_nothing_says_so(inputs, tmp_path, capsys):
+    settings = {"temperature": 100.0, "max_steps": 2, "batch_size": 4, "passages_per_query": 3}
+    tune(TuningSettings(**SMALL | settings), **inputs, retriever=tmp_path / "flat")
+    assert "that of guessing one of 12 passages: nothing was learnt" in capsys.readouterr().err
+    tune(TuningSettings(**SMALL | settings | {"temperature": 0.05}), **inputs, retriever=tmp_path / "steep")
+    assert "nothing was learnt" not in capsys.readouterr().err
+
+
 def test_a_card_names_no_version_of_a_package_that_is_not_installed(monkeypatch):
     installed = importlib.metadata.version
 
