@@ -25,11 +25,13 @@ from llm_retriever.data.sources.reading import BadLines, unread
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, QueryRow, Row, TeacherRow
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
+from llm_retriever.metrics.conventions import FOR_CHOICES
 from llm_retriever.progress import Progress
-from llm_retriever.settings import CorpusSettings
+from llm_retriever.settings import CorpusSettings, is_unset
 
 LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
+TRAIN, HELDOUT_QUERIES = "train", 500
 OWN_PASSAGES_COMPARED = 1000
 """So many queries say whether the passages of the queries' ids are the queries: all have one id where ids are numbers."""
 
@@ -250,9 +252,12 @@ class Preparation:
         self.bad.set_aside(error, {"query": finding.query_id, "passage": finding.passage_id})
 
     def split(self) -> None:
-        """Holds out split dev where the source has nothing but train."""
-        if self.row_index.splits() == ["train"] and self.settings.heldout_queries:
-            self.row_index.hold_out(self.settings.heldout_queries, self.settings.sample_seed)
+        """Holds out split dev where the source has nothing but train, or where it is asked for and there is none like it."""
+        splits, wanted = self.row_index.splits(), self.settings.heldout_queries
+        if is_unset(wanted):
+            wanted = HELDOUT_QUERIES if splits == [TRAIN] else 0
+        if wanted and TRAIN in splits and not set(splits) & set(FOR_CHOICES):
+            self.row_index.hold_out(wanted, self.settings.sample_seed)
 
     def write(self) -> None:
         """Writes all but the manifest, and thins the corpus out where a subset is wanted."""

@@ -184,8 +184,8 @@ class RowIndex:
         available = self.number_of_queries("train")
         number = min(number, available // 5)
         self._database.execute(
-            """UPDATE judgment SET split = 'dev' WHERE query IN (
-                   SELECT id FROM query WHERE id IN (SELECT query FROM judgment)
+            """UPDATE judgment SET split = 'dev' WHERE split = 'train' AND query IN (
+                   SELECT id FROM query WHERE id IN (SELECT query FROM judgment WHERE split = 'train')
                    ORDER BY draw(LOWER(text)), id LIMIT ?)""",
             (number,),
         )

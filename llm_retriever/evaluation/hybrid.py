@@ -19,13 +19,12 @@ from llm_retriever.evaluation.evaluation_run import Bench
 from llm_retriever.evaluation.splits import SplitResults
 from llm_retriever.evaluation.systems import BM25Runs, DenseSystem
 from llm_retriever.indexing.hybrid.published import Published, check_lucene
-from llm_retriever.metrics.conventions import BM25, HYBRID, RETRIEVER
+from llm_retriever.metrics.conventions import BM25, FOR_CHOICES, HYBRID, RETRIEVER
 from llm_retriever.metrics.fusion import Candidates, Fusion, Ranked, united
 from llm_retriever.metrics.measures import score_queries
 from llm_retriever.metrics.runs import read_ranked
 from llm_retriever.settings import EvaluationSettings, is_unset
 
-HELD_OUT = ("dev", "validation", "valid", "heldout")
 WEIGHTS = tuple(tenth / 10 for tenth in range(11))
 QUERIES_AT_ONCE = 256
 FAMILY = "hybrid search against all other systems × the primary metric × one split"
@@ -64,7 +63,7 @@ class Hybrid:
         self._choices = choices(bench.settings)
         self._values: list[float] = []
         self._query_length: int | None = None
-        name = next((name for name in HELD_OUT if runs.file(name) is not None), "")
+        name = next((name for name in FOR_CHOICES if runs.file(name) is not None), "")
         self._chosen_on = name if len(self._choices) > 1 else ""
         evaluated = name in {split.name for split in bench.splits}
         is_apart = bool(self._chosen_on) and not evaluated
@@ -113,7 +112,8 @@ class Hybrid:
         if self._chosen_on:
             why = f"the best of {len(self._choices)} by {self.bench.primary.label} on {self._chosen_on}"
         elif len(self._choices) > 1:
-            why = f"not chosen, because no split called {' or '.join(HELD_OUT)} has a BM25 run"
+            why = f"not chosen, because no split called {' or '.join(FOR_CHOICES)} has a BM25 run"
+            why += " (corpus_heldout_queries=500 makes one)"
         else:
             why = "as the settings say"
         return f"Hybrid search fuses the retriever and BM25 by {fusion_as_text(fusion)}: {why}."

@@ -49,9 +49,11 @@ class CorpusSettings:
     heldout_queries: Annotated[
         int,
         Field(
-            ge=0, description="Where the source has no evaluation split: so many training queries become split 'dev'."
+            ge=-1,
+            description="So many training queries, at most a fifth, become split 'dev' where there is none to choose on (dev, "
+            "validation, valid, heldout); 0 = none; -1 = 500, and only where there is nothing but train.",
         ),
-    ] = 500
+    ] = -1
     deduplicate: Annotated[
         bool, Field(description="Merge passages whose normalised title and text are the same; their qrels move along.")
     ] = True

@@ -134,8 +134,16 @@ def test_at_most_a_fifth_of_the_training_queries_is_held_out(beir_source: Path) 
     assert (len(made.queries("train")), len(made.queries("dev"))) == (34, 8)
 
 
-def test_an_evaluation_split_keeps_all_training_queries(beir_source: Path) -> None:
-    assert len(prepared(beir_source, heldout_queries=10).queries("train")) == 42
+def test_with_an_evaluation_split_training_queries_are_held_out_where_it_is_asked_for(beir_source: Path) -> None:
+    assert len(prepared(beir_source).queries("train")) == 42
+    made = prepared(beir_source, heldout_queries=5)
+    assert {split: len(made.queries(split)) for split in made.splits} == {"train": 37, "test": 18, "dev": 5}
+
+
+@pytest.mark.parametrize("split", ["dev", "valid"])
+def test_a_split_to_choose_on_keeps_all_training_queries(beir_source: Path, split: str) -> None:
+    (beir_source / "qrels" / "test.tsv").rename(beir_source / "qrels" / f"{split}.tsv")
+    assert len(prepared(beir_source, heldout_queries=5).queries("train")) == 42
 
 
 def test_a_subset_keeps_the_judged_passages_and_fills_up_by_the_seed(beir_source: Path) -> None:
