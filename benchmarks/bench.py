@@ -100,10 +100,13 @@ def started(work: Work, inputs: Inputs) -> tuple[dict[str, Way], dict[str, str]]
     for name, way in work.ways.items():
         try:
             ways[name] = Way(way.command(work, name, inputs))
-            ways[name].run()
+            problem = ways[name].run().get("useless", "")
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            print(f"  {name} is left out: {error}", file=sys.stderr)
-            left_out[name] = str(error)
+            print(f"  {name} failed: {error}", file=sys.stderr)
+            problem = "it failed"
+        if problem:
+            print(f"  {name} is left out: {problem}", file=sys.stderr)
+            left_out[name] = problem
             if name in ways:
                 ways.pop(name).close()
     return ways, left_out

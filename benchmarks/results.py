@@ -32,7 +32,7 @@ SYSTEMS = ("retriever", "hybrid", BM25, "backbone")
 BASELINE = "none"
 """The method without stage one, which the others are tested against."""
 MARKERS = re.compile(
-    r"(<!-- results: (?P<collection>[\w-]+)(?: (?P<split>\w+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
+    r"(<!-- results: (?P<collection>[\w-]+)(?: (?P<split>[\w./-]+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
 """Where a page has the tables of a collection, or the table of one of its splits."""
 
@@ -102,6 +102,8 @@ def table(collection: str, split: str | None = None) -> str:
     if not runs:
         return "No run yet.\n"
     methods = sorted({run["method"] for run in runs}, key=lambda name: (name != BASELINE, name))
+    if split not in (None, *runs[0]["splits"]):
+        raise SystemExit(f"{collection} has no split {split}")
     by_method = {name: [run for run in runs if run["method"] == name] for name in methods}
     return "".join(_split_table(name, by_method) for name in runs[0]["splits"] if split in (None, name))
 

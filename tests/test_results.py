@@ -62,7 +62,8 @@ def test_runs_that_differ_in_their_seed_become_one_row(tmp_path: Path, monkeypat
     assert ql[3].endswith("0.001")
     assert float(ql[4].partition(",")[0]) == pytest.approx(0.1, abs=0.005)
     assert results.table("made-up", "test") == results.table("made-up")
-    assert results.table("made-up", "dev") == ""
+    with pytest.raises(SystemExit, match="made-up has no split dev"):
+        results.table("made-up", "dev")
     assert ql[-1] == "1, 2, 3"
     assert "±" in ql[1]
     assert ql[-2] == "1.5"

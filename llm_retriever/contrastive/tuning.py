@@ -33,8 +33,8 @@ from llm_retriever.training.vocabulary import added_tokens
 from llm_retriever.training.weights import attach_lora, load_backbone, save_model
 
 MODEL, ADAPTER = "model", "adapter"
-GUESS = 0.005
-"""How near to guessing a loss counts as it, as a share."""
+GUESS = 0.01
+"""How near to guessing the loss of every one of the last updates is where all vectors are alike, as a share."""
 
 
 def resolved_method(settings: TuningSettings) -> Method:
@@ -115,10 +115,12 @@ def guesses(log: TrainingLog, row: Method, queries: int) -> str:
         A warning, or nothing.
     """
     passages = queries * row.tuning.passages_per_query
-    end, guess = log.metrics().get("loss_end", 0.0), math.log(passages)
-    if row.tuning.distillation_weight or row.tuning.prefixes or abs(end - guess) > GUESS * guess:
+    guess, last = math.log(passages), [entry["loss"] for entry in log.steps[-max(1, len(log.steps) // 10) :]]
+    if row.tuning.distillation_weight or not last or any(abs(loss - guess) > GUESS * guess for loss in last):
         return ""
-    told = f"the loss ends at {end:.3f}, which is that of guessing one of {passages:,} passages: nothing was learnt"
+    told = (
+        f"the loss ends at {last[-1]:.3f}, which is that of guessing one of {passages:,} passages: nothing was learnt"
+    )
     return f"warning: {told}; a lower learning_rate may help, or more updates"
 
 

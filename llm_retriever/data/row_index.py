@@ -176,7 +176,7 @@ class RowIndex:
         return sorted(names, key=lambda name: (name != "train", name))
 
     def hold_out(self, number: int, seed: int) -> int:
-        """Moves training queries, drawn by the seed, into split dev; returns how many.
+        """Moves training queries, drawn by the seed, into split dev, but none that another split asks; returns how many.
 
         Queries of the same text stay together as far as the number allows; at most a fifth are moved.
         """
@@ -186,6 +186,7 @@ class RowIndex:
         self._database.execute(
             """UPDATE judgment SET split = 'dev' WHERE split = 'train' AND query IN (
                    SELECT id FROM query WHERE id IN (SELECT query FROM judgment WHERE split = 'train')
+                   AND LOWER(text) NOT IN (SELECT LOWER(text) FROM query JOIN judgment ON query = id WHERE split <> 'train')
                    ORDER BY draw(LOWER(text)), id LIMIT ?)""",
             (number,),
         )

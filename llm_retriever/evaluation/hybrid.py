@@ -113,7 +113,8 @@ class Hybrid:
             why = f"the best of {len(self._choices)} by {self.bench.primary.label} on {self._chosen_on}"
         elif len(self._choices) > 1:
             why = f"not chosen, because no split called {' or '.join(FOR_CHOICES)} has a BM25 run"
-            why += " (corpus_heldout_queries=500 makes one)"
+            if not set(FOR_CHOICES) & set(self.bench.corpus.splits):
+                why += " (corpus_heldout_queries=500 makes one)"
         else:
             why = "as the settings say"
         return f"Hybrid search fuses the retriever and BM25 by {fusion_as_text(fusion)}: {why}."

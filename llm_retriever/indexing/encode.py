@@ -147,9 +147,9 @@ def encode_shards(
             mine = [(number, span) for number, span in mine if number in own]
             vectors, slots = _encode(encoder, window, [span for _, span in mine], settings, report, taken)
             seconds, since = time.monotonic() - since, time.monotonic()
-            share = seconds / sum(len(span) for _, span in mine)
+            seconds_each = seconds / sum(len(span) for _, span in mine)
             for number, span in mine:
-                writer.add(_piece(window, span, number, len(cut.shard(number)), vectors, slots, share))
+                writer.add(_piece(window, span, number, len(cut.shard(number)), vectors, slots, seconds_each))
     return writer.shards
 
 

@@ -62,7 +62,7 @@ class ShardedVectors:
         if self._fits:
             yield 0, self._in_memory()
             return
-        with contextlib.closing(prefetched(self._read_blocks(), depth=1)) as blocks:
+        with contextlib.closing(prefetched(self._read_blocks(), depth=BUFFERS - 1)) as blocks:
             yield from blocks
 
     def rows(self, positions: Positions) -> Floats:

@@ -159,14 +159,7 @@ def test_a_killed_worker_leaves_neither_its_draft_nor_its_scratch_files(tmp_path
 def waiting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A step whose worker waits, and the worker's process id."""
     command, noted = [*PROGRAM, *flags(tmp_path, "wait", 9)], tmp_path / "attempts.jsonl"
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        # A shell that starts tests in the background lets them ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
         try:
             while not (noted.exists() and noted.read_text().endswith("\n")):
                 assert process.poll() is None

@@ -140,6 +140,14 @@ def test_with_an_evaluation_split_training_queries_are_held_out_where_it_is_aske
     assert {split: len(made.queries(split)) for split in made.splits} == {"train": 37, "test": 18, "dev": 5}
 
 
+def test_what_another_split_asks_is_not_held_out(beir_source: Path) -> None:
+    with (beir_source / "qrels" / "test.tsv").open("a") as judged:
+        judged.writelines(f"q{i}\tp{i}\t1\n" for i in range(38))
+    made = prepared(beir_source, heldout_queries=8)
+    assert set(made.queries("dev")) == {"q38", "q39", "q40", "q41"}
+    assert len(made.queries("test")) == 18 + 38
+
+
 @pytest.mark.parametrize("split", ["dev", "valid"])
 def test_a_split_to_choose_on_keeps_all_training_queries(beir_source: Path, split: str) -> None:
     (beir_source / "qrels" / "test.tsv").rename(beir_source / "qrels" / f"{split}.tsv")
