@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +18,15 @@ from typing import Any
 from tests.training.trainjob.api_server import Cluster, Moment, condition, container, pod
 
 ROOT = Path(__file__).parents[3]
+
+
+def _free_port() -> int:
+    """A port below those that the system gives to whoever asks for any: nobody takes it before the first node does."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 class Machines:
@@ -36,9 +47,7 @@ class Machines:
 
     def _start(self, job: dict[str, Any]) -> None:
         trainer = job["spec"]["trainer"]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         self._processes = [self._node(trainer, rank, port) for rank in range(trainer["numNodes"])]
         threading.Thread(target=self._watch, daemon=True).start()
 
