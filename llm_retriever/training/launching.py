@@ -7,6 +7,7 @@ Run as a module it is one of those processes: `python -m llm_retriever.training.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import importlib
@@ -263,4 +264,9 @@ def _end_with(launcher: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    ended_with = main(*sys.argv[1:])
+    # Taking down the interpreter below the threads of gloo, NCCL and DeepSpeed aborts a process now and then, when all is done.
+    atexit._run_exitfuncs()
+    for written in (sys.stdout, sys.stderr):
+        written.flush()
+    os._exit(ended_with)
