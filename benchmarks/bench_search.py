@@ -29,8 +29,9 @@ from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.indexing.stored import decoded, encoded
 from llm_retriever.methods import method
+from llm_retriever.metrics.conventions import TRAINING_SPLIT
 from llm_retriever.metrics.measures import parse_measures, score_queries
-from llm_retriever.mining.negatives import TRAINING_SPLIT, mine
+from llm_retriever.mining.negatives import mine
 from llm_retriever.models.card import Lineage, RetrieverCard
 from llm_retriever.settings import MiningSettings
 

@@ -49,11 +49,8 @@ class Inputs:
         """Fetches the demo's backbone and prepares its collection, where there are none."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         if not self.collection.exists():
-            statistics = self.scratch / "statistics.html"
-            _step(
-                "prepare_corpus",
-                *("--uri", "demo:python-docs", "--collection", self.collection, "--statistics", statistics),
-            )
+            told = ("--statistics", self.scratch / "statistics.html")
+            _step("prepare_corpus", "--uri", "demo:python-docs", "--collection", self.collection, *told)
         if not self.backbone.exists():
             chosen = ("--source", "smollm2-135m", "--layers", "6", "--collection", self.collection)
             _step("fetch_backbone", *chosen, "--backbone", self.backbone)

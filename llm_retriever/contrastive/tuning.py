@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import sys
 from pathlib import Path
@@ -22,6 +20,7 @@ from llm_retriever.data.training_queries import write_training_queries
 from llm_retriever.data.training_set import EXAMPLES_FILE, TrainingSet, check
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
+from llm_retriever.files.code_digest import installed_versions
 from llm_retriever.methods import ADAPTATIONS, Method, descriptor, method, overridden, with_embedding, with_read_out
 from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
 from llm_retriever.models.prompts import PromptEncoder
@@ -115,7 +114,7 @@ def guesses(log: TrainingLog, row: Method, queries: int) -> str:
         A warning, or nothing.
     """
     passages = queries * row.tuning.passages_per_query
-    guess, last = math.log(passages), [entry["loss"] for entry in log.steps[-max(1, len(log.steps) // 10) :]]
+    guess, last = math.log(passages), log.last_losses()
     if row.tuning.distillation_weight or not last or any(abs(loss - guess) > GUESS * guess for loss in last):
         return ""
     told = (
@@ -223,8 +222,5 @@ def _stage_settings(row: Method, run: TrainingRun, processes: int) -> dict[str, 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the weights, of those that are installed: DeepSpeed need not be."""
-    versions = {"cuda": torch.version.cuda or ""}
-    for name in ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    named = ("llm-retriever", "torch", "transformers", "peft", "tokenizers", "deepspeed")
+    return installed_versions(named) | {"cuda": torch.version.cuda or ""}

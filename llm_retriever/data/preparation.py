@@ -25,13 +25,13 @@ from llm_retriever.data.sources.reading import BadLines, unread
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, QueryRow, Row, TeacherRow
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
-from llm_retriever.metrics.conventions import FOR_CHOICES
+from llm_retriever.metrics.conventions import FOR_CHOICES, TRAINING_SPLIT
 from llm_retriever.progress import Progress
 from llm_retriever.settings import CorpusSettings, is_unset
 
 LONGEST_COUNTED = 4096
 UNITS_BETWEEN_REPORTS = 1000
-TRAIN, HELDOUT_QUERIES = "train", 500
+HELDOUT_QUERIES = 500
 OWN_PASSAGES_COMPARED = 1000
 """So many queries say whether the passages of the queries' ids are the queries: all have one id where ids are numbers."""
 
@@ -255,8 +255,8 @@ class Preparation:
         """Holds out split dev where the source has nothing but train, or where it is asked for and there is none like it."""
         splits, wanted = self.row_index.splits(), self.settings.heldout_queries
         if is_unset(wanted):
-            wanted = HELDOUT_QUERIES if splits == [TRAIN] else 0
-        if wanted and TRAIN in splits and not set(splits) & set(FOR_CHOICES):
+            wanted = HELDOUT_QUERIES if splits == [TRAINING_SPLIT] else 0
+        if wanted and TRAINING_SPLIT in splits and not set(splits) & set(FOR_CHOICES):
             self.row_index.hold_out(wanted, self.settings.sample_seed)
 
     def write(self) -> None:

@@ -175,22 +175,19 @@ class RowIndex:
         names = [name for (name,) in self._rows("SELECT DISTINCT split FROM judgment")]
         return sorted(names, key=lambda name: (name != "train", name))
 
-    def hold_out(self, number: int, seed: int) -> int:
-        """Moves training queries, drawn by the seed, into split dev, but none that another split asks; returns how many.
+    def hold_out(self, number: int, seed: int) -> None:
+        """Moves training queries, drawn by the seed, into split dev, but none that another split asks.
 
         Queries of the same text stay together as far as the number allows; at most a fifth are moved.
         """
         self._database.create_function("draw", 1, lambda text: _draw(seed, text), deterministic=True)
-        available = self.number_of_queries("train")
-        number = min(number, available // 5)
         self._database.execute(
             """UPDATE judgment SET split = 'dev' WHERE split = 'train' AND query IN (
                    SELECT id FROM query WHERE id IN (SELECT query FROM judgment WHERE split = 'train')
                    AND LOWER(text) NOT IN (SELECT LOWER(text) FROM query JOIN judgment ON query = id WHERE split <> 'train')
                    ORDER BY draw(LOWER(text)), id LIMIT ?)""",
-            (number,),
+            (min(number, self.number_of_queries("train") // 5),),
         )
-        return number
 
     def choose_passages(self, number: int, seed: int) -> None:
         """Marks which passages stay in a subset: the judged ones, and others drawn by the seed up to `number`."""

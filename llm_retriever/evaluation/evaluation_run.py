@@ -12,7 +12,7 @@ from llm_retriever.data.collection import Collection, PassageLookup
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.splits import SplitResults, chosen_measures, chosen_splits, open_split
 from llm_retriever.evaluation.systems import DenseSystem, without_own_passages
-from llm_retriever.metrics.conventions import BM25, HYBRID, HYBRIDS, RETRIEVER
+from llm_retriever.metrics.conventions import BM25, HYBRID, HYBRIDS, RETRIEVER, TRAINING_SPLIT
 from llm_retriever.metrics.measures import means
 from llm_retriever.metrics.runs import Run, write_run
 from llm_retriever.metrics.significance import ON_TIES, Comparison, compare, wins_and_losses
@@ -22,7 +22,6 @@ from llm_retriever.reporting.examples import Examples, judge, most_different
 from llm_retriever.settings import EvaluationSettings
 
 MANY_TIES = 0.5
-TRAINING_SPLIT = "train"
 TRAINED_ON = "The retriever was trained on these queries: the values say how well it fits, not how good it is."
 
 

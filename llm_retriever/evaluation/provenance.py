@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from llm_retriever.data.collection import Collection
 from llm_retriever.evaluation import efficiency
 from llm_retriever.evaluation.systems import DenseSystem
+from llm_retriever.files.code_digest import installed_versions
 from llm_retriever.models.card import RetrieverCard
 
 PACKAGES = ("llm-retriever", "torch", "transformers", "faiss-cpu", "pytrec_eval-terrier", "scipy", "statsmodels")
@@ -73,10 +73,4 @@ def costs(
 
 def versions() -> dict[str, str]:
     """Versions of the packages that the figures depend on; those not installed are omitted."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version()} | installed_versions(PACKAGES)

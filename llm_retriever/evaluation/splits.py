@@ -8,7 +8,15 @@ from typing import NamedTuple, TypeVar
 
 from llm_retriever.data.collection import Collection
 from llm_retriever.errors import InputError
-from llm_retriever.metrics.conventions import BACKBONE, BM25, HYBRID, PRODUCTION, PRODUCTION_HYBRID, RETRIEVER
+from llm_retriever.metrics.conventions import (
+    BACKBONE,
+    BM25,
+    HYBRID,
+    PRODUCTION,
+    PRODUCTION_HYBRID,
+    RETRIEVER,
+    TRAINING_SPLIT,
+)
 from llm_retriever.metrics.measures import Measure, parse_measures
 from llm_retriever.reporting.examples import Judged
 from llm_retriever.settings import EvaluationSettings
@@ -101,7 +109,7 @@ def chosen_splits(settings: EvaluationSettings, corpus: Collection) -> list[str]
         InputError: A split is unknown, or only training queries are left.
     """
     named = [name.strip() for name in settings.splits.split(",") if name.strip()]
-    chosen = list(dict.fromkeys(named)) or [name for name in corpus.splits if name != "train"]
+    chosen = list(dict.fromkeys(named)) or [name for name in corpus.splits if name != TRAINING_SPLIT]
     for name in chosen:
         if name not in corpus.splits:
             raise InputError(

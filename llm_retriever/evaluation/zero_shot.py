@@ -30,11 +30,11 @@ from llm_retriever.data.collection import BAD_LINES_FILE, Collection
 from llm_retriever.data.sources import recognised
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation.baselines import Task, fitting, inherited
-from llm_retriever.evaluation.evaluation_run import TRAINING_SPLIT, Bench, split_name
+from llm_retriever.evaluation.evaluation_run import Bench, split_name
 from llm_retriever.evaluation.named_list import named
 from llm_retriever.evaluation.splits import ZERO_SHOT
 from llm_retriever.evaluation.systems import DenseSystem, encoded
-from llm_retriever.metrics.conventions import BM25, RETRIEVER
+from llm_retriever.metrics.conventions import BM25, RETRIEVER, TRAINING_SPLIT
 from llm_retriever.metrics.measures import mean_of_systems
 from llm_retriever.reporting.report import SplitExamples
 from llm_retriever.settings import CorpusSettings, EvaluationSettings, IndexSettings, is_unset

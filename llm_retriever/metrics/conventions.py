@@ -8,6 +8,7 @@ RETRIEVER, PRODUCTION, BM25, BACKBONE = "retriever", "production", "BM25", "back
 HYBRID, PRODUCTION_HYBRID = "hybrid", "production-hybrid"
 HYBRIDS = (HYBRID, PRODUCTION_HYBRID)
 """Fusions of the retriever, or of that of the version in production, with BM25."""
+TRAINING_SPLIT = "train"
 FOR_CHOICES = ("dev", "validation", "valid", "heldout")
 """Splits on which something may be chosen; what is reported of others stays honest."""
 ALPHA = 0.05

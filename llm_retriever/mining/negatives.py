@@ -23,6 +23,7 @@ from llm_retriever.data.collection import RELEVANT, Collection
 from llm_retriever.data.training_set import TrainingExample, write_training_set
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
+from llm_retriever.metrics.conventions import TRAINING_SPLIT
 from llm_retriever.mining.dense import dense_index
 from llm_retriever.mining.false_negatives import EqualTexts, NearCopies, Sample, text_key
 from llm_retriever.mining.selection import DENSE, SPARSE, TEACHER, Rule, Selection, parse_sources, select
@@ -31,7 +32,6 @@ from llm_retriever.mining.summary import markdown
 from llm_retriever.progress import Progress
 from llm_retriever.settings import IndexSettings, MiningSettings
 
-TRAINING_SPLIT = "train"
 RANDOM_POOL = 10_000
 Search = Callable[[Mapping[str, str], int], Iterator[tuple[str, Ranking]]]
 

@@ -91,11 +91,16 @@ class TrainingLog:
         """The training in a few numbers; losses are means over the first and the last tenth of the updates."""
         numbers: dict[str, float] = {"updates": len(self.steps), "pairs": self.examples, "seconds": self.seconds}
         if self.steps:
-            losses, tenth = [entry["loss"] for entry in self.steps], max(1, len(self.steps) // 10)
-            numbers["loss_start"], numbers["loss_end"] = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+            last = self.last_losses()
+            first = [entry["loss"] for entry in self.steps[: len(last)]]
+            numbers["loss_start"], numbers["loss_end"] = sum(first) / len(first), sum(last) / len(last)
         if self.seconds > 0:
             numbers["pairs_per_second"] = self.examples / self.seconds
         return numbers
+
+    def last_losses(self) -> list[float]:
+        """Losses of the last tenth of the updates, at least of one."""
+        return [entry["loss"] for entry in self.steps[-max(1, len(self.steps) // 10) :]]
 
     def save(self, path: str | Path) -> None:
         """Writes the log as JSON."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -23,6 +22,7 @@ from llm_retriever.data.sources.docstrings import Documented, documented
 from llm_retriever.data.sources.near_duplicates import NearDuplicates
 from llm_retriever.data.sources.reading import BadLines
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, Place, QueryRow, Row, normalise
+from llm_retriever.files.code_digest import installed_versions
 from llm_retriever.progress import Progress
 
 URI = "demo:python-docs"
@@ -111,13 +111,8 @@ class Entry(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Versions of what the collection is made of: Python and the installed ones of `PACKAGES`."""
-    versions = {"edition": EDITION, "python": platform.python_version()}
-    for name in dict.fromkeys(package.partition(".")[0] for package in PACKAGES):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    names = dict.fromkeys(package.partition(".")[0] for package in PACKAGES)
+    return {"edition": EDITION, "python": platform.python_version()} | installed_versions(names)
 
 
 def rows(bad: BadLines) -> Iterator[Row]:
