@@ -56,7 +56,7 @@ def ours(precision: str, inputs: Inputs) -> Callable[[], dict[str, float]]:
     """Encodes with Retriever."""
     retriever, passages = retriever_of(inputs, precision), passages_of(inputs)
     lengths = [len(row) for row in retriever.tokenise_passages(passages)]
-    needed = {"operations": operations(retriever.model, lengths, passes=1), "tokens": sum(lengths)}
+    needed = {"operations": operations(retriever.model, lengths, passes=1, read=1), "tokens": sum(lengths)}
 
     def encode() -> dict[str, float]:
         np.save(inputs.vectors(f"encode-{precision}", OURS), retriever.encode_passages(passages))

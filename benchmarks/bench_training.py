@@ -83,7 +83,7 @@ def tune_ours(inputs: Inputs) -> Step:
         model = attach_lora(model, LORA, seed=17)
         adapter = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log = train(model, groups, collate, ContrastiveLoss(row), row.tuning.schedule, run())
-        needed = operations(model.get_base_model(), lengths, passes=2, adapter=adapter)
+        needed = operations(model.get_base_model(), lengths, passes=2, adapter=adapter, read=1)
         return {"losses": [entry["loss"] for entry in log.steps], "operations": needed, "tokens": sum(lengths)}
 
     return step
@@ -209,7 +209,7 @@ def prompts_batch(inputs: Inputs) -> dict[str, Tensor]:
 
 def joint_ours(inputs: Inputs) -> Step:
     """Both prompts in one pass over the text."""
-    model, batch, loss = causal_model(inputs), prompts_batch(inputs), two_prompts.joint()
+    model, batch, loss = causal_model(inputs), prompts_batch(inputs), ByLength(two_prompts.joint())
     return lambda: forward_and_backward(model, lambda model: loss(model, batch))
 
 

@@ -4,7 +4,8 @@ With P weights in the layers' matrices and L layers whose heads have A columns t
     2 P per token and pass, once forward, once more for the gradients of activations, once more for those of weights: 6 P for
     all weights, 4 P for LoRA, whose own matrices count 6, and 2 P for encoding;
     4 A L per token and visible column (all before it) forward, for scores and weighted sums, and twice as much backward;
-    the head at the positions where it runs.
+    the head at the positions where it runs;
+    the last layer's query, attention and feed-forward part at the positions that are read, of which the rest knows nothing.
 Padding and what gradient checkpointing computes again count as nothing: the share of the rate is that of useful work.
 """
 
@@ -19,7 +20,9 @@ ROWS = 2048
 """Tokens of a product: as many as go through a layer at once, on a processor."""
 
 
-def operations(model: Any, lengths: Sequence[int], passes: int, head: int = 0, adapter: int = 0) -> float:
+def operations(
+    model: Any, lengths: Sequence[int], passes: int, head: int = 0, adapter: int = 0, read: int = 0
+) -> float:
     """What rows of tokens need.
 
     Args:
@@ -28,20 +31,33 @@ def operations(model: Any, lengths: Sequence[int], passes: int, head: int = 0, a
         passes: 1 = forward, 2 = and gradients of activations, 3 = and gradients of weights.
         head: Positions that the language-model head runs at.
         adapter: Weights of an adapter, all of whose gradients are computed.
+        read: Last positions of each row that are read; 0 = all of them. An adapter's share of the last layer is its matrices'.
     """
-    config = model.config
-    weights = sum(rows * columns for rows, columns in matrices(model))
-    columns = sum(length * (length + 1) // 2 for length in lengths)
+    config, tokens, last = model.config, sum(lengths), model.config.num_hidden_layers - 1
+    read_tokens = sum(min(read, length) for length in lengths) if read else tokens
+    everywhere, where_read = (
+        sum(rows * columns for rows, columns in matrices(model, at_read, last)) for at_read in (False, True)
+    )
+    adapted = adapter / (everywhere + where_read)
+    columns = last * sum(length * (length + 1) // 2 for length in lengths)
+    columns += sum(sum(range(length - min(read or length, length) + 1, length + 1)) for length in lengths)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 4 * size * config.num_attention_heads * config.num_hidden_layers * columns * (1 if passes == 1 else 3)
+    attention = 4 * size * config.num_attention_heads * columns * (1 if passes == 1 else 3)
     output = 2 * passes * head * config.vocab_size * config.hidden_size
-    return (2 * passes * weights + 6 * adapter) * sum(lengths) + attention + output
+    products = (2 * passes + 6 * adapted) * (everywhere * tokens + where_read * read_tokens)
+    return products + attention + output
 
 
-def matrices(model: Any) -> list[tuple[int, int]]:
-    """Shapes of the layers' matrices."""
+def matrices(model: Any, at_read: bool | None = None, last: int = 0) -> list[tuple[int, int]]:
+    """Shapes of the layers' matrices: all; or those that are needed at the positions that are read alone, or the others."""
     named = ((name, value.shape) for name, value in model.named_parameters() if ".layers." in f".{name}")
-    return [(shape[0], shape[1]) for name, shape in named if len(shape) == 2 and "lora_" not in name]
+    found = [(name, shape) for name, shape in named if len(shape) == 2 and "lora_" not in name]
+    keys = (".k_proj.", ".v_proj.")
+    return [
+        (shape[0], shape[1])
+        for name, shape in found
+        if at_read is None or at_read == (f".layers.{last}." in f".{name}" and not any(key in name for key in keys))
+    ]
 
 
 def products(

@@ -175,7 +175,7 @@ def contrastive(model: LlamaForCausalLM, given: argparse.Namespace, device: torc
         batch |= {f"{name}_ids": side["input_ids"], f"{name}_mask": side["attention_mask"]}
     tuned = attach_lora(model.model, Lora(dropout=0.0), seed=0)
     adapter = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
-    work = counted(model, [row for rows in sides.values() for row in rows], passes=2, adapter=adapter)
+    work = counted(model, [row for rows in sides.values() for row in rows], passes=2, adapter=adapter, read=1)
     return timed(tuned, ContrastiveLoss(method("repllama")), batch, given.steps, device), work
 
 
@@ -186,7 +186,7 @@ def encoding(model: LlamaForCausalLM, given: argparse.Namespace, device: torch.d
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2)
     retriever = Retriever(model.model, tokenizer, RetrieverCard.of(method("repllama"), Lineage("random")))
     seconds = best_of(given.steps, device, lambda: retriever.encode_rows("passage", rows, 16_384))
-    return seconds, counted(model, rows, passes=1)
+    return seconds, counted(model, rows, passes=1, read=1)
 
 
 def timed(model: Any, loss: Callable[..., Tensor], batch: dict[str, Tensor], steps: int, device: torch.device) -> float:

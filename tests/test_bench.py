@@ -82,6 +82,10 @@ def test_operations_are_those_that_are_counted_by_hand():
     head = 2 * 3 * 5 * 32 * 8
     assert roofline.operations(model, [3, 1], passes=3, head=5) == 6 * weights * 4 + 3 * attention + head
     assert roofline.operations(model, [3, 1], passes=2, adapter=10) == (4 * weights + 60) * 4 + 3 * attention
+    rest = 2 * (weights - (8 * 8 + 8 * 8 + 3 * 8 * 16)) * 4 + 2 * (8 * 8 + 8 * 8 + 3 * 8 * 16) * 2
+    seen = 4 * 4 * 2 * ((1 + 2 + 3 + 1) + (3 + 1))
+    assert roofline.operations(model, [3, 1], passes=1, read=1) == rest + seen
+    assert roofline.operations(model, [3, 1], passes=1, read=9) == 2 * weights * 4 + attention
     assert roofline.products(model, torch.float32, times=1)()["operations"] == 2 * roofline.ROWS * weights
 
 

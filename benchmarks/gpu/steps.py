@@ -65,7 +65,7 @@ def encoding(shape: Shape, device: str) -> Work:
     """Passages become vectors, tokenisation included."""
     retriever, texts = retriever_of(shape, device), texts_of(shape)
     lengths = [len(row) for row in retriever.tokenise_passages(texts)]
-    needed = roofline.operations(retriever.model, lengths, passes=1)
+    needed = roofline.operations(retriever.model, lengths, passes=1, read=1)
     return Work(lambda: retriever.encode_passages(texts), sum(lengths), needed)
 
 
@@ -77,7 +77,7 @@ def tuning(checkpointed: bool, shape: Shape, device: str) -> Work:
     base = inputs.random_model(shape.config, device, head=False)
     model = attach_lora(base, Lora(dropout=0.0), seed=17)
     adapter = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    needed = roofline.operations(base, lengths, passes=2, adapter=adapter)
+    needed = roofline.operations(base, lengths, passes=2, adapter=adapter, read=1)
     return Work(step(model, ContrastiveLoss(row), batch, device, checkpointed), sum(lengths), needed)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from llm_retriever.methods import Method
-from llm_retriever.models.pooling import pool
+from llm_retriever.models.last_layer import LastLayer
+from llm_retriever.models.pooling import pool, read
 from llm_retriever.models.shared_prefix import NOTHING, PrefixSharing, SharedPrefix
 from llm_retriever.training.chunks import agreed, chunked, least_of_all, limits_of
 from llm_retriever.training.gradient_cache import checkpointed
@@ -114,7 +115,7 @@ class ContrastiveLoss:
         self.temperature, self.gradient_cache = method.tuning.temperature, method.tuning.gradient_cache
         self.mask_positives, self.weight = method.tuning.mask_positives, method.tuning.distillation_weight
         self.teacher_temperature, self.prefixes = method.tuning.distillation_temperature, method.tuning.prefixes
-        self.divisor, self.sharing = divisor(), PrefixSharing()
+        self.divisor, self.sharing, self.last_layer = divisor(), PrefixSharing(), LastLayer()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The mean loss over the queries of all processes, a scalar; its gradient is that of the sum of all processes.
@@ -210,9 +211,9 @@ class ContrastiveLoss:
         return encode(model, ids, mask, counts)
 
     def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix) -> Tensor:
-        seen = mask if self.masked else None
-        hidden = model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids))).last_hidden_state
-        return pool(hidden, mask, self.pooling, counts, normalise=self.normalise)
+        inputs = {"input_ids": ids, "attention_mask": mask if self.masked else None, **prefix.inputs(len(ids))}
+        hidden, taken = self.last_layer.states(model, read(mask, self.pooling, counts), **inputs)
+        return pool(hidden, taken, self.pooling, normalise=self.normalise)
 
 
 def _both_sides(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:

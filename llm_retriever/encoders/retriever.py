@@ -23,8 +23,9 @@ from llm_retriever.models import prompts
 from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import pad_id, padded
 from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_digest
+from llm_retriever.models.last_layer import LastLayer
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
-from llm_retriever.models.pooling import POOLINGS, pool
+from llm_retriever.models.pooling import POOLINGS, pool, read
 from llm_retriever.models.shared_prefix import PrefixSharing
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
@@ -72,7 +73,7 @@ class Retriever(BatchedEncoder):
             )
         self.model, self.tokenizer, self.card = model.eval(), tokenizer, card
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
-        self._sharing = PrefixSharing()
+        self._sharing, self._last_layer = PrefixSharing(), LastLayer()
         set_attention(model, card.attention)
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
@@ -197,10 +198,9 @@ class Retriever(BatchedEncoder):
             length = self._sharing.length(ids, room) if self._maskless else 0
             prefix = self._sharing.prefix(self.model, ids, length)
             ids, mask = ids[:, prefix.length :], mask[:, prefix.length :]
-            seen = None if self._maskless else mask
-            output = self.model(input_ids=ids, attention_mask=seen, **prefix.inputs(len(ids)))
-        vectors = pool(output.last_hidden_state, mask, self.card.pooling, counts, normalise=self.card.normalise)
-        return vectors.cpu().numpy()
+            inputs = {"input_ids": ids, "attention_mask": None if self._maskless else mask, **prefix.inputs(len(ids))}
+            hidden, taken = self._last_layer.states(self.model, read(mask, self.card.pooling, counts), **inputs)
+        return pool(hidden, taken, self.card.pooling, normalise=self.card.normalise).cpu().numpy()
 
     def _counts(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         encoder = self._encoders.setdefault(side, self.prompt(side))

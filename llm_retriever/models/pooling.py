@@ -68,6 +68,18 @@ POOLINGS = {
 }
 
 
+def counted(mask: Tensor, counts: Tensor | None) -> Tensor:
+    """Leaves so many last tokens of each row in a mask, [rows, width]; None = all of them."""
+    return mask if counts is None else mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) <= counts[:, None])
+
+
+def read(mask: Tensor, pooling: str, counts: Tensor | None = None) -> Tensor:
+    """Finds the tokens that a pooling reads, bool [rows, width]; arguments as of `pool`."""
+    if pooling == "last":
+        return mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
+    return counted(mask, counts).bool()
+
+
 def pool(
     hidden: Tensor,
     mask: Tensor,
@@ -90,8 +102,7 @@ def pool(
     Returns:
         float32 [rows, dimension].
     """
-    if counts is not None:
-        mask = mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) <= counts[:, None])
+    mask = counted(mask, counts)
     if skip:
         position, end = torch.arange(mask.shape[1], device=mask.device), mask.sum(dim=1, keepdim=True) - 1
         mask = mask.bool() & (position >= end.clamp(max=skip))

@@ -9,6 +9,7 @@ Not every architecture can go on from given keys and values: each model is tried
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,18 +105,31 @@ def common_length(ids: Tensor, room: Tensor) -> int:
 def can_share(model: Any) -> bool:
     """Whether rows that share a prefix have the vectors and gradients of rows that do not.
 
-    Dropout would be drawn once for all rows; checkpointed layers keep no keys; where weights are sharded, all processes must
-    call the model equally often, and some may have no common prefix.
+    Dropout would be drawn once for all rows.
     """
     inner = getattr(model, "module", model)
-    config = getattr(inner, "config", None)
+    if not is_plain_causal(inner) or (inner.training and _has_dropout(inner)):
+        return False
+
+    def trial(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        whole, alone = (inner(input_ids=ids, use_cache=False)[0][:, -BEHIND:] for ids in (rows, rows[:, TRIED:]))
+        shared = inner(input_ids=rows[:, TRIED:], **SharedPrefix.of(inner, rows[:1, :TRIED]).inputs(2))[0]
+        return shared, whole, alone
+
+    return tried(inner, trial)
+
+
+def is_plain_causal(model: Any) -> bool:
+    """Whether an unwrapped model is causal, keeps keys and values, and may be called as often as each process likes.
+
+    Checkpointed layers keep no keys; where weights are sharded, all processes must call the model equally often.
+    """
+    config = getattr(model, "config", None)
     if config is None or getattr(config, "is_causal", True) is False or getattr(config, "is_encoder_decoder", False):
         return False
-    if any(hasattr(parameter, "ds_id") for parameter in inner.parameters()):
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return False
-    if inner.training and (_has_dropout(inner) or any(_is_checkpointed(module) for module in inner.modules())):
-        return False
-    return _goes_on(inner)
+    return not (model.training and any(_is_checkpointed(module) for module in model.modules()))
 
 
 def _is_checkpointed(module: nn.Module) -> bool:
@@ -129,16 +143,26 @@ def _has_dropout(model: Any) -> bool:
 
 
 @torch.no_grad()
-def _goes_on(model: Any) -> bool:
-    """Whether a model that is given the keys and values of a prefix goes on as if it had read the prefix itself."""
+def tried(model: Any, trial: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> bool:
+    """Whether a shorter way through a model gives what the plain one does.
+
+    Args:
+        model: Unwrapped; without dropout while it is tried.
+        trial: Of two rows of ids, int64 [2, TRIED + BEHIND], makes what the shorter way gives, what the plain one gives, and
+            what would be wrong. Errors say that the model does not allow it.
+    """
     device = next(model.parameters()).device
     rows = (torch.arange(TRIED + BEHIND, device=device) % model.config.get_text_config().vocab_size).repeat(2, 1)
     rows[1, TRIED:] = rows[1, TRIED:].flip(0)
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        whole, alone = (model(input_ids=ids, use_cache=False)[0][:, -BEHIND:] for ids in (rows, rows[:, TRIED:]))
-        shared = model(input_ids=rows[:, TRIED:], **SharedPrefix.of(model, rows[:1, :TRIED]).inputs(2))[0]
+        model.eval()
+        found, expected, wrong = trial(rows)
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
-    return bool((shared - whole).abs().max() <= TOLERATED * (alone - whole).abs().max())
+    finally:
+        for module, trains in modes:
+            module.training = trains
+    return bool((found - expected).abs().max() <= TOLERATED * (wrong - expected).abs().max())

@@ -30,6 +30,7 @@ from llm_retriever.models import masks
 from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
+from llm_retriever.models.last_layer import LastLayer
 from llm_retriever.models.loading import free_memory, quiet
 from llm_retriever.models.prompts import passage_text
 from llm_retriever.precision import dtype_of
@@ -167,6 +168,7 @@ class QueryLikelihood:
 
     def __post_init__(self) -> None:
         self.rows = PairCollator(self.template.recipe, self.template.embedding_tokens, self.tokenizer, self.lookup)
+        self._last_layer = LastLayer()
 
     def scores(
         self,
@@ -227,11 +229,12 @@ class QueryLikelihood:
 
     def _logits(self, batch: dict[str, Tensor], kept: Tensor, mask: Tensor | None) -> Tensor:
         try:
-            output = self.model(
+            return self._last_layer.logits(
+                self.model,
+                kept,
                 input_ids=batch["input_ids"],
                 attention_mask=None if mask is None else masks.check(mask),
                 position_ids=batch["position_ids"],
-                logits_to_keep=kept,
                 use_cache=False,
             )
         except torch.OutOfMemoryError:
@@ -239,7 +242,6 @@ class QueryLikelihood:
                 f"{batch['input_ids'].numel()} tokens at once do not fit into the GPU's memory",
                 hint="use a larger GPU, or rerank_depth 0",
             ) from None
-        return output.logits
 
     def _check(self, scores: Sequence[float], pairs: Sequence[tuple[str, str]]) -> None:
         wrong = next((pair for pair, score in zip(pairs, scores, strict=True) if not math.isfinite(score)), None)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llm_retriever.models.last_layer import LastLayer
 from llm_retriever.models.shared_prefix import PrefixSharing, SharedPrefix
 from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
@@ -122,7 +123,8 @@ class ByLength:
     """
 
     def __init__(self, loss: Callable[[Any, dict[str, Tensor]], Tensor]) -> None:
-        self.loss, self.divisor, self.sharing = loss, divisor(), PrefixSharing()
+        self.loss, self.divisor = loss, divisor()
+        self.sharing, self.last_layer = PrefixSharing(), LastLayer()
 
     def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch, each of whose tensors has one row an example, `attention_mask` [B, width] among them."""
@@ -130,13 +132,11 @@ class ByLength:
         rows = -(-len(real) // self.divisor) if self.divisor > 1 else 0
         chunks = chunked(real.sum(dim=1).tolist(), limits_of(model, real.device, rows))
         chunks = agreed(chunks, real.device)
-        if len(chunks) == 1:
-            return self.loss(model, batch)
         order = torch.tensor([row for chunk in chunks for row in chunk], device=real.device)
         batch = {name: value[order] for name, value in batch.items()}
         sizes = [len(chunk) for chunk in chunks]
-        chunks_model = _Chunks(model, batch["attention_mask"], sizes, self.sharing, recompute=self.divisor > 1)
-        return self.loss(chunks_model, batch)
+        shorter = (self.sharing, self.last_layer)
+        return self.loss(_Chunks(model, batch["attention_mask"], sizes, *shorter, recompute=self.divisor > 1), batch)
 
 
 class _Chunks:
@@ -145,8 +145,17 @@ class _Chunks:
     What all rows begin with goes through the model once, where nothing of it is read out.
     """
 
-    def __init__(self, model: Any, real: Tensor, sizes: list[int], sharing: PrefixSharing, recompute: bool) -> None:
-        self._model, self._sizes, self._sharing, self._recompute = model, sizes, sharing, recompute
+    def __init__(
+        self,
+        model: Any,
+        real: Tensor,
+        sizes: list[int],
+        sharing: PrefixSharing,
+        last_layer: LastLayer,
+        recompute: bool,
+    ) -> None:
+        self._model, self._sizes, self._recompute = model, sizes, recompute
+        self._sharing, self._last_layer = sharing, last_layer
         self._right = bool((real[:, -1] == 0).any())
         lengths = real.sum(dim=1).tolist()
         ends = np.cumsum(sizes).tolist()
@@ -180,8 +189,7 @@ class _Chunks:
     def _logits(self, rows: dict[str, Tensor], rest: dict[str, Any], prefix: SharedPrefix) -> Tensor:
         def read(model: Any, *tensors: Tensor) -> Tensor:
             inputs = {**rest, **dict(zip(rows, tensors, strict=True)), **prefix.inputs(len(tensors[0]))}
-            logits: Tensor = model(**inputs).logits
-            return logits
+            return self._last_layer.logits(model, inputs.pop("logits_to_keep"), **inputs)
 
         return checkpointed(read, self._model, *rows.values()) if self._recompute else read(self._model, *rows.values())
 
