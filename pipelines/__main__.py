@@ -183,7 +183,9 @@ def run_command(options: argparse.Namespace) -> int:
     from pipelines.compilation import compile_pipeline
 
     if options.preset is None:
-        options.preset, why = demo.preset(compared=COMPARISON in [options.pipeline, *options.parameters[:1]])
+        compared = COMPARISON in [options.pipeline, *options.parameters[:1]]
+        options.preset, why = demo.preset(compared=compared)
+        options.variants = options.variants or (demo.VARIANTS if compared else None)
         print(why)
     root = options.root.absolute()
     shared = root / "runs" if options.in_images else root

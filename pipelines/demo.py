@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 BF16, FP32, COMPARED = "demo-cpu", "demo-cpu-fp32", "demo-compare"
+VARIANTS = "demo-methods"
+"""What a comparison with the demo's preset compares."""
 _NATIVE = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
 
 

@@ -17,7 +17,7 @@ from llm_retriever.methods import EbaeEbarRecipe, MntpRecipe, QueryLikelihoodRec
 from llm_retriever.precision import has_native_bf16
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
 from llm_retriever.training.train import planned
-from pipelines import demo, presets
+from pipelines import demo, presets, variants
 from pipelines.__main__ import main
 from pipelines.choice import TRAINING, choose, names_of
 from pipelines.form import defaults, flat_name
@@ -187,6 +187,14 @@ def test_the_demo_is_sized_for_what_the_processor_can_do(flags: str, name: str, 
     assert chosen == name
     assert f"preset {name}" in why
     assert (demo.preset(tmp_path / "cpuinfo", compared=True)[0] == "demo-compare") == (name == "demo-cpu")
+
+
+def test_the_demo_compares_the_methods_of_the_main_comparison_but_for_one_rate() -> None:
+    main_, own = (variants.load(name).variants for name in (variants.DEFAULT, demo.VARIANTS))
+    assert [variant.name for variant in own] == [variant.name for variant in main_]
+    for variant, other in zip(own, main_, strict=True):
+        changed = {"tune_learning_rate": 5e-4} if variant.parameters["tune_method"] == "llm2vec" else {}
+        assert variant.parameters == other.parameters | changed
 
 
 def test_the_demo_is_sized_for_what_training_computes_in() -> None:
