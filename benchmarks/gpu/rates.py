@@ -44,8 +44,9 @@ def run(block: Block) -> None:
         for work, build in steps.BUILDERS.items():
             block.item(f"{name}: {work}", partial(rate, build, shape, block.device, name, found))
     for name, shape in reversed(shapes.items()):
-        block.item(f"{name}: shared prefix, encode", partial(prefix_encoding, shape, block.device))
-        block.item(f"{name}: shared prefix, contrastive LoRA", partial(prefix_tuning, shape, block.device))
+        block.item(f"{name}: {steps.PREFIX}, encode", partial(prefix_encoding, shape, block.device))
+        for shortcut in (steps.PREFIX, steps.LAST_LAYER):
+            block.item(f"{name}: {shortcut}, contrastive LoRA", partial(tuning, shortcut, shape, block.device))
     peer = partial(against_peer, shapes[PEER_SHAPE], block.device, block.scratch / "export")
     block.item(f"{PEER_SHAPE}: encode, against sentence-transformers", peer)
 
@@ -62,7 +63,7 @@ def matrix(name: str, shape: Shape, device: str, found: dict[str, float]) -> dic
 def rate(build: steps.Builder, shape: Shape, device: str, name: str, found: Mapping[str, float]) -> dict[str, Any]:
     """What a piece of work reaches."""
     work = build(shape, device)
-    with steps.sharing(device, False):
+    with steps.shortcuts(device, steps.LAST_LAYER):
         kernels = attention_kernels(work.call)
         forget_peak(device)
         seconds = turns({"it": work.call}, device)["it"]
@@ -78,7 +79,7 @@ def prefix_encoding(shape: Shape, device: str) -> dict[str, Any]:
     rows = retriever.tokenise_passages(texts)
     ids, mask = padded(rows, 0, "right").values()
     head = ids[:1, : common_length(ids, mask.sum(dim=1))].to(device)
-    ways = shared_or_not(lambda: retriever.encode_passages(texts), device)
+    ways = with_and_without(steps.PREFIX, lambda: retriever.encode_passages(texts), device)
 
     @torch.inference_mode()
     def one_pass() -> None:
@@ -90,21 +91,21 @@ def prefix_encoding(shape: Shape, device: str) -> dict[str, Any]:
     return {"ratio": seconds["on"] / seconds["off"], "overhead_tokens": tokens, "least_cosine": cosine}
 
 
-def prefix_tuning(shape: Shape, device: str) -> dict[str, Any]:
-    """A contrastive step with shared prefixes and without."""
-    ways = shared_or_not(steps.tuning(False, shape, device).call, device)
+def tuning(shortcut: str, shape: Shape, device: str) -> dict[str, Any]:
+    """A contrastive step that computes less, and one that does not."""
+    ways = with_and_without(shortcut, steps.tuning(False, shape, device).call, device)
     seconds = turns(ways, device)
     return {"ratio": seconds["on"] / seconds["off"], "losses_apart": abs(ways["on"]() - ways["off"]())}
 
 
-def shared_or_not(call: Callable[[], Any], device: str) -> dict[str, Callable[[], Any]]:
-    """The same work with shared prefixes and without."""
+def with_and_without(shortcut: str, call: Callable[[], Any], device: str) -> dict[str, Callable[[], Any]]:
+    """The same work with a way to compute less and without."""
 
-    def way(on: bool) -> Any:
-        with steps.sharing(device, on):
+    def way(*used: str) -> Any:
+        with steps.shortcuts(device, *used):
             return call()
 
-    return {"off": partial(way, False), "on": partial(way, True)}
+    return {"off": way, "on": partial(way, shortcut)}
 
 
 def against_peer(shape: Shape, device: str, export: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from llm_retriever.contrastive.dataset import Group, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import QUERY_LIKELIHOOD, Lora, Method, method
-from llm_retriever.models import shared_prefix
+from llm_retriever.models import last_layer, shared_prefix
 from llm_retriever.models.card import Lineage, RetrieverCard
 from llm_retriever.training.chunks import ByLength
 from llm_retriever.training.weights import attach_lora
@@ -140,15 +140,24 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
+PREFIX, LAST_LAYER = "shared prefix", "last layer where it is read"
+"""Ways to compute less, which are off on devices where they were not measured."""
+
+
 @contextlib.contextmanager
-def sharing(device: str, on: bool) -> Iterator[None]:
-    """Lets rows share what they begin with, wherever they can, or never."""
-    before = dict(shared_prefix.OVERHEAD)
+def shortcuts(device: str, *used: str) -> Iterator[None]:
+    """Computes less in some ways wherever that is possible, and in no others."""
+    before, devices = dict(shared_prefix.OVERHEAD), set(last_layer.DEVICES)
     shared_prefix.OVERHEAD.clear()
-    if on:
+    last_layer.DEVICES.clear()
+    if PREFIX in used:
         shared_prefix.OVERHEAD[device] = 0
+    if LAST_LAYER in used:
+        last_layer.DEVICES.add(device)
     try:
         yield
     finally:
         shared_prefix.OVERHEAD.clear()
         shared_prefix.OVERHEAD.update(before)
+        last_layer.DEVICES.clear()
+        last_layer.DEVICES.update(devices)
