@@ -31,6 +31,11 @@ METRIC, RECALL = "ndcg@10", "recall@100"
 SYSTEMS = ("retriever", "hybrid", BM25, "backbone")
 BASELINE = "none"
 """The method without stage one, which the others are tested against."""
+SUMMARY = "summary"
+"""The marker of a table of several collections, on the first page."""
+SUMMARISED = (("python-docs", "test"), ("medquad", "dev"), ("msmarco-42k", "test"), ("msmarco-42k", "dl19"))
+SHOWN = "ql"
+"""The method whose rows it shows, beside those without stage one."""
 MARKERS = re.compile(
     r"(<!-- results: (?P<collection>[\w-]+)(?: (?P<split>[\w./-]+))? -->\n).*?(<!-- end of results -->)", re.DOTALL
 )
@@ -93,12 +98,33 @@ def write() -> None:
 
 
 def _filled(found: re.Match[str]) -> str:
-    return f"{found[1]}{table(found['collection'], found['split'])}{found[4]}"
+    content = summary() if found["collection"] == SUMMARY else table(found["collection"], found["split"])
+    return f"{found[1]}{content}{found[4]}"
+
+
+def summary() -> str:
+    """The Markdown table of one method, a row a collection and split."""
+    names = ("nDCG@10", "queries", "BM25", "tuned alone", "LLM-QL, then tuned", "against tuned alone")
+    lines = [f"| {' | '.join((*names, 'LLM-QL and BM25 (hybrid)', 'against BM25'))} |", f"|{'---|' * 8}"]
+    for collection, name in SUMMARISED:
+        runs = _runs(collection)
+        ours, alone = ([run["splits"][name] for run in runs if run["method"] == m] for m in (SHOWN, BASELINE))
+        if not ours or not alone:
+            continue
+        cells = [f"{collection}, {name}", f"{ours[0]['queries']:,}", _mean(ours[:1], BM25, METRIC)]
+        cells += [_mean(alone, "retriever", METRIC), _mean(ours, "retriever", METRIC), _p(ours, alone, "retriever")]
+        cells += [f"**{_mean(ours, 'hybrid', METRIC)}**", _p(ours, ours, "hybrid", BM25)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _runs(collection: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / collection).glob("*.json"))]
 
 
 def table(collection: str, split: str | None = None) -> str:
     """The Markdown tables of a collection, a row a method; of one split, or of all."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / collection).glob("*.json"))]
+    runs = _runs(collection)
     if not runs:
         return "No run yet.\n"
     methods = sorted({run["method"] for run in runs}, key=lambda name: (name != BASELINE, name))

@@ -1,6 +1,6 @@
-"""Shared prefixes, attention as products and adapters without casts against the plain way: tuning and encoding.
+"""Ways to compute less, each against the plain way: tuning and encoding.
 
-    python benchmarks/prefix_sharing.py BACKBONE COLLECTION TRAINING_SET [--queries 32] [--rounds 5]
+    python benchmarks/less_work.py BACKBONE COLLECTION TRAINING_SET [--queries 32] [--rounds 5]
 
 BACKBONE is the output of fetch_backbone, COLLECTION of prepare_corpus, TRAINING_SET of mine_negatives. Each round takes every
 way once, on the same batch: forward, backward and AdamW of one update of contrastive tuning (LLM-QL, LoRA without dropout on
@@ -28,14 +28,22 @@ from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.methods import Lora, Method, method
-from llm_retriever.models import shared_prefix
+from llm_retriever.models import last_layer, shared_prefix
 from llm_retriever.models.card import Lineage, RetrieverCard
 from llm_retriever.precision import dtype_of, resolve_precision
 from llm_retriever.training.train import TrainingRun
 from llm_retriever.training.weights import attach_lora, load_backbone
 
-WAYS = {"plain": "", "prefix": "prefix", "products": "products", "no casts": "casts", "all": "prefix products casts"}
-"""What is on in each way: shared prefixes; attention as products; adapters that take bf16 as it comes."""
+WAYS = {
+    "plain": "",
+    "prefix": "prefix",
+    "last layer": "last",
+    "products": "products",
+    "no casts": "casts",
+    "all": "prefix last products casts",
+}
+"""What is on in each way: shared prefixes; a last layer that computes what is read; attention as products; adapters that take
+bf16 as it comes."""
 
 
 def main() -> None:
@@ -69,15 +77,18 @@ def made_batches(given: argparse.Namespace, row: Method) -> list[dict[str, torch
 @contextlib.contextmanager
 def way(model: Any, used: str) -> Iterator[None]:
     """Runs a model in a way, by what is on."""
-    before = dict(shared_prefix.OVERHEAD)
+    before, devices = dict(shared_prefix.OVERHEAD), set(last_layer.DEVICES)
     if "prefix" not in used:
         shared_prefix.OVERHEAD.clear()
+    if "last" not in used:
+        last_layer.DEVICES.clear()
     model.set_attn_implementation("products" if "products" in used else "sdpa")
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = "casts" not in used
     yield
     shared_prefix.OVERHEAD.update(before)
+    last_layer.DEVICES.update(devices)
 
 
 def tuning(given: argparse.Namespace, row: Method) -> tuple[Any, Callable[[dict[str, torch.Tensor]], float]]:
