@@ -28,6 +28,7 @@ from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
 from llm_retriever.files.layouts import OUTPUTS, Layout, Page
 from llm_retriever.files.names import slug
+from llm_retriever.files.seal import check_seal
 from llm_retriever.processes.devices import claim_gpus
 from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, pod_settings
 from llm_retriever.settings.parameters import SettingsClass, as_dict, build, parameters
@@ -233,6 +234,8 @@ class Step(Generic[SettingsClass]):
         return {name: value for source in sources for name, value in source.items() if name in own}
 
     def _work(self, run: StepRun[SettingsClass]) -> None:
+        for path in (*run.inputs.values(), *(path for paths in run.collected.values() for path in paths.values())):
+            check_seal(path)
         claim_gpus(getattr(run.settings, "gpus", ""))
         self.run(run)
 

@@ -104,12 +104,14 @@ def collection_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seal(directory: Path) -> str:
     """Makes a collection that a test has changed whole again; returns its fingerprint."""
     from llm_retriever.data.collection import fingerprint_of
+    from llm_retriever.files.seal import write_seal
 
     path = directory / "collection.json"
     manifest = json.loads(path.read_text())
     manifest["files"] = {name: (directory / name).stat().st_size for name in manifest["files"]}
     manifest["fingerprint"] = fingerprint_of(directory, manifest["files"])
     path.write_text(json.dumps(manifest))
+    write_seal(directory)
     return manifest["fingerprint"]
 
 

@@ -19,7 +19,7 @@ def run(step: StepRun[MiningSettings]) -> None:
     mined = outputs["data"].with_name(f".{outputs['data'].name}.mined")
     training_set, runs = mined / "training_set", mined / "bm25_runs"
     negatives.mine(step.settings, collection, training_set, runs, outputs["statistics"], outputs["picture"])
-    with files.atomic_directory(outputs["data"], layouts.MINED) as draft:
+    with layouts.MINED.output(outputs["data"]) as draft:
         for name, path in (("collection", collection), ("training_set", training_set), ("bm25_runs", runs)):
             files.link_tree(path, draft / name)
     shutil.rmtree(mined)

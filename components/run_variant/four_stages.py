@@ -219,7 +219,7 @@ def _judged(
 ) -> dict[str, float]:
     """Evaluates; the output appears with report and summary in it."""
     metrics = in_own_process(_evaluate, settings, inputs, made, work)
-    with files.atomic_directory(evaluation, layouts.EVALUATION) as draft:
+    with layouts.EVALUATION.output(evaluation) as draft:
         shutil.copytree(work / "evaluation", draft, dirs_exist_ok=True)
         for name in (REPORT, SUMMARY):
             shutil.copyfile(work / name, draft / name)

@@ -66,7 +66,7 @@ def adapt(
     """
     layouts.BACKBONE.check(adapted)
     if settings.method == "none":
-        with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
+        with layouts.BACKBONE.output(adapted) as draft:
             files.link_tree(backbone, draft)
         return TrainingLog()
     stages = [
@@ -113,7 +113,7 @@ def _adapted(
 ) -> TrainingLog:
     """Trains one adaptation; its checkpoints stay."""
     lineage = load_lineage(backbone)
-    with files.atomic_directory(adapted, layouts.BACKBONE) as draft:
+    with layouts.BACKBONE.output(adapted) as draft:
         random = getattr(resolved_recipe(settings), "new_tokens", "mean") == "random"
         with extended(backbone, added_tokens(resolved_method(settings), backbone), random=random) as base:
             inputs = {"backbone": base, "collection": collection, "training_set": training_set}

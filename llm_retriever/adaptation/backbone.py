@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
 from llm_retriever.models.card import LINEAGE_FILE, Lineage, load_lineage, save_lineage, weights_digest
@@ -49,7 +48,7 @@ def fetch(settings: BackboneSettings, collection_directory: Path, output: Path) 
         InputError: The source is missing, refuses, or is not a causal LM with a fast tokenizer and safetensors weights.
     """
     check_scheme(settings.source, BACKBONES, field="source")
-    with files.atomic_directory(output, layouts.BACKBONE) as draft:
+    with layouts.BACKBONE.output(output) as draft:
         lineage = _brought(settings, collection_directory, draft)
         if settings.layers and not lineage.layers:
             lineage = _cut(draft, lineage, settings)

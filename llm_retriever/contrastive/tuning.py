@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from llm_retriever import files
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
 from llm_retriever.contrastive.negative_sources import homogeneous
@@ -86,7 +85,7 @@ def tune(settings: TuningSettings, adapted: Path, collection: Path, training_set
     inputs = (weights_digest(adapted), source.fingerprint, examples.digest)
     run = training_run(settings, f"tune {row.name}", retriever, *inputs)
     paths = {"adapted": adapted, "collection": collection, "training_set": training_set}
-    with files.atomic_directory(retriever, layouts.RETRIEVER) as draft:
+    with layouts.RETRIEVER.output(retriever) as draft:
         log = train_in_processes(__name__, settings, run, draft, **paths)
         write_training_queries(draft, (example.query for example in TrainingSet.open(training_set).examples()))
         used = _stage_settings(row, run, processes_of(settings))

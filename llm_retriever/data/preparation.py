@@ -50,7 +50,7 @@ def prepare(settings: CorpusSettings, directory: Path, *, tolerate_empty: bool =
     """
     with (
         opened_source(settings.uri, settings.format) as source,
-        files.atomic_directory(directory, layouts.COLLECTION) as draft,
+        layouts.COLLECTION.output(directory) as draft,
     ):
         with _work(settings, source, draft, tolerate_empty) as work:
             work.read()

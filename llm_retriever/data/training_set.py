@@ -192,7 +192,7 @@ def write_training_set(
         The manifest.
     """
     written = 0
-    with files.atomic_directory(directory, layouts.TRAINING_SET) as draft:
+    with layouts.TRAINING_SET.output(directory) as draft:
         with (draft / EXAMPLES_FILE).open("w", encoding="utf-8", newline="\n") as lines:
             for example in examples:
                 lines.write(_as_line(example))

@@ -18,6 +18,7 @@ from llm_retriever.encoders.batched import (
 )
 from llm_retriever.encoders.interface import Side, Vectors
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import check_seal
 from llm_retriever.methods import PromptTemplate
 from llm_retriever.models import prompts
 from llm_retriever.models.attention import check_bidirectional, set_attention
@@ -90,9 +91,10 @@ class Retriever(BatchedEncoder):
             precision: `bf16`, `fp16`, `fp32`, or `auto` = bf16 where it is computed natively.
 
         Raises:
-            InputError: There is no card, or the weights are not those that the card belongs to.
+            InputError: There is no card, a file was changed, or the weights are not those that the card belongs to.
         """
         with fetched(path) as directory:
+            check_seal(directory)
             card = RetrieverCard.load(directory)
             _check_weights(directory / MODEL_DIRECTORY, card)
             return cls(*_loaded(directory / MODEL_DIRECTORY, device, precision), card)

@@ -81,7 +81,7 @@ def compare_evaluations(
     variants = open_evaluations(evaluations, settings.variants)
     check_alike(variants)
     content = results(variants, chosen_reference(variants, settings.reference))
-    with files.atomic_directory(comparison, layouts.COMPARISON) as draft:
+    with layouts.COMPARISON.output(comparison) as draft:
         files.write_json(draft / COMPARISON_FILE, content)
         files.write_text(report, comparison_report.render(content))
         files.write_text(summary, comparison_report.summary_markdown(content))

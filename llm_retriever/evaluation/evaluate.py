@@ -77,8 +77,8 @@ def evaluate(
     """
     corpus = Collection.open(collection)
     with (
-        files.atomic_directory(refreshed, layouts.REFRESHED) as renewed,
-        files.atomic_directory(evaluation, layouts.EVALUATION) as draft,
+        layouts.REFRESHED.output(refreshed) as renewed,
+        layouts.EVALUATION.output(evaluation) as draft,
         tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch,
     ):
         paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft, renewed)

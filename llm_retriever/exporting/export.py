@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
 
@@ -56,7 +55,7 @@ def export_merged(retriever: Retriever | str | Path, directory: str | Path) -> N
     from llm_retriever.exporting.probes import check_same_vectors, opened
 
     _check_output(retriever, directory)
-    with opened(retriever) as source, files.atomic_directory(directory, layouts.EXPORT) as draft:
+    with opened(retriever) as source, layouts.EXPORT.output(directory) as draft:
         merged.write(source, draft)
         readme.write_merged(source.retriever.card, draft)
         check_same_vectors(source, merged.vectors(source.retriever, draft, source.texts), "a plain model")
@@ -84,7 +83,7 @@ def export_sentence_transformers(retriever: Retriever | str | Path, directory: s
     with opened(retriever) as source:
         sentences.check_expressible(source.retriever.card)
         tokenizer, prompts = sentences.worded(source)
-        with files.atomic_directory(directory, layouts.EXPORT) as draft:
+        with layouts.EXPORT.output(directory) as draft:
             sentences.write(source, tokenizer, prompts, draft)
             readme.write_sentences(source.retriever.card, draft)
             check_same_vectors(source, _encoded(source, draft), "a sentence-transformers model")

@@ -18,27 +18,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever.errors import InputError
 from llm_retriever.files import drafts
-from llm_retriever.files.layouts import Layout
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | Path, layout: Layout | None = None) -> Iterator[Path]:
+def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yields an empty directory beside `path` that becomes `path` when the block ends without an exception.
 
     An existing `path` is replaced. When the block raises, the temporary directory is removed and `path` stays as it was.
     What a killed process has left of the same `path` is removed first.
-
-    Args:
-        path: Where to.
-        layout: What may be replaced, where people choose `path`; None = whatever is there.
-
-    Raises:
-        InputError: Something else is there.
     """
-    if layout is not None:
-        layout.check(path)
     with _draft_of(Path(path)) as draft:
         draft.mkdir()
         yield draft

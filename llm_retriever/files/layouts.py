@@ -6,6 +6,7 @@ file beyond those that the step writes. A file is its own by how it begins. An e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files.drafts import is_draft
+from llm_retriever.files.seal import SEAL, is_left_out, sealed, write_seal
 
 ELSEWHERE = "move it away, or give another path"
 
@@ -38,6 +41,21 @@ class Layout:
     files: tuple[str, ...] = ()
     folders: Mapping[str, Layout] = field(default_factory=dict)
 
+    @contextlib.contextmanager
+    def output(self, path: str | Path) -> Iterator[Path]:
+        """Yields an empty directory that becomes `path`, sealed, when the block ends without an exception.
+
+        Args:
+            path: Where to, as people choose it; an earlier output of the kind is replaced.
+
+        Raises:
+            InputError: Something else is there.
+        """
+        self.check(path)
+        with files.atomic_directory(path) as draft:
+            yield draft
+            write_seal(draft)
+
     def check(self, path: str | Path, *, argument: str | None = None) -> None:
         """Raises InputError for what is no earlier output of this kind.
 
@@ -54,8 +72,11 @@ class Layout:
         if not path.is_dir():
             raise InputError("a file is where a directory goes", file=path, field=argument, hint=ELSEWHERE)
         existing = sorted(_contents(path))
-        known = self.patterns()
+        known, listed = self.patterns(), sealed(path)
+        own = (*(listed or ()), SEAL)
         foreign = next((name for name in existing if not any(pattern.fullmatch(name) for pattern in known)), None)
+        if listed is not None and foreign is None:
+            foreign = next((name for name in existing if name not in own and not is_left_out(name)), None)
         if foreign is not None:
             problem = f"it would be erased, and no earlier run of this step wrote it as a part of {self.name}"
             raise InputError(problem, file=path / foreign, field=argument, hint=ELSEWHERE)
@@ -68,7 +89,7 @@ class Layout:
         return [_pattern(text) for text in self._texts()]
 
     def _texts(self) -> Iterator[str]:
-        yield from (self.mark, *self.files)
+        yield from (self.mark, SEAL, *self.files)
         for folder, layout in self.folders.items():
             yield from (f"{folder}/{text}" for text in layout._texts())
 

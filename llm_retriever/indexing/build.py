@@ -20,6 +20,7 @@ from llm_retriever.encoders.interface import Encoder
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.files import layouts
 from llm_retriever.files.drafts import is_draft
+from llm_retriever.files.seal import write_seal
 from llm_retriever.indexing.corpus import encode_corpus, encoding_key, of_all_copies, resolved, timings
 from llm_retriever.indexing.faiss_kinds import add_faiss, announce
 from llm_retriever.indexing.locate_retriever import encoder_entry
@@ -155,6 +156,7 @@ def _complete(draft: Path, index: Path) -> None:
     for left in (*draft.glob("shard-*.json"), *(path for path in draft.iterdir() if is_draft(path.name))):
         left.unlink()
     shutil.rmtree(draft / SENDING, ignore_errors=True)
+    write_seal(draft)
     files.put_in_place(draft, index)
     for other in index.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(index.name)}\.[0-9a-f]{{16}}\.partial", other.name):

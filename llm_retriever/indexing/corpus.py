@@ -134,7 +134,7 @@ def encode_part(retriever: Path, collection: Path, part: Path, settings: PartSet
         "shards": {str(number): dataclasses.asdict(shard) for number, shard in shards.items()},
         "timings": timings(list(shards.values())),
     }
-    with files.atomic_directory(part, layouts.ENCODED) as draft:
+    with layouts.ENCODED.output(part) as draft:
         files.write_json(draft / PART_FILE, content)
     return content
 

@@ -91,7 +91,7 @@ class _Mining:
 
         s = self.settings
         with contextlib.ExitStack() as open_:
-            draft = open_.enter_context(files.atomic_directory(bm25_runs, layouts.BM25_RUNS))
+            draft = open_.enter_context(layouts.BM25_RUNS.output(bm25_runs))
             kept = draft / LUCENE_FOLDER
             sparse = SparseIndex(self.collection, threads=s.threads, language=s.bm25_language, directory=kept)
             index = open_.enter_context(sparse)

@@ -19,6 +19,7 @@ from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
 from llm_retriever.evaluation import systems
 from llm_retriever.evaluation.production import Production, settings_of
+from llm_retriever.files.seal import SEAL
 from llm_retriever.indexing.build import build_index, write_index
 from llm_retriever.indexing.index import Index
 from llm_retriever.indexing.shards import Manifest
@@ -178,7 +179,7 @@ def test_its_figures_are_those_of_an_evaluation_of_its_own(grown, theirs, evalua
         assert split["per_query"]["production"] == content["splits"][name]["per_query"]["retriever"]
     assert told(tmp_path) == {"production_uri": "", "version": "", "encoded": 0, "reused": 0, "index": False}
     assert "production" not in content
-    assert [path.name for path in (tmp_path / "refreshed").iterdir()] == ["refreshed.json"]
+    assert {path.name for path in (tmp_path / "refreshed").iterdir()} == {SEAL, "refreshed.json"}
 
 
 def test_report_and_summary_say_first_how_it_compares_with_production(evaluated):
@@ -361,7 +362,7 @@ def test_shards_of_the_refreshed_index_go_straight_to_their_place(grown, version
     _, content = run(grown, tmp_path, **given)
     assert len(encoded) == 10
     index = tmp_path / "refreshed" / "index"
-    assert sorted(path.name for path in index.iterdir()) == ["manifest.json", "passages.npy"]
+    assert sorted(path.name for path in index.iterdir()) == [SEAL, "manifest.json", "passages.npy"]
     manifest = Manifest.load(index)
     assert manifest.shards_uri.rpartition("/")[0] == place
     assert (manifest.reused, manifest.count) == (40, 50)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llm_retriever import files
 from llm_retriever.data import preparation
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.convert import convert
@@ -149,5 +148,5 @@ def test_a_conversion_replaces_nothing(tmp_path: Path) -> None:
 def test_a_directory_of_ones_own_layout_is_checked_when_it_is_made(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "mine").write_text("x")
-    with pytest.raises(InputError, match="part of an index"), files.atomic_directory(tmp_path / "index", layouts.INDEX):
+    with pytest.raises(InputError, match="part of an index"), layouts.INDEX.output(tmp_path / "index"):
         raise AssertionError("no work is done")
