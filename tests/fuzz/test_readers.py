@@ -35,6 +35,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.evaluation import comparison
 from llm_retriever.evaluation.systems import BM25Runs
 from llm_retriever.evaluation.variants import check_alike, open_evaluations
+from llm_retriever.files.seal import check_seal, write_seal
 from llm_retriever.indexing.shards import Manifest, check_index
 from llm_retriever.methods import method
 from llm_retriever.metrics.content import sealed
@@ -159,6 +160,21 @@ def runs(directory: Path) -> Any:
     return [found.run("train", found.systems[name].depth, name) for name in found.systems]
 
 
+def write_sealed_runs(directory: Path) -> None:
+    write_runs(directory)
+    write_seal(directory)
+
+
+def as_a_step(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Reads a directory as a step does its input."""
+
+    def sealed_first(directory: Path) -> Any:
+        check_seal(directory)
+        return read(directory)
+
+    return sealed_first
+
+
 def write_card(directory: Path) -> None:
     directory.mkdir()
     lineage = Lineage("b", stages=(Stage("ql", {"lora": {"rank": 8}}, "d", 1.5, 10),))
@@ -243,6 +259,8 @@ DOORS = {
     "collection": Door(write_collection, collected, lambda name: name != "collection.json"),
     "training set": Door(write_mined, mined),
     "runs": Door(write_runs, runs),
+    "sealed training set": Door(write_mined, as_a_step(mined), always),
+    "sealed runs": Door(write_sealed_runs, as_a_step(runs), always),
     "card": Door(write_card, carded),
     "index": Door(write_index, indexed, always),
     "evaluations": Door(write_evaluations, evaluated, always),
