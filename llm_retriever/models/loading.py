@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from llm_retriever.errors import InputError
+from llm_retriever.models.fp32_products import use_fast_products
 from llm_retriever.precision import dtype_of
 
 HINT = "copy the whole directory again: configuration and weights belong together"
@@ -46,7 +47,7 @@ def load_model(
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith(unread))
     if missing:
         raise InputError(f"the weights lack {missing[0]}", file=directory)
-    return model.eval(), sorted(loading["unexpected_keys"])
+    return use_fast_products(model.eval()), sorted(loading["unexpected_keys"])
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.methods import Lora
 from llm_retriever.models.attention import check_bidirectional, set_attention
 from llm_retriever.models.batches import padded
+from llm_retriever.models.fp32_products import use_fast_products
 from llm_retriever.models.loading import quiet, whole
 from llm_retriever.models.product_attention import use_products
 from llm_retriever.models.projections import projections
@@ -71,7 +72,8 @@ def load_backbone(directory: Path, run: TrainingRun, *, tune: str, head: bool, a
 def _load(directory: Path, *, head: bool, dtype: torch.dtype) -> Any:
     kind = AutoModelForCausalLM if head else AutoModel
     with whole(directory), quiet():
-        return kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = kind.from_pretrained(directory, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    return use_fast_products(model)
 
 
 def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int] = ()) -> PeftModel:
@@ -114,6 +116,7 @@ def attach_lora(model: Any, lora: Lora, seed: int, trained_tokens: Sequence[int]
         if isinstance(layer, LoraLayer):
             # Under autocast the adapter would cast bf16 to fp32, which is cast back at once.
             layer.cast_input_dtype_enabled = next(model.parameters()).dtype != torch.bfloat16
+    use_fast_products(adapted)
     return adapted
 
 
