@@ -27,6 +27,7 @@ from llm_retriever.metrics.runs import Run, read_run
 from llm_retriever.models.card import RetrieverCard
 from llm_retriever.settings import EvaluationSettings, IndexSettings
 from llm_retriever.stores.opening import LocalStore, Store, open_store
+from llm_retriever.stores.uris import check_scheme
 from llm_retriever.training.vocabulary import added_tokens
 
 SPLIT = "{split}"
@@ -187,7 +188,7 @@ class Baselines:
                 split.notes.append(f"There is no run of {name} for this split, so {name} is not compared.")
                 continue
             bench.add_run(split, name, judged, description=f"a run that was given ({last_part(pattern)})")
-            bench.check_passages(split, name, Path(pattern))
+            bench.check_passages(split, name, place)
 
     @staticmethod
     def _may_have(pattern: str, place: str) -> bool:
@@ -278,6 +279,7 @@ def _parameters(encoder: Encoder) -> dict[str, Any]:
 
 def _at(place: str) -> tuple[Store, str]:
     """Splits a place into its store and the key there."""
+    check_scheme(place, field="runs")  # of the whole: `open_store` would show what is left without the key
     parent, slash, key = place.rpartition("/")
     return open_store(parent or slash or "."), key
 

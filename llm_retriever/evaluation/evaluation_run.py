@@ -14,7 +14,7 @@ from llm_retriever.evaluation.splits import SplitResults, chosen_measures, chose
 from llm_retriever.evaluation.systems import DenseSystem, without_own_passages
 from llm_retriever.metrics.conventions import BM25, HYBRID, HYBRIDS, RETRIEVER, TRAINING_SPLIT
 from llm_retriever.metrics.measures import means
-from llm_retriever.metrics.runs import Run, write_run
+from llm_retriever.metrics.runs import Run, line_of, write_run
 from llm_retriever.metrics.significance import ON_TIES, Comparison, compare, wins_and_losses
 from llm_retriever.reporting import report as report_page
 from llm_retriever.reporting.charts import signed
@@ -102,17 +102,19 @@ class Bench:
         split.judged[name] = judge(self.measures, split.qrels, run, split.level, split.highest)
         self.systems.setdefault(name, dict(facts))
 
-    def check_passages(self, split: SplitResults, name: str, file: Path) -> None:
+    def check_passages(self, split: SplitResults, name: str, file: str | Path) -> None:
         """Raises InputError where the first passages of a run are not all in the collection.
 
         Raises:
             InputError: One is not; `file` is where the run comes from.
         """
-        for passage in itertools.chain.from_iterable(split.judged[name].top.values()):
+        found = ((query, passage) for query, top in split.judged[name].top.items() for passage in top)
+        for query, passage in found:
             if passage not in self.passages:
                 raise InputError(
                     f"passage {passage!r} is not in the collection",
                     file=file,
+                    line=line_of(file, query, passage),
                     hint="make the run anew from this collection",
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from math import isfinite
@@ -60,6 +61,8 @@ def _check_ids(ids: list[str], field: str, path: str | Path) -> None:
 def read_run(path: str | Path) -> Run:
     """Reads a run: score by passage id, by query id; an empty file is the run of a system that found nothing.
 
+    A byte-order mark at its beginning is dropped.
+
     Raises:
         InputError: The file is missing, a line does not have six columns, a score is not a finite number,
             or a passage stands twice under one query.
@@ -67,7 +70,7 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     run: Run = {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     query, _, passage, _, text, _ = line.split()
@@ -84,6 +87,16 @@ def read_run(path: str | Path) -> Run:
     except UnicodeDecodeError as error:
         raise InputError(f"not valid UTF-8 ({error.reason})", file=path, hint="write the run anew") from None
     return run
+
+
+def line_of(path: str | Path, query: str, passage: str) -> int | None:
+    """Number of the line of a run on which a passage stands under a query; None where the file is not on this machine."""
+    with contextlib.suppress(OSError), Path(path).open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            columns = line.split()
+            if columns[:1] == [query] and columns[2:3] == [passage]:
+                return number
+    return None
 
 
 def read_ranked(path: Path) -> dict[str, Ranked]:

@@ -136,6 +136,8 @@ def test_a_run_of_none_of_the_splits_is_refused(unspoilt_inputs, tmp_path):
 
 def test_a_run_file_that_does_not_exist_is_refused(unspoilt_inputs, tmp_path):
     assert "/nowhere.trec: no such run file" in refused(unspoilt_inputs, tmp_path, runs="/nowhere.trec")
+    message = refused(unspoilt_inputs, tmp_path, runs="ext=s3:/x")
+    assert 's3:/x: field "runs": s3:/ is not a kind of URI that can be used here; did you mean s3://?' in message
 
 
 @pytest.mark.parametrize(
@@ -256,5 +258,5 @@ def test_a_run_that_names_merged_passages_is_read_by_those_that_were_kept(tmp_pa
     scores = bench.splits[0].judged["theirs"].scores["mrr@10"]
     assert (scores["q20"], scores["q21"], scores["q22"]) == (1.0, 0.5, 0.0)
     write_run(given, [("q20", [("copy-of-p39", 1.0)])], "x")
-    with pytest.raises(InputError, match="passage 'copy-of-p39' is not in the collection"):
+    with pytest.raises(InputError, match="theirs.trec:1: passage 'copy-of-p39' is not in the collection"):
         Baselines(EvaluationSettings(runs=f"theirs={given}"), {}).add([Task(bench)])

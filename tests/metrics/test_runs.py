@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.metrics.runs import read_run, write_run
+from llm_retriever.metrics.runs import line_of, read_run, write_run
 
 
 def test_a_run_has_six_columns_and_ranks_from_one(tmp_path):
@@ -61,6 +61,17 @@ def test_a_spoilt_run_is_refused_with_file_and_line(tmp_path, text, message):
         read_run(tmp_path / "bad.trec")
     assert str(tmp_path / "bad.trec") in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_query(tmp_path):
+    (tmp_path / "a.trec").write_bytes(b"\xef\xbb\xbfq7 Q0 p7 1 3 x\nq8 Q0 p1 1 2 x\n")
+    assert read_run(tmp_path / "a.trec") == {"q7": {"p7": 3.0}, "q8": {"p1": 2.0}}
+
+
+def test_the_line_of_a_passage_is_found_in_its_run(tmp_path):
+    (tmp_path / "a.trec").write_bytes(b"\xef\xbb\xbfq7 Q0 p7 1 3 x\n\nq8 Q0 p7 1 2 x\n")
+    assert [line_of(tmp_path / "a.trec", query, "p7") for query in ("q7", "q8", "q9")] == [1, 3, None]
+    assert line_of("s3://bucket/a.trec", "q7", "p7") is None
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
