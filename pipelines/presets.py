@@ -65,7 +65,7 @@ def _read(name: str) -> dict[str, Any]:
     """Reads a preset's file, on top of its base's."""
     path = _path(name)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML ({error})", file=path) from None
     for key, value in content.items():

@@ -72,7 +72,7 @@ def load(name: str) -> Variants:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not valid TOML ({error})", file=path) from None
     _check_keys(content, {"description": str, "variant": list}, path, "")

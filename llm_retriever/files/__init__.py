@@ -106,7 +106,7 @@ def read_json(path: str | Path, *, hint: str = "") -> Any:
     """
     path = Path(path)
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("no such file", file=path, hint=hint) from None
     except OSError as error:

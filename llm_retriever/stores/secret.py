@@ -18,4 +18,4 @@ def read_secret(folder: Path = Path(SECRET_FOLDER)) -> None:
     for name in VARIABLES:
         path = folder / name
         if name not in os.environ and path.is_file():
-            os.environ[name] = path.read_text(encoding="utf-8").strip()
+            os.environ[name] = path.read_text(encoding="utf-8-sig").strip()

@@ -324,7 +324,7 @@ def test_the_keys_of_the_store_are_read_from_files_of_the_pod(tmp_path: Path, mo
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "PATH"):
-        (tmp_path / name).write_text(f"{name} of the secret\n")
+        (tmp_path / name).write_text(f"{name} of the secret\n", encoding="utf-8-sig")
     before = os.environ["PATH"]
     read_secret(tmp_path)
     assert os.environ["AWS_ACCESS_KEY_ID"] == "AWS_ACCESS_KEY_ID of the secret"

@@ -214,7 +214,7 @@ def test_what_a_preset_says_of_its_backbone_does_not_hold_for_another_one(tmp_pa
     assert choose(["backbone=models/own"], preset="demo-cpu").flat["backbone_layers"] == 0
     assert choose(["backbone=models/own", "backbone_layers=3"], preset="demo-cpu").flat["backbone_layers"] == 3
     own = tmp_path / "own.toml"
-    own.write_text('base = "demo-cpu"\n[parameters]\nbackbone = "models/own"\n')
+    own.write_text('base = "demo-cpu"\n[parameters]\nbackbone = "models/own"\n', encoding="utf-8-sig")
     assert presets.load(str(own)) == {
         name: value for name, value in presets.load("demo-cpu").items() if name != "backbone_layers"
     } | {"backbone": "models/own"}
