@@ -21,8 +21,9 @@ from llm_retriever.data.collection import Passage, same_texts
 from llm_retriever.data.row_index import Finding, RowIndex
 from llm_retriever.data.scripts import has_unspaced
 from llm_retriever.data.sources import Source, opened_source
-from llm_retriever.data.sources.reading import BadLines, unread
+from llm_retriever.data.sources.reading import BadLines
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, QueryRow, Row, TeacherRow
+from llm_retriever.data.sources.source_files import unread
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
 from llm_retriever.metrics.conventions import FOR_CHOICES, TRAINING_SPLIT

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llm_retriever.data.articles import ArticleRow, article_row
 from llm_retriever.data.sources.qrels import QRELS_SUFFIXES, SHARD, judgments, split_in_name
-from llm_retriever.data.sources.reading import SUFFIXES, BadLines, SourceFile, records
+from llm_retriever.data.sources.reading import BadLines, records
 from llm_retriever.data.sources.rows import (
     PASSAGE_IDS,
     QUERY_IDS,
@@ -22,6 +22,7 @@ from llm_retriever.data.sources.rows import (
     passage_row,
     text_of,
 )
+from llm_retriever.data.sources.source_files import NO_DATA, SUFFIXES, SourceFile, source_file
 from llm_retriever.errors import InputError
 
 
@@ -92,7 +93,7 @@ class BeirDirectory:
         return [(path, split_in_name(path) or SHARD.sub("", path.name.split(".")[0])) for path in inside] + beside
 
     def _source_file(self, path: Path) -> SourceFile:
-        return SourceFile(path, f"{self.shown}/{path.relative_to(self.directory).as_posix()}")
+        return source_file(path, self.directory, self.shown)
 
 
 def _files(directory: Path, name: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -104,4 +105,5 @@ def _files(directory: Path, name: str, suffixes: tuple[str, ...]) -> list[Path]:
 def _inside(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(suffixes))
+    paths = (path for path in folder.iterdir() if path.name.endswith(suffixes) and not NO_DATA.fullmatch(path.name))
+    return sorted(path for path in paths if path.is_file())

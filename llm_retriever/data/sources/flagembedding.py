@@ -12,7 +12,8 @@ from typing import Any
 from llm_retriever.data.sources.examples import Example, example_rows, scores_of, texts_of
 from llm_retriever.data.sources.reading import BadLines, records
 from llm_retriever.data.sources.rows import Place, Row
-from llm_retriever.data.sources.training_files import files_with_records, first_record, source_file, split_of
+from llm_retriever.data.sources.source_files import source_file
+from llm_retriever.data.sources.training_files import files_with_records, first_record, split_of
 from llm_retriever.errors import InputError
 
 FIELDS = ("query", "pos", "neg", "pos_scores", "neg_scores")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_retriever.data.sources.reading import SUFFIXES, TABLES
+from llm_retriever.data.sources.source_files import SUFFIXES, TABLES
 from llm_retriever.errors import InputError
 
 SCHEME = "hf://datasets/"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_retriever.data.sources.qrels import judgments, split_in_name
-from llm_retriever.data.sources.reading import TABLES, BadLines, SourceFile, lines
+from llm_retriever.data.sources.reading import BadLines, lines
 from llm_retriever.data.sources.rows import (
     PASSAGE_IDS,
     QUERY_IDS,
@@ -28,6 +28,7 @@ from llm_retriever.data.sources.rows import (
     plain,
     title_of,
 )
+from llm_retriever.data.sources.source_files import TABLES, SourceFile, source_file
 from llm_retriever.errors import InputError
 
 COLLECTION_FILE = "collection.tsv"
@@ -101,7 +102,7 @@ class MsMarcoDirectory:
             yield titles
 
     def _source_file(self, path: Path) -> SourceFile:
-        return SourceFile(path, f"{self.shown}/{path.name}")
+        return source_file(path, self.directory, self.shown)
 
 
 def _by_kind(directory: Path) -> tuple[list[Path], dict[Path, str], dict[Path, str]]:

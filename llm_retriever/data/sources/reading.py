@@ -15,20 +15,12 @@ import re
 import zlib
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from llm_retriever.data.sources.rows import EmptyTextError, Place
+from llm_retriever.data.sources.source_files import SourceFile
 from llm_retriever.errors import InputError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-TABLES = tuple(name + gz for name in (".tsv", ".txt", ".trec", ".qrels") for gz in ("", ".gz"))
-"""Endings of files whose columns are separated by tabs or other white space."""
-NO_DATA = re.compile(r"(readme|licen[cs]e|notice|citation|dataset_infos?)(\..*)?|\..*", re.IGNORECASE)
-"""Names of hidden files and folders, and of those that are for people."""
-DATA = re.compile(
-    r".*\.(jsonl?|[ct]sv|txt|trec|qrels|parq(uet)?|pq|arrow|feather|run|xml|xlsx?|ods|db|sqlite|pkl|npz|zip|tar|tgz|gz|bz2|xz|zst|7z)",
-    re.IGNORECASE,
-)
 ARRAY_OF = re.compile(rb"\s*\[\s*([\[{])")
 """How a file begins that is one array of records; a line that is an array itself begins with a text or a number."""
 CHUNK = 1 << 20
@@ -38,13 +30,6 @@ JSON_HINT = "write one JSON object a line"
 ARRAY_HINT = "correct the array, or write one JSON object a line"
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 csv.field_size_limit(LONGEST_RECORD)
-
-
-class SourceFile(NamedTuple):
-    """A file of a source: its present path, and its owner's name for it (they differ for a copy from s3://)."""
-
-    path: Path
-    shown: str
 
 
 class BadLines:
@@ -345,10 +330,3 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
         raise InputError(f"not a whole parquet file ({first})", file=file.shown, hint="copy it again") from None
     if not number:
         raise InputError("the file is empty", file=file.shown, hint="give the file its rows")
-
-
-def unread(directory: Path, read: Container[Path]) -> list[str]:
-    """Names of the files in a directory and its folders that look like data and were not opened, relative to it."""
-    paths = (path for path in sorted(directory.rglob("*")) if path not in read and path.is_file())
-    names = [path.relative_to(directory) for path in paths if DATA.fullmatch(path.name)]
-    return sorted(name.as_posix() for name in names if not any(NO_DATA.fullmatch(part) for part in name.parts))

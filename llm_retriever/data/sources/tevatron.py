@@ -24,7 +24,8 @@ from llm_retriever.data.sources.rows import (
     passage_row,
     text_of,
 )
-from llm_retriever.data.sources.training_files import files_with_records, first_record, is_corpus, source_file, split_of
+from llm_retriever.data.sources.source_files import source_file
+from llm_retriever.data.sources.training_files import files_with_records, first_record, is_corpus, split_of
 from llm_retriever.errors import InputError
 
 POSITIVES = ("positive_passages", "positive_document_ids")

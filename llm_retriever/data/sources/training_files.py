@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.data.sources.reading import NO_DATA, SUFFIXES, BadLines, SourceFile, values
+from llm_retriever.data.sources.reading import BadLines, values
+from llm_retriever.data.sources.source_files import NO_DATA, SUFFIXES, SourceFile
 from llm_retriever.errors import InputError
 
 CORPUS = re.compile(r"(^|[-_.])(corpus|collection)([-_.]|$)")
@@ -36,11 +37,6 @@ def split_of(path: Path, directory: Path) -> str:
     """Split in a file's name (``train-00000-of-00002.parquet``, ``test/1.jsonl``), else train."""
     words = re.split(r"[-_./]", path.relative_to(directory).as_posix().lower())
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
-
-
-def source_file(path: Path, directory: Path, shown: str) -> SourceFile:
-    """Names a file as its owner knows it."""
-    return SourceFile(path, f"{shown}/{path.relative_to(directory).as_posix()}")
 
 
 def first_record(path: Path) -> dict[str, Any]:

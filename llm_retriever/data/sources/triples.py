@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_retriever.data.sources.examples import Example, example_rows, scores_of, texts_of
-from llm_retriever.data.sources.reading import SUFFIXES, BadLines, lines, values
+from llm_retriever.data.sources.reading import BadLines, lines, values
 from llm_retriever.data.sources.rows import Place, Row, plain
-from llm_retriever.data.sources.training_files import files_with_records, first_value, source_file, split_of
+from llm_retriever.data.sources.source_files import SUFFIXES, source_file
+from llm_retriever.data.sources.training_files import files_with_records, first_value, split_of
 from llm_retriever.errors import InputError
 
 QUERIES = ("anchor", "query", "question", "anchors", "queries")

@@ -79,7 +79,33 @@ def test_the_queries_of_a_track_are_read_by_its_own_name_of_the_file(tmp_path: P
 def test_what_is_not_understood_is_named_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = write_beir(tmp_path / "source", 30)
     data = ("qrels/test.parq", "qrels/dev.xlsx", "run.trec", "qrels.tsv", "splits/dev.tsv", "old.zip", "qrels/b.arrow")
-    for name in (*data, "README.md", "LICENSE.txt", ".cache/x.json", "dataset_info.json", "plot.png"):
+    data += (
+        "qrels/dev",
+        "qrels/dev.qrel",
+        "qrels/old.md",
+        "qrels/dev.tsv.1",
+        "qrels.dl20",
+        "qrels.tsv.md5",
+        "my-qrels.bak",
+    )
+    data += (
+        "corpus2.ndjson",
+        "corpus.part",
+        "queries.dev",
+        "collection-en.html",
+        "collectionandqueries.tar.gz",
+        "top1000.dev",
+    )
+    no_data = (
+        "README.md",
+        "LICENSE.txt",
+        ".cache/x.json",
+        "dataset_info.json",
+        "plot.png",
+        "load.py",
+        "qrels/readme.txt",
+    )
+    for name in (*data, *no_data, "SHA256SUMS.sha256", "Makefile"):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("x")
     made = prepared(source, tmp_path / "collection")
@@ -87,6 +113,54 @@ def test_what_is_not_understood_is_named_and_nothing_else(tmp_path: Path, capfd:
     assert made.manifest["left_out"]["files"] == known
     assert f"the layout has no such files: {', '.join(known)}" in capfd.readouterr().err
     assert ", ".join(f"`{name}`" for name in known) in statistics_markdown(made.manifest)
+
+
+def test_json_lines_by_their_other_endings_are_read(tmp_path: Path) -> None:
+    expected = prepared(write_beir(tmp_path / "plain", 30), tmp_path / "a")
+    source = write_beir(tmp_path / "source", 30)
+    (source / "corpus.jsonl").rename(source / "corpus.ndjson")
+    packed = gzip.compress((source / "queries.jsonl").read_bytes())
+    (source / "queries.jsonl").unlink()
+    (source / "queries.jsonlines.gz").write_bytes(packed)
+    assert prepared(source, tmp_path / "b").fingerprint == expected.fingerprint
+
+
+def parts_of(source: Path, name: str, rows: list[str], numbers: tuple[int, ...], of: int) -> None:
+    """Writes parts of the lines of a file, numbered so."""
+    for place, number in enumerate(numbers):
+        write_lines(source / name.format(f"{number:05}-of-{of:05}"), rows[place :: len(numbers)])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "of", "missing"),
+    [((0,), 2, "00001"), ((1,), 2, "00000"), ((2,), 2, "00001"), ((0, 1, 3), 4, "00002"), ((1, 3), 3, "00002")],
+)
+def test_a_corpus_that_lacks_a_part_is_refused(tmp_path: Path, numbers: tuple[int, ...], of: int, missing: str) -> None:
+    source = write_beir(tmp_path / "source", 30)
+    rows = (source / "corpus.jsonl").read_text().splitlines()
+    (source / "corpus.jsonl").unlink()
+    parts_of(source, "corpus/train-{}.jsonl", rows, numbers, of)
+    with pytest.raises(InputError, match=f"source/corpus/train-{missing}-of-{of:05}: no such file, and train-"):
+        prepared(source, tmp_path / "collection")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_parts_are_counted_from_0_or_1_and_may_end_differently(tmp_path: Path, first: int) -> None:
+    expected = prepared(write_beir(tmp_path / "plain", 30), tmp_path / "a")
+    source = write_beir(tmp_path / "source", 30)
+    rows = (source / "corpus.jsonl").read_text().splitlines()
+    (source / "corpus.jsonl").unlink()
+    parts_of(source, "corpus/train-{}-0a1b.jsonl", rows[:10], (first,), 2)
+    parts_of(source, "corpus/train-{}-2c3d.jsonl.gz", rows[10:], (first + 1,), 2)
+    assert prepared(source, tmp_path / "b").manifest["counts"] == expected.manifest["counts"]
+
+
+@pytest.mark.parametrize("name", ["train-00001-of-00002.jsonl", "test/train-00001-of-00002.ndjson"])
+def test_training_examples_that_lack_a_part_are_refused(tmp_path: Path, name: str) -> None:
+    write_lines(tmp_path / "source" / name, [{"query": q, "pos": [p], "neg": [n]} for q, p, n in TRAIN])
+    folder = (tmp_path / "source" / name).parent
+    with pytest.raises(InputError, match=f"{folder}/train-00000-of-00002: no such file, and"):
+        prepared(tmp_path / "source", tmp_path / "collection")
 
 
 def test_fields_that_no_layout_knows_are_named_with_their_records(tmp_path: Path) -> None:
