@@ -36,7 +36,7 @@ TITLES_FILE = "para.title.txt"
 NO_TITLE = ("", "-")
 QUERIES = re.compile(r"(?:^|[._-])queries(?=[._-])", re.IGNORECASE)
 ID_TRIPLES = re.compile(r"qidpidtriples\.(?P<split>\w+)\..*", re.IGNORECASE)
-TEXTS = ("text", "passage", "contents", "content", "body", "document", "paragraph", "query", "question", "title")
+TEXTS = ("text", "passage", "contents", "content", "body", "document", "paragraph", "query", "question")
 
 
 class MsMarcoDirectory:
@@ -123,34 +123,73 @@ class Cells(NamedTuple):
     title: str = ""
 
 
+class _Columns(NamedTuple):
+    """A header: its names, and which columns are the id, the text and the title (-1 = none)."""
+
+    names: list[str]
+    id: int
+    text: int
+    title: int
+
+    def cells(self, line: str, place: Place) -> Cells:
+        """Parses a line; the last column may hold tabs."""
+        columns = line.split("\t", len(self.names) - 1)
+        if len(columns) < len(self.names):
+            raise place.error(f"{len(columns)} columns where the header has {len(self.names)}", hint="correct the line")
+        title = "" if self.title < 0 else columns[self.title]
+        return Cells(line, columns[self.id].strip(), columns[self.text], title)
+
+    def others(self) -> list[str]:
+        """Names of the columns that are not read."""
+        return [name for number, name in enumerate(self.names) if number not in (self.id, self.text, self.title)]
+
+
 def _cells(file: SourceFile, bad: BadLines, ids: tuple[str, ...]) -> Iterator[tuple[Place, Cells]]:
     """Reads lines of an id, a tab and a text, or of the columns that a header names.
 
     Raises:
-        InputError: A line has fewer columns than the header.
+        InputError: A line has fewer columns than the header, or the header does not tell which column is the text.
     """
-    header: list[str] = []
+    columns: _Columns | None = None
     for number, (place, line) in enumerate(lines(file, bad)):
-        if number == 0 and (header := _header(line, ids)):
+        if number == 0 and (columns := _header(line, ids, place)):
             continue
-        if not header:
+        if columns is None:
             name, _, text = line.partition("\t")
             yield place, Cells(line, name.strip(), text)
             continue
-        columns = line.split("\t", len(header) - 1)
+        bad.note_fields(columns.others(), ())
         with bad.tolerated(line):
-            if len(columns) < len(header):
-                raise place.error(f"{len(columns)} columns where the header has {len(header)}", hint="correct the line")
-            by_name = dict(zip(header, columns, strict=True))
-            text = next(by_name[name] for name in TEXTS if name in by_name)
-            name = next(by_name[name] for name in ids if name in by_name).strip()
-            yield place, Cells(line, name, text, by_name.get("title", "") if text != by_name.get("title") else "")
+            yield place, columns.cells(line, place)
 
 
-def _header(line: str, ids: tuple[str, ...]) -> list[str]:
-    """Plain names of a first line's columns, where it names an id and a text; [] where it is no header."""
-    names = [plain(cell) for cell in line.split("\t")]
-    return names if set(names) & set(ids) and set(names) & set(TEXTS) else []
+def _header(line: str, ids: tuple[str, ...], place: Place) -> _Columns | None:
+    """Finds the columns by a first line that begins with an id's name, or names an id and a text anywhere; else None.
+
+    Raises:
+        InputError: It is a header, and several columns or none could be the text.
+    """
+    shown = [cell.strip() for cell in line.split("\t")]
+    names = [plain(cell) for cell in shown]
+    of_id = next((number for number, name in enumerate(names) if name in (*ids, "identifier")), -1)
+    of_text = _text_column(names, of_id)
+    if of_id < 0 or (of_id > 0 and of_text < 0):
+        return None
+    if of_text < 0 or any(name and names.count(name) > 1 for name in names):
+        problem = f"the header does not tell which column is the text; it has {', '.join(shown)}"
+        raise place.error(problem, hint="name one column text, and every column otherwise")
+    of_title = names.index("title") if "title" in names else -1
+    return _Columns(shown, of_id, of_text, -1 if of_title == of_text else of_title)
+
+
+def _text_column(names: list[str], of_id: int) -> int:
+    """Finds the text beside the id: by its name, by the end of its name (`passage_text`), or as the only other column."""
+    others = [number for number in range(len(names)) if number != of_id]
+    exact = [number for text in TEXTS for number in others if names[number] == text]
+    ending = [number for text in TEXTS for number in others if names[number].endswith(text)]
+    titles = [number for number in others if names[number] == "title"]
+    only = others if len(others) == 1 and of_id == 0 else []
+    return next(iter(exact or ending or titles or only), -1)
 
 
 def _triples(file: SourceFile, split: str, bad: BadLines) -> Iterator[JudgmentRow]:

@@ -330,7 +330,18 @@ def test_ids_of_msmarcos_triples_stand_for_qrels_that_are_missing(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("header", "order"),
-    [("pid\ttext", "it"), ("docid\ttitle\tcontents", "iht"), ("title\tid\tpassage", "hit"), ("text\tpid", "ti")],
+    [
+        ("pid\ttext", "it"),
+        ("docid\ttitle\tcontents", "iht"),
+        ("title\tid\tpassage", "hit"),
+        ("text\tpid", "ti"),
+        ("pid\tpassage_text", "it"),
+        ("Passage_ID\tDocument Text", "it"),
+        ("identifier\tpassage_text", "it"),
+        ("docno\twords", "it"),
+        ("passage_text\tpid", "ti"),
+        ("pid\ttitle\tbody_text", "iht"),
+    ],
 )
 def test_a_header_in_the_collection_and_the_queries_is_no_passage(tmp_path: Path, header: str, order: str) -> None:
     plain = write_msmarco(tmp_path / "plain")
@@ -342,8 +353,28 @@ def test_a_header_in_the_collection_and_the_queries_is_no_passage(tmp_path: Path
     parts = [{"i": row["_id"], "t": row["text"], "h": row["title"]} for row in ROWS]
     write_lines(source / "collection.tsv", [header, *("\t".join(part[key] for key in order) for part in parts)])
     queries = (source / "queries.train.tsv").read_text()
-    (source / "queries.train.tsv").write_text("qid\tquery\n" + queries)
-    assert prepared(source, tmp_path / "b").fingerprint == expected.fingerprint
+    for names in ("qid\tquery", "qid\tquery_text", "Query-ID\tutterance"):
+        (source / "queries.train.tsv").write_text(f"{names}\n{queries}")
+        assert prepared(source, tmp_path / names).fingerprint == expected.fingerprint
+
+
+def test_columns_of_a_collection_that_are_not_read_are_named(tmp_path: Path) -> None:
+    source = write_msmarco(tmp_path / "source")
+    rows = [f"https://x\t{row['_id']}\t{row['text']}\ten" for row in ROWS]
+    write_lines(source / "collection.tsv", ["URL\tpid\ttext\tlanguage", *rows])
+    made = prepared(source, tmp_path / "collection")
+    assert made.manifest["left_out"] == {"files": [], "fields": {"URL": 30, "language": 30}}
+
+
+@pytest.mark.parametrize("header", ["pid", "pid\turl\twords", "pid\ttext\tText", "pid\tpid\ttext"])
+def test_a_header_that_does_not_tell_the_text_is_refused(tmp_path: Path, header: str) -> None:
+    source = write_msmarco(tmp_path / "source")
+    rows = ["\t".join([row["_id"], row["text"], "x"][: header.count("\t") + 1]) for row in ROWS]
+    write_lines(source / "collection.tsv", [header, *rows])
+    with pytest.raises(
+        InputError, match=r"collection\.tsv:1: the header does not tell which column is the text; it has pid"
+    ):
+        prepared(source, tmp_path / "collection")
 
 
 def test_passages_without_an_id_get_one_of_their_content(tmp_path: Path) -> None:
