@@ -287,9 +287,7 @@ def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[
             header = [name.strip() for name in next(rows, [])]
             if not any(header):
                 raise InputError("the file is empty", file=file.shown, hint="give the file its lines")
-            if len(set(header)) < len(header):
-                problem = f"several columns are called alike: {', '.join(header)}"
-                raise InputError(problem, file=file.shown, line=1, hint="give every column a name of its own")
+            _check_names(header, file, line=1)
             for row in rows:
                 place = Place(file.shown, rows.line_num)
                 if len(row) == len(header):
@@ -304,9 +302,15 @@ def _csv_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[
             ) from None
 
 
+def _check_names(names: list[str], file: SourceFile, line: int | None = None) -> None:
+    """Raises InputError for columns of the same name, of which a record could hold one only."""
+    if len(set(names)) < len(names):
+        problem = f"several columns are called alike: {', '.join(names)}"
+        raise InputError(problem, file=file.shown, line=line, hint="give every column a name of its own")
+
+
 def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, dict[str, Any]]]:
     try:
-        import pyarrow as arrow
         from pyarrow import parquet
     except ImportError:
         raise InputError(
@@ -316,17 +320,50 @@ def _parquet_records(file: SourceFile, bad: BadLines) -> Iterator[tuple[Place, d
         ) from None
     bad.read.add(file.path)
     number = 0
-    try:
-        with _refused(file), parquet.ParquetFile(file.path, page_checksum_verification=True) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield Place(file.shown, number), record
-    except UnicodeDecodeError:
-        problem = f"a text in one of the 1,024 rows from {number + 1} on is not valid UTF-8"
-        raise InputError(problem, file=file.shown, hint="write the file anew") from None
-    except (arrow.ArrowException, ValueError, OverflowError) as error:
-        first = str(error).partition("\n")[0]
-        raise InputError(f"not a whole parquet file ({first})", file=file.shown, hint="copy it again") from None
+    with _refused(file), _whole_parquet(file), parquet.ParquetFile(file.path, page_checksum_verification=True) as table:
+        _check_names(table.schema_arrow.names, file)
+        for batch in table.iter_batches(batch_size=1024):
+            place = Place(file.shown, number + 1)
+            columns = [_python_values(name, batch.column(i), place) for i, name in enumerate(batch.schema.names)]
+            for record in zip(*columns, strict=True):
+                number += 1
+                yield Place(file.shown, number), dict(zip(batch.schema.names, record, strict=True))
     if not number:
         raise InputError("the file is empty", file=file.shown, hint="give the file its rows")
+
+
+@contextlib.contextmanager
+def _whole_parquet(file: SourceFile) -> Iterator[None]:
+    """Turns pyarrow's errors about damage into errors with a hint; a file system's own have a number and pass."""
+    import pyarrow as arrow
+
+    try:
+        yield
+    except (arrow.ArrowException, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = str(error).partition("\n")[0]
+        raise InputError(f"not a whole parquet file ({first})", file=file.shown, hint="copy it again") from None
+
+
+def _python_values(name: str, column: Any, place: Place) -> list[Any]:
+    """Converts a column of a batch, whose first row is at `place`; dates that Python cannot hold become None.
+
+    Raises:
+        InputError: A text is not UTF-8, or dates within lists or objects cannot be held.
+    """
+    from pyarrow import types
+
+    rows = f"one of the {len(column):,} rows from {place.line:,} on"
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        problem = f"a text in {rows} is not valid UTF-8"
+        raise InputError(problem, file=place.file, field=name, hint="write the file anew") from None
+    except (ValueError, OverflowError) as error:
+        if types.is_temporal(column.type):  # No layout reads one.
+            return [None] * len(column)
+        problem = f"a value in {rows} cannot be read ({error})"
+        raise InputError(
+            problem, file=place.file, field=name, hint="leave the column out, or write it as text"
+        ) from None

@@ -284,6 +284,45 @@ def _judgments(file: Path) -> list[dict[str, Any]]:
     return [{"query-id": query, "corpus-id": passage, "score": float(grade)} for query, passage, grade in rows]
 
 
+def write_parquet_corpus(source: Path, **columns: Any) -> Path:
+    """Replaces a corpus by parquet, with further columns."""
+    rows = [json.loads(line) for line in (source / "corpus.jsonl").read_text().splitlines()]
+    (source / "corpus.jsonl").unlink()
+    table = arrow.Table.from_pylist(rows)
+    for name, values in columns.items():
+        table = table.append_column(name.rstrip("_"), values)
+    parquet.write_table(table, source / "corpus.parquet", compression="none", write_page_checksum=True)
+    return source / "corpus.parquet"
+
+
+def test_a_date_that_python_cannot_hold_in_another_column_of_parquet_hinders_nothing(tmp_path: Path) -> None:
+    expected = prepared(write_beir(tmp_path / "plain", 30), tmp_path / "a")
+    source = write_beir(tmp_path / "source", 30)
+    write_parquet_corpus(
+        source, seen=arrow.array([2**62] * 30, arrow.timestamp("us")), day=arrow.array([2**30] * 30, arrow.date32())
+    )
+    made = prepared(source, tmp_path / "b")
+    assert made.manifest["counts"] == expected.manifest["counts"]
+    assert made.manifest["left_out"]["fields"] == {"day": 30, "seen": 30}
+
+
+def test_columns_of_parquet_that_are_called_alike_are_refused(tmp_path: Path) -> None:
+    source = write_beir(tmp_path / "source", 30)
+    write_parquet_corpus(source, text_=arrow.array(["x"] * 30))
+    with pytest.raises(InputError, match=r"corpus\.parquet: several columns are called alike: _id, title, text, text"):
+        prepared(source, tmp_path / "collection")
+
+
+def test_a_damaged_page_of_parquet_is_no_matter_of_permissions(tmp_path: Path) -> None:
+    source = write_beir(tmp_path / "source", 30)
+    file = write_parquet_corpus(source)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a whole parquet file .*; copy it again"):
+        prepared(source, tmp_path / "collection")
+
+
 def test_broken_parquet_and_gzip_files_are_refused(tmp_path: Path) -> None:
     source = write_tevatron_v2(tmp_path / "tevatron")
     (source / "corpus" / "train-00001-of-00002.parquet").write_bytes(b"PAR1 not really PAR1")
