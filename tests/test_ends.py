@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_retriever import files
+from llm_retriever.adaptation.lengths import check_lengths
+from llm_retriever.contrastive.tuning import check_tokenizer
 from llm_retriever.data.collection_report import statistics_markdown
 from llm_retriever.errors import InputError
 from llm_retriever.files.markdown import code, escaped
 from llm_retriever.indexing.search import _lines, _read
+from llm_retriever.methods import QUERY_LIKELIHOOD, method
 from llm_retriever.models.card import CARD_FILE, RetrieverCard
 from llm_retriever.models.loading import load_model
+from llm_retriever.reranking.likelihood import load_language_model
 from llm_retriever.settings import EvaluationSettings, MiningSettings, TuningSettings
 from llm_retriever.settings.options import checked_options
 from llm_retriever.settings.parameters import build
 from llm_retriever.training.train import TrainingRun
+from llm_retriever.training.vocabulary import extended
 from llm_retriever.training.weights import load_backbone
+from tests.conftest import write_backbone
 from tests.data.sources.test_layouts import prepared
 from tests.encoders.test_retriever import write_retriever
 
@@ -164,6 +171,43 @@ def test_a_configuration_that_is_not_the_weights_is_refused(change: dict[str, An
     (model / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(InputError, match="the model cannot be loaded"):
         load_model(model, "fp32")
+
+
+def lack_a_token(directory: Path) -> None:
+    file = directory / "tokenizer.json"
+    file.write_text(file.read_text().replace('"e":', '"zz":', 1))
+
+
+SPOILT: dict[str, Callable[[Path], Any]] = {
+    "no tokenizer": lambda directory: (directory / "tokenizer.json").unlink(),
+    "a tokenizer without a token that it merges": lack_a_token,
+    "half a tokenizer": lambda directory: (directory / "tokenizer.json").write_text("{}"),
+    "no configuration": lambda directory: (directory / "config.json").unlink(),
+    "an empty configuration": lambda directory: (directory / "config.json").write_text("{}"),
+    "a list as configuration": lambda directory: (directory / "config.json").write_text("[]"),
+}
+DOORS: dict[str, Callable[[Path], Any]] = {
+    "adapt": lambda backbone: check_lengths(next(iter(QUERY_LIKELIHOOD.values())), method("llm-ql"), backbone),
+    "tune": lambda backbone: check_tokenizer(method("llm-ql"), backbone),
+    "re-rank": lambda backbone: load_language_model(backbone, precision="fp32"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_backbone_that_lacks_something_is_refused_at_every_door(spoil: str, door: str, tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "backbone")
+    SPOILT[spoil](backbone)
+    with pytest.raises(InputError, match=r"backbone: the \w+ cannot be loaded .*; copy the whole directory again"):
+        DOORS[door](backbone)
+
+
+@pytest.mark.parametrize("spoil", ["no tokenizer", "a tokenizer without a token that it merges"])
+def test_new_tokens_for_a_backbone_with_a_spoilt_tokenizer_are_refused(spoil: str, tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "backbone")
+    SPOILT[spoil](backbone)
+    with pytest.raises(InputError, match="the tokenizer cannot be loaded"), extended(backbone, ["<s1>"]):
+        pass
 
 
 def test_a_backbone_with_another_configuration_is_refused_before_it_is_trained(tmp_path: Path) -> None:

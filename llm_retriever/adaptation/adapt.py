@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from llm_retriever import files, methods
 from llm_retriever import settings as steps
 from llm_retriever.adaptation.lengths import check_lengths
@@ -22,6 +20,7 @@ from llm_retriever.files import layouts
 from llm_retriever.methods import AdaptationRecipe, Method
 from llm_retriever.models.attention import check_attention_mask
 from llm_retriever.models.card import EMBEDDING_TOKENS, Stage, load_lineage, save_lineage, weights_digest
+from llm_retriever.models.loading import load_tokenizer
 from llm_retriever.settings import AdaptationSettings
 from llm_retriever.training.chunks import ByLength
 from llm_retriever.training.job import Job, train_in_processes
@@ -168,7 +167,7 @@ def work(job: dict[str, Any]) -> None:
     given = Job.read(job, AdaptationSettings)
     settings, run, paths = given.settings, given.run, given.paths
     recipe, row = resolved_recipe(settings), resolved_method(settings)
-    tokenizer = AutoTokenizer.from_pretrained(paths["backbone"])
+    tokenizer = load_tokenizer(paths["backbone"])
     task = Task(recipe, row, tokenizer, paths["collection"], paths["training_set"], run.seed)
     found = objective(task)
     model = load_backbone(paths["backbone"], run, tune=recipe.tune, head=found.head, attention=row.attention)

@@ -76,7 +76,10 @@ def _cut(draft: Path, lineage: Lineage, settings: BackboneSettings) -> Lineage:
     """Drops the upper layers of the model in a directory."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(draft, dtype="auto")
+    from llm_retriever.models.loading import whole
+
+    with whole(settings.source):
+        model = AutoModelForCausalLM.from_pretrained(draft, dtype="auto")
     had = keep_layers(model, settings.layers, settings.source)
     for old in [*draft.glob(WEIGHTS), *draft.glob(WEIGHTS_INDEX)]:
         old.unlink()  # What is still read of it stays until the model is let go.

@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
 from llm_retriever.errors import InputError
 from llm_retriever.methods import AdaptationRecipe, Method
+from llm_retriever.models.loading import load_config, load_tokenizer
 from llm_retriever.models.prompts import opening_ids, plain_ids
 
 logger = logging.getLogger(__name__)
@@ -26,9 +25,9 @@ def check_lengths(recipe: AdaptationRecipe, method: Method, backbone: Path) -> N
     Raises:
         InputError: With the most that `passage_length` may be.
     """
-    config = AutoConfig.from_pretrained(backbone).get_text_config()
+    config = load_config(backbone).get_text_config()
     most, window = (getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window"))
-    tokens = parts(recipe, method, AutoTokenizer.from_pretrained(backbone))
+    tokens = parts(recipe, method, load_tokenizer(backbone))
     total = sum(tokens.values())
     if most is None or total <= most:
         if window and total > window and recipe.reads_embedding:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
 
 from llm_retriever.contrastive.dataset import ContrastiveDataset, GroupCollator
 from llm_retriever.contrastive.loss import ContrastiveLoss
@@ -22,6 +21,7 @@ from llm_retriever.files import layouts
 from llm_retriever.files.code_digest import installed_versions
 from llm_retriever.methods import ADAPTATIONS, Method, descriptor, method, overridden, with_embedding, with_read_out
 from llm_retriever.models.card import EMBEDDING_TOKENS, RetrieverCard, Stage, load_lineage, weights_digest
+from llm_retriever.models.loading import load_config, load_tokenizer
 from llm_retriever.models.prompts import PromptEncoder
 from llm_retriever.settings import TuningSettings, is_unset
 from llm_retriever.training.job import Job, train_in_processes
@@ -160,7 +160,7 @@ def check_tokenizer(row: Method, backbone: Path) -> None:
             hint="adapt it first (ebae_ebar for llama2vec, ql with the same embedding), or use another embedding",
         )
     _check_embedding_tokens(row, backbone)
-    shape = AutoConfig.from_pretrained(backbone).get_text_config()
+    shape = load_config(backbone).get_text_config()
     if wrong := [n for n in row.tuning.prefixes if n >= shape.hidden_size]:
         problem = f"vectors have {shape.hidden_size:,} numbers, of which {wrong[0]:,} are no prefix"
         raise InputError(problem, field="matryoshka_dimensions", hint="give fewer; whole vectors are always trained")
@@ -168,7 +168,7 @@ def check_tokenizer(row: Method, backbone: Path) -> None:
     for name in ("query_length", "passage_length"):
         if most is not None and getattr(row, name) > most:
             raise InputError(f"the model reads at most {most} tokens, not {getattr(row, name)}", field=name)
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    tokenizer = load_tokenizer(backbone)
     PromptEncoder(tokenizer, row.query, row.query_length, setting="query_length")
     PromptEncoder(tokenizer, row.passage, row.passage_length, setting="passage_length")
 
@@ -198,7 +198,7 @@ def work(job: dict[str, Any]) -> None:
     given = Job.read(job, TuningSettings)
     settings, run, paths = given.settings, given.run, given.paths
     row = resolved_method(settings)
-    tokenizer = AutoTokenizer.from_pretrained(paths["adapted"])
+    tokenizer = load_tokenizer(paths["adapted"])
     collate = GroupCollator(row, tokenizer, Collection.open(paths["collection"]).lookup())
     dataset: Any = ContrastiveDataset(paths["training_set"], row.tuning.passages_per_query, run.seed)
     if row.tuning.sources == "homogeneous":

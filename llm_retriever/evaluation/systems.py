@@ -20,6 +20,7 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.interface import Encoder
 from llm_retriever.errors import InputError
 from llm_retriever.indexing.build import write_index
+from llm_retriever.indexing.hybrid.published import listed_files
 from llm_retriever.indexing.index import Index
 from llm_retriever.metrics.runs import RUNS_MANIFEST, Run, read_run
 from llm_retriever.progress import Progress
@@ -174,8 +175,7 @@ class BM25Runs:
         self._bm25 = SparseSystem(description, parameters, {name: f"{name}.trec" for name in collection.splits})
         self.parameters: dict[str, Any] = parameters
         self.depth = self._bm25.depth
-        lucene = directory / LUCENE_FILE
-        self.lucene: list[dict[str, Any]] = files.read_json(lucene)["files"] if lucene.exists() else []
+        self.lucene = listed_files(directory / LUCENE_FILE)
         self.others = {name: self._other(name, facts) for name, facts in manifest.get("systems", {}).items()}
 
     def _other(self, name: str, facts: Any) -> SparseSystem:

@@ -21,7 +21,7 @@ HINT = "copy the whole directory again: configuration and weights belong togethe
 
 
 def load_model(
-    directory: Path, precision: str, kind: str = "AutoModel", unread: tuple[str, ...] = ()
+    directory: Path, precision: str, kind: str = "AutoModel", unread: tuple[str, ...] = (), **options: Any
 ) -> tuple[Any, list[str]]:
     """Loads a model in evaluation mode; also names the weights in its directory that it has no place for.
 
@@ -30,6 +30,7 @@ def load_model(
         precision: `bf16`, `fp16`, `fp32` or `auto`.
         kind: Name of its class in transformers.
         unread: Starts of the names of weights that are not read out, and may be missing.
+        options: Further arguments of transformers' `from_pretrained`.
 
     Raises:
         InputError: It cannot be loaded, or a weight is missing.
@@ -43,6 +44,7 @@ def load_model(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith(unread))
     if missing:
@@ -50,20 +52,43 @@ def load_model(
     return use_fast_products(model.eval()), sorted(loading["unexpected_keys"])
 
 
+def load_config(directory: Path) -> Any:
+    """Loads the configuration of a Hugging Face directory.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    with whole(directory, "configuration"):
+        return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
 @contextlib.contextmanager
-def whole(directory: Path) -> Iterator[None]:
+def whole(directory: str | Path, what: str = "model") -> Iterator[None]:
     """Turns transformers' errors about a model's files into an error with a hint.
+
+    Args:
+        directory: Where the files are, for the message.
+        what: What is loaded from them.
 
     Raises:
         InputError: A file is missing or damaged, or weights have another shape than the configuration says.
     """
     try:
         yield
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+    except Exception as error:
+        if isinstance(error, InputError) or not _is_damage(error):
             raise
-        first = str(error).strip().partition("\n")[0]
-        raise InputError(f"the model cannot be loaded ({first})", file=directory, hint=HINT) from None
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"the {what} cannot be loaded ({first})", file=directory, hint=HINT) from None
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error comes of what a file holds; others, such as memory that is lacking, are RuntimeErrors."""
+    if isinstance(error, RuntimeError):
+        return "mismatch" in str(error)
+    # Tokenizers raise Exception itself, for instance for merges of tokens that the vocabulary lacks.
+    of_content = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError)
+    return isinstance(error, of_content) or type(error) is Exception
 
 
 def free_memory() -> None:
@@ -77,15 +102,12 @@ def load_tokenizer(directory: Path) -> Any:
     """Loads the tokenizer of a Hugging Face directory.
 
     Raises:
-        InputError: There is none, or it is not a fast one.
+        InputError: There is none, it is damaged, or it is not a fast one.
     """
-    try:
-        with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
-    except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer cannot be loaded ({error})", file=directory) from None
+    with whole(directory, "tokenizer"), quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     if not tokenizer.is_fast:
         raise InputError(
             "the tokenizer is a slow one", file=directory, hint="save its tokenizer.json with transformers"

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_retriever import methods
 from llm_retriever.adaptation.query_likelihood import PairCollator
@@ -31,9 +30,8 @@ from llm_retriever.models.attention import check_attention_mask, set_attention
 from llm_retriever.models.batches import token_batches
 from llm_retriever.models.card import EMBEDDING_TOKENS, Lineage, RetrieverCard, load_lineage
 from llm_retriever.models.last_layer import LastLayer
-from llm_retriever.models.loading import free_memory, quiet
+from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.models.prompts import passage_text
-from llm_retriever.precision import dtype_of
 from llm_retriever.reranking.query_packing import Pack, batch_of, mask_of, packs
 
 METHOD = "llm-ql"
@@ -97,7 +95,7 @@ def lineage_within(adapted: Path, card: RetrieverCard) -> Lineage:
 
 def lacking(template: QueryPrompt, directory: Path) -> str:
     """First embedding token of a prompt that a model's tokenizer does not have; "" where it has all."""
-    known = AutoTokenizer.from_pretrained(directory, local_files_only=True).get_vocab()
+    known = load_tokenizer(directory).get_vocab()
     return next((symbol for symbol in template.embedding_tokens if symbol not in {"eos", *known}), "")
 
 
@@ -115,28 +113,12 @@ def load_language_model(
     Raises:
         InputError: There is no such model, its head is missing, or it takes no mask.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    load: Any = AutoModelForCausalLM.from_pretrained
-    free_memory()
+    tokenizer = load_tokenizer(directory)
     options = {} if attention is None else {"attn_implementation": attention}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            model, loading = load(
-                directory,
-                dtype=dtype_of(precision),
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, ValueError) as error:
-        raise InputError(f"the language model cannot be loaded ({error})", file=directory) from None
-    if loading["missing_keys"]:
-        raise InputError(f"the weights lack {sorted(loading['missing_keys'])[0]}", file=directory)
+    model, _ = load_model(directory, precision, "AutoModelForCausalLM", **options)
     set_attention(model, "causal")
-    check_attention_mask(model.to(device))
-    return model.eval(), tokenizer
+    check_attention_mask(model.to(chosen_device(device)))
+    return model, tokenizer
 
 
 @dataclasses.dataclass

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from llm_retriever.methods import NEW_TOKENS, Method
 from llm_retriever.models.card import RetrieverCard
-from llm_retriever.models.loading import quiet
+from llm_retriever.models.loading import load_tokenizer, quiet, whole
 from llm_retriever.training.weight_files import SHARD_BYTES
 from llm_retriever.training.weights import saved_dtype
 
@@ -31,7 +31,7 @@ def new_token_ids(tokenizer: Any, method: Method) -> list[int]:
 
 def added_tokens(method: Method | RetrieverCard, backbone: Path) -> list[str]:
     """New tokens of a method that a backbone still lacks."""
-    known = AutoTokenizer.from_pretrained(backbone).get_vocab()
+    known = load_tokenizer(backbone).get_vocab()
     return [token for token in new_tokens(method) if token not in known]
 
 
@@ -48,11 +48,12 @@ def extended(backbone: Path, tokens: Sequence[str], *, random: bool = False) -> 
         return
     with tempfile.TemporaryDirectory(prefix="extended-") as folder:
         directory = Path(folder)
-        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        tokenizer = load_tokenizer(backbone)
         tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
         dtype = saved_dtype(backbone)
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(backbone, dtype=dtype, use_safetensors=True)
+            with whole(backbone):
+                model = AutoModelForCausalLM.from_pretrained(backbone, dtype=dtype, use_safetensors=True)
             if len(tokenizer) > model.config.get_text_config().vocab_size:
                 model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             _start(model, [tokenizer.get_vocab()[token] for token in tokens], random)

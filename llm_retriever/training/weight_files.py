@@ -14,8 +14,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
+from llm_retriever.models.loading import load_config
 from llm_retriever.models.model_files import WEIGHTS, WEIGHTS_FILE, WEIGHTS_INDEX
 
 SHARD_BYTES = 2 << 30
@@ -115,7 +116,7 @@ class StreamedModel:
     """
 
     def __init__(self, directory: Path) -> None:
-        config = AutoConfig.from_pretrained(directory)
+        config = load_config(directory)
         with init_empty_weights(include_buffers=False):
             self.model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         if (directory / _GENERATION_FILE).exists():

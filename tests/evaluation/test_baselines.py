@@ -100,6 +100,14 @@ def test_other_lexical_systems_of_the_mining_are_baselines(inputs, tmp_path):
     assert "There is no QLM-D run of this split, so QLM-D is not compared." in content["splits"]["graded"]["notes"]
 
 
+@pytest.mark.parametrize("content", ["{}", "null", '{"files": null}', '{"files": [{"name": "a"}]}', "[7]"])
+def test_a_damaged_list_of_lucenes_files_is_refused(content, inputs, tmp_path):
+    (inputs["bm25_runs"] / "lucene.json").write_text(content)
+    message = refused(inputs, tmp_path)
+    assert f"{inputs['bm25_runs']}/lucene.json: " in message
+    assert message.endswith("; mine the negatives again")
+
+
 @pytest.mark.parametrize("facts", [{}, {"description": "x", "parameters": {}, "files": {"test": "../test.trec"}}, 7])
 def test_a_lexical_system_that_is_not_described_is_refused(facts, inputs, tmp_path):
     manifest = files.read_json(inputs["bm25_runs"] / "runs.json") | {"systems": {"QLM-D": facts}}
@@ -258,5 +266,5 @@ def test_a_run_that_names_merged_passages_is_read_by_those_that_were_kept(tmp_pa
     scores = bench.splits[0].judged["theirs"].scores["mrr@10"]
     assert (scores["q20"], scores["q21"], scores["q22"]) == (1.0, 0.5, 0.0)
     write_run(given, [("q20", [("copy-of-p39", 1.0)])], "x")
-    with pytest.raises(InputError, match="theirs.trec:1: passage 'copy-of-p39' is not in the collection"):
+    with pytest.raises(InputError, match=r"theirs\.trec:1: passage 'copy-of-p39' is not in the collection"):
         Baselines(EvaluationSettings(runs=f"theirs={given}"), {}).add([Task(bench)])

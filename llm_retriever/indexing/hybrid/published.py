@@ -13,6 +13,9 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from llm_retriever import files
 from llm_retriever.bm25.sparse import LUCENE_FOLDER
 from llm_retriever.data.scripts import ENGLISH
@@ -101,18 +104,46 @@ def check_lucene(directory: Path, listed: list[dict[str, Any]]) -> None:
     verify(directory, {"files": listed}, str(directory))
 
 
+class _File(TypedDict):
+    name: str
+    sha256: str
+
+
+class _Listing(TypedDict):
+    """What readers rely on of a manifest of Lucene's files."""
+
+    files: list[_File]
+
+
+_LISTING = TypeAdapter(_Listing)
+
+
+def listed_files(file: Path) -> list[dict[str, Any]]:
+    """Reads names, sizes and SHA-256 of Lucene's files, as `mine_negatives` lists them; [] where there is no such list.
+
+    Raises:
+        InputError: The list is damaged.
+    """
+    if not file.exists():
+        return []
+    content = files.read_json(file, hint="mine the negatives again")
+    files.checked(_LISTING, content, file, hint="mine the negatives again")
+    return content["files"]  # type: ignore[no-any-return]
+
+
 def _parsed(content: Any, file: Path | str) -> Published:
     try:
         names = [field.name for field in dataclasses.fields(Published) if field.name != "fusion"]
         weight = Fusion.weight if content["weight"] is None else float(content["weight"])
         published = Published(Fusion(content["fusion"], weight), **{name: content[name] for name in names})
         known = published.language in get_args(Language)
+        _LISTING.validate_python(content)
         k1_and_b = float(published.bm25["k1"]), float(published.bm25["b"])
         usable = (
             known
             and published.fusion.kind in ("convex", "rrf")
             and 0 <= weight <= 1
-            and min(published.depth, published.bm25_depth) > 0
+            and min(published.depth, published.bm25_depth, published.query_length or 1) > 0
         )
     except (KeyError, TypeError, ValueError):
         usable = False

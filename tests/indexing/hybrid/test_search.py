@@ -155,7 +155,19 @@ def test_what_belongs_to_another_retriever_or_collection_is_refused(field, copy)
         HybridSearcher.load(copy)
 
 
-@pytest.mark.parametrize("change", [{"weight": 2}, {"fusion": "sum"}, {"bm25": {}}, {"depth": 0}, {"format": 9}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": 2},
+        {"fusion": "sum"},
+        {"bm25": {}},
+        {"depth": 0},
+        {"format": 9},
+        {"files": None},
+        {"files": [{"name": "_0.cfs"}]},
+        {"query_length": "long"},
+    ],
+)
 def test_what_does_not_say_how_to_search_is_refused(change, copy):
     path = copy / "evaluation" / "hybrid" / "hybrid.json"
     files.write_json(path, files.read_json(path) | change)
