@@ -14,8 +14,8 @@ from torch import Tensor
 from llm_retriever.errors import InputError
 from llm_retriever.models import masks
 
-WIDTH, HALF = 8, 4
-"""Of the row that is changed in one token to see which others notice."""
+WIDTH, HALF, PADDED = 8, 4, 6
+"""Of the row that is changed in one token to see which others notice; `PADDED` = its real tokens where it has pads."""
 NOTICED = 1e-3
 """Share of the change at a changed token that is more than rounding at another one."""
 
@@ -39,32 +39,56 @@ def set_attention(model: Any, attention: str) -> None:
 
 
 def check_bidirectional(model: Any) -> None:
-    """Raises InputError for a model that stays causal; passes under ZeRO-3, where weights are sharded.
+    """Raises InputError for a model that stays causal, with pads or without; passes under ZeRO-3, where weights are sharded.
 
     Raises:
-        InputError: Its tokens do not see those behind them.
+        InputError: Its tokens do not see those behind them, or see pads; or it computes no finite states.
     """
     if _is_sharded(model):
         return
-    mask = torch.ones(1, WIDTH, dtype=torch.long, device=model.device)
-    change = _changes(model, mask, changed=WIDTH - 1)
-    if change is None or not change[:-1].max() > NOTICED * change[-1]:
-        raise _refusal(model, "cannot be bidirectional: its tokens do not see those behind them")
+    _check_states(model)
+    for real in (WIDTH, PADDED):
+        mask = (torch.arange(WIDTH, device=model.device) < real).long()[None]
+        change = _changes(model, mask, changed=real - 1)
+        beside = "" if real == WIDTH else " in a row with pads"
+        if change is None or not change[: real - 1].max() > NOTICED * change[real - 1]:
+            raise _refusal(model, f"cannot be bidirectional: its tokens do not see those behind them{beside}")
+    change = _changes(model, mask, changed=PADDED)
+    if change is None or not change[:PADDED].max() <= NOTICED * change[PADDED]:
+        raise _refusal(model, "cannot be bidirectional: its tokens see the pads of their row")
 
 
 def check_attention_mask(model: Any) -> None:
     """Raises InputError for a model that ignores attention masks; passes under ZeRO-3, where weights are sharded.
 
     Raises:
-        InputError: Tokens see what the mask hides from them, or the model takes no such mask.
+        InputError: Tokens see what the mask hides from them, or the model takes no such mask; or it computes no finite states.
     """
     if _is_sharded(model):
         return
+    _check_states(model)
     mask = masks.causal(torch.ones(1, WIDTH, device=model.device), model.dtype)
     mask[:, :, HALF:, :HALF] = mask.min()
     change = _changes(model, mask, changed=0)
     if change is None or not change[HALF:].max() <= NOTICED * change[0]:
         raise _refusal(model, "takes no mask that hides some of the text from some of its tokens")
+
+
+def _check_states(model: Any) -> None:
+    """Raises InputError for a model that computes no states of a plain row, or such as are not finite: no matter of masks."""
+    row = torch.arange(WIDTH, device=model.device)[None]
+    states = _states(model, row, torch.ones_like(row))
+    if isinstance(states, Exception):
+        said = str(states).partition("\n")[0] or type(states).__name__
+        raise _refusal(model, f"computes no states of the tokens of a text ({said})")
+    if states.isfinite().all():
+        return
+    file = model.config.name_or_path or None
+    spoilt = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if spoilt is not None:
+        raise InputError(f"the weights of {spoilt} are not all finite numbers", file=file, hint="copy or make it again")
+    problem = f"the model computes states that are not finite in {str(model.dtype).removeprefix('torch.')}"
+    raise InputError(problem, file=file, field="precision", hint="use another precision, or another backbone")
 
 
 def _is_sharded(model: Any) -> bool:
@@ -75,19 +99,25 @@ def _changes(model: Any, mask: Tensor, changed: int) -> Tensor | None:
     """Change of each token's state, [width], when one token changes; None where the model cannot be run so."""
     rows = torch.arange(WIDTH, device=model.device).repeat(2, 1)
     rows[1, changed] = WIDTH
+    before, after = (_states(model, row[None], mask) for row in rows)
+    if isinstance(before, Exception) or isinstance(after, Exception):
+        return None
+    return (before - after).abs().amax(dim=(0, 2))
+
+
+@torch.no_grad()
+def _states(model: Any, ids: Tensor, mask: Tensor) -> Tensor | Exception:
+    """States of the last layer, [rows, width, dimension], or why the model computes none."""
     training = model.training
     try:
-        with torch.no_grad():
-            states = [
-                model.eval().base_model(input_ids=row[None], attention_mask=mask, use_cache=False) for row in rows
-            ]
+        states: Tensor = model.eval().base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        return None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return error
     finally:
         model.train(training)
-    return (states[0].last_hidden_state - states[1].last_hidden_state).abs().amax(dim=(0, 2))
+    return states
 
 
 def _refusal(model: Any, problem: str) -> InputError:

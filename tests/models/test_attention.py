@@ -33,6 +33,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "GPTNeoConfig": LOCAL,
     "MambaConfig": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }
+LLAMA_4 = {**GROUPED, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48}
 ONE_SIDED = ("GPTNeoConfig", "MambaConfig")
 WITHOUT_MASK = ("OPTConfig", "BloomConfig", "MambaConfig")
 ROWS = [list(range(10, 30)), [40, 41, 42], list(range(50, 61))]
@@ -41,7 +42,8 @@ ROWS = [list(range(10, 30)), [40, 41, 42], list(range(50, 61))]
 def random_model(name: str, **changes: int) -> Any:
     """A causal LM whose weights are large enough for attention to matter."""
     torch.manual_seed(0)
-    config = getattr(transformers, name)(**{**CONFIGURATIONS[name], **changes})
+    given = LLAMA_4 if name == "Llama4TextConfig" else CONFIGURATIONS[name]
+    config = getattr(transformers, name)(**{**given, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in model.parameters():
@@ -78,6 +80,18 @@ def test_a_model_that_stays_causal_is_refused(name):
         check_bidirectional(model)
 
 
+def test_a_model_that_is_bidirectional_only_without_pads_is_refused():
+    """Llama 4 builds its own mask as soon as a row has pads: causal where it should not be."""
+    inner = random_model("Llama4TextConfig").model
+    set_attention(inner, "bidirectional")
+    ids = torch.arange(10, 18)[None]
+    changed = torch.cat([ids[:, :-1], ids[:, -1:] + 1], dim=1)
+    whole = torch.ones_like(ids)
+    assert (states(inner, ids, whole) - states(inner, changed, whole))[0, 0].abs().max() > 1e-3
+    with pytest.raises(InputError, match=r"Llama4TextModel cannot be bidirectional: .* in a row with pads"):
+        check_bidirectional(inner)
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
 def test_a_causal_model_is_told_from_a_bidirectional_one(name):
     model = random_model(name)
@@ -107,3 +121,28 @@ def test_pads_on_the_right_leave_the_states_as_they_are_where_positions_are_abso
     batch = padded(ROWS[:1], pad=0, side="right", multiple_of=32)
     found = states(model, batch["input_ids"], batch["attention_mask"])[:, : ids.shape[1]]
     torch.testing.assert_close(found, states(model, ids, torch.ones_like(ids)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("check", [check_attention_mask, check_bidirectional])
+def test_weights_that_are_no_numbers_are_named_and_not_the_architecture(check):
+    model = random_model("LlamaConfig")
+    set_attention(model, "bidirectional")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3] = torch.nan
+    with pytest.raises(InputError, match=r"the weights of model\.layers\.1\.mlp\.up_proj\.weight are not all finite"):
+        check(model)
+
+
+def test_states_that_overflow_are_laid_to_the_precision():
+    model = random_model("LlamaConfig").half()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.fill_(6e4)
+        model.model.layers[0].mlp.down_proj.weight.fill_(6e4)
+    with pytest.raises(InputError, match='field "precision": the model computes states that are not finite in float16'):
+        check_attention_mask(model)
+
+
+@pytest.mark.parametrize("check", [check_attention_mask, check_bidirectional])
+def test_a_model_whose_outputs_hold_no_states_is_refused(check):
+    with pytest.raises(InputError, match=r"Llama4ForCausalLM computes no states .*\(.* has no attribute 'last_hidden"):
+        check(random_model("Llama4TextConfig"))  # Its inner model goes by another name than transformers looks for.
