@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from components import supervision
 from components.outputs import check_outputs
 from llm_retriever import files
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError, refusal_of
 from llm_retriever.files.layouts import OUTPUTS, Layout, Page
 from llm_retriever.files.names import slug
 from llm_retriever.files.seal import check_seal
@@ -122,10 +122,9 @@ class Step(Generic[SettingsClass]):
             kept = "; the same command goes on from what is complete by now" if self.restarts else ""
             print(f"{self.name}: interrupted{kept}", file=sys.stderr, flush=True)
             return EXIT_INTERRUPTED
-        except PermissionError as error:
-            hint = f"let user {os.getuid()} read its inputs and write its outputs"
-            return self._refused(InputError("permission denied", file=error.filename, hint=hint), debug=options.debug)
         except Exception as error:
+            if refusal := refusal_of(error):
+                return self._refused(refusal, debug=options.debug)
             if not options.debug:
                 print(
                     f"{self.name}: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr, flush=True
@@ -230,6 +229,8 @@ class Step(Generic[SettingsClass]):
         field = f"{self.stage}_{OPTIONS}"
         options = checked_options(self.stage_settings or self.settings, given.get(OPTIONS) or {}, field)
         overrides = {} if OVERRIDES in own else given.get(OVERRIDES) or {}
+        if not isinstance(overrides, dict):
+            raise InputError(f"must be an object, not {type(overrides).__name__}", field=OVERRIDES, hint="give {}")
         sources = (pod_settings(os.environ, own), given, options, overrides)
         return {name: value for source in sources for name, value in source.items() if name in own}
 

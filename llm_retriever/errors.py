@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,14 @@ class InputError(Exception):
             parts.append(f'field "{self.field}"')
         parts.append(self.problem + (f"; {self.hint}" if self.hint else ""))
         return " ".join(": ".join(parts).split())
+
+
+def refusal_of(error: Exception) -> InputError | None:
+    """The error of a file system as bad input, where a path was given that cannot be used; None for any other error."""
+    if isinstance(error, PermissionError):
+        hint = f"let user {os.getuid()} read its inputs and write its outputs"
+        return InputError("permission denied", file=error.filename, hint=hint)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        problem = (error.strerror or str(error)).lower()
+        return InputError(problem, file=error.filename, hint="give another path")
+    return None

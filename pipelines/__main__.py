@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.errors import InputError
 from llm_retriever.processes import pipes
-from llm_retriever.processes.command_line import name_of, subparsers
+from llm_retriever.processes.command_line import guarded, name_of, subparsers
 from pipelines import remote
 from pipelines.choice import COMPARISON, RERUN, RETRAINING, TRAINING, Choice, check_room, choose
 
@@ -38,12 +38,8 @@ def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
         subparsers(whole)[options.verb].error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.parameters += rest
-    try:
-        return int(options.command(options))
-    except InputError as error:
-        name = name_of(prog) if prog == PROGRAM else f"{prog} {options.verb}"
-        print(f"{name}: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    name = name_of(prog) if prog == PROGRAM else f"{prog} {options.verb}"
+    return guarded(name, lambda: int(options.command(options)))
 
 
 def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:

@@ -100,6 +100,20 @@ def test_bad_input_ends_a_command_as_it_ends_its_module(
     assert capsys.readouterr().err == f"llm-retriever {name}: {told.partition(': ')[2]}"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["search", "--index", "x" * 300, "what"], ["versions", "list", "x" * 300], ["compile", "--output", "x" * 300]],
+)
+def test_a_path_that_no_file_can_have_ends_with_code_2(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert console.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"llm-retriever {words[0]}: ")
+    assert line.endswith("file name too long; give another path")
+
+
 @pytest.mark.parametrize("words", [["nothing"], ["run", "--nothing"], ["versions"], ["export", "--format", "x"]])
 def test_a_command_line_that_is_none_ends_with_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

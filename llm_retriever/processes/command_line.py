@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from llm_retriever.errors import EXIT_BAD_INPUT, InputError
+from llm_retriever.errors import EXIT_BAD_INPUT, InputError, refusal_of
 
 
 def run(
@@ -20,10 +20,18 @@ def run(
         arguments: By default this process's.
     """
     options = parser.parse_args(arguments)
+    return guarded(name_of(parser.prog), lambda: command(options))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Runs a command, and returns its exit code; bad input is told in one line that begins with `name`, and gives 2."""
     try:
-        return command(options)
-    except InputError as error:
-        print(f"{name_of(parser.prog)}: {error}", file=sys.stderr)
+        return command()
+    except (InputError, OSError) as error:
+        refusal = error if isinstance(error, InputError) else refusal_of(error)
+        if refusal is None:
+            raise
+        print(f"{name}: {refusal}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 

@@ -31,6 +31,8 @@ from llm_retriever.training.deepspeed import COLLECTIVE_SECONDS, prepare_deepspe
 from llm_retriever.training.launching import STOP_FILE, processes_of
 from llm_retriever.training.trainer import LossTrainer, Plan, TrainingCallback
 
+MOST_UPDATES = 10**9
+"""More than any training takes: rates and counts stay exact."""
 NOT_IN_CHECKPOINTS = ("checkpoint_", "node_", "gpus")
 """Starts of settings that do not make it another training: where its checkpoints lie, and what its machines are."""
 LossFunction = Callable[[Any, dict[str, Tensor]], Tensor]
@@ -219,7 +221,8 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     Longer warm-ups stay as they are, for the sake of published recipes.
 
     Raises:
-        InputError: The batch cannot be divided among the processes, or there are fewer examples than processes.
+        InputError: The batch cannot be divided among the processes, there are fewer examples than processes, or nobody could
+            wait for so many updates.
     """
     if schedule.batch_size % world:
         raise InputError(
@@ -234,7 +237,12 @@ def planned(schedule: Schedule, examples: int, world: int) -> Plan:
     micro = next(size for size in range(most, 0, -1) if share % size == 0)
     accumulation, micro_batches = share // micro, examples // (micro * world)
     per_epoch = math.ceil(micro_batches / accumulation)
-    updates = schedule.max_steps if schedule.max_steps > 0 else max(1, math.ceil(schedule.epochs * per_epoch))
+    asked = schedule.max_steps if schedule.max_steps > 0 else schedule.epochs * per_epoch
+    if asked > MOST_UPDATES:
+        field = "max_steps" if schedule.max_steps > 0 else "epochs"
+        problem = f"asks for more than {MOST_UPDATES:,} updates, {per_epoch:,} an epoch"
+        raise InputError(problem, field=field, hint="give fewer")
+    updates = max(1, math.ceil(asked))
     decay = math.ceil(schedule.decay_epochs * per_epoch)
     warmup = math.ceil(schedule.warmup * updates) if schedule.warmup < 1 else int(schedule.warmup)
     if warmup > updates / 2:  # made for a longer training

@@ -101,7 +101,7 @@ class LossTrainer(Trainer):
             raise InputError(
                 f"the loss became {value.item()} at update {self.state.global_step + 1}",
                 field="learning_rate",
-                hint="lower it, or train in fp32",
+                hint="lower it, or train in fp32" if self.args.bf16 or self.args.fp16 else "lower it",
             )
         return value
 

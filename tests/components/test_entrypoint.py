@@ -172,6 +172,12 @@ def test_a_missing_flag_or_input_is_bad_input(tmp_path: Path, capsys: pytest.Cap
     assert "no such file or directory" in capsys.readouterr().err
 
 
+def test_a_path_that_no_file_can_have_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = tmp_path / ("x" * 300)
+    assert STEP.execute(["--original", str(original), "--copy", "b"]) == 2
+    assert capsys.readouterr().err == f"copy: {original}: file name too long; give another path\n"
+
+
 def test_other_failures_end_with_code_1_and_a_traceback_only_on_demand(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +277,8 @@ def test_settings_come_from_the_form_the_options_a_variant_and_the_pod(
             {"options": {"rank": "8"}},
             "encode: field \"tune_options.rank\": '8' is not of type int; give for instance 16",
         ),
+        ({"overrides": "x"}, 'encode: field "overrides": must be an object, not str; give {}'),
+        ({"overrides": [1]}, 'encode: field "overrides": must be an object, not list'),
         ({"options": {"rank": 1.5}}, 'encode: field "tune_options.rank": 1.5 is not of type int'),
         ({"options": {"rank": True}}, 'encode: field "tune_options.rank": True is not of type int'),
         ({"options": {"name": 3}}, 'encode: field "tune_options.name": 3 is not of type str'),
