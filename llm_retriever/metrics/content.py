@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from llm_retriever import files
@@ -52,15 +52,37 @@ class _Training(TypedDict):
 
 class _Costs(TypedDict):
     training: NotRequired[list[_Training]]
+    index_seconds: NotRequired[Number]
+    index_bytes: NotRequired[Number]
+    passages_per_second: NotRequired[Number]
+    query_encoding_ms: NotRequired[Number]
+    query_search_ms: NotRequired[Number]
+
+
+class _Efficiency(TypedDict):
+    bytes_per_passage: NotRequired[Number]
+    training_process_hours: NotRequired[Number]
+    batch_size: NotRequired[Number]
+    tokens_per_second: NotRequired[Number]
+    padding_share: NotRequired[Number]
+    peak_memory_bytes: NotRequired[Number]
+    parameters: NotRequired[Number]
 
 
 class _Stage(TypedDict):
     stage: Text
 
 
+def _none_or_two(layers: list[int]) -> list[int]:
+    if len(layers) not in (0, 2):
+        raise ValueError("must be empty, or how many layers were kept and how many there were")
+    return layers
+
+
 class _Lineage(TypedDict):
     source: Text
     stages: list[_Stage]
+    layers: NotRequired[Annotated[list[Count], AfterValidator(_none_or_two)]]
 
 
 class _Collection(TypedDict):
@@ -103,7 +125,7 @@ class _Content(TypedDict):
     zero_shot: NotRequired[_ZeroShot]
     production: NotRequired[_Production | None]
     versions: NotRequired[dict[Text, Text]]
-    efficiency: NotRequired[dict[Text, Any]]
+    efficiency: NotRequired[_Efficiency]
 
 
 _CHECKED = TypeAdapter(_Content)
@@ -122,8 +144,9 @@ def check_content(content: Any, file: Path | str, needed: Iterable[str] = ()) ->
     """
     files.checked(_CHECKED, content, file, hint=HINT)
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
-    if CHECKSUM in content and content[CHECKSUM] != files.digest(rest):
-        raise InputError("was changed since it was written", file=file, field=CHECKSUM, hint=HINT)
+    if content.get(CHECKSUM) != files.digest(rest):
+        problem = "was changed since it was written" if CHECKSUM in content else "is missing"
+        raise InputError(problem, file=file, field=CHECKSUM, hint=HINT)
     for name in needed:
         if name not in content:
             raise InputError("is missing", file=file, field=name, hint=HINT)

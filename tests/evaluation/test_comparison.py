@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from llm_retriever.errors import InputError
-from llm_retriever.evaluation.comparison import compare_evaluations, pairs
+from llm_retriever.evaluation.comparison import EFFICIENCY, compare_evaluations, pairs
+from llm_retriever.metrics.content import sealed
 from llm_retriever.metrics.significance import compare, hommel
 from llm_retriever.settings import CompareSettings
 from tests.evaluation.test_report import Page
@@ -70,9 +72,11 @@ def evaluation(mean: float, seed: int, *, untuned: bool = False, splits: tuple[s
 
 
 def write(directory: Path, **contents: dict[str, Any]) -> dict[str, Path]:
-    """Evaluations as directories, by name."""
+    """Evaluations as directories, by name; each is sealed unless it has a seal, or numbers that cannot be sealed."""
     for name, content in contents.items():
         (directory / name).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(ValueError):
+            content = content if "checksum" in content else sealed(content)
         (directory / name / "evaluation.json").write_text(json.dumps(content))
     return {name: directory / name for name in contents}
 
@@ -164,6 +168,11 @@ def changed(**changes: Any) -> dict[str, Any]:
     return evaluation(0.5, 7) | changes
 
 
+def costing(**changes: Any) -> dict[str, Any]:
+    found = evaluation(0.5, 7)
+    return found | {"costs": found["costs"] | changes}
+
+
 def other_queries() -> dict[str, Any]:
     found = evaluation(0.5, 7)
     for values in found["splits"]["test"]["per_query"].values():
@@ -198,6 +207,14 @@ def other_bm25() -> dict[str, Any]:
         (changed(measures=["map"]), 'field "splits.test.systems.retriever": has no map; evaluate again'),
         (changed(costs={"training": [{"stage": "ql"}]}), 'field "costs.training.0.seconds": '),
         (changed(lineage=None), 'field "lineage": '),
+        (changed(lineage={"source": "x", "stages": [], "layers": "two"}), 'field "lineage.layers": '),
+        (changed(lineage={"source": "x", "stages": [], "layers": [2]}), 'field "lineage.layers": '),
+        (costing(query_encoding_ms=None), 'field "costs.query_encoding_ms": '),
+        (costing(query_search_ms=[1.0]), 'field "costs.query_search_ms": '),
+        (costing(index_bytes="15 MB"), 'field "costs.index_bytes": '),
+        (costing(index_seconds="4"), 'field "costs.index_seconds": '),
+        (costing(passages_per_second="x"), 'field "costs.passages_per_second": '),
+        *((changed(efficiency={name: "x"}), f'field "efficiency.{name}": ') for name in EFFICIENCY),
         (changed(checksum="0" * 64), 'field "checksum": was changed since it was written; evaluate again'),
         (changed(notes="none"), 'field "notes": '),
         (spoilt("systems", "retriever", float("nan")), "not valid JSON (NaN is no JSON)"),
@@ -215,6 +232,16 @@ def test_evaluations_that_cannot_be_compared_are_refused(other: dict[str, Any], 
     assert words in str(error.value)
     assert str(tmp_path / "in" / "other" / "evaluation.json") in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_evaluation_without_its_checksum_is_refused(tmp_path: Path) -> None:
+    evaluations = write(tmp_path / "in", good=evaluation(0.6, 1), other=evaluation(0.5, 7))
+    file = tmp_path / "in" / "other" / "evaluation.json"
+    content = json.loads(file.read_text())
+    del content["checksum"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r'other/evaluation\.json: field "checksum": is missing; evaluate again'):
+        run(evaluations, tmp_path)
 
 
 @pytest.mark.parametrize(

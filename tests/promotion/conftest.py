@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from llm_retriever import files
 from llm_retriever.indexing.shards import Manifest, Shard
 from llm_retriever.methods import method
+from llm_retriever.metrics.content import sealed
 from llm_retriever.metrics.conventions import REFRESHED_FOLDER
 from llm_retriever.metrics.significance import compare
 from llm_retriever.models.card import Lineage, RetrieverCard, weights_digest
@@ -136,7 +137,7 @@ class Run:
         }
 
     def save(self) -> None:
-        files.write_json(self.evaluation / "evaluation.json", self.content)
+        files.write_json(self.evaluation / "evaluation.json", sealed(self.content))
 
     @property
     def decision(self) -> str:
