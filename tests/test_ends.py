@@ -184,6 +184,9 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "half a tokenizer": lambda directory: (directory / "tokenizer.json").write_text("{}"),
     "no configuration": lambda directory: (directory / "config.json").unlink(),
     "an empty configuration": lambda directory: (directory / "config.json").write_text("{}"),
+    "a configuration of other types": lambda directory: (directory / "config.json").write_text(
+        (directory / "config.json").read_text().replace('"num_attention_heads": 4', '"num_attention_heads": "x"')
+    ),
     "a list as configuration": lambda directory: (directory / "config.json").write_text("[]"),
 }
 DOORS: dict[str, Callable[[Path], Any]] = {

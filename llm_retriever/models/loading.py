@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -78,17 +79,18 @@ def whole(directory: str | Path, what: str = "model") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, InputError) or not _is_damage(error):
             raise
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        first = " ".join(said[: 2 if said[0].endswith(":") else 1])
         raise InputError(f"the {what} cannot be loaded ({first})", file=directory, hint=HINT) from None
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether an error comes of what a file holds; others, such as memory that is lacking, are RuntimeErrors."""
     if isinstance(error, RuntimeError):
-        return "mismatch" in str(error)
+        return "mismatch" in str(error) or isinstance(error, RecursionError)  # JSON that is nested too deep
     # Tokenizers raise Exception itself, for instance for merges of tokens that the vocabulary lacks.
-    of_content = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError)
-    return isinstance(error, of_content) or type(error) is Exception
+    of_content = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    return isinstance(error, (*of_content, SafetensorError, StrictDataclassError)) or type(error) is Exception
 
 
 def free_memory() -> None:

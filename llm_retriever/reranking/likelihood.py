@@ -114,7 +114,7 @@ def load_language_model(
         InputError: There is no such model, its head is missing, or it takes no mask.
     """
     tokenizer = load_tokenizer(directory)
-    options = {} if attention is None else {"attn_implementation": attention}
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     model, _ = load_model(directory, precision, "AutoModelForCausalLM", **options)
     set_attention(model, "causal")
     check_attention_mask(model.to(chosen_device(device)))

@@ -8,6 +8,7 @@ follows from the number of the input, which a failure names. An ordinary run tri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -28,6 +29,8 @@ from pyarrow import parquet
 
 from components.entrypoint import ExecutorInput, Step
 from llm_retriever import files
+from llm_retriever.adaptation.lengths import check_lengths
+from llm_retriever.contrastive.tuning import check_tokenizer
 from llm_retriever.data import preparation
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import Negative, TrainingExample, TrainingSet, write_training_set
@@ -36,18 +39,19 @@ from llm_retriever.evaluation import comparison
 from llm_retriever.evaluation.systems import BM25Runs
 from llm_retriever.evaluation.variants import check_alike, open_evaluations
 from llm_retriever.files.seal import check_seal, write_seal
+from llm_retriever.indexing.hybrid.published import Published, listed_files
 from llm_retriever.indexing.shards import Manifest, check_index
-from llm_retriever.methods import method
+from llm_retriever.methods import QUERY_LIKELIHOOD, method
 from llm_retriever.metrics.content import sealed
 from llm_retriever.metrics.runs import read_run, write_run
 from llm_retriever.models.card import Lineage, RetrieverCard, Stage, load_lineage, save_lineage
 from llm_retriever.promotion.evidence import contest, measured, target_of
 from llm_retriever.settings import CorpusSettings, PromotionSettings
-from tests.conftest import write_beir
+from tests.conftest import write_backbone, write_beir
 from tests.data.sources import test_layouts as layouts
 from tests.data.sources.test_many_layouts import TRAIN, as_csv, write_example, write_scored
 from tests.evaluation.test_comparison import evaluation
-from tests.fuzz.mutations import DAMAGES, WITHIN, damage
+from tests.fuzz.mutations import DAMAGES, WITHIN, damage, revalued
 from tests.indexing.vectors import write_vectors
 
 pytestmark = pytest.mark.fuzz
@@ -216,6 +220,46 @@ def promoted(directory: Path) -> Any:
     return contest(content, settings, file), comparison_file.content
 
 
+def resealed(data: bytes, draw: random.Random) -> bytes:
+    """A value is another one, and the checksum is that of the whole: what only a check of types notices."""
+    changed = revalued(data, draw)
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        content = json.loads(changed)
+        content.pop("checksum", None)
+        changed = json.dumps(sealed(content)).encode()
+    return changed
+
+
+def reported(directory: Path) -> Any:
+    return comparison.flat_metrics(evaluated(directory))
+
+
+def write_described(directory: Path) -> None:
+    """A backbone without its weights, which have a door of their own where their checksum is known."""
+    (write_backbone(directory) / "model.safetensors").unlink()
+
+
+def described(directory: Path) -> Any:
+    row = dataclasses.replace(method("llm-ql"), query_length=160, passage_length=160)
+    check_lengths(QUERY_LIKELIHOOD["default"], row, directory)
+    check_tokenizer(row, directory)
+
+
+def write_hybrid(directory: Path) -> None:
+    directory.mkdir()
+    listed = [{"name": "_0.cfs", "bytes": 3, "sha256": "0" * 64}]
+    content = {"card": "c", "collection": "f", "depth": 100, "query_length": None, "bm25_depth": 200, "files": listed}
+    fused = {"format": 1, "fusion": "convex", "weight": 0.5, "bm25": {"k1": 0.9, "b": 0.4}, "language": "en"}
+    files.write_json(directory / "hybrid.json", {**content, **fused})
+    files.write_json(directory / "lucene.json", {"files": listed})
+
+
+def told_of_hybrid(directory: Path) -> Any:
+    with contextlib.suppress(InputError):  # The other file is damaged then.
+        listed_files(directory / "lucene.json")
+    return Published.load(directory)
+
+
 def write_message(directory: Path) -> None:
     artifact = {"name": "copy", "uri": "minio/one/copy", "customPath": "deep/one/copy", "metadata": {"kept": 1.0}}
     content = {
@@ -265,6 +309,9 @@ DOORS = {
     "index": Door(write_index, indexed, always),
     "evaluations": Door(write_evaluations, evaluated, always),
     "promotion": Door(write_evaluations, promoted, always),
+    "resealed": Door(write_evaluations, reported, kinds=(resealed,)),
+    "backbone": Door(write_described, described),
+    "hybrid": Door(write_hybrid, told_of_hybrid),
     "message": Door(write_message, messaged, kinds=WITHIN),
 }
 
