@@ -19,6 +19,7 @@ from llm_retriever.adaptation.query_likelihood import PairCollator, PairDataset,
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import TrainingSet
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL
 from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
 from llm_retriever.models.card import load_lineage, weights_digest
 from llm_retriever.settings import AdaptationSettings, build
@@ -64,7 +65,8 @@ def step(backbone_directory: Path, collection_directory: Path, training_set_dire
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != SEAL)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_none_passes_the_backbone_through(step: Step):

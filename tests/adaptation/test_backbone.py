@@ -14,6 +14,7 @@ import pytest
 from components.fetch_backbone.__main__ import STEP
 from llm_retriever.adaptation.backbone import fetch
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL
 from llm_retriever.models.card import Lineage, Stage, load_lineage, save_lineage, weights_digest
 from llm_retriever.settings import BackboneSettings
 from llm_retriever.stores.opening import publish
@@ -83,7 +84,7 @@ def test_only_the_files_of_a_model_are_copied(model: Path, tmp_path: Path) -> No
     (model / "original" / "model.safetensors").write_bytes(b"another layout")
     (model / "LICENSE").write_text("terms")
     output = fetched_from(model, tmp_path / "backbone")
-    assert {path.name for path in output.iterdir()} == before | {"LICENSE", "backbone.json"}
+    assert {path.name for path in output.iterdir()} == before | {"LICENSE", "backbone.json", SEAL}
 
 
 def sharded(model: Path) -> None:

@@ -16,6 +16,7 @@ from llm_retriever.data.training_queries import read_training_queries, were_trai
 from llm_retriever.data.training_set import write_training_set
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL
 from llm_retriever.methods import method
 from llm_retriever.models.card import RetrieverCard, load_lineage
 from llm_retriever.settings import TuningSettings
@@ -81,6 +82,7 @@ def test_fewer_queries_than_a_batch_train_with_the_recipes_own_schedule(inputs, 
 def test_the_directory_has_card_model_and_adapter_and_no_checkpoints(tuned):
     directory, _ = tuned
     assert sorted(path.name for path in directory.iterdir()) == [
+        SEAL,
         "adapter",
         "model",
         "retriever_card.json",

@@ -17,6 +17,7 @@ from llm_retriever.data import preparation
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL
 from llm_retriever.indexing import corpus as corpus_module
 from llm_retriever.indexing.build import build_index, draft_directory, write_index
 from llm_retriever.indexing.corpus import encode_corpus, encoding_key, resolved
@@ -30,7 +31,9 @@ IN_SHARDS = IndexSettings(shard_passages=16, precision="fp32")
 
 def files_of(index: Path) -> dict[str, bytes]:
     """Vectors and ids; the manifest holds timings."""
-    return {path.name: path.read_bytes() for path in sorted(index.iterdir()) if path.name != "manifest.json"}
+    return {
+        path.name: path.read_bytes() for path in sorted(index.iterdir()) if path.name not in ("manifest.json", SEAL)
+    }
 
 
 def draft_of(index: Path, retriever: Retriever, corpus: Collection, settings: IndexSettings) -> Path:
@@ -108,7 +111,7 @@ def test_nothing_but_the_index_is_left_behind(retriever_directory, collection_di
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     names = {path.name for path in (tmp_path / "index").iterdir()}
     kinds = {f"{kind}-{i:05d}.{end}" for i in range(4) for kind, end in (("vectors", "npy"), ("ids", "txt"))}
-    assert names == {"manifest.json", "passages.npy", *kinds}
+    assert names == {SEAL, "manifest.json", "passages.npy", *kinds}
 
 
 def test_an_earlier_index_at_the_same_place_is_replaced(retriever, collection_directory, tmp_path):
@@ -116,7 +119,7 @@ def test_an_earlier_index_at_the_same_place_is_replaced(retriever, collection_di
     write_index(retriever, corpus, tmp_path / "index", IN_SHARDS)
     write_index(retriever, corpus, tmp_path / "index", IndexSettings(shard_passages=50, precision="fp32"))
     assert len(Index.open(tmp_path / "index", retriever.card).manifest.shards) == 2
-    assert len(list((tmp_path / "index").iterdir())) == 6
+    assert len(list((tmp_path / "index").iterdir())) == 7
 
 
 def test_the_same_inputs_give_the_same_bytes(retriever, collection_directory, tmp_path):

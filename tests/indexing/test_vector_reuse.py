@@ -12,6 +12,7 @@ from llm_retriever import files
 from llm_retriever.data.collection import Collection, Passage
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL
 from llm_retriever.indexing import build
 from llm_retriever.indexing import passages as passages_module
 from llm_retriever.indexing.build import build_index, write_index
@@ -172,7 +173,7 @@ def test_the_shards_of_the_earlier_index_may_lie_elsewhere(
     encoded.clear()
     manifest = write_index(retriever, changed, tmp_path / "index", apart, earlier=Earlier(tmp_path / "before"))
     assert (len(encoded), manifest["reused"]) == (2, 58)
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "passages.npy"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [SEAL, "manifest.json", "passages.npy"]
 
 
 @pytest.mark.slow
