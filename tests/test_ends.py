@@ -133,15 +133,18 @@ def test_an_option_is_a_finite_number() -> None:
     assert build(EvaluationSettings, {"depth": 5.0}).depth == 5
 
 
-@pytest.mark.parametrize(
-    "text", ["[NaN]", "[-Infinity]", "[1e999]", "\ufeff[1]", "[" * 100_000, f"[{'9' * 5000}]", "\0"]
-)
+@pytest.mark.parametrize("text", ["[NaN]", "[-Infinity]", "[1e999]", "[" * 100_000, f"[{'9' * 5000}]", "\0"])
 def test_what_is_no_json_is_bad_input(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=r"x\.json.*not valid JSON"):
         files.read_json(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):
         files.read_json(tmp_path)
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("\ufeff[1]")
+    assert files.read_json(tmp_path / "x.json") == [1]
 
 
 @pytest.mark.parametrize(
