@@ -53,7 +53,7 @@ class InputError(Exception):
 
 def refusal_of(error: Exception) -> InputError | None:
     """The error of a file system as bad input, where a path was given that cannot be used; None for any other error."""
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and error.filename is not None:
         hint = f"let user {os.getuid()} read its inputs and write its outputs"
         return InputError("permission denied", file=error.filename, hint=hint)
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):

@@ -146,7 +146,11 @@ def _add_pipeline(parser: argparse.ArgumentParser, meaning: str, default: str = 
 
 
 def _add_compared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--variants", metavar="NAME|FILE", help=f"{COMPARISON}: what to compare (default: methods)")
+    parser.add_argument(
+        "--variants",
+        metavar="NAME|FILE",
+        help=f"{COMPARISON}: what to compare (default: methods; of the demo, demo-methods)",
+    )
 
 
 def _chosen(given: argparse.Namespace, own: dict[str, Any] | None = None, *, complete: bool = True) -> Choice:
@@ -181,7 +185,9 @@ def run_command(options: argparse.Namespace) -> int:
     if options.preset is None:
         compared = COMPARISON in [options.pipeline, *options.parameters[:1]]
         options.preset, why = demo.preset(compared=compared)
-        options.variants = options.variants or (demo.VARIANTS if compared else None)
+        # Its rate for one of the methods is meant beside the demo's own.
+        others = any(word.startswith(("backbone", "tune_")) for word in options.parameters)
+        options.variants = options.variants or (demo.VARIANTS if compared and not others else None)
         print(why)
     root = options.root.absolute()
     shared = root / "runs" if options.in_images else root

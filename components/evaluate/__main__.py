@@ -10,15 +10,9 @@ def run(step: StepRun[EvaluationSettings]) -> None:
     """Evaluates the retriever and writes the report."""
     from llm_retriever import files
     from llm_retriever.evaluation.evaluate import evaluate
-    from llm_retriever.files.seal import write_seal
-    from llm_retriever.metrics.conventions import REFRESHED_FOLDER
 
-    evaluation = step.outputs["evaluation"]
     written = {name: step.outputs[name] for name in ("evaluation", "report", "summary")}
-    refreshed = evaluation.with_name(f".{evaluation.name}.{REFRESHED_FOLDER}")
-    metrics = evaluate(step.settings, **step.inputs, **written, refreshed=refreshed)
-    refreshed.rename(evaluation / REFRESHED_FOLDER)
-    write_seal(evaluation)
+    metrics = evaluate(step.settings, **step.inputs, **written)
     files.write_json(step.outputs["metrics"], metrics)
     step.metadata["metrics"] = dict(metrics)
 

@@ -76,7 +76,7 @@ def _cut(draft: Path, lineage: Lineage, settings: BackboneSettings) -> Lineage:
     """Drops the upper layers of the model in a directory."""
     from transformers import AutoModelForCausalLM
 
-    from llm_retriever.models.loading import whole
+    from llm_retriever.models.loading import free_memory, whole
 
     with whole(settings.source):
         model = AutoModelForCausalLM.from_pretrained(draft, dtype="auto")
@@ -84,6 +84,8 @@ def _cut(draft: Path, lineage: Lineage, settings: BackboneSettings) -> Lineage:
     for old in [*draft.glob(WEIGHTS), *draft.glob(WEIGHTS_INDEX)]:
         old.unlink()  # What is still read of it stays until the model is let go.
     model.save_pretrained(draft)
+    del model
+    free_memory()
     return dataclasses.replace(lineage, digest=weights_digest(draft), layers=(settings.layers, had))
 
 

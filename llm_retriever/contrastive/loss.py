@@ -167,7 +167,8 @@ class ContrastiveLoss:
             sides: Rows of each side, which lie one behind another; none = all rows are of one side.
         """
         lengths = mask.sum(dim=1)
-        groups = self._groups(model, ids, lengths - (1 if counts is None else counts), sides)
+        # What the pooling reads is no part of a prefix.
+        groups = self._groups(model, ids, read(mask, self.pooling, counts).int().argmax(dim=1), sides)
         prefixes = {row: prefix for rows, prefix in groups for row in rows}
         chunks = agreed(self._chunked(model, groups, lengths), ids.device)
         parts = []

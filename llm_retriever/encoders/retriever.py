@@ -196,12 +196,13 @@ class Retriever(BatchedEncoder):
         ids, mask = batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device)
         counts = self._counts(side, rows).to(mask.device) if POOLINGS[self.card.pooling].counted else None
         with fitting(ids.numel()):
-            room = mask.sum(dim=1) - (1 if counts is None else counts)
-            length = self._sharing.length(ids, room) if self._maskless else 0
+            taken = read(mask, self.card.pooling, counts)
+            # What the pooling reads is no part of the prefix.
+            length = self._sharing.length(ids, taken.int().argmax(dim=1)) if self._maskless else 0
             prefix = self._sharing.prefix(self.model, ids, length)
-            ids, mask = ids[:, prefix.length :], mask[:, prefix.length :]
+            ids, mask, taken = (part[:, prefix.length :] for part in (ids, mask, taken))
             inputs = {"input_ids": ids, "attention_mask": None if self._maskless else mask, **prefix.inputs(len(ids))}
-            hidden, taken = self._last_layer.states(self.model, read(mask, self.card.pooling, counts), **inputs)
+            hidden, taken = self._last_layer.states(self.model, taken, **inputs)
         return pool(hidden, taken, self.card.pooling, normalise=self.card.normalise).cpu().numpy()
 
     def _counts(self, side: Side, rows: Sequence[Sequence[int]]) -> torch.Tensor:

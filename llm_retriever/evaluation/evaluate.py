@@ -26,7 +26,14 @@ from llm_retriever.files import layouts
 from llm_retriever.files.names import slug
 from llm_retriever.indexing.index import Index
 from llm_retriever.metrics.content import sealed
-from llm_retriever.metrics.conventions import ALPHA, EVALUATION_FILE, HYBRID, RETRIEVER, RUNS_DIRECTORY
+from llm_retriever.metrics.conventions import (
+    ALPHA,
+    EVALUATION_FILE,
+    HYBRID,
+    REFRESHED_FOLDER,
+    RETRIEVER,
+    RUNS_DIRECTORY,
+)
 from llm_retriever.metrics.measures import parse_measures
 from llm_retriever.metrics.significance import DRAWS, FAMILY
 from llm_retriever.models.card import RetrieverCard, load_lineage, weights_digest
@@ -48,7 +55,7 @@ def evaluate(
     evaluation: Path,
     report: Path,
     summary: Path,
-    refreshed: Path,
+    refreshed: Path | None = None,
     adapted: Path | None = None,
 ) -> dict[str, float]:
     """Evaluates a retriever against BM25, its un-tuned backbone and what else the settings name, on all splits.
@@ -66,7 +73,7 @@ def evaluate(
         report: HTML file to write.
         summary: Markdown file to write.
         refreshed: Directory to write: `refreshed.json`, and `index/` where the index of the version in production was of
-            another collection.
+            another collection; None = `refreshed/` in the evaluation.
         adapted: Output of adapt_backbone, which query-likelihood re-ranking and the attention analysis read.
 
     Returns:
@@ -77,8 +84,8 @@ def evaluate(
     """
     corpus = Collection.open(collection)
     with (
-        layouts.REFRESHED.output(refreshed) as renewed,
         layouts.EVALUATION.output(evaluation) as draft,
+        layouts.REFRESHED.output(refreshed or draft / REFRESHED_FOLDER) as renewed,
         tempfile.TemporaryDirectory(prefix="zero-shot-") as scratch,
     ):
         paths = Paths(index, retriever, backbone, adapted, collection, bm25_runs, draft, renewed)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files.drafts import is_draft
-from llm_retriever.files.seal import SEAL, is_left_out, sealed, write_seal
+from llm_retriever.files.seal import SEAL, checksums_of, is_left_out, write_seal
 
 ELSEWHERE = "move it away, or give another path"
 
@@ -72,7 +72,7 @@ class Layout:
         if not path.is_dir():
             raise InputError("a file is where a directory goes", file=path, field=argument, hint=ELSEWHERE)
         existing = sorted(_contents(path))
-        known, listed = self.patterns(), sealed(path)
+        known, listed = self.patterns(), _listed(path)
         own = (*(listed or ()), SEAL)
         foreign = next((name for name in existing if not any(pattern.fullmatch(name) for pattern in known)), None)
         if listed is not None and foreign is None:
@@ -143,6 +143,18 @@ class Unknown:
         path = Path(path)
         if any(_contents(path)) if path.is_dir() else os.path.lexists(path) and path.stat().st_size:
             raise InputError("it would be replaced", file=path, field=argument, hint=ELSEWHERE)
+
+
+def _listed(path: Path) -> Collection[str] | None:
+    """Names that the seal of an earlier output has; None where it has none.
+
+    Raises:
+        InputError: The seal is damaged, so that nobody knows what may be erased.
+    """
+    try:
+        return checksums_of(path)
+    except InputError as error:
+        raise InputError(error.problem, file=error.file, line=error.line, hint=ELSEWHERE) from None
 
 
 def _contents(path: Path) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The seal of an output: a file that names every other file with its checksum, so that no later step trusts a damaged one.
 
-It is written when an output is complete, in the format of `sha256sum`, and compared when a step reads the output. Files that
-an artifact has checksums of its own for, and that are too large to be read twice, are left to these. What was written before
-there were seals, or by hand, has none and is taken as it is.
+It is written when an output is complete, in the format of `sha256sum`, and compared when a step reads the output. Vectors, ids
+and passages of an index are left to its manifest. What was written before there were seals, or by hand, has none and is taken
+as it is.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files.checksums import sha256_of_large_file
 from llm_retriever.files.drafts import is_draft
 
 SEAL = "SHA256SUMS"
-ELSEWHERE = ("vectors-*.npy", "ids-*.txt", "index.faiss", "passages.npy")
+LEFT_OUT = ("vectors-*.npy", "ids-*.txt", "index.faiss", "passages.npy")
 """Of an index, whose manifest has their checksums."""
-HINT = "fetch it again, or make it anew with the step that wrote it"
+HINT = f"fetch it again, make it anew with the step that wrote it, or delete {SEAL} if you changed it on purpose"
 _LINE = re.compile(r"(?P<checksum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 
 
 def write_seal(directory: Path) -> None:
     """Seals a complete directory; a seal that was there is replaced."""
     sums = {name: sha256_of_large_file(directory / name) for name in sorted(_names(directory))}
-    (directory / SEAL).unlink(missing_ok=True)  # It may be a hard link to that of another directory.
-    (directory / SEAL).write_text("".join(f"{checksum}  {name}\n" for name, checksum in sums.items()), encoding="utf-8")
+    files.write_text(directory / SEAL, "".join(f"{checksum}  {name}\n" for name, checksum in sums.items()))
 
 
 def check_seal(directory: Path) -> None:
@@ -36,7 +36,7 @@ def check_seal(directory: Path) -> None:
     Raises:
         InputError: A file is missing or has other bytes, or the seal itself is damaged.
     """
-    for name, checksum in (sealed(directory) or {}).items():
+    for name, checksum in (checksums_of(directory) or {}).items():
         path = directory / name
         if not path.is_file():
             raise InputError("is missing", file=path, hint=HINT)
@@ -44,7 +44,7 @@ def check_seal(directory: Path) -> None:
             raise InputError(f"does not have the checksum that {SEAL} says", file=path, hint=HINT)
 
 
-def sealed(directory: Path) -> dict[str, str] | None:
+def checksums_of(directory: Path) -> dict[str, str] | None:
     """Reads the checksums of a directory's files by their relative names; None where it has no seal.
 
     Raises:
@@ -67,11 +67,13 @@ def _names(directory: Path) -> Iterator[str]:
     """Yields relative names of the files to seal."""
     for path in directory.rglob("*"):
         name = path.relative_to(directory)
-        outside = path.is_dir() or str(name) == SEAL or any(is_draft(part) for part in name.parts)
+        # What is deleted while it is open stays on NFS under such a name for a while.
+        passing = any(is_draft(part) or part.startswith(".nfs") for part in name.parts)
+        outside = passing or path.is_dir() or str(name) == SEAL
         if not outside and not is_left_out(path.name):
             yield name.as_posix()
 
 
 def is_left_out(name: str) -> bool:
     """Whether a file of this name is left to the checksums of an index."""
-    return any(fnmatch(Path(name).name, pattern) for pattern in ELSEWHERE)
+    return any(fnmatch(Path(name).name, pattern) for pattern in LEFT_OUT)

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import write_seal
 from llm_retriever.indexing.shards import HINT, MANIFEST_FILE, Manifest, Shard
 from llm_retriever.stores.local import LocalStore
 from llm_retriever.stores.opening import Store, open_store
@@ -237,4 +238,5 @@ def complete(index: Path) -> Iterator[Path]:
             for file in (shard.file, shard.ids):
                 files.link_or_copy(shards.directory / file, copy / file)
         files.write_json(copy / MANIFEST_FILE, dataclasses.replace(manifest, shards_uri="").as_json())
+        write_seal(copy)
         yield copy

@@ -173,4 +173,5 @@ def _check_split(name: str, split: Any, content: Any, file: Path | str) -> None:
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """Adds the content's own digest, by which a change of any figure in the file is noticed."""
-    return {**content, CHECKSUM: files.digest(content)}
+    bare = {name: value for name, value in content.items() if name != CHECKSUM}
+    return {**bare, CHECKSUM: files.digest(bare)}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llm_retriever.errors import InputError
 from llm_retriever.models import masks
+from llm_retriever.processes.crashes import Crash, crash_of
 
 WIDTH, HALF, PADDED = 8, 4, 6
 """Of the row that is changed in one token to see which others notice; `PADDED` = its real tokens where it has pads."""
@@ -80,7 +81,8 @@ def _check_states(model: Any) -> None:
     states = _states(model, row, torch.ones_like(row))
     if isinstance(states, Exception):
         said = str(states).partition("\n")[0] or type(states).__name__
-        raise _refusal(model, f"computes no states of the tokens of a text ({said})")
+        problem = f"{type(model).__name__} computes no states of the tokens of a text ({said})"
+        raise InputError(problem, file=model.config.name_or_path or None, hint="use another backbone") from states
     if states.isfinite().all():
         return
     file = model.config.name_or_path or None
@@ -111,9 +113,9 @@ def _states(model: Any, ids: Tensor, mask: Tensor) -> Tensor | Exception:
     training = model.training
     try:
         states: Tensor = model.eval().base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    except torch.OutOfMemoryError:
-        raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if crash_of(error) is not Crash.LASTING:
+            raise
         return error
     finally:
         model.train(training)

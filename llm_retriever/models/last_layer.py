@@ -161,7 +161,7 @@ def can_narrow(model: Any) -> bool:
 
     def trial(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         whole, width = inner(input_ids=ids, use_cache=False)[0], ids.shape[1]
-        positions = torch.tensor([[width - 1], [width - 3]], device=ids.device)
+        positions = torch.tensor([[width - 4, width - 1], [width - 3, 2]], device=ids.device)
         with narrowed(inner, positions):
             found = inner(input_ids=ids, use_cache=False)[0]
         return found, _at(whole, positions, width), _at(whole, positions - 1, width)

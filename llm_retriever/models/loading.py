@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,15 +82,18 @@ def whole(directory: str | Path, what: str = "model") -> Iterator[None]:
             raise
         said = str(error).strip().splitlines() or [type(error).__name__]
         first = " ".join(said[: 2 if said[0].endswith(":") else 1])
-        raise InputError(f"the {what} cannot be loaded ({first})", file=directory, hint=HINT) from None
+        raise InputError(f"the {what} cannot be loaded ({first})", file=directory, hint=HINT) from error
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether an error comes of what a file holds; others, such as memory that is lacking, are RuntimeErrors."""
+    if isinstance(error, OSError):
+        # transformers' own have no number; others are of permissions, memory or a disk.
+        return error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
     if isinstance(error, RuntimeError):
         return "mismatch" in str(error) or isinstance(error, RecursionError)  # JSON that is nested too deep
     # Tokenizers raise Exception itself, for instance for merges of tokens that the vocabulary lacks.
-    of_content = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    of_content = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
     return isinstance(error, (*of_content, SafetensorError, StrictDataclassError)) or type(error) is Exception
 
 

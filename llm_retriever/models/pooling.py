@@ -17,7 +17,7 @@ class Pooling:
 
     Attributes:
         vector: From last hidden states, float [rows, width, dimension], and a mask [rows, width], non-zero on the tokens that
-            take part, to float32 [rows, dimension].
+            take part, to float32 [rows, dimension]. Only states that take part may be there, in their order.
         reads: The tokens of a prompt that take part: `all`; the `last`; the `embedding` tokens; the `text` and what follows it.
         exported: What sentence-transformers calls it; "" = that library has no such pooling.
     """
@@ -75,7 +75,7 @@ def counted(mask: Tensor, counts: Tensor | None) -> Tensor:
 
 def read(mask: Tensor, pooling: str, counts: Tensor | None = None) -> Tensor:
     """Finds the tokens that a pooling reads, bool [rows, width]; arguments as of `pool`."""
-    if pooling == "last":
+    if POOLINGS[pooling].reads == "last":
         return mask.bool() & (mask.flip(1).cumsum(dim=1).flip(1) == 1)
     return counted(mask, counts).bool()
 

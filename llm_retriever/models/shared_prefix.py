@@ -160,7 +160,7 @@ def tried(model: Any, trial: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) 
         found, expected, wrong = trial(rows)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+    except Exception:  # An unusual layer may fail in any way.
         return False
     finally:
         for module, trains in modes:

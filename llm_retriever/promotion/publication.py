@@ -16,6 +16,7 @@ from llm_retriever.errors import InputError
 from llm_retriever.indexing.hybrid.published import FOLDER, Published, published_in
 from llm_retriever.indexing.shard_store import complete
 from llm_retriever.indexing.shards import MANIFEST_FILE
+from llm_retriever.metrics.content import sealed
 from llm_retriever.metrics.conventions import (
     BM25,
     EVALUATION_FILE,
@@ -125,7 +126,7 @@ def _taken_out(
     content = files.read_json(evaluation / EVALUATION_FILE)
     with tempfile.TemporaryDirectory(prefix="evaluation-") as name:
         directory = Path(name) / "evaluation"
-        files.write_json(directory / EVALUATION_FILE, evaluation_of_production(content, before, evaluated))
+        files.write_json(directory / EVALUATION_FILE, sealed(evaluation_of_production(content, before, evaluated)))
         for split in content["splits"]:
             for system, kept in _KEPT.items():
                 run = evaluation / RUNS_DIRECTORY / split / f"{system}.trec"

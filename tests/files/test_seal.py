@@ -11,7 +11,7 @@ import pytest
 from llm_retriever import files
 from llm_retriever.errors import InputError
 from llm_retriever.files import layouts
-from llm_retriever.files.seal import SEAL, check_seal, sealed, write_seal
+from llm_retriever.files.seal import SEAL, check_seal, checksums_of, write_seal
 
 NAMES = ("runs.json", "test.trec", "deep/test.bm25.trec", "lucene/_0.cfs")
 
@@ -27,7 +27,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_every_file_is_named_with_its_checksum_as_sha256sum_does(output: Path) -> None:
-    assert sorted(sealed(output) or ()) == sorted(NAMES)
+    assert sorted(checksums_of(output) or ()) == sorted(NAMES)
     subprocess.run(["sha256sum", "--check", "--strict", SEAL], cwd=output, check=True, stdout=subprocess.DEVNULL)
     check_seal(output)
 
@@ -69,13 +69,20 @@ def test_a_damaged_seal_is_refused(output: Path, text: str, problem: str) -> Non
         check_seal(output)
 
 
+def test_an_output_with_a_damaged_seal_is_not_replaced_and_what_to_do_is_said(output: Path) -> None:
+    (output / SEAL).write_text("0" * 30)
+    with pytest.raises(InputError, match="cut off") as raised:
+        layouts.BM25_RUNS.check(output)
+    assert "another path" in raised.value.hint
+
+
 def test_a_directory_without_a_seal_and_files_beyond_it_are_taken_as_they_are(output: Path) -> None:
     (output / "notes.txt").write_text("mine")
     check_seal(output)
     (output / SEAL).unlink()
     flipped(output / "test.trec")
     check_seal(output)
-    assert sealed(output) is None
+    assert checksums_of(output) is None
 
 
 def test_a_file_of_ones_own_in_an_earlier_output_is_not_erased_though_its_name_would_fit(output: Path) -> None:
@@ -100,4 +107,4 @@ def test_vectors_are_left_to_the_index(tmp_path: Path) -> None:
     for name in ("manifest.json", "vectors-00000.npy", "ids-00000.txt", "index.faiss", "passages.npy"):
         (tmp_path / name).write_text(name)
     write_seal(tmp_path)
-    assert list(sealed(tmp_path) or ()) == ["manifest.json"]
+    assert list(checksums_of(tmp_path) or ()) == ["manifest.json"]

@@ -20,6 +20,7 @@ from llm_retriever import files
 from llm_retriever.data.collection import Collection
 from llm_retriever.encoders.retriever import Retriever
 from llm_retriever.errors import InputError
+from llm_retriever.files.seal import SEAL, check_seal
 from llm_retriever.indexing import corpus as corpus_module
 from llm_retriever.indexing import encode, shard_store
 from llm_retriever.indexing.build import build_index, write_index
@@ -203,7 +204,7 @@ def test_parts_go_to_the_prefix_and_become_one_index(
     monkeypatch.setattr(corpus_module, "encoded_shards", never)
     settings = dataclasses.replace(IN_SHARDS, shards_uri=shards_uri)
     manifest = build_index(retriever_directory, collection_directory, tmp_path / "index", settings)
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "passages.npy"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [SEAL, "manifest.json", "passages.npy"]
     assert manifest["passages"] == whole["passages"]
     assert manifest["shards_uri"].startswith(shards_uri)
     assert [s["sha256"] for s in manifest["shards"]] == [s["sha256"] for s in whole["shards"]]
@@ -214,6 +215,7 @@ def test_parts_go_to_the_prefix_and_become_one_index(
     assert apart.search(vectors, 9)[1] == together.search(vectors, 9)[1]
 
     with complete(tmp_path / "index") as copy:
+        check_seal(copy)
         assert shards_of(copy) == shards_of(tmp_path / "whole")
         assert Index.open(copy, retriever).manifest.shards_uri == ""
         assert (copy / "passages.npy").read_bytes() == (tmp_path / "whole" / "passages.npy").read_bytes()

@@ -72,6 +72,16 @@ def test_a_model_and_its_adapter_learn_the_same(faster: None) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("frozen", "kept"), [(True, ["weight"]), (False, ["rows", "weight"])])
+def test_a_frozen_weight_keeps_no_rows(faster: None, frozen: bool, kept: list[str]) -> None:
+    layer, given = use_fast_products(nn.Sequential(nn.Linear(4, 3, bias=False)))[0], torch.ones(5, 4).requires_grad_()
+    layer.requires_grad_(not frozen)
+    shapes: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(tuple(t.shape)) or t, lambda t: t):
+        layer(given)
+    assert sorted(shapes) == sorted({"rows": (5, 4), "weight": (3, 4)}[name] for name in kept)
+
+
 def test_what_is_saved_does_not_know(faster: None, tmp_path: Path) -> None:
     model = use_fast_products(random_model("LlamaConfig", GROUPED))
     model.save_pretrained(tmp_path)

@@ -168,6 +168,16 @@ def test_vectors_are_those_of_whole_rows(monkeypatch, name):
     assert lengths[-1] == max(map(len, rows))
 
 
+@pytest.mark.parametrize("pooling", ["mean", "weighted mean", "cls"])
+def test_a_pooling_that_reads_all_tokens_leaves_no_room_for_a_prefix(monkeypatch, pooling):
+    card = replace(RetrieverCard.of(method("llm-ql"), Lineage("random")), pooling=pooling)
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2)
+    retriever, rows = Retriever(random_model("LlamaConfig", GROUPED), tokenizer, card), rows_of("passage", 24)
+    found = retriever.embed("passage", rows)
+    monkeypatch.setattr(shared_prefix, "OVERHEAD", {})
+    np.testing.assert_allclose(found, retriever.embed("passage", rows), atol=1e-5)
+
+
 def test_every_row_keeps_what_is_not_room_for_a_prefix():
     ids = torch.tensor([[5, 6, 7, 8, 0], [5, 6, 7, 9, 4], [5, 6, 7, 8, 8]])
     assert common_length(ids, torch.tensor([3, 4, 4])) == 3

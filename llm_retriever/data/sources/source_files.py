@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Container
 from pathlib import Path
@@ -25,7 +26,7 @@ NOT_READ = re.compile(
 )
 """Names of files that hold neither passages nor queries nor judgments, unless their name says so."""
 OF_A_SOURCE = re.compile(r"(corpus|queries|collection).*|.*qrel.*", re.IGNORECASE)
-PART = re.compile(r"(?P<set>.*-)(?P<number>\d+)-of-(?P<parts>\d+)(?P<rest>\D.*)?")
+PART = re.compile(r"(?P<set>.*-)(?P<number>\d{2,})-of-(?P<parts>\d{2,})(?P<rest>\D.*)?")
 """Name of one of several files that are read as one."""
 
 
@@ -51,9 +52,7 @@ def _check_parts(path: Path, folder: str) -> None:
     part = PART.fullmatch(path.name)
     if part is None:
         return
-    names = (other.name for other in path.parent.iterdir() if other.name.endswith((*SUFFIXES, *TABLES)))
-    others = [other for name in names if (other := PART.fullmatch(name)) and _same_set(other, part)]
-    found = {int(other["number"]) for other in others}
+    found = _numbers(path.parent, path.parent.stat().st_mtime_ns, part["set"], part["parts"])
     parts, first = int(part["parts"]), int(int(part["parts"]) in found)
     missing = next((number for number in range(first, first + parts) if number not in found), None)
     if missing is not None:
@@ -62,8 +61,12 @@ def _check_parts(path: Path, folder: str) -> None:
         raise InputError(problem, file=f"{folder}{name}", hint="copy all parts, or rename one that is all there is")
 
 
-def _same_set(one: re.Match[str], other: re.Match[str]) -> bool:
-    return (one["set"], one["parts"]) == (other["set"], other["parts"])
+@functools.lru_cache(maxsize=64)
+def _numbers(folder: Path, changed: int, of: str, parts: str) -> frozenset[int]:
+    """Numbers of the parts of a set in a folder, looked at once for all of them; `changed` = when the folder was."""
+    names = (other.name for other in folder.iterdir() if other.name.endswith((*SUFFIXES, *TABLES)))
+    others = (other for name in names if (other := PART.fullmatch(name)))
+    return frozenset(int(other["number"]) for other in others if (other["set"], other["parts"]) == (of, parts))
 
 
 def unread(directory: Path, read: Container[Path]) -> list[str]:
