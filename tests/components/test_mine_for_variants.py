@@ -11,6 +11,7 @@ import pytest
 
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.training_set import TrainingSet
+from llm_retriever.files.seal import SEAL
 from llm_retriever.metrics.runs import read_run
 
 
@@ -30,7 +31,7 @@ def test_the_collection_lies_beside_what_was_mined_from_it(collection_directory:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     data = tmp_path / "data"
-    assert sorted(path.name for path in data.iterdir()) == ["bm25_runs", "collection", "training_set"]
+    assert sorted(path.name for path in data.iterdir()) == [SEAL, "bm25_runs", "collection", "training_set"]
     source = Collection.open(data / "collection")
     assert source.fingerprint == Collection.open(collection_directory).fingerprint
     assert len(TrainingSet.open(data / "training_set", source)) == 42

@@ -9,6 +9,7 @@ import pytest
 
 from llm_retriever.data.collection import Collection
 from llm_retriever.data.preparation import prepare
+from llm_retriever.files.seal import SEAL
 from llm_retriever.mining.negatives import mine
 from llm_retriever.settings import CorpusSettings, MiningSettings
 from tests.conftest import passages, queries
@@ -56,7 +57,7 @@ def mined_into(directory: Path, collection: Path, settings: MiningSettings) -> P
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """Every file of a directory but Lucene's, which hold random names, and their checksums."""
+    """Every file of a directory but Lucene's, which hold random names, and the checksums of these."""
     files = (path for path in directory.rglob("*") if path.is_file())
-    paths = (path for path in files if "lucene" not in (path.parent.name, path.stem))
+    paths = (path for path in files if not {"lucene", SEAL} & {path.parent.name, path.stem})
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}

@@ -11,7 +11,6 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.data.preparation import prepare
 from llm_retriever.data.training_set import TrainingExample, TrainingSet
 from llm_retriever.errors import InputError
-from llm_retriever.files.seal import SEAL
 from llm_retriever.metrics.runs import read_run
 from llm_retriever.settings import CorpusSettings, MiningSettings
 from llm_retriever.stores.opening import manifest_of
@@ -78,7 +77,7 @@ def test_the_recipe_stands_in_the_manifest(mined: Path) -> None:
 
 
 def test_every_other_split_gets_a_run(mined: Path, collection: Collection) -> None:
-    assert sorted(content(mined / "runs")) == [SEAL, "dev.trec", "runs.json", "test.trec"]
+    assert sorted(content(mined / "runs")) == ["dev.trec", "runs.json", "test.trec"]
     told = json.loads((mined / "runs" / "lucene.json").read_text())
     assert told == manifest_of(mined / "runs" / "lucene")
     assert len(told["files"]) > 2
