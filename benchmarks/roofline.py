@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from llm_retriever.models.fp32_products import use_fast_products
+
 ROWS = 2048
 """Tokens of a product: as many as go through a layer at once, on a processor."""
 
@@ -63,16 +65,23 @@ def matrices(model: Any, at_read: bool | None = None, last: int = 0) -> list[tup
 def products(
     model: Any, dtype: torch.dtype, times: int = 3, device: str = "cpu", tokens: int = ROWS
 ) -> Callable[[], dict[str, float]]:
-    """Work that only multiplies: a matrix of tokens with each matrix of the layers, in a dtype, some times."""
+    """Work that only multiplies: a matrix of tokens with each matrix of the layers, in a dtype, some times.
+
+    In fp32 by the library that models multiply with here.
+    """
     shapes = matrices(model) * times
     left = {width: torch.randn(tokens, width, device=device).to(dtype) for width in {shape[1] for shape in shapes}}
     right = {shape: torch.randn(shape, device=device).to(dtype) for shape in set(shapes)}
     needed = float(sum(2 * tokens * rows * columns for rows, columns in shapes))
+    layers = {shape: torch.nn.Linear(shape[1], shape[0], bias=False, device="meta") for shape in right}
+    for shape, layer in layers.items():
+        layer.weight = torch.nn.Parameter(right[shape], requires_grad=False)
+        use_fast_products(torch.nn.Sequential(layer))
 
     @torch.inference_mode()
     def work() -> dict[str, float]:
         for shape in shapes:
-            left[shape[1]] @ right[shape].T
+            layers[shape](left[shape[1]])
         return {"operations": needed}
 
     return work
