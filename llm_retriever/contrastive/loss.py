@@ -167,16 +167,17 @@ class ContrastiveLoss:
             sides: Rows of each side, which lie one behind another; none = all rows are of one side.
         """
         lengths = mask.sum(dim=1)
+        taken = read(mask, self.pooling, counts)
         # What the pooling reads is no part of a prefix.
-        groups = self._groups(model, ids, read(mask, self.pooling, counts).int().argmax(dim=1), sides)
+        groups = self._groups(model, ids, taken.int().argmax(dim=1), sides)
         prefixes = {row: prefix for rows, prefix in groups for row in rows}
         chunks = agreed(self._chunked(model, groups, lengths), ids.device)
         parts = []
         for chunk in chunks:
             rows, prefix = torch.tensor(chunk, device=ids.device), prefixes[chunk[0]]
             columns = slice(prefix.length, int(lengths[rows].max()))
-            some = None if counts is None else counts[rows]
-            parts.append(self._chunk(model, ids[rows, columns], mask[rows, columns], some, prefix))
+            ids_of, mask_of, taken_of = (part[rows, columns] for part in (ids, mask, taken))
+            parts.append(self._chunk(model, ids_of, mask_of, taken_of, prefix))
         order = torch.tensor([row for chunk in chunks for row in chunk], device=ids.device)
         return torch.cat(parts)[order.argsort()]
 
@@ -205,15 +206,15 @@ class ContrastiveLoss:
         """Number of rows that go through the model together, at most; 0 = as many as it takes."""
         return self.gradient_cache if self.divisor == 1 else -(-(self.gradient_cache or rows) // self.divisor)
 
-    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix) -> Tensor:
+    def _chunk(self, model: Any, ids: Tensor, mask: Tensor, taken: Tensor, prefix: SharedPrefix) -> Tensor:
         encode = functools.partial(self._vectors, prefix=prefix)
         if self.gradient_cache or self.divisor > 1:
-            return checkpointed(encode, model, ids, mask, counts)
-        return encode(model, ids, mask, counts)
+            return checkpointed(encode, model, ids, mask, taken)
+        return encode(model, ids, mask, taken)
 
-    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, counts: Tensor | None, prefix: SharedPrefix) -> Tensor:
+    def _vectors(self, model: Any, ids: Tensor, mask: Tensor, taken: Tensor, prefix: SharedPrefix) -> Tensor:
         inputs = {"input_ids": ids, "attention_mask": mask if self.masked else None, **prefix.inputs(len(ids))}
-        hidden, taken = self.last_layer.states(model, read(mask, self.pooling, counts), **inputs)
+        hidden, taken = self.last_layer.states(model, taken, **inputs)
         return pool(hidden, taken, self.pooling, normalise=self.normalise)
 
 

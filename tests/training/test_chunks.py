@@ -23,6 +23,7 @@ from llm_retriever.data.collection import Collection
 from llm_retriever.methods import EBAE_EBAR, NEW_TOKENS, QUERY_LIKELIHOOD, method
 from llm_retriever.models.attention import set_attention
 from llm_retriever.models.batches import padded
+from llm_retriever.models.pooling import read
 from llm_retriever.models.shared_prefix import NOTHING
 from llm_retriever.training import chunks
 from llm_retriever.training.chunks import ByLength, Limits, chunked
@@ -126,7 +127,8 @@ def test_tuning_in_chunks_is_tuning_in_one_pass(backbone_directory, name, recipe
     set_attention(model, row.attention)
     sides = [[batch[f"{side}_{part}"] for part in ("ids", "mask")] for side in ("query", "passage")]
     pooled = [batch.get(f"{side}_pooled") for side in ("query", "passage")]
-    whole = [loss._vectors(model, *side, counts, NOTHING) for side, counts in zip(sides, pooled, strict=True)]
+    taken = [read(side[1], row.pooling, counts) for side, counts in zip(sides, pooled, strict=True)]
+    whole = [loss._vectors(model, *side, read_at, NOTHING) for side, read_at in zip(sides, taken, strict=True)]
     expected = gradients(model, contrastive_loss(*whole, 0.05))
     sizes = passes_of(model)
     found = gradients(model, loss(model, batch))
