@@ -41,19 +41,20 @@ class Progress:
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
         self.done = self._done_before = done
         self._figures: dict[str, float | str] = {}
-        self._terminal = sys.stderr.isatty()
+        self._terminal, self._said = sys.stderr.isatty(), False
         self._started = self._shown = time.monotonic()
 
     def update(self, units: int = 1, **figures: float | str) -> None:
         """Adds `units` to the count; `figures` (loss, learning rate, …) are shown behind the rate."""
         self.done += units
         self._figures.update(figures)
+        self._said = False
         pause = SECONDS_BETWEEN_REDRAWS if self._terminal else SECONDS_BETWEEN_LINES
         if time.monotonic() - self._shown >= pause:
             self._show()
 
     def _show(self, end: bool = False) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._said = time.monotonic(), True
         if self.quiet:
             return
         if self._terminal:
@@ -85,4 +86,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._show(end=True)
+        if self._terminal or not self._said:
+            self._show(end=True)

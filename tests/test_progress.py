@@ -43,4 +43,4 @@ def test_without_a_terminal_lines_are_seconds_apart_and_the_last_one_always_come
     with Progress("count", 3, "steps") as bar:
         for _ in range(3):
             bar.update()
-    assert capsys.readouterr().err.count("\n") == 4
+    assert capsys.readouterr().err.count("\n") == 3
