@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _read(path: Path, label: str) -> Any:
         if file.read(4) != b"GGUF":
             raise InputError("not a GGUF file", file=label, hint=f"{hint} (git lfs pull?)")
     try:
-        return GGUFReader(path)
+        return GGUFReader(str(path))  # As transformers names it, which `_read_once` goes by.
     except Exception as error:  # The reader trusts what it reads: a cut or changed file ends in errors of any kind.
         raise InputError(f"is cut off or damaged ({type(error).__name__})", file=label, hint=hint) from None
 
@@ -108,15 +109,33 @@ def load_gguf(path: Path, label: str) -> tuple[Any, Any]:
 
     # They fill a pod's log with redrawn lines.
     logging.disable_progress_bar()
-    check_gguf(path, label)
     named = {"gguf_file": path.name}
-    with _refusals(label):
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **named)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **named)
+    with _read_once():
+        check_gguf(path, label)
+        with _refusals(label):
+            model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **named)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **named)
     # It is a plain model now; transformers refuses to save one that it holds for quantised.
     model.hf_quantizer, model.is_quantized = None, False
     model.config.__dict__.pop("quantization_config", None)
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Lets transformers and this module share one reading of a header, which takes seconds with 49,152 tokens.
+
+    transformers reads it for the configuration, the weights and the tokenizer each, and asks for the same table of names
+    once for every submodule.
+    """
+    import gguf
+
+    read, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(read), functools.cache(names)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = read, names  # type: ignore[assignment,misc]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import random
 import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
@@ -69,6 +70,22 @@ def test_a_tokenizer_from_a_gguf_file_gives_the_ids_of_the_one_that_was_written(
     written = AutoTokenizer.from_pretrained(backbone_directory)
     for text in ("The violin was built by hand", "naïve café — 42", "  two  spaces\n"):
         assert ours(text, add_special_tokens=False).input_ids == written(text, add_special_tokens=False).input_ids
+
+
+def test_a_header_is_read_once_and_the_reader_is_the_librarys_again(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: Path) -> None:
+            read.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    brought(gguf_file, tmp_path / "backbone")
+    assert len(read) == 1
+    assert gguf.GGUFReader is Counted
 
 
 def test_every_place_of_a_gguf_file_gives_the_same_backbone(gguf_file: Path, s3: S3Server, tmp_path: Path) -> None:
