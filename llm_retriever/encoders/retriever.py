@@ -27,6 +27,7 @@ from llm_retriever.models.card import MODEL_DIRECTORY, RetrieverCard, weights_di
 from llm_retriever.models.last_layer import LastLayer
 from llm_retriever.models.loading import chosen_device, load_model, load_tokenizer
 from llm_retriever.models.pooling import POOLINGS, pool, read
+from llm_retriever.models.product_attention import use_products
 from llm_retriever.models.shared_prefix import PrefixSharing
 from llm_retriever.precision import DTYPES, Arithmetic
 from llm_retriever.stores.opening import fetched
@@ -76,6 +77,8 @@ class Retriever(BatchedEncoder):
         self._pad, self._encoders = pad_id(tokenizer), dict[Side, prompts.PromptEncoder]()
         self._sharing, self._last_layer = PrefixSharing(), LastLayer()
         set_attention(model, card.attention)
+        if model.device.type == "cpu" and model.dtype == torch.bfloat16:
+            use_products(model)
         # Padding on the right cannot reach a real token of a causal model: no mask is needed, and fast kernels apply.
         self._maskless = card.attention == "causal"
         if not self._maskless:

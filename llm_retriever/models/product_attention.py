@@ -1,4 +1,4 @@
-"""Attention as two matrix products, for training in bf16 on a processor.
+"""Attention as two matrix products, in bf16 on a processor.
 
 torch's fused kernel for processors spends most of its backward pass outside matrix products. Two products with a softmax between
 them keep the scores of a pass, which are few where rows are short, and take a third of the time or less
