@@ -20,6 +20,6 @@ def preset(processor: Path = Path("/proc/cpuinfo"), *, compared: bool = False) -
     cpuinfo = processor.read_text(encoding="utf-8") if processor.is_file() else ""
     native = _NATIVE.search(cpuinfo)
     name = COMPARED if compared else PRESET
-    minutes = ("40 to 75" if native else "60 to 150") if compared else ("6 to 13" if native else "9 to 25")
+    minutes = ("40 to 75" if native else "60 to 150") if compared else ("7 to 14" if native else "10 to 25")
     arithmetic = "multiplies bf16 in hardware" if native else "has no bf16 in hardware and computes in fp32"
     return name, f"Preset {name}: this processor {arithmetic}, on two cores some {minutes} minutes."

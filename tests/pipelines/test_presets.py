@@ -176,9 +176,9 @@ def test_commands_end_with_code_2_before_anything_starts(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("flags : fpu avx512f avx512_bf16 amx_tile", "bf16 in hardware, on two cores some 6 to 13 minutes"),
-        ("flags : fpu amx_bf16", "bf16 in hardware, on two cores some 6 to 13 minutes"),
-        ("flags : fpu avx2 fma", "computes in fp32, on two cores some 9 to 25 minutes"),
+        ("flags : fpu avx512f avx512_bf16 amx_tile", "bf16 in hardware, on two cores some 7 to 14 minutes"),
+        ("flags : fpu amx_bf16", "bf16 in hardware, on two cores some 7 to 14 minutes"),
+        ("flags : fpu avx2 fma", "computes in fp32, on two cores some 10 to 25 minutes"),
     ],
 )
 def test_the_demo_says_what_to_expect_of_the_processor(flags: str, told: str, tmp_path: Path) -> None:
