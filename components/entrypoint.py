@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Generic, Literal, NoReturn
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any, Generic, Literal, NoReturn
 
 from components import supervision
+from components.executor_input import ExecutorInput
 from components.outputs import check_outputs
-from llm_retriever import files
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError, refusal_of
 from llm_retriever.files.layouts import OUTPUTS, Layout, Page
 from llm_retriever.files.names import slug
@@ -34,7 +30,6 @@ from llm_retriever.settings.options import OPTIONS, OVERRIDES, checked_options, 
 from llm_retriever.settings.parameters import SettingsClass, as_dict, build, parameters
 from llm_retriever.stores.secret import read_secret
 
-MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
 EXIT_INTERRUPTED = 130
 MEMORY_SETTINGS = ("micro_batch_size", "gradient_cache")
 """Settings of a training that lower the memory it needs."""
@@ -241,99 +236,6 @@ class Step(Generic[SettingsClass]):
         self.run(run)
 
 
-@dataclasses.dataclass
-class _Artifacts:
-    artifacts: list[dict[str, Any]] | None = None
-
-
-@dataclasses.dataclass
-class _Inputs:
-    parameterValues: dict[str, Any] | None = None  # noqa: N815
-    artifacts: dict[str, _Artifacts] | None = None
-
-
-@dataclasses.dataclass
-class _Outputs:
-    outputFile: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]  # noqa: N815
-    artifacts: dict[str, _Artifacts] | None = None
-
-
-@dataclasses.dataclass
-class _Message:
-    """Kubeflow's own names; what is empty it leaves out, or says null."""
-
-    outputs: _Outputs
-    inputs: _Inputs | None = None
-
-
-_MESSAGE = TypeAdapter(_Message)
-
-
-def _first(name: str, value: _Artifacts) -> dict[str, Any]:
-    """Returns the first of an artifact's list, which has one.
-
-    Raises:
-        InputError: It has none, or one without a place.
-    """
-    artifact = (value.artifacts or [{}])[0]
-    for key in ("uri", "customPath"):
-        if not isinstance(artifact.get(key, ""), str) or "\0" in artifact.get(key, ""):
-            raise InputError(f"{key} of the artifact is no text", field=name, hint="give the output of an earlier step")
-    if not artifact.get("uri"):
-        raise InputError("the artifact is missing", field=name, hint="give the output of an earlier step")
-    if not isinstance(artifact.get("metadata") or {}, dict):
-        raise InputError("its metadata are no object", field=name, hint="give the output of an earlier step")
-    return artifact
-
-
-class ExecutorInput:
-    """Kubeflow's message to a step, and the answer to it.
-
-    Args:
-        text: What the launcher puts for the placeholder `{{$}}`.
-        outputs: Names of all outputs of the step. What Kubeflow does not ask for lies beside its answer, and ends with the pod.
-
-    Raises:
-        InputError: The text is not such a message.
-    """
-
-    def __init__(self, text: str, outputs: Iterable[str] = ()) -> None:
-        try:
-            message = _MESSAGE.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(
-                f"not an executor input ({where}: {first['msg']})",
-                field="--executor-input",
-                hint="leave it to Kubeflow",
-            ) from None
-        given, answers = message.inputs or _Inputs(), message.outputs
-        self._target = Path(answers.outputFile)
-        self.parameters: dict[str, Any] = given.parameterValues or {}
-        self.inputs = {name: local_path(_first(name, value)) for name, value in (given.artifacts or {}).items()}
-        self._artifacts = {name: _first(name, value) for name, value in (answers.artifacts or {}).items()}
-        self.outputs = {name: local_path(artifact) for name, artifact in self._artifacts.items()}
-        self.outputs |= {name: self._target.parent / name for name in outputs if name not in self._artifacts}
-        for path in (self._target, *self.outputs.values()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-
-    def finish(self, run: StepRun[Any]) -> None:
-        """Writes `executor_output.json`; every output artifact is named in it, because an unnamed one is lost locally."""
-        answer = {
-            "parameterValues": run.results,
-            "artifacts": {name: {"artifacts": [self._answer(name, run)]} for name in self._artifacts},
-        }
-        with files.atomic_file(self._target) as draft:
-            draft.write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
-
-    def _answer(self, name: str, run: StepRun[Any]) -> dict[str, Any]:
-        artifact = self._artifacts[name]
-        kept: dict[str, Any] = {key: artifact[key] for key in ("name", "uri") if key in artifact}
-        metadata: dict[str, Any] = {**(artifact.get("metadata") or {}), **run.metadata.get(name, {})}
-        return {**kept, "metadata": {key: value for key, value in metadata.items() if _is_presentable(value)}}
-
-
 def collected_name(name: str, artifact: str) -> str:
     """Kubeflow's name of one artifact of an input that takes any number.
 
@@ -358,18 +260,6 @@ def _named_paths(flag: str, texts: list[str]) -> dict[str, Path]:
             )
         paths[name] = Path(path)
     return paths
-
-
-def local_path(artifact: Mapping[str, Any]) -> Path:
-    """Path where the launcher put an artifact, or wants it to be put."""
-    uri = artifact["uri"]
-    scheme = next((s for s in MOUNTS if uri.startswith(s)), None)
-    mounted = MOUNTS[scheme] + uri[len(scheme) :] if scheme else uri
-    return Path(artifact.get("customPath") or mounted)
-
-
-def _is_presentable(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _check_present(inputs: Mapping[str, Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from llm_retriever.data.collection import ARTICLES_FILE
 from llm_retriever.data.row_index import RowIndex
-from llm_retriever.data.sources.reading import BadLines
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.rows import Place, identifier
 
 STAGED_FILE = "articles.read"

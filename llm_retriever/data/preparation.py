@@ -21,7 +21,7 @@ from llm_retriever.data.collection import Passage, same_texts
 from llm_retriever.data.row_index import Finding, RowIndex
 from llm_retriever.data.scripts import has_unspaced
 from llm_retriever.data.sources import Source, opened_source
-from llm_retriever.data.sources.reading import BadLines
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, QueryRow, Row, TeacherRow
 from llm_retriever.data.sources.source_files import unread
 from llm_retriever.errors import InputError

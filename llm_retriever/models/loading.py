@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 from collections.abc import Iterator
@@ -19,11 +18,8 @@ from transformers.utils import logging
 from llm_retriever.errors import InputError
 from llm_retriever.models.fp32_products import use_fast_products
 from llm_retriever.precision import dtype_of
+from llm_retriever.processes.memory import keep_memory
 
-_THRESHOLDS = (-1, -3)
-"""Of glibc's mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
-_KEPT = 1 << 30
-"""Bytes."""
 HINT = "copy the whole directory again: configuration and weights belong together"
 
 
@@ -125,16 +121,6 @@ def load_tokenizer(directory: Path) -> Any:
             "the tokenizer is a slow one", file=directory, hint="save its tokenizer.json with transformers"
         )
     return tokenizer
-
-
-def keep_memory() -> None:
-    """Makes the C library keep up to a GiB of freed memory for the next batch, where it is glibc.
-
-    It hands free memory at the end of its heap back to the system and asks for it anew: a fifth of encoding on a processor.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        for threshold in _THRESHOLDS:
-            ctypes.CDLL(None).mallopt(threshold, _KEPT)
 
 
 def chosen_device(device: str | None) -> str:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from pydantic import Field
 
-from components.entrypoint import ExecutorInput, Step, StepRun, local_path
+from components.entrypoint import Step, StepRun
+from components.executor_input import ExecutorInput, local_path
 from llm_retriever.errors import InputError
 from llm_retriever.settings import Place
 from llm_retriever.settings.common import Gpus

@@ -27,7 +27,8 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from components.entrypoint import ExecutorInput, Step
+from components.entrypoint import Step
+from components.executor_input import ExecutorInput
 from llm_retriever import files
 from llm_retriever.adaptation.lengths import check_lengths
 from llm_retriever.contrastive.tuning import check_tokenizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.data.sources.reading import BadLines
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.rows import Row
 from llm_retriever.errors import InputError
 from llm_retriever.stores.uris import SOURCES, check_scheme

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_retriever.data.articles import ArticleRow, article_row
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.qrels import QRELS_SUFFIXES, SHARD, judgments, split_in_name
-from llm_retriever.data.sources.reading import BadLines, records
+from llm_retriever.data.sources.reading import records
 from llm_retriever.data.sources.rows import (
     PASSAGE_IDS,
     QUERY_IDS,

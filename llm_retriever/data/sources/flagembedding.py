@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.examples import Example, example_rows, scores_of, texts_of
-from llm_retriever.data.sources.reading import BadLines, records
+from llm_retriever.data.sources.reading import records
 from llm_retriever.data.sources.rows import Place, Row
 from llm_retriever.data.sources.source_files import source_file
 from llm_retriever.data.sources.training_files import files_with_records, first_record, split_of

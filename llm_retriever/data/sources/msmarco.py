@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.qrels import judgments, split_in_name
-from llm_retriever.data.sources.reading import BadLines, lines
+from llm_retriever.data.sources.reading import lines
 from llm_retriever.data.sources.rows import (
     PASSAGE_IDS,
     QUERY_IDS,

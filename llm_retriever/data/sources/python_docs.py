@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.docstrings import Documented, documented
 from llm_retriever.data.sources.near_duplicates import NearDuplicates
-from llm_retriever.data.sources.reading import BadLines
 from llm_retriever.data.sources.rows import JudgmentRow, PassageRow, Place, QueryRow, Row, normalise
 from llm_retriever.files.code_digest import installed_versions
 from llm_retriever.progress import Progress

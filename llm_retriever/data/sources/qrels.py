@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_retriever.data.grades import WHOLE, grade_of
-from llm_retriever.data.sources.reading import BadLines, lines, records
+from llm_retriever.data.sources.bad_lines import BadLines
+from llm_retriever.data.sources.reading import lines, records
 from llm_retriever.data.sources.rows import JudgmentRow, Place, Row, checked_id, checked_split, identifier, plain
 from llm_retriever.data.sources.source_files import SUFFIXES, TABLES, SourceFile
 from llm_retriever.errors import InputError

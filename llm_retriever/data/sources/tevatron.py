@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.data.sources.reading import BadLines, records
+from llm_retriever.data.sources.bad_lines import BadLines
+from llm_retriever.data.sources.reading import records
 from llm_retriever.data.sources.rows import (
     PASSAGE_IDS,
     JudgmentRow,

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llm_retriever.data.sources.reading import BadLines, values
+from llm_retriever.data.sources.bad_lines import BadLines
+from llm_retriever.data.sources.reading import values
 from llm_retriever.data.sources.source_files import NO_DATA, SUFFIXES, SourceFile
 from llm_retriever.errors import InputError
 

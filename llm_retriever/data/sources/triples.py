@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_retriever.data.sources.bad_lines import BadLines
 from llm_retriever.data.sources.examples import Example, example_rows, scores_of, texts_of
-from llm_retriever.data.sources.reading import BadLines, lines, values
+from llm_retriever.data.sources.reading import lines, values
 from llm_retriever.data.sources.rows import Place, Row, plain
 from llm_retriever.data.sources.source_files import SUFFIXES, source_file
 from llm_retriever.data.sources.training_files import files_with_records, first_value, split_of

@@ -1,4 +1,4 @@
-"""Loading models: what a process does with the memory that it frees."""
+"""Freed memory is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from llm_retriever.models.loading import keep_memory
+from llm_retriever.processes.memory import keep_memory
 
 if sys.argv[1] == "kept":
     keep_memory()
