@@ -84,10 +84,12 @@ def add(collection: str, method: str, run: Path, command: str) -> None:
 
 
 def _split(split: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a split: values of the queries in one line a system, in the order of their ids."""
     kept = {name: values for name, values in split["systems"].items() if name in SYSTEMS}
-    scores = {name: split["per_query"][name] for name in kept}
-    rounded = {name: {query: round(value, 4) for query, value in row.items()} for name, row in scores.items()}
-    return {"queries": split["queries"], "systems": kept, "per_query": rounded}
+    ids = list(split["per_query"]["retriever"])
+    scores = {name: [split["per_query"][name][query] for query in ids] for name in kept}
+    rounded = {name: " ".join(f"{round(value, 4):g}" for value in row) for name, row in scores.items()}
+    return {"queries": split["queries"], "systems": kept, "ids": " ".join(ids), "per_query": rounded}
 
 
 def write() -> None:
@@ -113,7 +115,8 @@ def summary() -> str:
             continue
         cells = [f"{collection}, {name}", f"{ours[0]['queries']:,}", _mean(ours[:1], BM25, METRIC)]
         cells += [_mean(alone, "retriever", METRIC), _mean(ours, "retriever", METRIC), _p(ours, alone, "retriever")]
-        cells += [f"**{_mean(ours, 'hybrid', METRIC)}**", _p(ours, ours, "hybrid", BM25)]
+        fused, gain = _mean(ours, "hybrid", METRIC), _p(ours, ours, "hybrid", BM25)
+        cells += [f"**{fused}**" if gain.startswith("+") and "<" in gain else fused, gain]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n\n"
 
@@ -179,8 +182,14 @@ def _p(
 
 
 def _per_query(splits: Sequence[Mapping[str, Any]], system: str) -> dict[str, float]:
-    rows = [split["per_query"][system] for split in splits]
+    rows = [per_query(split, system) for split in splits]
     return {query: float(np.mean([row[query] for row in rows])) for query in rows[0]}
+
+
+def per_query(split: Mapping[str, Any], system: str) -> dict[str, float]:
+    """nDCG@10 of every query by a system, as it is kept."""
+    values = map(float, split["per_query"][system].split(" "))
+    return dict(zip(split["ids"].split(" "), values, strict=True))
 
 
 if __name__ == "__main__":

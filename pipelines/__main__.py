@@ -86,7 +86,7 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_local(running: argparse.ArgumentParser) -> None:
-    running.add_argument("--preset", metavar="NAME|FILE", help="(default: the demo that fits this processor)")
+    running.add_argument("--preset", metavar="NAME|FILE", help="(default: demo-cpu; of a comparison demo-compare)")
     running.add_argument(
         "--root", type=Path, default=BUILD, help="outputs, cache and checkpoints (default: %(default)s)"
     )
@@ -186,7 +186,7 @@ def run_command(options: argparse.Namespace) -> int:
         compared = COMPARISON in [options.pipeline, *options.parameters[:1]]
         options.preset, why = demo.preset(compared=compared)
         # Its rate for one of the methods is meant beside the demo's own.
-        others = any(word.startswith(("backbone", "tune_")) for word in options.parameters)
+        others = any(word.startswith("tune_learning_rate") for word in options.parameters)
         options.variants = options.variants or (demo.VARIANTS if compared and not others else None)
         print(why)
     root = options.root.absolute()

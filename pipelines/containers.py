@@ -16,7 +16,7 @@ from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.stores.secret import VARIABLES
+from llm_retriever.stores.secret import HUB_TOKEN, VARIABLES
 from pipelines.journal import Journal, StepRecord, answer_of, note_inputs, step_name
 
 RESTRICTIONS: dict[str, Any] = {
@@ -40,12 +40,12 @@ def runner(network: str = "none") -> local.DockerRunner:
 
     Args:
         network: `none`; or `host`, or `container:NAME` for what that one reaches: then the steps are also given the store's
-            address and keys from this process's environment, as on a cluster from a secret.
+            address and keys, and the hub's token, from this process's environment, as on a cluster from a secret.
 
     Raises:
         InputError: The engine's client is not installed.
     """
-    reached = VARIABLES if network != "none" else ()
+    reached = (*VARIABLES, HUB_TOKEN) if network != "none" else ()
     store = {name: os.environ[name] for name in reached if name in os.environ}
     options = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
     try:

@@ -1,4 +1,4 @@
-"""Reads endpoint and keys of the object store, where a cluster mounts them into a pod as files."""
+"""Reads endpoint and keys of the object store, and the hub's token, where a cluster mounts them into a pod as files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
 SECRET_FOLDER = "/etc/llm-retriever/s3"  # noqa: S105 - a place
+HUB_TOKEN = "HF_TOKEN"
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 
 
@@ -15,7 +16,7 @@ def read_secret(folder: Path = Path(SECRET_FOLDER)) -> None:
 
     What the environment has already stays; names that no store reads are left out.
     """
-    for name in VARIABLES:
+    for name in (*VARIABLES, HUB_TOKEN):
         path = folder / name
         if name not in os.environ and path.is_file():
             os.environ[name] = path.read_text(encoding="utf-8-sig").strip()

@@ -21,8 +21,8 @@ from llm_retriever.models.shared_prefix import PrefixSharing, SharedPrefix
 from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
-TOKENS = {"cpu": 2048}
-"""Tokens of a pass, padding included. More of them leave a processor's caches."""
+TOKENS, TOKENS_OF_ALL_WEIGHTS = {"cpu": 2048}, {"cpu": 8192}
+"""Tokens of a pass, padding included. Where all weights are trained, every pass adds gradients to all of them."""
 TOKENS_ON_GPU = 16_384
 OVERHEAD = {"cpu": 64}
 """What one more pass costs, in tokens: about as many as are computed while the weights are read once."""
@@ -47,9 +47,11 @@ class Limits:
 
 def limits_of(model: Any, device: torch.device, rows: int = 0) -> Limits:
     """The limits for a model on a device; `rows` bounds the rows of a pass, 0 does not."""
-    sharded = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    weights = list(model.parameters())
+    sharded = any(hasattr(weight, "ds_id") for weight in weights)
+    tokens = TOKENS_OF_ALL_WEIGHTS if all(weight.requires_grad for weight in weights) else TOKENS
     overhead = OVERHEAD_SHARDED if sharded else OVERHEAD.get(device.type, OVERHEAD_ON_GPU)
-    return Limits(TOKENS.get(device.type, TOKENS_ON_GPU), rows, overhead)
+    return Limits(tokens.get(device.type, TOKENS_ON_GPU), rows, overhead)
 
 
 def chunked(lengths: Sequence[int], limits: Limits) -> list[list[int]]:

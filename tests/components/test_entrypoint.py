@@ -327,17 +327,18 @@ def test_no_gpu_asked_for_hides_those_that_are_there(tmp_path: Path, monkeypatch
     assert os.environ["HIP_VISIBLE_DEVICES"] == ""
 
 
-def test_the_keys_of_the_store_are_read_from_files_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
+def test_the_keys_of_the_store_and_the_hub_are_read_from_files_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "HF_TOKEN"):
         monkeypatch.setenv(name, "")  # a name that was not there would not be taken away again
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "PATH"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "HF_TOKEN", "PATH"):
         (tmp_path / name).write_text(f"{name} of the secret\n", encoding="utf-8-sig")
     before = os.environ["PATH"]
     read_secret(tmp_path)
     assert os.environ["AWS_ACCESS_KEY_ID"] == "AWS_ACCESS_KEY_ID of the secret"
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "mine"
     assert os.environ["AWS_ENDPOINT_URL_S3"] == "AWS_ENDPOINT_URL_S3 of the secret"
+    assert os.environ["HF_TOKEN"] == "HF_TOKEN of the secret"
     assert "AWS_DEFAULT_REGION" not in os.environ
     assert os.environ["PATH"] == before

@@ -13,20 +13,18 @@ from llm_retriever import methods
 from llm_retriever.adaptation import adapt as adaptation
 from llm_retriever.contrastive import tuning
 from llm_retriever.errors import InputError
-from llm_retriever.methods import EbaeEbarRecipe, MntpRecipe, QueryLikelihoodRecipe
 from llm_retriever.precision import has_native_bf16
 from llm_retriever.settings import AdaptationSettings, TuningSettings, build, parameters
 from llm_retriever.training.train import planned
 from pipelines import demo, presets, variants
 from pipelines.__main__ import main
 from pipelines.choice import TRAINING, choose, names_of
+from pipelines.estimate import GPUS, Workload, estimate
 from pipelines.form import defaults, flat_name
 
 PUBLISHED = [name for name in presets.names() if not name.startswith("demo")]
 QUERIES = 491_000
 """Training queries of MS MARCO."""
-GPU_HOUR = 0.4 * 312e12 * 3600
-"""FLOP of an A100 at 40 % of its peak in bf16."""
 
 
 def settings_of(name: str, prefix: str, kind: type) -> Any:
@@ -85,34 +83,16 @@ def test_a_preset_trains_the_published_batches_on_its_processes(name: str) -> No
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_hours_a_preset_names_follow_from_its_recipes(name: str) -> None:
+def test_what_a_preset_names_is_what_the_estimate_says(name: str) -> None:
     told = re.search(
-        r"estimated, not measured: (\d+) GB per GPU, (\d+) GPU-hours of training\.$", presets.description(name)
+        r"estimated, not measured: (\d+) GiB per GPU, (\d+) GPU-hours of training\.$", presets.description(name)
     )
     assert told
-    assert int(told[1]) < 80
-    size = 6.7e9 if name.endswith("llama2-7b") else 0.6e9
-    hours = size * passes(name) / GPU_HOUR
-    assert int(told[2]) == pytest.approx(hours, rel=0.05)
-
-
-def passes(name: str) -> float:
-    """FLOP per parameter: 8 a token where all weights are trained, 6 with LoRA; activations are computed twice."""
-    row = tuning.resolved_method(settings_of(name, "tune", TuningSettings))
-    assert (row.tuning.tune, row.tuning.schedule.epochs) == ("lora", 1)
-    total = 6.0 * QUERIES * (row.query_length + row.tuning.passages_per_query * row.passage_length)
-    adapting = settings_of(name, "adapt", AdaptationSettings)
-    if adapting.method == "none":
-        return total
-    recipe = adaptation.resolved_recipe(adapting)
-    schedule, per_token = recipe.schedule, 8 if recipe.tune == "full" else 6
-    if isinstance(recipe, QueryLikelihoodRecipe):
-        tokens = schedule.epochs * QUERIES * (recipe.passage_length + 1 + recipe.query_length)
-    else:
-        assert isinstance(recipe, EbaeEbarRecipe | MntpRecipe)
-        prompts = 37 if isinstance(recipe, EbaeEbarRecipe) else 0
-        tokens = schedule.max_steps * schedule.batch_size * (recipe.passage_length + prompts)
-    return total + per_token * tokens
+    costs = estimate({**defaults(), **presets.load(name)}, Workload(8_841_823, QUERIES), GPUS["a100-80"])
+    training = [cost for cost in costs if cost.step.startswith(("adapt_backbone", "tune_retriever"))]
+    assert len(training) == 2
+    assert int(told[1]) == round(max(cost.gpu_bytes or 0 for cost in training) / 2**30)
+    assert int(told[2]) == round(sum(cost.gpu_hours or 0 for cost in training))
 
 
 def test_values_are_typed_as_the_pipeline_declares_them() -> None:
