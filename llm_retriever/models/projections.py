@@ -84,4 +84,5 @@ def _is_in_layer(path: str) -> bool:
 
 
 def _refusal(model: Any, reason: str) -> InputError:
-    return InputError(f"no LoRA adapter fits {type(model).__name__}: {reason}", field="tune", hint="use tune_weights=full, by hand --tune full")
+    hint = "use tune_weights=full, by hand --tune full"
+    return InputError(f"no LoRA adapter fits {type(model).__name__}: {reason}", field="tune", hint=hint)

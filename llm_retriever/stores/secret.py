@@ -7,7 +7,7 @@ from pathlib import Path
 
 STORE_SECRET = "llm-retriever-s3"  # noqa: S105 - the name of a secret, not a secret
 SECRET_FOLDER = "/etc/llm-retriever/s3"  # noqa: S105 - a place
-HUB_TOKEN = "HF_TOKEN"
+HUB_TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
 
 

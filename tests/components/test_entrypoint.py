@@ -327,7 +327,9 @@ def test_no_gpu_asked_for_hides_those_that_are_there(tmp_path: Path, monkeypatch
     assert os.environ["HIP_VISIBLE_DEVICES"] == ""
 
 
-def test_the_keys_of_the_store_and_the_hub_are_read_from_files_of_the_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keys_of_the_store_and_the_hub_are_read_from_files_of_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "HF_TOKEN"):
         monkeypatch.setenv(name, "")  # a name that was not there would not be taken away again
         monkeypatch.delenv(name)
