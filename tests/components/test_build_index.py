@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,8 +68,3 @@ def test_bad_input_ends_with_one_line_and_no_index(wrong, retriever_directory, c
     assert last.startswith("build_index: ")
     assert "Traceback" not in last
     assert not (tmp_path / "out" / "index").exists()
-
-
-def test_the_help_starts_without_torch():
-    program = "import sys, components.build_index.__main__; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,10 +73,3 @@ def test_parts_that_cannot_be_end_with_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f'encode_corpus: field "{field}"')
     assert not (tmp_path / "part").exists()
-
-
-def test_the_help_starts_without_torch():
-    program = (
-        "import sys, components.encode_corpus.__main__; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -118,11 +117,3 @@ def test_bad_input_ends_with_code_two_one_line_and_no_output(change, message, in
     assert error.startswith("evaluate: ")
     assert "\n" not in error
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_starts_without_the_heavy_libraries():
-    code = (
-        "import sys; from components.evaluate.__main__ import STEP; STEP.parser().format_help();"
-        "print(sorted({'torch', 'scipy', 'faiss', 'jinja2', 'pytrec_eval'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -82,10 +80,8 @@ def test_a_setting_out_of_its_limits_is_refused(collection_directory: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_help_comes_at_once_and_names_every_setting() -> None:
-    started = time.perf_counter()
+def test_help_names_every_setting() -> None:
     done = step("--help")
-    assert time.perf_counter() - started < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     for flag in (
         "--collection",
         "--training-set",

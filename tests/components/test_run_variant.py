@@ -301,9 +301,3 @@ def test_pods_hold_settings_of_the_stages(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LLM_RETRIEVER_POD_SETTINGS", json.dumps(held))
     told = STEP.told({"tune": {"epochs": 2.0}, "gpus": "1"})
     assert told == {**held, "tune": {"epochs": 2.0}, "gpus": "1"}
-
-
-def test_help_is_there_without_loading_torch() -> None:
-    program = "import sys, components.run_variant.__main__ as m; m.STEP.parser().format_help(); "
-    program += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
