@@ -149,7 +149,7 @@ def _add_compared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants",
         metavar="NAME|FILE",
-        help=f"{COMPARISON}: what to compare (default: methods; of the demo, demo-methods)",
+        help=f"{COMPARISON}: what to compare (default: methods; where run or compare take the demo, demo-methods)",
     )
 
 
@@ -185,9 +185,7 @@ def run_command(options: argparse.Namespace) -> int:
     if options.preset is None:
         compared = COMPARISON in [options.pipeline, *options.parameters[:1]]
         options.preset, why = demo.preset(compared=compared)
-        # Its rate for one of the methods is meant beside the demo's own.
-        others = any(word.startswith("tune_learning_rate") for word in options.parameters)
-        options.variants = options.variants or (demo.VARIANTS if compared and not others else None)
+        options.variants = options.variants or (demo.variants(options.parameters) if compared else None)
         print(why)
     root = options.root.absolute()
     shared = root / "runs" if options.in_images else root

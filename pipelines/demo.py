@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 PRESET, COMPARED = "demo-cpu", "demo-compare"
@@ -23,3 +24,9 @@ def preset(processor: Path = Path("/proc/cpuinfo"), *, compared: bool = False) -
     minutes = ("40 to 75" if native else "60 to 150") if compared else ("7 to 14" if native else "10 to 25")
     arithmetic = "multiplies bf16 in hardware" if native else "has no bf16 in hardware and computes in fp32"
     return name, f"Preset {name}: this processor {arithmetic}, on two cores some {minutes} minutes."
+
+
+def variants(parameters: Iterable[str]) -> str | None:
+    """Returns what a comparison at the demo's size compares: LLM2Vec has half of its rate, unless parameters name another."""
+    own_rate = any(word.startswith("tune_learning_rate=") for word in parameters)
+    return None if own_rate else VARIANTS

@@ -175,6 +175,8 @@ def test_the_demo_compares_the_methods_of_the_main_comparison_but_for_one_rate()
     for variant, other in zip(own, main_, strict=True):
         changed = {"tune_learning_rate": 5e-4} if variant.parameters["tune_method"] == "llm2vec" else {}
         assert variant.parameters == other.parameters | changed
+    assert demo.variants(["corpus_uri=corpus", "backbone=models/own", "tune_max_steps=9"]) == demo.VARIANTS
+    assert demo.variants(["tune_learning_rate=2e-4"]) is None
 
 
 def test_the_demo_goes_by_the_flags_that_training_goes_by() -> None:
