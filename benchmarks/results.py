@@ -175,13 +175,13 @@ def _p(
     ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], system: str, other: str | None = None
 ) -> str:
     """The p of the paired t-test over the queries, on means over the seeds."""
-    left, right = _per_query(ours, system), _per_query(theirs, other or system)
+    left, right = _means(ours, system), _means(theirs, other or system)
     differences = np.array([value - right[query] for query, value in left.items()])
     sign = "+" if differences.mean() > 0 else "−"
     return f"{sign}{abs(differences.mean()):.3f}, p {p_value(paired_t_test(differences))}"
 
 
-def _per_query(splits: Sequence[Mapping[str, Any]], system: str) -> dict[str, float]:
+def _means(splits: Sequence[Mapping[str, Any]], system: str) -> dict[str, float]:
     rows = [per_query(split, system) for split in splits]
     return {query: float(np.mean([row[query] for row in rows])) for query in rows[0]}
 

@@ -209,7 +209,7 @@ class Step(Generic[SettingsClass]):
             found = [key for key in run.inputs if key.startswith(f"{name}_") and key not in self.inputs]
             run.collected[name] = {key.removeprefix(f"{name}_"): run.inputs.pop(key) for key in found}
         self._work(run)
-        message.finish(run)
+        message.finish(run.results, run.metadata)
 
     def told(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Reads settings from Kubeflow's message and this pod's environment; the message wins.

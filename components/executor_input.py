@@ -7,15 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from llm_retriever import files
 from llm_retriever.errors import InputError
-
-if TYPE_CHECKING:
-    from components.entrypoint import StepRun
 
 MOUNTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/"}
 
@@ -97,19 +94,22 @@ class ExecutorInput:
         for path in (self._target, *self.outputs.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def finish(self, run: StepRun[Any]) -> None:
-        """Writes `executor_output.json`; every output artifact is named in it, because an unnamed one is lost locally."""
-        answer = {
-            "parameterValues": run.results,
-            "artifacts": {name: {"artifacts": [self._answer(name, run)]} for name in self._artifacts},
-        }
+    def finish(self, results: Mapping[str, Any], metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes `executor_output.json`; every output artifact is named in it, because an unnamed one is lost locally.
+
+        Args:
+            results: Output parameters, by name.
+            metadata: What is shown beside an output artifact, by its name.
+        """
+        artifacts = {name: {"artifacts": [self._answer(name, metadata.get(name, {}))]} for name in self._artifacts}
+        answer = {"parameterValues": results, "artifacts": artifacts}
         with files.atomic_file(self._target) as draft:
             draft.write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
 
-    def _answer(self, name: str, run: StepRun[Any]) -> dict[str, Any]:
+    def _answer(self, name: str, shown: Mapping[str, Any]) -> dict[str, Any]:
         artifact = self._artifacts[name]
         kept: dict[str, Any] = {key: artifact[key] for key in ("name", "uri") if key in artifact}
-        metadata: dict[str, Any] = {**(artifact.get("metadata") or {}), **run.metadata.get(name, {})}
+        metadata: dict[str, Any] = {**(artifact.get("metadata") or {}), **shown}
         return {**kept, "metadata": {key: value for key, value in metadata.items() if _is_presentable(value)}}
 
 

@@ -16,7 +16,7 @@ from kfp import local
 from kfp.local import docker_task_handler, status
 
 from llm_retriever.errors import EXIT_BAD_INPUT, InputError
-from llm_retriever.stores.secret import HUB_TOKEN, VARIABLES
+from llm_retriever.stores.secret import MOUNTED
 from pipelines.journal import Journal, StepRecord, answer_of, note_inputs, step_name
 
 RESTRICTIONS: dict[str, Any] = {
@@ -45,7 +45,7 @@ def runner(network: str = "none") -> local.DockerRunner:
     Raises:
         InputError: The engine's client is not installed.
     """
-    reached = (*VARIABLES, HUB_TOKEN) if network != "none" else ()
+    reached = MOUNTED if network != "none" else ()
     store = {name: os.environ[name] for name in reached if name in os.environ}
     options = {"network_mode": network, "environment": {**RESTRICTIONS["environment"], **store}}
     try:

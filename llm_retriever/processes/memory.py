@@ -17,5 +17,6 @@ def keep_memory() -> None:
     It hands free memory at the end of its heap back to the system and asks for it anew: a fifth of encoding on a processor.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
         for threshold in _THRESHOLDS:
-            ctypes.CDLL(None).mallopt(threshold, _KEPT)
+            library.mallopt(threshold, _KEPT)

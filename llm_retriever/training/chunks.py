@@ -22,7 +22,8 @@ from llm_retriever.training.gradient_cache import checkpointed
 from llm_retriever.training.passes import divisor
 
 TOKENS, TOKENS_OF_ALL_WEIGHTS = {"cpu": 2048}, {"cpu": 8192}
-"""Tokens of a pass, padding included. Where all weights are trained, every pass adds gradients to all of them."""
+"""Tokens of a pass, padding included: more of them leave a processor's caches, but where all weights are trained every pass
+adds gradients to all of them."""
 TOKENS_ON_GPU = 16_384
 OVERHEAD = {"cpu": 64}
 """What one more pass costs, in tokens: about as many as are computed while the weights are read once."""
